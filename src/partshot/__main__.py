@@ -1,0 +1,5 @@
+"""`python -m partshot` is the command `partshot`."""
+
+from partshot.cli import main
+
+main()

@@ -1,0 +1,50 @@
+"""Literal tables name -> "module:function", imported only when asked for.
+
+A new representation, pretext, head or student is one file and one line here. No decorators, no import side effects:
+what exists can be read off this page.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+
+from partshot.errors import BadRecipe, MissingExtra, nearest
+
+PRETEXTS = {
+    "simsiam": "partshot.pretext.simsiam:SimSiam",
+}
+
+REPRESENTATIONS = {
+    "pixels": "partshot.represent.pixels:Pixels",
+    "random": "partshot.represent.resnet:random_resnet",
+    "resnet": "partshot.represent.resnet:load_resnet",
+    "timm": "partshot.represent.vit:timm_representation",
+}
+
+HEADS = {
+    "linear": "partshot.heads.linear:Linear",
+    "mlp-1": "partshot.heads.mlp:mlp_1",
+    "mlp-2": "partshot.heads.mlp:mlp_2",
+    "cnn-s": "partshot.heads.cnn:cnn_s",
+    "cnn-m": "partshot.heads.cnn:cnn_m",
+    "cnn-l": "partshot.heads.cnn:cnn_l",
+    "conv": "partshot.heads.unet:conv_head",
+}
+
+
+def lookup(table: Mapping[str, str], name: str, what: str) -> Callable:
+    """The function or class behind a name of one of the tables above.
+
+    what: the table's word in messages ("head"). Raises BadRecipe with the nearest name when there is none, and
+    MissingExtra when the libraries it needs are not installed.
+    """
+    if name not in table:
+        raise BadRecipe(f"unknown {what} '{name}'; {nearest(name, table)}")
+    module, _, attribute = table[name].partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("partshot"):
+            raise
+        raise MissingExtra(
+            f"{what} '{name}' needs {error.name}; run: pip install 'partshot[train]'"
+        ) from error

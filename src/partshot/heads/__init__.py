@@ -1,0 +1,1 @@
+"""Pyramid in, logits out: what is fitted to the few labelled pictures."""

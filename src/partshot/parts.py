@@ -1,0 +1,151 @@
+"""PartSet: the parts of one kind of thing, as ids, names and colors, and which of them trade places in a mirror.
+
+Knows the id of every part (0 is background, 255 means ignore and is no part), the palette that makes an indexed PNG
+readable, and the pairs that swap when a picture is flipped left to right. Refuses to know pictures or tensors.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from partshot.errors import BadParts, nearest
+
+IGNORE = 255
+"""Pixels of this value count neither in training nor in evaluation."""
+
+# Background first (black), then hues that stay apart for the common forms of color blindness and in print.
+COLORS = (
+    (0, 0, 0), (230, 60, 60), (60, 200, 80), (70, 110, 250), (250, 220, 40), (200, 90, 220), (60, 220, 220),
+    (250, 140, 40), (150, 150, 160), (160, 90, 40), (255, 170, 190), (20, 120, 110), (170, 255, 120), (90, 40, 140),
+    (128, 128, 0), (255, 255, 255),
+)  # fmt: skip
+
+_SIDE = re.compile(r"(?<![a-z])(left|right|l|r)(?![a-z])", re.IGNORECASE)
+_TWIN = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+
+@dataclass(frozen=True)
+class PartSet:
+    """The parts of a thing.
+
+    names: one per part, index = id; names[0] is the background.
+    colors: one RGB triple in 0..255 per part, for palettes and overlays.
+    mirror: pairs of ids that trade places when a picture is flipped left to right (left eye, right eye).
+
+    Raises BadParts when names repeat, ids run out (at most 255 parts), or a mirror pair is no pair of known parts.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...] = ()
+    mirror: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self):
+        if not 1 <= len(self.names) <= IGNORE:
+            raise BadParts(
+                f"{len(self.names)} parts given; a PartSet holds 1 to {IGNORE}, background included"
+            )
+        repeated = sorted({n for n in self.names if self.names.count(n) > 1})
+        if repeated:
+            raise BadParts(f"part name '{repeated[0]}' occurs twice; every part needs a name of its own")
+        if not self.colors:
+            object.__setattr__(self, "colors", tuple(default_color(i) for i in range(len(self.names))))
+        if len(self.colors) != len(self.names):
+            raise BadParts(
+                f"{len(self.colors)} colors for {len(self.names)} parts; give one color each, or none"
+            )
+        seen = [i for pair in self.mirror for i in pair]
+        if len(seen) != len(set(seen)) or any(not 0 <= i < len(self.names) for i in seen):
+            raise BadParts(f"mirror pairs {list(self.mirror)} must name each known id at most once")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def of(cls, *names: str) -> "PartSet":
+        """A PartSet with default colors and the mirror pairs that the names propose."""
+        return cls(names=tuple(names), mirror=propose_mirror_pairs(names))
+
+    def id_of(self, name: str) -> int:
+        """The id of a part by name; BadParts with the nearest known name when there is none."""
+        if name not in self.names:
+            raise BadParts(f"unknown part '{name}'; {nearest(name, self.names)}")
+        return self.names.index(name)
+
+    def mirrored_ids(self) -> list[int]:
+        """For each id, the id it becomes in a mirrored picture."""
+        ids = list(range(len(self)))
+        for a, b in self.mirror:
+            ids[a], ids[b] = b, a
+        return ids
+
+    def palette(self) -> bytes:
+        """768 bytes for an indexed PNG: the parts' colors, then gray for everything else (255, ignore, is gray)."""
+        table = bytearray(bytes((128, 128, 128)) * 256)
+        for i, color in enumerate(self.colors):
+            table[3 * i : 3 * i + 3] = bytes(color)
+        return bytes(table)
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON; `from_dict` reads them back."""
+        rows = [
+            {"id": i, "name": n, "color": list(c)}
+            for i, (n, c) in enumerate(zip(self.names, self.colors, strict=True))
+        ]
+        return {"ignore_index": IGNORE, "classes": rows, "mirror": [list(p) for p in self.mirror]}
+
+    @classmethod
+    def from_dict(cls, values: dict, source: str = "classes.json") -> "PartSet":
+        """A PartSet from `to_dict`'s values; without a "mirror" entry, pairs are proposed from the names."""
+        try:
+            rows = sorted(values["classes"], key=lambda row: row["id"])
+            names = tuple(str(row["name"]) for row in rows)
+            ids = [row["id"] for row in rows]
+            colors = tuple(
+                tuple(int(c) for c in row["color"]) if "color" in row else default_color(i)
+                for i, row in enumerate(rows)
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadParts(
+                f'{source}: needs {{"classes": [{{"id": 0, "name": "background"}}, ...]}}'
+            ) from error
+        if ids != list(range(len(ids))):
+            raise BadParts(f"{source}: ids are {ids}; they must be 0, 1, 2, ... without a gap")
+        mirror = values.get("mirror")
+        pairs = propose_mirror_pairs(names) if mirror is None else tuple((int(a), int(b)) for a, b in mirror)
+        return cls(names=names, colors=colors, mirror=pairs)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "PartSet":
+        """Reads a classes.json; BadParts names the file when it is missing or not such a file."""
+        path = Path(path)
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")), source=str(path))
+        except FileNotFoundError as error:
+            raise BadParts(f"{path}: no such file; write one with the parts' ids and names") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise BadParts(f"{path}: not JSON ({error}); see the format in the README") from error
+
+
+def default_color(part: int) -> tuple[int, int, int]:
+    """The color of a part that was given none; past the table, the bit pattern that Pascal VOC's palette uses."""
+    if part < len(COLORS):
+        return COLORS[part]
+    rgb = [0, 0, 0]
+    for bit in range(8):
+        for channel in range(3):
+            rgb[channel] |= ((part >> (3 * bit + channel)) & 1) << (7 - bit)
+    return tuple(rgb)
+
+
+def propose_mirror_pairs(names) -> tuple[tuple[int, int], ...]:
+    """Pairs of ids whose names differ only in left/right (or l/r standing alone): "left eye" and "right eye"."""
+    at = {name.lower(): i for i, name in enumerate(names)}
+    pairs = set()
+    for name, i in at.items():
+        twin = _SIDE.sub(lambda m: _TWIN[m.group().lower()], name.replace("_", " "))
+        by_plain_name = {n.replace("_", " "): j for n, j in at.items()}
+        j = by_plain_name.get(twin)
+        if j is not None and j != i:
+            pairs.add((min(i, j), max(i, j)))
+    return tuple(sorted(pairs))

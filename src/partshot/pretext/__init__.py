@@ -1,0 +1,1 @@
+"""How representations are trained, one training game per file."""

@@ -1,0 +1,76 @@
+"""Recipe: frozen, validated settings that read and write as TOML and know their own fingerprint.
+
+A recipe class stands in the file it configures, with a PRESETS table beside it: one row for every published setting,
+named after its paper. This file knows only what all recipes share.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from partshot.errors import BadRecipe, nearest
+
+
+class Recipe(BaseModel):
+    """Base of every recipe: plain values, frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits that are equal exactly when the settings are."""
+        text = json.dumps([type(self).__name__, self.model_dump(mode="json")], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def changed(self, **changes) -> Self:
+        """A copy with some settings changed, validated anew; BadRecipe names what does not fit."""
+        return type(self).parse({**self.model_dump(), **changes})
+
+    @classmethod
+    def parse(cls, values: Mapping, source: str = "") -> Self:
+        """A recipe from plain values; BadRecipe names the setting, what was given and what it takes."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(p) for p in first["loc"])
+            where = f"{source}: " if source else ""
+            if first["type"] == "extra_forbidden":
+                raise BadRecipe(f"{where}unknown setting '{key}'; {nearest(key, cls.model_fields)}") from None
+            raise BadRecipe(f"{where}setting '{key}' = {first.get('input')!r}: {first['msg']}") from None
+
+    def to_toml(self) -> str:
+        """The settings as TOML, one per line; None is left out, since TOML has no such value."""
+        return "".join(
+            f"{k} = {_toml(v)}\n" for k, v in self.model_dump(mode="json").items() if v is not None
+        )
+
+    @classmethod
+    def from_toml(cls, path: Path | str) -> Self:
+        """Reads what `to_toml` wrote, or what a person did; BadRecipe names the file and the setting."""
+        try:
+            return cls.parse(tomllib.loads(Path(path).read_text(encoding="utf-8")), source=str(path))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise BadRecipe(f"{path}: not TOML ({error})") from error
+        except FileNotFoundError as error:
+            raise BadRecipe(f"{path}: no such file") from error
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+def preset(presets: Mapping[str, R], name: str) -> R:
+    """A row of a PRESETS table; BadRecipe with the nearest name when there is none."""
+    if name not in presets:
+        raise BadRecipe(f"unknown preset '{name}'; {nearest(name, presets)}")
+    return presets[name]
+
+
+def _toml(value) -> str:
+    # JSON's strings, numbers, booleans and lists of them are TOML's too; recipes hold nothing else.
+    return json.dumps(value, ensure_ascii=False)

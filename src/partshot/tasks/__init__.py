@@ -1,0 +1,1 @@
+"""One verb per file, the same word as on the command line."""

@@ -1,0 +1,1 @@
+"""Every loop that changes weights, and the journal it leaves."""
