@@ -71,9 +71,7 @@ class Artifact:
         try:
             blob = path.read_bytes()
             if hashlib.sha256(blob).hexdigest() != card["sha256"]:
-                raise BadArtifact(
-                    f"{path}: truncated or changed since it was written; delete {folder} and run again"
-                )
+                raise BadArtifact(f"{path}: truncated or changed since it was written; delete {folder} and run again")
             tensors = safetensors.numpy.load(blob)
         except (OSError, SafetensorError) as error:
             raise BadArtifact(f"{path}: cannot be read ({error}); delete {folder} and run again") from error

@@ -45,6 +45,4 @@ def lookup(table: Mapping[str, str], name: str, what: str) -> Callable:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("partshot"):
             raise
-        raise MissingExtra(
-            f"{what} '{name}' needs {error.name}; run: pip install 'partshot[train]'"
-        ) from error
+        raise MissingExtra(f"{what} '{name}' needs {error.name}; run: pip install 'partshot[train]'") from error

@@ -42,18 +42,14 @@ class PartSet:
 
     def __post_init__(self):
         if not 1 <= len(self.names) <= IGNORE:
-            raise BadParts(
-                f"{len(self.names)} parts given; a PartSet holds 1 to {IGNORE}, background included"
-            )
+            raise BadParts(f"{len(self.names)} parts given; a PartSet holds 1 to {IGNORE}, background included")
         repeated = sorted({n for n in self.names if self.names.count(n) > 1})
         if repeated:
             raise BadParts(f"part name '{repeated[0]}' occurs twice; every part needs a name of its own")
         if not self.colors:
             object.__setattr__(self, "colors", tuple(default_color(i) for i in range(len(self.names))))
         if len(self.colors) != len(self.names):
-            raise BadParts(
-                f"{len(self.colors)} colors for {len(self.names)} parts; give one color each, or none"
-            )
+            raise BadParts(f"{len(self.colors)} colors for {len(self.names)} parts; give one color each, or none")
         seen = [i for pair in self.mirror for i in pair]
         if len(seen) != len(set(seen)) or any(not 0 <= i < len(self.names) for i in seen):
             raise BadParts(f"mirror pairs {list(self.mirror)} must name each known id at most once")
@@ -89,8 +85,7 @@ class PartSet:
     def to_dict(self) -> dict:
         """Plain values for JSON; `from_dict` reads them back."""
         rows = [
-            {"id": i, "name": n, "color": list(c)}
-            for i, (n, c) in enumerate(zip(self.names, self.colors, strict=True))
+            {"id": i, "name": n, "color": list(c)} for i, (n, c) in enumerate(zip(self.names, self.colors, strict=True))
         ]
         return {"ignore_index": IGNORE, "classes": rows, "mirror": [list(p) for p in self.mirror]}
 
@@ -106,9 +101,7 @@ class PartSet:
                 for i, row in enumerate(rows)
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise BadParts(
-                f'{source}: needs {{"classes": [{{"id": 0, "name": "background"}}, ...]}}'
-            ) from error
+            raise BadParts(f'{source}: needs {{"classes": [{{"id": 0, "name": "background"}}, ...]}}') from error
         if ids != list(range(len(ids))):
             raise BadParts(f"{source}: ids are {ids}; they must be 0, 1, 2, ... without a gap")
         mirror = values.get("mirror")

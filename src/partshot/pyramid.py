@@ -31,9 +31,7 @@ class Pyramid:
         if any(m.ndim != 4 for m in self.maps):
             raise BadRecipe(f"a Pyramid's maps are [b, c, h, w]; given {[tuple(m.shape) for m in self.maps]}")
         if len({m.shape[0] for m in self.maps}) != 1:
-            raise BadRecipe(
-                f"a Pyramid's maps share one batch; given batches {[m.shape[0] for m in self.maps]}"
-            )
+            raise BadRecipe(f"a Pyramid's maps share one batch; given batches {[m.shape[0] for m in self.maps]}")
         areas = [m.shape[2] * m.shape[3] for m in self.maps]
         if areas != sorted(areas, reverse=True):
             raise BadRecipe(f"a Pyramid's maps go from the finest to the coarsest; given areas {areas}")

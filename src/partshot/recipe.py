@@ -46,9 +46,7 @@ class Recipe(BaseModel):
 
     def to_toml(self) -> str:
         """The settings as TOML, one per line; None is left out, since TOML has no such value."""
-        return "".join(
-            f"{k} = {_toml(v)}\n" for k, v in self.model_dump(mode="json").items() if v is not None
-        )
+        return "".join(f"{k} = {_toml(v)}\n" for k, v in self.model_dump(mode="json").items() if v is not None)
 
     @classmethod
     def from_toml(cls, path: Path | str) -> Self:
