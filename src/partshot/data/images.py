@@ -1,0 +1,281 @@
+"""Pictures from disk as uint8 RGB arrays, whatever program wrote them, and label overlays back to disk.
+
+Knows the modes, depths, rotations and limits of the common formats, and what to say about a file that is none of
+them. Refuses to know labels' ids beyond their colors, normalization and tensors: a picture here is uint8 [h, w, 3].
+"""
+
+import io
+import os
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from partshot.artifact import replacing_file
+from partshot.errors import BadImage, BadLabels
+from partshot.parts import IGNORE, PartSet
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2")
+
+# Pillow goes by content, not by suffix; the list keeps formats out that run other programs (EPS starts Ghostscript).
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
+_BIT_DEPTHS = (8, 10, 12, 14, 16)  # what cameras and microscopes put into 16-bit files
+_SILENT_SECONDS = 2.0  # shorter work needs no progress bar
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Pictures at one size.
+
+    images: uint8 [n, size, size, 3] RGB. paths: the n files they came from, in the order asked for.
+    skipped: the files that could not be read, each with the one-line reason.
+    """
+
+    images: np.ndarray
+    paths: tuple[Path, ...]
+    skipped: tuple[tuple[Path, str], ...]
+
+
+def list_images(folder: Path | str, leave_out: Iterable[Path] = ()) -> list[Path]:
+    """The pictures right inside a folder, sorted by name; hidden files and other kinds of files are passed over.
+
+    leave_out: files that are no pictures although they look like it, such as masks that lie beside their pictures.
+    Raises BadImage when the folder is missing or holds no picture, or when two pictures share a stem, since whatever
+    is written for them (STEM.png) would be one file.
+    """
+    folder, left_out = Path(folder), {Path(p) for p in leave_out}
+    if not folder.is_dir():
+        raise BadImage(f"{folder}: no such folder; give a folder of pictures")
+    paths = sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p not in left_out and p.is_file()
+    )
+    if not paths:
+        raise BadImage(f"{folder}: holds no picture ({', '.join(IMAGE_SUFFIXES)}); give a folder that does")
+    by_stem: dict[str, Path] = {}
+    for path in paths:
+        twin = by_stem.setdefault(path.stem, path)
+        if twin is not path:
+            raise BadImage(
+                f"{folder}: {twin.name} and {path.name} share a name; rename one, or if one is the other's mask, "
+                "keep masks in a folder of their own"
+            )
+    return paths
+
+
+def read_image(path: Path | str) -> np.ndarray:
+    """One picture as uint8 [h, w, 3] RGB, upright.
+
+    Any mode: gray, palette, CMYK and 1-bit become RGB; transparency is laid on white; the EXIF rotation is applied
+    once. 16-bit gray is scaled from the smallest usual depth (8, 10, 12, 14 or 16 bits) that holds its largest value
+    to 0..255, so that 12-bit microscopy in a 16-bit file is not black; floats must lie in 0..1 or 0..255. Of an
+    animation or a file of several pages the first frame is read, and a warning says so.
+
+    Raises BadImage when the file is missing, empty, damaged, or larger than Pillow's limit against decompression
+    bombs (`PIL.Image.MAX_IMAGE_PIXELS`).
+    """
+    picture, frames = _decode(Path(path))
+    if frames:
+        warnings.warn(f"{path}: holds several frames; the first one is used", stacklevel=2)
+    return np.array(picture)
+
+
+def resize_image(image: np.ndarray, size: int) -> np.ndarray:
+    """A picture, uint8 [h, w, 3], squashed to uint8 [size, size, 3]: the aspect is not kept.
+
+    Bilinear with half-pixel centers, and antialiased where it shrinks: what `torch.nn.functional.interpolate` does
+    with `antialias=True`, but rounded to uint8.
+    """
+    return np.array(_squash(Image.fromarray(image), size))
+
+
+def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> Stack:
+    """Many pictures at one size, read by several threads into one array; a progress bar after two seconds.
+
+    JPEGs much larger than `size` are decoded at a fraction of their size (never below twice `size`), which is many
+    times faster and differs from reading them whole by about a gray level. Memory: the result and one picture a thread.
+
+    skip_corrupt: leave out what cannot be read and list it in `skipped`; otherwise the first one raises BadImage.
+    Raises BadImage when nothing at all could be read.
+    """
+    images = np.empty((len(paths), size, size, 3), np.uint8)
+
+    def fill(row: int) -> tuple[bool, str]:
+        try:
+            picture, frames = _decode(Path(paths[row]), near=size)
+        except BadImage as error:
+            if not skip_corrupt:
+                raise
+            return False, str(error)
+        images[row] = np.asarray(_squash(picture, size))
+        return frames, ""
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        outcomes = list(_shown(pool.map(fill, range(len(paths))), len(paths), "reading pictures"))
+
+    animated = [Path(p).name for p, (frames, _) in zip(paths, outcomes, strict=True) if frames]
+    if animated:
+        names = ", ".join(animated[:3]) + (", ..." if len(animated) > 3 else "")
+        warnings.warn(f"{len(animated)} pictures hold several frames; the first is used ({names})", stacklevel=2)
+    skipped = tuple((Path(p), reason) for p, (_, reason) in zip(paths, outcomes, strict=True) if reason)
+    kept = [row for row, (_, reason) in enumerate(outcomes) if not reason]
+    if not kept:
+        raise BadImage(f"none of {len(paths)} pictures can be read" + (f"; first: {skipped[0][1]}" if skipped else ""))
+    for to, row in enumerate(kept):  # in place: a copy would need the memory twice
+        if to != row:
+            images[to] = images[row]
+    return Stack(images[: len(kept)], tuple(Path(paths[row]) for row in kept), skipped)
+
+
+def turned_by_exif(path: Path | str) -> bool:
+    """Whether the EXIF rotation of a picture swaps its height and width."""
+    with Image.open(path, formats=_FORMATS) as picture:
+        return picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, parts: PartSet, alpha: float = 0.5) -> np.ndarray:
+    """A picture with its parts tinted and outlined in their colors, uint8 [h, w, 3].
+
+    image: uint8 [h, w, 3]. labels: uint8 [h, w]; background stays clear, ignored pixels (255) turn gray.
+    alpha: how much of the part's color covers the picture, 0..1; outlines are opaque and grow with the picture.
+    Raises BadLabels when the sizes differ or an id is outside the PartSet.
+    """
+    if labels.shape != image.shape[:2]:
+        raise BadLabels(f"labels are {_size(labels)} but their image is {_size(image)}; make them the same size")
+    outside = labels[(labels >= len(parts)) & (labels != IGNORE)]
+    if outside.size:
+        raise BadLabels(f"labels hold id {outside.max()}, the PartSet ends at {len(parts) - 1}; use their own PartSet")
+    colors = np.frombuffer(parts.palette(), np.uint8).reshape(256, 3)[labels]
+    tinted = labels > 0
+    out = image.copy()
+    out[tinted] = np.rint((1 - alpha) * image[tinted] + alpha * colors[tinted])
+    edge = tinted & _edges(labels, thickness=max(1, round(max(labels.shape) / 400)))
+    out[edge] = colors[edge]
+    return out
+
+
+def write_overlay(path: Path | str, image: np.ndarray, labels: np.ndarray, parts: PartSet, alpha: float = 0.5) -> Path:
+    """Writes `overlay` as .jpg or .png, whole or not at all; DiskFull says why not."""
+    path = Path(path)
+    formats = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+    if path.suffix.lower() not in formats:
+        raise BadImage(f"{path}: overlays are written as .jpg or .png; choose one of these suffixes")
+    blob = io.BytesIO()
+    drawn = Image.fromarray(overlay(image, labels, parts, alpha))
+    # Full color resolution (subsampling 0): JPEG's usual halved colors would smear one-pixel outlines.
+    options = {"quality": 92, "subsampling": 0} if formats[path.suffix.lower()] == "JPEG" else {}
+    drawn.save(blob, formats[path.suffix.lower()], **options)
+    with replacing_file(path) as temporary:
+        # Encoded in memory first: Pillow's own file writing loses the error number of a full disk.
+        temporary.write_bytes(blob.getvalue())
+    return path
+
+
+def _decode(path: Path, near: int | None = None) -> tuple[Image.Image, bool]:
+    # The picture as upright RGB, and whether more frames follow the first. near: JPEGs may come at a fraction of
+    # their size, but not below twice this one.
+    if not path.is_file():
+        raise BadImage(f"{path}: no such file; check the path")
+    if path.stat().st_size == 0:
+        raise BadImage(f"{path}: is empty (0 bytes); copy it again or delete it")
+    try:
+        with Image.open(path, formats=_FORMATS) as picture:
+            _refuse_bomb(path, picture.width * picture.height)
+            # MPO is a camera's JPEG with a preview or a depth map behind it, not an animation.
+            frames = picture.format != "MPO" and getattr(picture, "is_animated", False)
+            if near is not None:
+                picture.draft(None, (2 * near, 2 * near))
+            picture.load()
+            # Only after load: Pillow turns a TIFF itself while loading it and then drops the tag.
+            return _rgb(path, ImageOps.exif_transpose(picture)), frames
+    except BadImage:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        _refuse_bomb(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly every kind of exception on damaged bytes
+        if isinstance(error, PermissionError):
+            raise BadImage(f"{path}: may not be read; change its permissions") from error
+        why = "no known picture format" if isinstance(error, Image.UnidentifiedImageError) else f"damaged: {error}"
+        raise BadImage(f"{path}: cannot be read ({why}); replace it or delete it") from error
+
+
+def _refuse_bomb(path: Path, pixels: int | None = None) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is None or (pixels is not None and pixels <= limit):
+        return
+    size = "more" if pixels is None else f"{pixels / 1e6:.0f}"
+    raise BadImage(
+        f"{path}: {size} megapixels, the limit against decompression bombs is {limit / 1e6:.0f}; "
+        "scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+    )
+
+
+def _rgb(path: Path, picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):
+        return _from_integers(path, np.asarray(picture))
+    if picture.mode == "F":
+        return _from_floats(path, np.asarray(picture))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _from_integers(path: Path, values: np.ndarray) -> Image.Image:
+    top, bottom = int(values.max()), int(values.min())
+    depth = next((bits for bits in _BIT_DEPTHS if top < 2**bits), None)
+    if depth is None or bottom < 0:
+        raise BadImage(f"{path}: holds values from {bottom} to {top}; export it with 8 or 16 bits a channel")
+    gray = np.rint(values * (255 / (2**depth - 1))).astype(np.uint8)
+    return Image.fromarray(gray).convert("RGB")
+
+
+def _from_floats(path: Path, values: np.ndarray) -> Image.Image:
+    top, bottom = values.max(), values.min()
+    if not (bottom >= 0 and top <= 255):  # also refuses NaN
+        raise BadImage(f"{path}: holds values from {bottom:g} to {top:g}; scale them to 0..1 or to 8 or 16 bits")
+    gray = np.rint(values * (255 if top <= 1 else 1)).astype(np.uint8)
+    return Image.fromarray(gray).convert("RGB")
+
+
+def _squash(picture: Image.Image, size: int) -> Image.Image:
+    return picture.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"
+
+
+def _edges(labels: np.ndarray, thickness: int) -> np.ndarray:
+    # Pixels with another label within `thickness` steps along a row or a column.
+    edge = np.zeros(labels.shape, bool)
+    for step in range(1, thickness + 1):
+        across, down = labels[:, step:] != labels[:, :-step], labels[step:] != labels[:-step]
+        edge[:, step:] |= across
+        edge[:, :-step] |= across
+        edge[step:] |= down
+        edge[:-step] |= down
+    return edge
+
+
+def _shown(items: Iterable, total: int, title: str) -> Iterator:
+    # Passes items through and shows a progress bar on a terminal once the work has taken a while.
+    from rich.console import Console
+    from rich.progress import Progress
+
+    begin, console = time.monotonic(), Console(stderr=True)
+    with Progress(console=console, transient=True, auto_refresh=False, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=total, visible=False)
+        for done, item in enumerate(items, start=1):
+            yield item
+            if time.monotonic() - begin > _SILENT_SECONDS:
+                progress.update(task, completed=done, visible=True, refresh=done % 16 == 0)

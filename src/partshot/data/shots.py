@@ -1,0 +1,237 @@
+"""Shots: the few labelled pictures, each with its mask, and the draws of k of them that few-shot protocols need.
+
+Knows the ways in which people lay pictures and masks on disk, and checks every pair before anything is trained on
+it: one bad shot is fatal, since there are only a few. Refuses to know tensors and augmentation.
+"""
+
+import difflib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from partshot.data.images import IMAGE_SUFFIXES, list_images, read_image, resize_image, turned_by_exif
+from partshot.data.labels import count_ids, read_labels, read_palette, resize_labels
+from partshot.errors import BadLabels
+from partshot.parts import IGNORE, PartSet, default_color
+
+_THREADS = 4
+
+
+class Pair(NamedTuple):
+    """A picture and its mask on disk; name is the stem they share."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class Shots:
+    """k labelled pictures at their own sizes.
+
+    images: k arrays uint8 [h, w, 3] RGB. labels: k arrays uint8 [h, w], ids of `parts`, 255 = ignore.
+    names: one per shot, for messages and reports. parts: the PartSet the ids belong to.
+
+    Raises BadLabels when the counts differ, a mask has another size than its picture, or an id is outside `parts`.
+    """
+
+    images: tuple[np.ndarray, ...]
+    labels: tuple[np.ndarray, ...]
+    names: tuple[str, ...]
+    parts: PartSet
+
+    def __post_init__(self):
+        if not len(self.images) == len(self.labels) == len(self.names):
+            raise BadLabels(f"{len(self.images)} images, {len(self.labels)} labels and {len(self.names)} names given")
+        for name, image, labels in zip(self.names, self.images, self.labels, strict=True):
+            if labels.shape != image.shape[:2]:
+                raise BadLabels(f"labels of '{name}' are {_size(labels)} but its image is {_size(image)}")
+            known = labels[labels != IGNORE]
+            if known.size and known.max() >= len(self.parts):
+                raise BadLabels(f"labels of '{name}' hold id {known.max()}, the parts end at {len(self.parts) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def subset(self, indices: Sequence[int]) -> "Shots":
+        """The shots at these places, in this order."""
+        return Shots(
+            images=tuple(self.images[i] for i in indices),
+            labels=tuple(self.labels[i] for i in indices),
+            names=tuple(self.names[i] for i in indices),
+            parts=self.parts,
+        )
+
+    def draw(self, k: int, seed: int) -> "Shots":
+        """The first k of all shots in an order that the seed alone decides, so that draws of one seed are nested.
+
+        The masks are not looked at: a small draw can miss a part, see `present`. Raises BadLabels when there are
+        fewer than k shots.
+        """
+        if not 1 <= k <= len(self):
+            raise BadLabels(f"{k} shots asked for and {len(self)} are there; ask for 1 to {len(self)}")
+        return self.subset(np.random.default_rng(seed).permutation(len(self))[:k].tolist())
+
+    def present(self) -> tuple[int, ...]:
+        """The ids that occur in some mask, sorted, ignore left out."""
+        counts = sum((count_ids(labels) for labels in self.labels), np.zeros(256, np.int64))
+        return tuple(int(i) for i in np.flatnonzero(counts[:IGNORE]))
+
+    def stack(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """All shots squashed to one size: pictures uint8 [k, size, size, 3] and labels uint8 [k, size, size]."""
+        images = np.stack([resize_image(image, size) for image in self.images])
+        return images, np.stack([resize_labels(labels, size) for labels in self.labels])
+
+
+def load_shots(
+    labels: Path | str,
+    images: Path | str | None = None,
+    parts: PartSet | None = None,
+    names: Sequence[str] | None = None,
+    rgb_masks: bool = False,
+) -> Shots:
+    """Reads labelled pictures from disk.
+
+    labels, images: where they lie, in one of the layouts of `find_pairs`.
+    parts: the PartSet; else classes.json in the masks' folder or its parent; else the ids and the palette found.
+    names: only these stems, in this order. rgb_masks: map RGB masks by the parts' exact colors.
+
+    Raises BadLabels, BadImage or BadParts for the first thing that is wrong with any of them.
+    """
+    pairs = find_pairs(labels, images, names)
+    parts = parts or _parts_beside(pairs[0].mask.parent)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        read = list(pool.map(lambda pair: _read_pair(pair, parts, rgb_masks), pairs))
+    shots = Shots(
+        images=tuple(image for image, _ in read),
+        labels=tuple(ids for _, ids in read),
+        names=tuple(pair.name for pair in pairs),
+        parts=parts or _parts_found([ids for _, ids in read], pairs),
+    )
+    _refuse_single_class(shots, pairs[0].mask.parent)
+    return shots
+
+
+def find_pairs(labels: Path | str, images: Path | str | None = None, names: Sequence[str] | None = None) -> list[Pair]:
+    """Which picture belongs to which mask, by stem.
+
+    Layouts: masks STEM.png in `labels` and pictures STEM.* in `images` (further pictures there are the unlabelled
+    ones); one folder that holds images/ and masks/; or STEM.png beside STEM.jpg (or any other kind of picture).
+    Without `images` the folder is taken to hold shots alone, and a picture without a mask is an error.
+    names: only these stems, in this order.
+
+    Raises BadLabels when there is no mask, or a partner is missing, with the nearest stem there is; BadImage when two
+    pictures share a stem.
+    """
+    mask_folder, picture_folder = _folders(Path(labels), Path(images) if images else None)
+    masks = {p.stem: p for p in sorted(mask_folder.glob("*.png")) if not p.name.startswith(".")}
+    pictures = _pictures(picture_folder, mask_folder, masks)
+    if not masks:
+        raise BadLabels(f"{mask_folder}: holds no mask (*.png); put STEM.png there for each labelled picture STEM")
+    for name in names or ():
+        if name not in masks:
+            raise BadLabels(f"'{name}' has no mask in {mask_folder}; {_nearest(name, masks)}add {name}.png")
+    for name in names or masks:
+        if name not in pictures:
+            raise BadLabels(
+                f"mask {masks[name].name} has no picture in {picture_folder}; "
+                f"{_nearest(name, pictures)}add the picture or remove the mask"
+            )
+    unlabelled = sorted(set(pictures) - set(masks))
+    if unlabelled and images is None and names is None:
+        raise BadLabels(
+            f"picture {pictures[unlabelled[0]].name} has no mask in {mask_folder}; {_nearest(unlabelled[0], masks)}"
+            "label it, or move unlabelled pictures to a folder of their own"
+        )
+    return [Pair(name, pictures[name], masks[name]) for name in names or masks]
+
+
+def _folders(labels: Path, images: Path | None) -> tuple[Path, Path]:
+    # Where the masks and where the pictures lie.
+    if not labels.is_dir():
+        raise BadLabels(f"{labels}: no such folder; give a folder of masks")
+    masks = labels / "masks" if (labels / "masks").is_dir() else labels
+    pack = images is None or images.resolve() == labels.resolve()
+    if pack:
+        return masks, labels / "images" if (labels / "images").is_dir() else masks
+    return masks, images
+
+
+def _pictures(folder: Path, mask_folder: Path, masks: dict[str, Path]) -> dict[str, Path]:
+    # By stem. Pictures beside their masks count too, so that a folder of labelled pairs can accompany a folder of
+    # unlabelled pictures; where both have a stem, the pictures' own folder wins.
+    beside = [p for p in sorted(mask_folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES and p.stem[0] != "."]
+    beside = [p for p in beside if p not in masks.values()]
+    found = {p.stem: p for p in list_images(mask_folder, leave_out=masks.values())} if beside else {}
+    if folder.resolve() == mask_folder.resolve():
+        return found
+    for stem, path in found.items():
+        if stem not in masks:
+            raise BadLabels(
+                f"{path.name} lies among the masks without a mask {stem}.png; if it is meant as one, save it as an "
+                "8-bit indexed PNG (value = id; JPEG would change ids), else move it to the pictures"
+            )
+    return {**found, **{p.stem: p for p in list_images(folder)}}
+
+
+def _read_pair(pair: Pair, parts: PartSet | None, rgb: bool) -> tuple[np.ndarray, np.ndarray]:
+    image, labels = read_image(pair.image), read_labels(pair.mask, parts, rgb)
+    if labels.shape != image.shape[:2]:
+        cure = "export it at the image's size"
+        if labels.shape == image.shape[1::-1] and turned_by_exif(pair.image):
+            cure = "it was drawn before the rotation in the image's EXIF: rotate the mask the same way"
+        raise BadLabels(f"mask {pair.mask.name} is {_size(labels)} but its image is {_size(image)}; {cure}")
+    return image, labels
+
+
+def _parts_beside(folder: Path) -> PartSet | None:
+    for path in (folder / "classes.json", folder.parent / "classes.json"):
+        if path.is_file():
+            return PartSet.load(path)
+    return None
+
+
+def _parts_found(masks: list[np.ndarray], pairs: list[Pair]) -> PartSet:
+    counts = sum((count_ids(labels) for labels in masks), np.zeros(256, np.int64))
+    ids = [int(i) for i in np.flatnonzero(counts[:IGNORE])]
+    if ids and len(ids) <= ids[-1] and ids != [*range(1, ids[-1] + 1)]:
+        missing = next(i for i in range(ids[-1]) if i not in ids)
+        raise BadLabels(
+            f"{pairs[0].mask.parent}: the masks hold ids {_listed(ids)}, and no classes.json says what {missing} is; "
+            'write one: {"classes": [{"id": 0, "name": "background"}, ...]}'
+        )
+    count = ids[-1] + 1 if ids else 1
+    palette = read_palette(pairs[0].mask)[:count]
+    usable = len(palette) == count == len(set(palette))
+    return PartSet(
+        names=("background", *(f"part {i}" for i in range(1, count))),
+        colors=palette if usable else tuple(default_color(i) for i in range(count)),
+    )
+
+
+def _refuse_single_class(shots: Shots, folder: Path) -> None:
+    ids = shots.present()
+    if len(ids) >= 2:
+        return
+    ignored = any((labels == IGNORE).any() for labels in shots.labels)
+    if ids == (0,) and ignored:
+        raise BadLabels(f"{folder}: the masks hold only 0 and 255, and 255 means ignore; write the part as 1")
+    what = f"'{shots.parts.names[ids[0]]}'" if ids else "ignored pixels (255)"
+    raise BadLabels(f"{folder}: the masks hold only {what}; label at least two classes, background included")
+
+
+def _nearest(name: str, known: dict[str, Path]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"nearest: {known[close[0]].name}; " if close else ""
+
+
+def _listed(ids: list[int]) -> str:
+    return ", ".join(str(i) for i in ids[:8]) + (", ..." if len(ids) > 8 else "")
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"
