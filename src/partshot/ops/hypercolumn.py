@@ -1,0 +1,161 @@
+"""The hypercolumn, computed without ever building it.
+
+Resizing is linear and acts on each channel alone, so a 1x1 convolution commutes with it: project every map at its own
+size, add what has equal size, and only then resize the few projected channels and add. The result is that of the
+stack of all maps at picture size, which is never held. Knows maps, weights and sizes; refuses to know what the
+channels mean or where the weights come from.
+
+Resizing is bilinear with align_corners=False along an axis that grows and area averaging (as adaptive average pooling
+has it) along one that shrinks, each axis for itself.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+
+from partshot.errors import BadRecipe
+from partshot.pyramid import Pyramid
+
+# Maps enlarged at least this much go through one shared matrix product, which writes the large result once for all of
+# them; below it the matrix is mostly zeros and a plain interpolation costs less. Measured at 256 and 512 px.
+SHARED_FROM = 4
+
+
+def project(
+    pyramid: Pyramid,
+    weights: Sequence[Float[torch.Tensor, "o _"]],
+    bias: Float[torch.Tensor, " o"] | None = None,
+    size: tuple[int, int] | None = None,
+) -> Float[torch.Tensor, "b o h w"]:
+    """A 1x1 convolution over the hypercolumn, applied lazily; equal to the convolution of `stack` to rounding.
+
+    weights: one [outputs, channels of the map] per map. bias: [outputs]. size: (height, width) of the result, the
+    pyramid's image size when None. The result is channels_last in memory and of the weights' type, or of autocast's
+    where that is on. Gradients reach the weights, the bias and, where asked for, the maps.
+
+    Raises BadRecipe when the weights do not fit the maps.
+    """
+    if tuple(w.shape[1] for w in weights) != pyramid.channels:
+        given = [tuple(w.shape) for w in weights]
+        raise BadRecipe(
+            f"weights {given} do not fit maps of {list(pyramid.channels)} channels; fit a head to this representation"
+        )
+    height, width = size or pyramid.image_size
+    kind = weights[0].device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights[0].dtype
+    with torch.autocast(kind, enabled=False):
+        sums = _sum_by_size(pyramid, weights, dtype)
+        total = sums.pop((height, width), None)
+        if total is None:
+            total = _zeros(sums, height, width)
+        if bias is not None:
+            total = _added(total, bias.to(dtype))
+        shared = []
+        for (h, w), part in sums.items():
+            if h * SHARED_FROM <= height and w * SHARED_FROM <= width:
+                shared.append(part)
+            else:
+                total = _added(total, resize(part.permute(0, 3, 1, 2), (height, width)).permute(0, 2, 3, 1))
+        if shared:
+            total = _add_enlarged(total, shared)
+    return total.permute(0, 3, 1, 2)
+
+
+def stack(pyramid: Pyramid, size: tuple[int, int] | None = None) -> Float[torch.Tensor, "b c h w"]:
+    """The hypercolumn itself: every map resized and concatenated, finest first.
+
+    The definition that `project` and `at_pixels` are held to. It takes channels x height x width x 4 bytes per
+    picture: 5 GB at 512 px and 5,000 channels.
+    """
+    return torch.cat([resize(m, size or pyramid.image_size) for m in pyramid.maps], dim=1)
+
+
+def at_pixels(
+    pyramid: Pyramid,
+    batch_index: Int64[torch.Tensor, " n"],
+    rows: Int64[torch.Tensor, " n"],
+    columns: Int64[torch.Tensor, " n"],
+) -> Float[torch.Tensor, "n c"]:
+    """The hypercolumn at single pixels: `stack(pyramid)[batch_index, :, rows, columns]`, interpolated only there.
+
+    rows, columns: pixels of the picture, in 0..height-1 and 0..width-1.
+    """
+    found = []
+    for level in pyramid.maps:
+        # A map finer than the picture is averaged first; at picture size it is no larger than it was.
+        level = _shrink(level, pyramid.image_size)
+        top, bottom, down = _neighbours(rows, pyramid.image_size[0], level.shape[2])
+        left, right, across = _neighbours(columns, pyramid.image_size[1], level.shape[3])
+        down, across = down[:, None].to(level.dtype), across[:, None].to(level.dtype)
+        # Moving the channels last makes each of the four reads one row of memory per pixel.
+        pixels = level.permute(0, 2, 3, 1)
+        above = torch.lerp(pixels[batch_index, top, left], pixels[batch_index, top, right], across)
+        below = torch.lerp(pixels[batch_index, bottom, left], pixels[batch_index, bottom, right], across)
+        found.append(torch.lerp(above, below, down))
+    return torch.cat(found, dim=1)
+
+
+def resize(level: Float[torch.Tensor, "b c _ _"], size: tuple[int, int]) -> Float[torch.Tensor, "b c h w"]:
+    """One map at another size (height, width): area averaging where it shrinks, bilinear where it grows."""
+    level = _shrink(level, size)
+    if tuple(level.shape[2:]) == tuple(size):
+        return level
+    return F.interpolate(level, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def _shrink(level: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    smaller = (min(level.shape[2], size[0]), min(level.shape[3], size[1]))
+    return level if smaller == tuple(level.shape[2:]) else F.interpolate(level, size=smaller, mode="area")
+
+
+def _sum_by_size(pyramid: Pyramid, weights: Sequence[torch.Tensor], dtype: torch.dtype) -> dict:
+    """(h, w) -> [b, h, w, outputs], the maps of that size projected and added; coarsest first."""
+    sums = {}
+    for level, weight in reversed(list(zip(pyramid.maps, weights, strict=True))):
+        b, c, h, w = level.shape
+        level = level.to(dtype)
+        # Both memory formats are read as they lie: a product takes either operand transposed at no cost.
+        if level.is_contiguous(memory_format=torch.channels_last) and not level.is_contiguous():
+            pixels = level.permute(0, 2, 3, 1).reshape(b, h * w, c)
+        else:
+            pixels = level.reshape(b, c, h * w).transpose(1, 2)
+        columns = weight.to(dtype).t().expand(b, -1, -1)
+        before = sums.get((h, w))
+        sums[h, w] = torch.bmm(pixels, columns) if before is None else before.baddbmm_(pixels, columns)
+    return {(h, w): part.unflatten(1, (h, w)) for (h, w), part in sums.items()}
+
+
+def _zeros(sums: dict, height: int, width: int) -> torch.Tensor:
+    some = next(iter(sums.values()))
+    return some.new_zeros(some.shape[0], height, width, some.shape[3])
+
+
+def _added(total: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+    # In place, the large result is held once. Autograd would pay for it with copies of the gradient.
+    return total + more if torch.is_grad_enabled() else total.add_(more)
+
+
+def _add_enlarged(total: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
+    """total [b, h, w, o] plus every part [b, h_i, w_i, o] enlarged to it, in one product over all their rows."""
+    b, height, width, outputs = total.shape
+    down = torch.cat([_enlarging(p.shape[1], height, p) for p in parts], dim=1)
+    wide = torch.cat([torch.matmul(_enlarging(p.shape[2], width, p), p) for p in parts], dim=1)
+    rows = total.reshape(b, height, width * outputs)
+    add = torch.Tensor.baddbmm if torch.is_grad_enabled() else torch.Tensor.baddbmm_
+    rows = add(rows, down.expand(b, -1, -1), wide.flatten(2))
+    return rows.view(b, height, width, outputs)
+
+
+def _enlarging(source: int, target: int, like: torch.Tensor) -> torch.Tensor:
+    """[target, source]: the matrix of bilinear enlargement along one axis, read off what interpolation does."""
+    eye = torch.eye(source, device=like.device)[None]
+    return F.interpolate(eye, size=target, mode="linear", align_corners=False)[0].t().to(like.dtype)
+
+
+def _neighbours(at: torch.Tensor, target: int, source: int):
+    """For positions in 0..target-1: the two rows of a map with `source` rows between which they lie, and how far."""
+    exact = ((at + 0.5) * (source / target) - 0.5).clamp(min=0)
+    first = exact.floor().long()
+    return first, (first + 1).clamp(max=source - 1), exact - first
