@@ -1,0 +1,246 @@
+"""The loop's promises: same bits after any interruption, no repeated work, nothing saved that is not finite."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from partshot.artifact import read_card
+from partshot.errors import BadArtifact, BadRecipe
+from partshot.train.journal import read_journal
+from partshot.train.loop import LoopRecipe, Turn, run_loop
+
+RECIPE = LoopRecipe(kimg=0.048, batch=4, precision="fp32")  # 12 steps
+
+
+class Doll:
+    """A game for a doll's house: a convolution, batch norm and dropout under Adam, a critic under SGD, an average."""
+
+    def __init__(self, at_step=None, event=None):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(8, 4, 3))
+        critic = nn.Conv2d(4, 1, 1)
+        average = nn.Conv2d(4, 1, 1).requires_grad_(False).to(torch.bfloat16)
+        self.modules = {"net": net, "critic": critic, "average": average}
+        self.adam = torch.optim.AdamW(net.parameters(), lr=0.1)
+        self.sgd = torch.optim.SGD(critic.parameters(), lr=0.1, momentum=0.9)
+        self.at_step, self.event, self.batches = at_step, event, 0
+
+    def batch(self, rng, images):
+        if self.batches == self.at_step:
+            self.event()
+        self.batches += 1
+        return {"images": torch.randn(images, 3, 8, 8, generator=rng)}
+
+    def turns(self):
+        return [
+            Turn("net", self.adam, self._net_loss, clip=1.0),
+            Turn("critic", self.sgd, self._critic_loss, every=2),
+            Turn("again", self.sgd, self._critic_loss, every=3),
+        ]
+
+    def _net_loss(self, batch):
+        return self.modules["critic"](self.modules["net"](batch["images"])).square().mean()
+
+    def _critic_loss(self, batch):
+        return (self.modules["critic"](self.modules["net"](batch["images"]).detach()) - 1).square().mean()
+
+    def prepare(self, progress):
+        for optimizer in (self.adam, self.sgd):
+            optimizer.param_groups[0]["lr"] = 0.01 * (1 + math.cos(math.pi * progress))
+
+    def finish(self, progress):
+        self.modules["average"].weight.lerp_(self.modules["critic"].weight.bfloat16(), 0.5)
+        return {"progress": progress}
+
+    def trained(self):
+        return self.modules["net"].state_dict()
+
+
+def everything(game):
+    tensors = {f"{m}.{k}": v.clone() for m, module in game.modules.items() for k, v in module.state_dict().items()}
+    for name, optimizer in (("adam", game.adam), ("sgd", game.sgd)):
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}.{index}.{k}": v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    return tensors
+
+
+def assert_equal_bits(game, other):
+    mine, theirs = everything(game), everything(other)
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        assert mine[name].shape == theirs[name].shape, name
+        assert torch.equal(mine[name], theirs[name]), name
+
+
+def without_seconds(out):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_journal(out / "journal.jsonl")]
+
+
+def play(out, game=None, recipe=RECIPE, fingerprint="doll"):
+    game = game or Doll()
+    run_loop(game, recipe, out, "doll", fingerprint, journal_every=5, quiet=True)
+    return game
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupted: its folder and its game."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, play(out)
+
+
+def stop():
+    raise RuntimeError("pulled the plug")
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_a_run_cut_short_and_resumed_ends_with_the_same_bits(whole, tmp_path, seconds):
+    # With 0 seconds every step is saved and 5 are resumed; with 60 none is, and the run starts anew.
+    recipe = RECIPE.changed(checkpoint_seconds=seconds)
+    with pytest.raises(RuntimeError, match="plug"):
+        play(tmp_path, Doll(at_step=7, event=stop), recipe)
+    assert len(read_journal(tmp_path / "journal.jsonl")) == 1
+
+    again = play(tmp_path, recipe=recipe)
+
+    assert again.batches == (5 if seconds == 0 else 12)
+    assert_equal_bits(again, whole[1])
+    assert without_seconds(tmp_path) == without_seconds(whole[0])
+
+
+def test_the_journal_counts_pictures_and_averages_each_loss_over_its_own_steps(whole):
+    lines = without_seconds(whole[0])
+    assert [line["step"] for line in lines] == [5, 10, 12]
+    assert [line["images"] for line in lines] == [20, 40, 48]
+    assert lines[0]["progress"] == pytest.approx((1 + 2 + 3 + 4 + 5) / 5 / 12)
+    assert set(lines[0]) == {"step", "images", "net", "critic", "again", "progress"}
+
+
+def test_a_finished_run_returns_at_once_with_its_weights(whole):
+    game = play(whole[0])
+    assert game.batches == 0
+    assert_equal_bits(game, whole[1])
+
+
+def test_chance_depends_on_the_seed(whole, tmp_path):
+    other = play(tmp_path, recipe=RECIPE.changed(seed=1))
+    assert not torch.equal(other.modules["critic"].weight, whole[1].modules["critic"].weight)
+
+
+def test_the_callers_chance_is_left_as_it_was(tmp_path):
+    game = Doll()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    play(tmp_path, game)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_ctrl_c_finishes_the_step_and_saves_it(whole, tmp_path):
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="run again to go on"):
+        play(tmp_path, Doll(at_step=7, event=lambda: signal.raise_signal(signal.SIGINT)))
+    assert read_card(tmp_path / "checkpoint")["step"] == 8
+    assert signal.getsignal(signal.SIGINT) is handler
+
+    assert_equal_bits(play(tmp_path), whole[1])
+
+
+def test_another_recipe_is_refused(whole, tmp_path):
+    with pytest.raises(BadArtifact, match="another recipe"):
+        play(whole[0], fingerprint="bear")
+    with pytest.raises(BadArtifact, match="another recipe"):
+        play(whole[0], recipe=RECIPE.changed(batch=8))
+    # How often to save changes no result, so it may be changed between the two halves of a run.
+    play(whole[0], recipe=RECIPE.changed(checkpoint_seconds=5))
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    play(tmp_path)
+    path = tmp_path / "checkpoint" / "tensors.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(BadArtifact, match="truncated"):
+        play(tmp_path)
+
+
+def test_a_checkpoint_of_other_networks_is_refused(whole):
+    game = Doll()
+    game.modules["critic"] = nn.Conv2d(4, 2, 1)
+    with pytest.raises(BadArtifact, match="does not fit"):
+        play(whole[0], game)
+
+
+def test_what_a_killed_write_left_is_swept(whole, tmp_path):
+    play(tmp_path)
+    (tmp_path / ".checkpoint-abc").mkdir()
+    os.replace(tmp_path / "checkpoint", tmp_path / ".checkpoint-old")  # killed between the two moves of a save
+    assert_equal_bits(play(tmp_path), whole[1])
+    assert not (tmp_path / ".checkpoint-abc").exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(tmp_path, value):
+    class Burst(Doll):
+        def _net_loss(self, batch):
+            return super()._net_loss(batch) * (value if self.batches == 7 else 1)
+
+    with pytest.raises(BadRecipe, match="loss 'net' .* lower the learning rate"):
+        play(tmp_path, Burst(), RECIPE.changed(checkpoint_seconds=0))
+    assert read_card(tmp_path / "checkpoint")["step"] == 6
+    assert [line["step"] for line in read_journal(tmp_path / "journal.jsonl")] == [5]
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(tmp_path):
+    with pytest.raises(BadRecipe, match="multiple of devices"):
+        play(tmp_path, recipe=RECIPE.changed(devices=3))
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_loop import RECIPE, Doll, play
+game = Doll(at_step=7, event=lambda: time.sleep(60))
+play(Path({out!r}), game, RECIPE.changed(checkpoint_seconds=0))
+"""
+
+
+def test_a_killed_process_is_resumed_bit_for_bit(whole, tmp_path):
+    code = KILLED.format(tests=str(Path(__file__).parent), out=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", code])
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit and not (tmp_path / "checkpoint").exists():
+        assert process.poll() is None, "the run ended before it was killed"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    again = play(tmp_path)
+
+    assert 0 < again.batches < 12
+    assert_equal_bits(again, whole[1])
+    assert without_seconds(tmp_path) == without_seconds(whole[0])
+
+
+def test_bf16_trains_and_resumes_to_the_same_bits(tmp_path):
+    recipe = RECIPE.changed(precision="bf16", checkpoint_seconds=0)
+    whole = play(tmp_path / "whole", recipe=recipe)
+    assert whole.modules["net"][0].weight.dtype == torch.float32
+    with pytest.raises(RuntimeError, match="plug"):
+        play(tmp_path / "cut", Doll(at_step=7, event=stop), recipe)
+    assert_equal_bits(play(tmp_path / "cut", recipe=recipe), whole)
+
+
+def test_the_loop_itself_costs_little(tmp_path):
+    # A whole step of the doll, network and all, on a machine that others use too; the loop's own share is below 1 ms.
+    began = time.perf_counter()
+    play(tmp_path, recipe=RECIPE.changed(kimg=0.8))
+    assert (time.perf_counter() - began) / 200 < 0.05
