@@ -9,11 +9,14 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from partshot.errors import BadRecipe, nearest
+
+# Not typing.Self, which beartype refuses in a class that is not itself decorated.
+R = TypeVar("R", bound="Recipe")
 
 
 class Recipe(BaseModel):
@@ -27,12 +30,12 @@ class Recipe(BaseModel):
         text = json.dumps([type(self).__name__, self.model_dump(mode="json")], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def changed(self, **changes) -> Self:
+    def changed(self: R, **changes) -> R:
         """A copy with some settings changed, validated anew; BadRecipe names what does not fit."""
         return type(self).parse({**self.model_dump(), **changes})
 
     @classmethod
-    def parse(cls, values: Mapping, source: str = "") -> Self:
+    def parse(cls: type[R], values: Mapping, source: str = "") -> R:
         """A recipe from plain values; BadRecipe names the setting, what was given and what it takes."""
         try:
             return cls.model_validate(dict(values))
@@ -45,21 +48,25 @@ class Recipe(BaseModel):
             raise BadRecipe(f"{where}setting '{key}' = {first.get('input')!r}: {first['msg']}") from None
 
     def to_toml(self) -> str:
-        """The settings as TOML, one per line; None is left out, since TOML has no such value."""
-        return "".join(f"{k} = {_toml(v)}\n" for k, v in self.model_dump(mode="json").items() if v is not None)
+        """The settings as TOML, one per line; None is left out, since TOML has no such value.
+
+        Raises BadRecipe for a None whose default is another value, since reading would bring that one back.
+        """
+        values = self.model_dump(mode="json")
+        for key, value in values.items():
+            if value is None and type(self).model_fields[key].get_default(call_default_factory=True) is not None:
+                raise BadRecipe(f"setting '{key}' = None cannot be written as TOML; give it a value")
+        return "".join(f"{k} = {_toml(v)}\n" for k, v in values.items() if v is not None)
 
     @classmethod
-    def from_toml(cls, path: Path | str) -> Self:
+    def from_toml(cls: type[R], path: Path | str) -> R:
         """Reads what `to_toml` wrote, or what a person did; BadRecipe names the file and the setting."""
         try:
             return cls.parse(tomllib.loads(Path(path).read_text(encoding="utf-8")), source=str(path))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise BadRecipe(f"{path}: not TOML ({error})") from error
-        except FileNotFoundError as error:
-            raise BadRecipe(f"{path}: no such file") from error
-
-
-R = TypeVar("R", bound=Recipe)
+        except OSError as error:
+            raise BadRecipe(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
 def preset(presets: Mapping[str, R], name: str) -> R:
