@@ -37,15 +37,17 @@ class Artifact:
     tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def save(self, folder: Path | str) -> Path:
-        """Writes the folder atomically, replacing an older one; DiskFull leaves the older one as it was."""
+        """Writes the folder atomically, replacing an older artifact.
+
+        Raises DiskFull, which leaves the older one as it was, and BadArtifact when the folder holds anything else.
+        """
         folder = Path(folder)
-        blob = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in self.tensors.items()})
-        card = {
-            "partshot": FORMAT,
-            "kind": self.kind,
-            "sha256": hashlib.sha256(blob).hexdigest(),
-            **self.card,
-        }
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / "card.json").is_file():
+            raise BadArtifact(f"{folder}: holds other files, which would be lost; choose another folder")
+        # asarray and not ascontiguousarray, which would give scalars (step counters) a dimension.
+        blob = safetensors.numpy.save({k: np.asarray(v, order="C") for k, v in self.tensors.items()})
+        # Last, so that the card of an artifact that was read and changed does not keep its old checksum.
+        card = {**self.card, "partshot": FORMAT, "kind": self.kind, "sha256": hashlib.sha256(blob).hexdigest()}
         with replacing_folder(folder) as temporary:
             (temporary / "tensors.safetensors").write_bytes(blob)
             (temporary / "card.json").write_text(json.dumps(card, indent=1), encoding="utf-8")
@@ -58,7 +60,7 @@ class Artifact:
         kind, fingerprint: when given, refuse anything else. Raises BadArtifact when a file is missing, truncated,
         newer than this version reads, of another kind, or of another recipe.
         """
-        folder = Path(folder)
+        folder = standing(Path(folder))
         card = read_card(folder)
         if kind is not None and card["kind"] != kind:
             raise BadArtifact(f"{folder}: holds a {card['kind']}, a {kind} is needed")
@@ -80,10 +82,10 @@ class Artifact:
 
 def read_card(folder: Path) -> dict:
     """The card of an artifact, without its tensors; BadArtifact when there is none or it is not one of ours."""
-    path = folder / "card.json"
+    path = standing(folder) / "card.json"
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        version, _, _ = card["partshot"], card["kind"], card["sha256"]
+        version, _, _ = int(card["partshot"]), card["kind"], card["sha256"]
     except OSError as error:
         raise BadArtifact(f"{folder}: no artifact there (card.json is missing)") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -93,23 +95,42 @@ def read_card(folder: Path) -> dict:
     return card
 
 
+def standing(folder: Path) -> Path:
+    """Where the artifact that belongs at `folder` is to be read.
+
+    It is `folder`, except when a writer was killed in the moment between moving the older folder aside and the new
+    one in: then it is the older one, aside.
+    """
+    aside = _aside(folder)
+    return aside if aside.exists() and not folder.exists() else folder
+
+
 @contextmanager
 def replacing_folder(folder: Path):
     """A temporary folder beside `folder` that takes its place when the block ends well, and vanishes when not."""
+    aside = _aside(folder)
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file stands there", str(folder))
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         os.chmod(temporary, 0o755)
         try:
             yield temporary
-            old = temporary.with_name(temporary.name + "-old")
             if folder.exists():
-                os.replace(folder, old)
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(folder, aside)
             os.replace(temporary, folder)
-            shutil.rmtree(old, ignore_errors=True)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
+            if aside.exists() and not folder.exists():
+                os.replace(aside, folder)
             raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}-old")
 
 
 @contextmanager
@@ -130,12 +151,16 @@ def replacing_file(path: Path):
 
 @contextmanager
 def disk_errors(path: Path):
-    """Turns a full, read-only or forbidden disk into a DiskFull that names the path and the cure."""
+    """Turns a disk that is full, read-only, forbidden or taken into a DiskFull that names the path and the cure."""
     cures = {
         errno.ENOSPC: "the disk is full; free some space and run again",
         errno.EDQUOT: "the disk quota is used up; free some space and run again",
         errno.EROFS: "the file system is read-only; choose another place",
         errno.EACCES: "no permission to write there; choose another place",
+        errno.ENOTDIR: "a file stands in the way of a folder; choose another place",
+        errno.EEXIST: "a file stands in the way of a folder; choose another place",
+        errno.EISDIR: "a folder stands there; choose another name",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     }
     try:
         yield

@@ -46,8 +46,9 @@ class DiskFull(PartshotError):
 
 
 def nearest(given: str, known: Iterable[str]) -> str:
-    """The tail of a message about an unknown name: the nearest known ones, or all of them."""
+    """The tail of a message about an unknown name: the nearest known one, and all of them unless they are many."""
     known = sorted(known)
     close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}known: {', '.join(known)}"
+    rest = f" and {len(known) - 20} more" if len(known) > 20 else ""
+    return f"{hint}known: {', '.join(known[:20])}{rest}"

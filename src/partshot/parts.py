@@ -50,6 +50,9 @@ class PartSet:
             object.__setattr__(self, "colors", tuple(default_color(i) for i in range(len(self.names))))
         if len(self.colors) != len(self.names):
             raise BadParts(f"{len(self.colors)} colors for {len(self.names)} parts; give one color each, or none")
+        for name, color in zip(self.names, self.colors, strict=True):
+            if len(color) != 3 or any(not 0 <= c <= 255 for c in color):
+                raise BadParts(f"color {list(color)} of part '{name}' is no RGB triple in 0..255")
         seen = [i for pair in self.mirror for i in pair]
         if len(seen) != len(set(seen)) or any(not 0 <= i < len(self.names) for i in seen):
             raise BadParts(f"mirror pairs {list(self.mirror)} must name each known id at most once")
@@ -96,28 +99,34 @@ class PartSet:
             rows = sorted(values["classes"], key=lambda row: row["id"])
             names = tuple(str(row["name"]) for row in rows)
             ids = [row["id"] for row in rows]
-            colors = tuple(
-                tuple(int(c) for c in row["color"]) if "color" in row else default_color(i)
-                for i, row in enumerate(rows)
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadParts(f'{source}: needs {{"classes": [{{"id": 0, "name": "background"}}, ...]}}') from error
+            colors = tuple(_triple(row["color"]) if "color" in row else default_color(i) for i, row in enumerate(rows))
+            mirror = values.get("mirror")
+            pairs = propose_mirror_pairs(names) if mirror is None else tuple((int(a), int(b)) for a, b in mirror)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadParts(
+                f'{source}: needs {{"classes": [{{"id": 0, "name": "background"}}, ...]}}; "color", if there, is '
+                '[r, g, b], and "mirror" a list of pairs of ids'
+            ) from error
         if ids != list(range(len(ids))):
             raise BadParts(f"{source}: ids are {ids}; they must be 0, 1, 2, ... without a gap")
-        mirror = values.get("mirror")
-        pairs = propose_mirror_pairs(names) if mirror is None else tuple((int(a), int(b)) for a, b in mirror)
-        return cls(names=names, colors=colors, mirror=pairs)
+        try:
+            return cls(names=names, colors=colors, mirror=pairs)
+        except BadParts as error:
+            raise BadParts(f"{source}: {error}") from error
 
     @classmethod
     def load(cls, path: Path | str) -> "PartSet":
         """Reads a classes.json; BadParts names the file when it is missing or not such a file."""
         path = Path(path)
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")), source=str(path))
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls.from_dict(values if isinstance(values, dict) else {}, source=str(path))
         except FileNotFoundError as error:
             raise BadParts(f"{path}: no such file; write one with the parts' ids and names") from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise BadParts(f"{path}: not JSON ({error}); see the format in the README") from error
+        except OSError as error:
+            raise BadParts(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
 def default_color(part: int) -> tuple[int, int, int]:
@@ -129,6 +138,11 @@ def default_color(part: int) -> tuple[int, int, int]:
         for channel in range(3):
             rgb[channel] |= ((part >> (3 * bit + channel)) & 1) << (7 - bit)
     return tuple(rgb)
+
+
+def _triple(color) -> tuple[int, int, int]:
+    red, green, blue = color
+    return int(red), int(green), int(blue)
 
 
 def propose_mirror_pairs(names) -> tuple[tuple[int, int], ...]:

@@ -23,7 +23,7 @@ from partshot.parts import IGNORE, PartSet
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2")
 
 # Pillow goes by content, not by suffix; the list keeps formats out that run other programs (EPS starts Ghostscript).
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
 _BIT_DEPTHS = (8, 10, 12, 14, 16)  # what cameras and microscopes put into 16-bit files
 _SILENT_SECONDS = 2.0  # shorter work needs no progress bar

@@ -124,7 +124,8 @@ def _open(path: Path) -> Image.Image:
     except (BadLabels, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise nearly every kind of exception on damaged bytes
-        raise BadLabels(f"mask {path.name} cannot be read ({error}); export it again") from error
+        why = "no known picture format" if isinstance(error, Image.UnidentifiedImageError) else f"damaged: {error}"
+        raise BadLabels(f"mask {path.name} cannot be read ({why}); export it again") from error
     if few_bits:
         # Pillow and most viewers stretch 2- and 4-bit gray to 0..255; label tools mean the numbers themselves.
         raise BadLabels(f"mask {path.name} is gray with less than 8 bits, which programs read in two ways; {_EXPORT}")

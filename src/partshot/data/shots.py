@@ -128,7 +128,7 @@ def find_pairs(labels: Path | str, images: Path | str | None = None, names: Sequ
     pictures share a stem.
     """
     mask_folder, picture_folder = _folders(Path(labels), Path(images) if images else None)
-    masks = {p.stem: p for p in sorted(mask_folder.glob("*.png")) if not p.name.startswith(".")}
+    masks = {p.stem: p for p in sorted(mask_folder.iterdir()) if p.suffix.lower() == ".png" and p.name[0] != "."}
     pictures = _pictures(picture_folder, mask_folder, masks)
     if not masks:
         raise BadLabels(f"{mask_folder}: holds no mask (*.png); put STEM.png there for each labelled picture STEM")
@@ -164,7 +164,7 @@ def _folders(labels: Path, images: Path | None) -> tuple[Path, Path]:
 def _pictures(folder: Path, mask_folder: Path, masks: dict[str, Path]) -> dict[str, Path]:
     # By stem. Pictures beside their masks count too, so that a folder of labelled pairs can accompany a folder of
     # unlabelled pictures; where both have a stem, the pictures' own folder wins.
-    beside = [p for p in sorted(mask_folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES and p.stem[0] != "."]
+    beside = [p for p in sorted(mask_folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."]
     beside = [p for p in beside if p not in masks.values()]
     found = {p.stem: p for p in list_images(mask_folder, leave_out=masks.values())} if beside else {}
     if folder.resolve() == mask_folder.resolve():

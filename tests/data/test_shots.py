@@ -1,0 +1,279 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from partshot.data.images import resize_image
+from partshot.data.labels import resize_labels, write_labels
+from partshot.data.shots import Shots, find_pairs, load_shots
+from partshot.errors import BadImage, BadLabels, BadParts
+from partshot.parts import COLORS, PartSet
+
+PARTS = PartSet.of("background", "head", "tail")
+
+
+def labels_of(height: int, width: int, seed: int = 0) -> np.ndarray:
+    labels = np.random.default_rng(seed).integers(0, 3, (height, width), np.uint8)
+    labels[0, :4] = (0, 1, 2, 255)
+    return labels
+
+
+def image_of(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def write_pack(folder, names=("cat", "dog", "eel"), classes=True, size=(12, 16)):
+    """images/NAME.png and masks/NAME.png, of sizes that differ by a pixel from one to the next."""
+    (folder / "images").mkdir(parents=True)
+    for i, name in enumerate(names):
+        Image.fromarray(image_of(size[0] + i, size[1], i)).save(folder / "images" / f"{name}.png")
+        write_labels(folder / "masks" / f"{name}.png", labels_of(size[0] + i, size[1], i), PARTS)
+    if classes:
+        (folder / "classes.json").write_text(json.dumps(PARTS.to_dict()))
+    return folder
+
+
+def check_pack(shots: Shots, names=("cat", "dog", "eel")):
+    assert shots.names == tuple(names) and shots.parts == PARTS
+    for i, (image, labels) in enumerate(zip(shots.images, shots.labels, strict=True)):
+        np.testing.assert_array_equal(image, image_of(12 + i, 16, i))
+        np.testing.assert_array_equal(labels, labels_of(12 + i, 16, i))
+
+
+def test_the_layouts_give_the_same_shots(tmp_path):
+    pack = write_pack(tmp_path / "pack")
+    check_pack(load_shots(pack))
+    check_pack(load_shots(pack / "masks", pack / "images"))
+    check_pack(load_shots(str(pack), str(pack)))
+
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    for name in ("cat", "dog", "eel"):
+        (beside / f"{name}.png").write_bytes((pack / "masks" / f"{name}.png").read_bytes())
+        Image.open(pack / "images" / f"{name}.png").save(beside / f"{name}.bmp")
+    (beside / "classes.json").write_text(json.dumps(PARTS.to_dict()))
+    (beside / "notes.txt").touch()
+    check_pack(load_shots(beside))
+    check_pack(load_shots(beside, beside))
+
+    others = tmp_path / "others"  # a folder of labelled pairs accompanies a folder of further pictures
+    others.mkdir()
+    Image.new("RGB", (8, 8)).save(others / "fox.jpg")
+    check_pack(load_shots(beside, others))
+
+
+def test_names_choose_and_order_the_shots(tmp_path):
+    shots = load_shots(write_pack(tmp_path), names=["eel", "cat"])
+    assert shots.names == ("eel", "cat") and shots.images[0].shape[0] == 14
+
+
+def test_unlabelled_pictures_are_welcome_in_a_folder_of_their_own(tmp_path):
+    pack = write_pack(tmp_path)
+    Image.new("RGB", (16, 16)).save(pack / "images" / "fox.png")
+    assert len(load_shots(pack / "masks", pack / "images")) == 3
+    with pytest.raises(BadLabels, match=r"picture fox\.png has no mask in .*masks; label it, or move unlabelled"):
+        load_shots(pack)
+
+
+def test_a_missing_partner_is_named_with_the_nearest_stem(tmp_path):
+    pack = write_pack(tmp_path)
+    (pack / "images" / "cat.png").rename(pack / "images" / "cat_1.png")
+    with pytest.raises(BadLabels, match=r"mask cat\.png has no picture in .*images; nearest: cat_1\.png; add"):
+        load_shots(pack / "masks", pack / "images")
+    with pytest.raises(BadLabels, match=r"'cat_1' has no mask in .*masks; nearest: cat\.png; add cat_1\.png"):
+        load_shots(pack / "masks", pack / "images", names=["cat_1"])
+    (pack / "masks" / "cat.png").rename(pack / "masks" / "cat_2.png")
+    with pytest.raises(BadLabels, match=r"picture|mask"):
+        load_shots(pack)
+    (pack / "masks" / "cat_2.png").unlink()
+    with pytest.raises(BadLabels, match=r"picture cat_1\.png has no mask"):
+        load_shots(pack)
+
+
+def test_two_pictures_of_one_stem_are_refused(tmp_path):
+    pack = write_pack(tmp_path)
+    Image.new("RGB", (16, 12)).save(pack / "images" / "cat.jpg")
+    with pytest.raises(BadImage, match=r"cat\.jpg and cat\.png share a name"):
+        load_shots(pack)
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    for name in ("cat.jpg", "cat.bmp", "cat.png"):
+        Image.new("RGB" if name != "cat.png" else "L", (16, 12)).save(beside / name)
+    with pytest.raises(BadImage, match=r"cat\.bmp and cat\.jpg share a name"):
+        load_shots(beside)
+
+
+def test_missing_and_empty_folders_are_refused(tmp_path):
+    pack = write_pack(tmp_path / "pack")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadLabels, match="nowhere: no such folder"):
+        load_shots(tmp_path / "nowhere")
+    with pytest.raises(BadLabels, match=r"empty: holds no mask \(\*\.png\)"):
+        load_shots(tmp_path / "empty")
+    with pytest.raises(BadImage, match="empty: holds no picture"):
+        load_shots(pack / "masks", tmp_path / "empty")
+    with pytest.raises(BadImage, match="nowhere: no such folder"):
+        load_shots(pack / "masks", tmp_path / "nowhere")
+    with pytest.raises(BadLabels, match=r"mask cat\.png has no picture"):
+        load_shots(tmp_path / "pack" / "masks")
+
+
+def test_jpeg_masks_are_refused(tmp_path):
+    pack = write_pack(tmp_path)
+    Image.open(pack / "masks" / "dog.png").convert("L").save(pack / "masks" / "dog.jpg")
+    (pack / "masks" / "dog.png").unlink()
+    with pytest.raises(BadLabels, match=r"dog\.jpg lies among the masks without a mask dog\.png.*JPEG would change"):
+        load_shots(pack)
+
+
+def test_a_mask_of_another_size_than_its_image_is_named(tmp_path):
+    pack = write_pack(tmp_path)
+    write_labels(pack / "masks" / "dog.png", labels_of(10, 20), PARTS)
+    with pytest.raises(BadLabels) as error:
+        load_shots(pack)
+    assert str(error.value) == "mask dog.png is 20x10 but its image is 16x13; export it at the image's size"
+
+
+def test_a_mask_drawn_before_the_exif_rotation_is_recognized(tmp_path):
+    pack = write_pack(tmp_path, names=("cat",))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (pack / "images" / "cat.png").unlink()
+    Image.fromarray(image_of(12, 16)).save(pack / "images" / "cat.jpg", exif=exif.tobytes())
+    with pytest.raises(BadLabels, match=r"mask cat\.png is 16x12 but its image is 12x16; .*EXIF: rotate the mask"):
+        load_shots(pack)
+    write_labels(pack / "masks" / "cat.png", np.rot90(labels_of(12, 16), -1), PARTS)
+    shots = load_shots(pack)
+    assert shots.images[0].shape == (16, 12, 3) and shots.labels[0].shape == (16, 12)
+
+
+@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[: len(whole) // 2], lambda whole: b"GIF"])
+def test_a_corrupt_file_among_the_shots_is_fatal(tmp_path, damage):
+    pack = write_pack(tmp_path)
+    for path, kind in ((pack / "images" / "dog.png", BadImage), (pack / "masks" / "dog.png", BadLabels)):
+        whole = path.read_bytes()
+        path.write_bytes(damage(whole))
+        with pytest.raises(kind, match=r"dog\.png"):
+            load_shots(pack)
+        path.write_bytes(whole)
+    check_pack(load_shots(pack))
+
+
+def test_an_id_outside_the_parts_is_named_with_its_mask(tmp_path):
+    pack = write_pack(tmp_path)
+    with pytest.raises(BadLabels, match=r"mask cat\.png holds id 2 \(\d+ px\), the parts end at 1 \('head'\)"):
+        load_shots(pack, parts=PartSet.of("background", "head"))
+
+
+def test_one_class_alone_is_refused(tmp_path):
+    pack = write_pack(tmp_path, names=("cat",))
+    blank = np.zeros((12, 16), np.uint8)
+    for labels, reason in (
+        (blank, "hold only 'background'; label at least two classes"),
+        (blank + np.uint8(2), "hold only 'tail'"),
+        (blank + np.uint8(255), r"hold only ignored pixels \(255\)"),
+        (np.where(labels_of(12, 16) == 1, 255, 0).astype(np.uint8), "255 means ignore; write the part as 1"),
+    ):
+        write_labels(pack / "masks" / "cat.png", labels, PARTS)
+        with pytest.raises(BadLabels, match=reason):
+            load_shots(pack)
+
+
+def test_rgb_masks_are_offered_the_mapping_and_mapped_when_asked(tmp_path):
+    pack = write_pack(tmp_path)
+    for path in (pack / "masks").glob("*.png"):
+        Image.open(path).convert("RGB").save(path)
+    with pytest.raises(BadLabels, match=r"cat\.png is RGB.*use --rgb-masks"):
+        load_shots(pack)
+    check_pack(load_shots(pack, rgb_masks=True))
+    (pack / "classes.json").unlink()
+    with pytest.raises(BadLabels, match=r"cat\.png is RGB and no classes\.json"):
+        load_shots(pack, rgb_masks=True)
+
+
+def test_parts_come_from_the_argument_then_classes_json_then_the_masks(tmp_path):
+    pack = write_pack(tmp_path)
+    given = PartSet.of("ground", "a", "b", "c")
+    assert load_shots(pack, parts=given).parts == given
+    nearer = PartSet.of("background", "front", "back")
+    (pack / "masks" / "classes.json").write_text(json.dumps({**nearer.to_dict(), "licence": "none"}))
+    assert load_shots(pack).parts == nearer
+    (pack / "masks" / "classes.json").write_text("{")
+    with pytest.raises(BadParts, match=r"classes\.json: not JSON"):
+        load_shots(pack)
+    (pack / "masks" / "classes.json").unlink()
+    (pack / "classes.json").unlink()
+    found = load_shots(pack).parts
+    assert found.names == ("background", "part 1", "part 2") and found.colors == PARTS.colors
+
+
+def test_without_classes_json_gray_masks_get_default_colors_and_gaps_are_refused(tmp_path):
+    pack = write_pack(tmp_path, names=("cat",), classes=False)
+    Image.fromarray(labels_of(12, 16)).save(pack / "masks" / "cat.png")
+    assert load_shots(pack).parts.colors == COLORS[:3]
+    Image.fromarray(labels_of(12, 16) // 2 * 2).save(pack / "masks" / "cat.png")
+    with pytest.raises(BadLabels, match=r"hold ids 0, 2, 254, and no classes\.json says what 1 is; write one"):
+        load_shots(pack)
+
+
+@pytest.fixture
+def ten() -> Shots:
+    sizes = [(20 + i, 30 - i) for i in range(10)]
+    return Shots(
+        images=tuple(image_of(*size) for size in sizes),
+        labels=tuple(labels_of(*size) for size in sizes),
+        names=tuple(f"s{i}" for i in range(10)),
+        parts=PARTS,
+    )
+
+
+def test_draws_of_a_seed_are_nested_and_seeds_differ(ten):
+    full = ten.draw(10, seed=3).names
+    assert sorted(full) == sorted(ten.names)
+    for k in range(1, 10):
+        assert ten.draw(k, seed=3).names == full[:k]
+    assert len({ten.draw(5, seed=seed).names for seed in range(8)}) == 8
+
+
+def test_a_draw_keeps_pictures_masks_and_names_together(ten):
+    draw = ten.draw(4, seed=0)
+    assert len(draw) == 4 and draw.parts is ten.parts
+    for name, image, labels in zip(draw.names, draw.images, draw.labels, strict=True):
+        i = ten.names.index(name)
+        assert image is ten.images[i] and labels is ten.labels[i]
+
+
+def test_a_draw_of_more_than_there_are_is_refused(ten):
+    for k in (0, 11):
+        with pytest.raises(BadLabels, match=f"{k} shots asked for and 10 are there; ask for 1 to 10"):
+            ten.draw(k, seed=0)
+
+
+def test_present_counts_parts_and_not_ignore(ten):
+    assert ten.present() == (0, 1, 2)
+    only = Shots(ten.images[:1], (np.where(ten.labels[0] == 2, 2, 255).astype(np.uint8),), ("a",), PARTS)
+    assert only.present() == (2,)
+
+
+def test_stack_brings_mixed_sizes_to_one(ten):
+    images, labels = ten.stack(16)
+    assert images.shape == (10, 16, 16, 3) and labels.shape == (10, 16, 16)
+    np.testing.assert_array_equal(images[3], resize_image(ten.images[3], 16))
+    np.testing.assert_array_equal(labels[3], resize_labels(ten.labels[3], 16))
+
+
+def test_shots_check_themselves():
+    image, labels = image_of(4, 6), labels_of(4, 6)
+    with pytest.raises(BadLabels, match="labels of 'a' are 4x6 but its image is 6x4"):
+        Shots((image,), (labels.T,), ("a",), PARTS)
+    with pytest.raises(BadLabels, match="labels of 'a' hold id 2, the parts end at 1"):
+        Shots((image,), (labels,), ("a",), PartSet.of("background", "head"))
+    with pytest.raises(BadLabels, match="1 images, 1 labels and 2 names"):
+        Shots((image,), (labels,), ("a", "b"), PARTS)
+
+
+def test_find_pairs_names_the_files(tmp_path):
+    pack = write_pack(tmp_path)
+    pairs = find_pairs(pack / "masks", pack / "images", names=["dog"])
+    assert pairs == [("dog", pack / "images" / "dog.png", pack / "masks" / "dog.png")]
