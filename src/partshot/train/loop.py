@@ -11,11 +11,11 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -23,51 +23,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from partshot.errors import BadRecipe
+from partshot.game import Game, Turn
 from partshot.recipe import Recipe
 from partshot.train.checkpoint import load_checkpoint, save_checkpoint, sweep
 from partshot.train.journal import Journal
 from partshot.train.progress import Ticker
-
-
-class Turn(NamedTuple):
-    """One player's move: which optimizer steps, on which loss, every how many steps of the loop.
-
-    loss: batch -> scalar tensor, computed under the loop's precision; the journal calls it by `name`.
-    clip: largest norm of the gradient over the optimizer's parameters; None leaves it.
-    """
-
-    name: str
-    optimizer: Optimizer
-    loss: Callable[[Any], torch.Tensor]
-    every: int = 1
-    clip: float | None = None
-
-
-class Game(Protocol):
-    """What the loop plays. One turn for most pretexts and for distillation, three for a GAN.
-
-    modules: everything that is moved to the device and checkpointed, averaged copies included, by name.
-    """
-
-    modules: dict[str, nn.Module]
-
-    def batch(self, rng: torch.Generator, images: int) -> Any:
-        """A batch of that many pictures, drawn by `rng` (a CPU generator, new in every step) and nothing else.
-
-        Tensors, or (named) tuples, lists, dicts and dataclasses of them; the loop moves them to the device.
-        """
-
-    def turns(self) -> Sequence[Turn]:
-        """The moves of one step, in order; asked for once."""
-
-    def prepare(self, progress: float) -> None:
-        """Before each step: sets learning rates. progress: share of the horizon that is done, in [0, 1)."""
-
-    def finish(self, progress: float) -> Mapping[str, float | torch.Tensor]:
-        """After each step: moving averages and the like. Returns figures that the journal averages."""
-
-    def trained(self) -> dict[str, torch.Tensor]:
-        """What is kept when the run is over."""
 
 
 class LoopRecipe(Recipe):
