@@ -77,5 +77,7 @@ def preset(presets: Mapping[str, R], name: str) -> R:
 
 
 def _toml(value) -> str:
-    # JSON's strings, numbers, booleans and lists of them are TOML's too; recipes hold nothing else.
+    # JSON's strings, numbers, booleans and lists of them are TOML's too; a recipe inside a recipe is an inline table.
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items() if v is not None) + " }"
     return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,134 @@
+"""A ResNet read as a Pyramid of its four stages, whatever pretext trained it; or with random weights, as a floor.
+
+Knows how the stages are read: frozen, BatchNorm on its stored statistics, ImageNet's normalization, and the first
+convolution's stride set to 1, so that the maps are twice as fine as in training (GANORCON, released code). Refuses to
+know how the weights were trained.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import nn
+
+from partshot.artifact import Artifact
+from partshot.errors import BadArtifact
+from partshot.nets.resnet import CHANNELS, ResNetTrunk
+from partshot.pyramid import Pyramid
+from partshot.represent.spec import Spec, fingerprint, refuse_small, to_multiple
+
+# Of ImageNet's pictures in [0, 1]; what nearly every published encoder was trained with.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# The first convolution at stride 1, then max-pooling and three stages that halve.
+STRIDES = (2, 4, 8, 16)
+
+
+class ResNet(nn.Module):
+    """A Representation: layer1 to layer4 of a trunk, at 1/2 to 1/16 of the picture's size.
+
+    Takes the trunk over: freezes it and sets its first stride to 1. title: the name in reports.
+    """
+
+    def __init__(self, trunk: ResNetTrunk, title: str):
+        super().__init__()
+        self.trunk, self.title = trunk.requires_grad_(False), title
+        self.trunk.conv1.stride = (1, 1)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last).eval()
+        self.spec = self._spec()
+
+    def train(self, mode: bool = True) -> "ResNet":
+        """Stays in evaluation mode, also as a part of something that trains."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
+        """The four stages, finest first, for pictures in [-1, 1]; BadImage for pictures under 16 px."""
+        refuse_small(images, STRIDES[-1], self.title)
+        return Pyramid(self.trunk(self._prepared(images)), tuple(images.shape[2:]))
+
+    @torch.no_grad()
+    def calibrate(self, images: Float[torch.Tensor, "b 3 h w"]) -> "ResNet":
+        """Takes BatchNorm's statistics anew from pictures in [-1, 1]; the weights stay and the fingerprint changes."""
+        norms = [m for m in self.trunk.modules() if isinstance(m, nn.BatchNorm2d)]
+        kept = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            # None averages all batches alike, so that few batches are enough.
+            norm.momentum = None
+            norm.train()
+        for chunk in images.split(16):
+            self.trunk(self._prepared(chunk))
+        for norm, momentum in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+        self.spec = self._spec()
+        return self
+
+    def card(self) -> dict:
+        """What `rebuild` needs besides the tensors."""
+        return {"kind": "resnet", "net": self.trunk.name, "title": self.title}
+
+    @classmethod
+    def rebuild(cls, card: dict, tensors: Mapping[str, torch.Tensor]) -> "ResNet":
+        """The representation that `card` and `state_dict` were taken from; BadArtifact when they do not fit."""
+        trunk = ResNetTrunk(card["net"])
+        load_exactly(trunk, {k.removeprefix("trunk."): v for k, v in tensors.items()}, f"'{card['title']}'")
+        return cls(trunk, card["title"])
+
+    def _prepared(self, images: torch.Tensor) -> torch.Tensor:
+        normal = ((images + 1) / 2 - self.mean) / self.std
+        return to_multiple(normal, STRIDES[-1]).contiguous(memory_format=torch.channels_last)
+
+    def _spec(self) -> Spec:
+        return Spec(self.title, self.trunk.channels, STRIDES, fingerprint(self.card(), self.trunk.state_dict()))
+
+
+def random_resnet(net: str = "resnet18", seed: int = 0) -> ResNet:
+    """A ResNet that was never trained: the floor that every trained representation must be measured against.
+
+    Weights are He-initialized by `seed`. BatchNorm's statistics come from noise with a natural spectrum, so that the
+    result does not depend on what is read next; `calibrate` takes them from real pictures.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        representation = ResNet(ResNetTrunk(net), f"random {net}")
+        # Octaves of noise at equal strength: the 1/f spectrum of natural pictures.
+        octaves = [torch.randn(8, 3, side, side) for side in (2, 4, 8, 16, 32, 64)]
+    pictures = sum(F.interpolate(o, size=64, mode="bilinear", align_corners=False) for o in octaves)
+    return representation.calibrate((pictures / 4).clamp(-1, 1))
+
+
+def load_resnet(folder: Path | str) -> ResNet:
+    """A trained ResNet from an artifact of kind "representation".
+
+    Its card has "net" (a key of `nets.resnet.CHANNELS`), its tensors have torchvision's names; a classifier ("fc.")
+    is left out. Raises BadArtifact when the folder holds something else.
+    """
+    artifact = Artifact.load(folder, kind="representation")
+    net = artifact.card.get("net")
+    if net not in CHANNELS:
+        raise BadArtifact(f"{folder}: its card names the net '{net}'; this version reads {', '.join(CHANNELS)}")
+    trunk = ResNetTrunk(net)
+    tensors = {k: torch.from_numpy(v.copy()) for k, v in artifact.tensors.items() if not k.startswith("fc.")}
+    load_exactly(trunk, tensors, str(folder))
+    return ResNet(trunk, artifact.card.get("title", f"trained {net}"))
+
+
+def load_exactly(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """Loads a state dict with every name and shape as the net has them; BadArtifact names the first that differs."""
+    wanted = net.state_dict()
+    # Counters of batches seen: older files lack them, and nothing here reads them.
+    missing = sorted(k for k in wanted.keys() - tensors.keys() if not k.endswith("num_batches_tracked"))
+    unknown = sorted(tensors.keys() - wanted.keys())
+    if missing or unknown:
+        what = f"lacks '{missing[0]}'" if missing else f"holds '{unknown[0]}', which the net has not"
+        raise BadArtifact(f"{source}: {what} ({len(missing)} missing, {len(unknown)} unknown); weights of another net?")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise BadArtifact(f"{source}: '{name}' is {list(tensor.shape)}, the net has {list(wanted[name].shape)}")
+    net.load_state_dict(dict(tensors), strict=False)

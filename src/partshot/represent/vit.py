@@ -1,0 +1,169 @@
+"""Any timm encoder read as a Pyramid: a vision transformer's blocks, or a convolutional net's stages.
+
+Weights come from a local file or are random; nothing is ever downloaded. Transformers take any picture size (their
+position embeddings are interpolated), and pictures are brought to the nearest size that the patches divide. Knows
+timm's one call for intermediate maps (`forward_intermediates`, which drops class tokens and puts the others back into
+a grid); refuses to know how the weights were trained.
+"""
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import timm
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import nn
+
+from partshot.errors import BadArtifact, BadRecipe, nearest
+from partshot.pyramid import Pyramid
+from partshot.represent.resnet import load_exactly
+from partshot.represent.spec import Spec, fingerprint, refuse_small, to_multiple
+
+# Blocks of a transformer that are read: as many as a convolutional net has stages, evenly spaced, the last included.
+BLOCKS = 4
+
+# Wrappers that training scripts put around a state dict, and prefixes they put before its names.
+_WRAPPERS = ("state_dict", "model", "model_ema", "teacher")
+_PREFIXES = ("module.", "backbone.")
+
+
+class TimmEncoder(nn.Module):
+    """A Representation: a timm encoder's levels, frozen, with the normalization that its card in timm names.
+
+    name: timm's name of the net. net: built by `build_net`.
+    """
+
+    def __init__(self, name: str, net: nn.Module):
+        super().__init__()
+        self.name, self.net = name, net.requires_grad_(False).eval()
+        for key in ("mean", "std"):
+            value = torch.tensor(net.pretrained_cfg[key], dtype=torch.float32).view(1, 3, 1, 1)
+            self.register_buffer(key, value, persistent=False)
+        self.stride, self.blocks, channels, strides = _levels(net)
+        self.spec = Spec(f"timm {name}", channels, strides, fingerprint(self.card(), net.state_dict()))
+
+    def train(self, mode: bool = True) -> "TimmEncoder":
+        """Stays in evaluation mode, also as a part of something that trains."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
+        """The levels, finest first, for pictures in [-1, 1]; BadImage for pictures under one patch."""
+        refuse_small(images, self.stride, self.name)
+        normal = ((images + 1) / 2 - self.mean) / self.std
+        maps = _read(self.net, to_multiple(normal, self.stride), self.blocks)
+        return Pyramid(tuple(maps), tuple(images.shape[2:]))
+
+    def card(self) -> dict:
+        """What `rebuild` needs besides the tensors."""
+        return {"kind": "timm", "net": self.name}
+
+    @classmethod
+    def rebuild(cls, card: dict, tensors: Mapping[str, torch.Tensor]) -> "TimmEncoder":
+        """The representation that `card` and `state_dict` were taken from; BadArtifact when they do not fit."""
+        net = build_net(card["net"])
+        load_exactly(net, {k.removeprefix("net."): v for k, v in tensors.items()}, f"'timm:{card['net']}'")
+        return cls(card["net"], net)
+
+
+def timm_representation(name: str) -> TimmEncoder:
+    """A timm encoder by "NAME@PATH", or "NAME" alone for random weights, which is said in a warning.
+
+    PATH: a local .safetensors, .pth, .pt or .bin file with timm's names. Raises BadRecipe for an unknown name and
+    BadArtifact when the file cannot be read or is of another net.
+    """
+    net_name, _, path = name.partition("@")
+    if path:
+        net = build_net(net_name)
+        tensors = read_weights(Path(path))
+        # A classifier is no part of an encoder.
+        wanted = net.state_dict().keys()
+        head = ("head.", "fc.", "classifier.")
+        load_exactly(net, {k: v for k, v in tensors.items() if k in wanted or not k.startswith(head)}, path)
+        return TimmEncoder(net_name, net)
+    warnings.warn(
+        f"timm:{net_name} has random weights; nothing is downloaded, give a local file as timm:{net_name}@PATH",
+        stacklevel=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return TimmEncoder(net_name, build_net(net_name))
+
+
+def build_net(name: str) -> nn.Module:
+    """A timm net without its classifier, of random weights, for any picture size where the net can do that."""
+    if not timm.is_model(name):
+        raise BadRecipe(f"timm {timm.__version__} knows no encoder '{name}'; {_nearest_models(name)}")
+    try:
+        net = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
+    except TypeError:
+        net = timm.create_model(name, pretrained=False, num_classes=0)
+    if not hasattr(net, "forward_intermediates"):
+        raise BadRecipe(
+            f"timm's '{name}' gives no intermediate maps; choose another encoder, such as vit_small_patch16_224"
+        )
+    return net
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name from a local file; the only place where a foreign torch file is opened, and without its code.
+
+    .safetensors, or torch's own format through its restricted reader, which refuses anything but tensors and plain
+    containers. Unwraps what training scripts wrap a state dict in. Raises BadArtifact.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise BadArtifact(f"{path}: no such file; download the weights yourself and name their path") from error
+    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise BadArtifact(f"{path}: no readable weights ({reason[0][:120]}); a .safetensors file is safest") from error
+    for wrapper in _WRAPPERS:
+        if isinstance(values, dict) and isinstance(values.get(wrapper), dict):
+            values = values[wrapper]
+    if not isinstance(values, dict) or not all(isinstance(v, torch.Tensor) for v in values.values()):
+        raise BadArtifact(f"{path}: holds no state dict; save the net's state_dict() as .safetensors")
+    for prefix in _PREFIXES:
+        if values and all(k.startswith(prefix) for k in values):
+            values = {k.removeprefix(prefix): v for k, v in values.items()}
+    return values
+
+
+def _levels(net: nn.Module) -> tuple[int, list[int] | None, tuple[int, ...], tuple[int, ...]]:
+    """(coarsest stride, blocks to read or None for all, channels, strides), finest first."""
+    strides = [info["reduction"] for info in net.feature_info]
+    stride = max(strides)
+    # Twice the stride is the smallest picture at which every net tells its strides; windows need their own size.
+    side = 2 * stride
+    try:
+        with torch.no_grad():
+            picture = torch.zeros(1, 3, side, side)
+            levels = net.forward_intermediates(picture, intermediates_only=True, output_fmt="NCHW")
+    except (RuntimeError, AssertionError) as error:
+        raise BadRecipe(
+            f"timm's '{type(net).__name__}' reads pictures of one size only; choose an encoder that takes any size, "
+            "such as vit_small_patch16_224 or a convolutional one"
+        ) from error
+    alike = len({m.shape[2:] for m in levels}) == 1 and len(levels) > BLOCKS
+    blocks = [len(levels) * (i + 1) // BLOCKS - 1 for i in range(BLOCKS)] if alike else None
+    kept = [levels[i] for i in blocks] if blocks else sorted(levels, key=lambda m: -m.shape[2])
+    return stride, blocks, tuple(m.shape[1] for m in kept), tuple(side // m.shape[2] for m in kept)
+
+
+def _read(net: nn.Module, images: torch.Tensor, blocks: list[int] | None) -> list[torch.Tensor]:
+    # Transformers' inner blocks are read through the last norm, as DINOv2's code does; conv stages have none.
+    levels = net.forward_intermediates(
+        images, indices=blocks, norm=blocks is not None, intermediates_only=True, output_fmt="NCHW"
+    )
+    return sorted(levels, key=lambda m: -m.shape[2])
+
+
+def _nearest_models(name: str) -> str:
+    found = timm.list_models(f"*{name.partition('_')[0]}*")
+    return nearest(name, found[:2000]).split("known:")[0].strip() or "see timm.list_models()"

@@ -1,0 +1,150 @@
+"""What each way of reading is for; the laws that all share are in tests/contract."""
+
+import numpy as np
+import pytest
+import torch
+
+from partshot.artifact import Artifact
+from partshot.errors import BadArtifact, BadImage, BadRecipe
+from partshot.nets.resnet import CHANNELS, ResNetTrunk
+from partshot.represent.choose import open_representation, rebuild, tensors_of
+from partshot.represent.pixels import Pixels
+from partshot.represent.position import Positioned, position_map
+from partshot.represent.resnet import ResNet, load_resnet, random_resnet
+
+
+def pictures(n=2, height=32, width=48, seed=0):
+    return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def save_trunk(folder, net="resnet18", **changes):
+    tensors = {k: v.numpy() for k, v in ResNetTrunk(net).state_dict().items()}
+    return Artifact("representation", {"net": net, **changes}, tensors).save(folder)
+
+
+def test_the_stem_is_read_at_stride_1():
+    trunk = ResNetTrunk("resnet18")
+    assert trunk.conv1.stride == (2, 2)
+    levels = ResNet(trunk, "trained").features(pictures(1, 64, 64)).maps
+    assert [m.shape[2] for m in levels] == [32, 16, 8, 4]
+
+
+def test_the_channels_of_the_four_stages_are_those_published():
+    assert random_resnet("resnet50").spec.channels == (256, 512, 1024, 2048)
+    assert sum(CHANNELS["resnet50"]) == 3840
+
+
+def test_running_statistics_and_mode_do_not_move():
+    representation = random_resnet()
+    before = representation.trunk.bn1.running_mean.clone()
+    representation.train()
+    representation.features(pictures())
+    assert not representation.training and not representation.trunk.bn1.training
+    assert torch.equal(representation.trunk.bn1.running_mean, before)
+
+
+def test_random_weights_come_from_the_seed_alone():
+    torch.manual_seed(1)
+    first = random_resnet()
+    torch.manual_seed(2)
+    assert first.spec.fingerprint == random_resnet().spec.fingerprint
+    assert first.spec.fingerprint != random_resnet(seed=1).spec.fingerprint
+
+
+def test_calibrating_brings_the_users_pictures_to_unit_statistics():
+    dark = pictures(4, 32, 32) * 0.05 - 0.9
+    representation = random_resnet()
+    seen = []
+    for _ in range(2):
+        x = representation.trunk.bn1(representation.trunk.conv1(representation._prepared(dark)))
+        seen.append(float((x.mean(dim=(0, 2, 3)).abs()).max()))
+        before = representation.spec.fingerprint
+        representation.calibrate(dark)
+    assert seen[0] > 0.5 and seen[1] < 1e-3
+    # The same pictures again change nothing, so the fingerprint stays as well.
+    assert representation.spec.fingerprint == before
+
+
+def test_normalization_is_imagenets():
+    gray = torch.zeros(1, 3, 16, 16)
+    expected = (0.5 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(random_resnet()._prepared(gray)[0, :, 0, 0], expected)
+
+
+def test_small_pictures_are_refused_with_a_cure():
+    with pytest.raises(BadImage, match="use a size of 32 or more"):
+        random_resnet().features(pictures(1, 8, 40))
+
+
+def test_a_trained_resnet_is_read_from_its_artifact(tmp_path):
+    folder = save_trunk(tmp_path / "trained", title="simsiam")
+    representation = load_resnet(folder)
+    assert representation.spec.name == "simsiam"
+    expected = Artifact.load(folder).tensors["layer4.0.conv1.weight"]
+    assert np.array_equal(representation.trunk.layer4[0].conv1.weight.numpy(), expected)
+
+
+def test_weights_of_another_net_are_refused(tmp_path):
+    save_trunk(tmp_path / "a", net="resnet18")
+    tensors = dict(Artifact.load(tmp_path / "a").tensors)
+    with pytest.raises(BadArtifact, match="weights of another net"):
+        load_resnet(Artifact("representation", {"net": "resnet50"}, tensors).save(tmp_path / "b"))
+    with pytest.raises(BadArtifact, match="names the net 'None'"):
+        load_resnet(Artifact("representation", {}, tensors).save(tmp_path / "c"))
+    tensors["conv1.weight"] = np.zeros((64, 3, 3, 3), np.float32)
+    with pytest.raises(BadArtifact, match="conv1.weight"):
+        load_resnet(Artifact("representation", {"net": "resnet18"}, tensors).save(tmp_path / "d"))
+
+
+def test_pixels_are_the_picture_and_its_block_means():
+    images = pictures(1, 16, 16)
+    maps = Pixels().features(images).maps
+    assert torch.equal(maps[0], images)
+    torch.testing.assert_close(maps[2][0, :, 1, 2], images[0, :, 4:8, 8:12].mean(dim=(1, 2)))
+    torch.testing.assert_close(maps[4][0, :, 0, 0], images[0].mean(dim=(1, 2)))
+
+
+def test_position_is_antisymmetric_in_a_mirror():
+    positions = position_map(6, 8)[0]
+    assert torch.equal(positions[0].flip(1), -positions[0])
+    assert torch.equal(positions[2].flip(1), positions[2])
+    torch.testing.assert_close(positions[4], positions[0] * positions[1])
+    assert float(positions[1, 0, 0]) == pytest.approx(-1 + 1 / 6)
+
+
+def test_position_is_a_map_of_the_finest_size():
+    plain, positioned = random_resnet(), Positioned(random_resnet())
+    maps = positioned.features(pictures()).maps
+    assert positioned.spec.channels == (5, *plain.spec.channels)
+    assert maps[0].shape[2:] == maps[1].shape[2:]
+    assert positioned.spec.fingerprint != plain.spec.fingerprint
+
+
+@pytest.mark.parametrize("name", ["pixels", "random+position", "resnet"])
+def test_saved_and_rebuilt_features_are_bit_equal(name, tmp_path):
+    first = open_representation(name, save_trunk(tmp_path / "trained") if name == "resnet" else None)
+    second = rebuild(first.card(), tensors_of(first))
+    assert second.spec == first.spec
+    for a, b in zip(first.features(pictures()).maps, second.features(pictures()).maps, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pixel", "did you mean 'pixels'"),
+        ("resnet", "needs its folder"),
+        ("timm", "write timm:NAME"),
+        ("pixels:3", "takes no '3'"),
+        ("random:resnet19", "did you mean 'resnet18'"),
+        ("timm:vit_tinny_patch16_224", "knows no encoder"),
+    ],
+)
+def test_unknown_names_are_refused(name, message):
+    with pytest.raises(BadRecipe, match=message):
+        open_representation(name)
+
+
+def test_a_card_of_the_future_is_refused():
+    with pytest.raises(BadArtifact, match="upgrade"):
+        rebuild({"kind": "ddpm"}, {})

@@ -1,0 +1,99 @@
+"""timm's encoders: local weights only, any picture size, and no code run from a file."""
+
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+
+from partshot.errors import BadArtifact, BadImage, BadRecipe
+from partshot.represent.choose import rebuild, tensors_of
+from partshot.represent.vit import TimmEncoder, build_net, read_weights, timm_representation
+
+# The smallest of each kind that timm has.
+CONV, VIT = "resnet10t", "vit_tiny_patch16_224"
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return TimmEncoder(VIT, build_net(VIT))
+
+
+@pytest.fixture(scope="module")
+def conv():
+    return TimmEncoder(CONV, build_net(CONV))
+
+
+def pictures(height, width):
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_a_transformer_is_read_at_four_blocks_and_any_size(vit):
+    assert vit.spec.channels == (192,) * 4 and vit.spec.strides == (16,) * 4
+    assert [m.shape for m in vit.features(pictures(32, 80)).maps] == [(1, 192, 2, 5)] * 4
+    # 40 rows are no multiple of 16: they are brought to 32, so that the map still covers the whole picture.
+    assert vit.features(pictures(40, 80)).maps[0].shape == (1, 192, 2, 5)
+
+
+def test_tokens_lie_where_their_patches_are(vit):
+    image = pictures(64, 64)
+    changed = image.clone()
+    changed[:, :, 48:, :16] = 1
+    before, after = vit.features(image).maps[0], vit.features(changed).maps[0]
+    moved = (before - after).norm(dim=1)[0]
+    assert moved.argmax() == 3 * 4 + 0
+
+
+def test_a_convolutional_net_is_read_at_all_its_stages(conv):
+    levels = conv.features(pictures(64, 96)).maps
+    assert tuple(m.shape[1] for m in levels) == conv.spec.channels
+    assert tuple(64 // m.shape[2] for m in levels) == conv.spec.strides == (2, 4, 8, 16, 32)
+
+
+def test_small_pictures_are_refused(vit):
+    with pytest.raises(BadImage, match="smaller than one pixel"):
+        vit.features(pictures(8, 8))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_local_weights_are_loaded_exactly(tmp_path, conv, suffix):
+    path = tmp_path / f"weights{suffix}"
+    tensors = {**conv.net.state_dict(), "fc.weight": torch.zeros(10, 512)}
+    if suffix == ".pth":
+        torch.save({"state_dict": {f"module.{k}": v for k, v in tensors.items()}, "epoch": 3}, path)
+    else:
+        safetensors.torch.save_file(tensors, path)
+    loaded = timm_representation(f"{CONV}@{path}")
+    assert loaded.spec == conv.spec
+
+
+def test_random_weights_are_said():
+    with pytest.warns(UserWarning, match="random weights; nothing is downloaded"):
+        timm_representation(CONV)
+
+
+def test_saved_and_rebuilt_is_the_same(conv):
+    again = rebuild(conv.card(), tensors_of(conv))
+    assert again.spec == conv.spec
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path, conv):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("this must never run",))
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"a": Evil()}))
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
+    torch.save([1, 2, 3], tmp_path / "list.pth")
+    for name in ("evil.pth", "empty.pth", "cut.safetensors", "list.pth", "missing.pth"):
+        with pytest.raises(BadArtifact, match=name):
+            read_weights(tmp_path / name)
+    safetensors.torch.save_file({"conv1.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(BadArtifact, match="another net"):
+        timm_representation(f"{CONV}@{tmp_path / 'other.safetensors'}")
+
+
+def test_a_net_of_one_picture_size_is_refused():
+    with pytest.raises(BadRecipe, match="any size"):
+        TimmEncoder("hiera_tiny_224", build_net("hiera_tiny_224"))
