@@ -24,6 +24,7 @@ HEADS = {
     "linear": "partshot.heads.linear:Linear",
     "mlp-1": "partshot.heads.mlp:mlp_1",
     "mlp-2": "partshot.heads.mlp:mlp_2",
+    "mlp-ganorcon": "partshot.heads.mlp:NormedMlp",
     "cnn-s": "partshot.heads.cnn:cnn_s",
     "cnn-m": "partshot.heads.cnn:cnn_m",
     "cnn-l": "partshot.heads.cnn:cnn_l",

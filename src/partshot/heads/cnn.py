@@ -1,0 +1,70 @@
+"""ReGAN's few-shot CNNs: a lazy 1x1 layer to 128 channels, then dilated 3x3 convolutions at picture size.
+
+Three sizes by how far they look: 6, 14 and 30 pixels to each side. Knows the shapes of the paper's supplement and of
+the released code; how they are fitted stands in train/fit_head.py.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import nn
+
+from partshot.heads.linear import Linear
+from partshot.pyramid import Pyramid
+
+# LeakyReLU's slope where it is negative: torch's default, as in the authors' release. The earlier notebook
+# implementation (bryandlee/repurpose-gan), from which sizes S and M are known, has 0.2.
+SLOPE = 0.01
+
+# 1x1 to the first width; then one 3x3 convolution per dilation, the last one to the classes.
+S = ((2, 1, 2, 1), (128, 64, 64, 32))
+M = ((2, 4, 1, 2, 4, 1), (128, 64, 64, 64, 64, 32))
+L = ((2, 4, 8, 1, 2, 4, 8, 1), (128, 64, 64, 64, 64, 64, 64, 32))
+
+
+class Cnn(nn.Module):
+    """Pyramid -> 1x1 -> dilated 3x3 convolutions -> logits [b, classes, h, w]; LeakyReLU after all but the last.
+
+    dilations: of each 3x3 convolution. widths: channels that each of them reads. slope: of LeakyReLU.
+    reach: the sum of the dilations, pixels to each side. Borders are padded with zeros.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        classes: int,
+        dilations: Sequence[int],
+        widths: Sequence[int],
+        slope: float = SLOPE,
+    ):
+        super().__init__()
+        self.reach, self.slope = sum(dilations), slope
+        self.first = Linear(channels, widths[0])
+        self.rest = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=d, dilation=d)
+            for a, b, d in zip(widths, [*widths[1:], classes], dilations, strict=True)
+        )
+
+    def forward(self, pyramid: Pyramid) -> Float[torch.Tensor, "b k h w"]:
+        """Logits at image size."""
+        x = self.first(pyramid)
+        for layer in self.rest:
+            x = layer(F.leaky_relu(x, self.slope, inplace=True))
+        return x
+
+
+def cnn_s(channels: Sequence[int], classes: int) -> Cnn:
+    """The small one: looks 6 pixels to each side."""
+    return Cnn(channels, classes, *S)
+
+
+def cnn_m(channels: Sequence[int], classes: int) -> Cnn:
+    """The middle one: looks 14 pixels to each side."""
+    return Cnn(channels, classes, *M)
+
+
+def cnn_l(channels: Sequence[int], classes: int) -> Cnn:
+    """The large one, the paper's: looks 30 pixels to each side (61 across)."""
+    return Cnn(channels, classes, *L)

@@ -1,0 +1,94 @@
+"""Multilayer perceptrons on single pixels of the hypercolumn.
+
+ReGAN's (hidden layers 2000 and 200, ReLU; supplement) and GANORCON's (1024 and 256, BatchNorm before ReLU, no biases;
+released code). ReGAN's first hidden layer is computed a slice at a time, so that its 2,000 maps at picture size
+(2 GB at 512 px) are never all there.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from partshot.heads.linear import Linear
+from partshot.ops.hypercolumn import project
+from partshot.pyramid import Pyramid
+
+# Hidden units of the first layer that are at picture size at once.
+SLICE = 250
+
+
+class Mlp(nn.Module):
+    """Pyramid -> hidden layers with ReLU -> logits [b, classes, h, w], each pixel by itself.
+
+    hidden: units of each hidden layer; at least one. In training the slices of the first one are computed twice
+    instead of being kept. Source: ReGAN, supplement.
+    """
+
+    reach = 0
+
+    def __init__(self, channels: Sequence[int], classes: int, hidden: Sequence[int]):
+        super().__init__()
+        self.first = Linear(channels, hidden[0])
+        widths = [*hidden, classes]
+        self.rest = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
+
+    def forward(self, pyramid: Pyramid) -> Float[torch.Tensor, "b k h w"]:
+        """Logits at image size."""
+        weights, bias = self.first.folded()
+        second = self.rest[0]
+        x = second.bias.view(1, -1, 1, 1)
+        for start in range(0, weights[0].shape[0], SLICE):
+            part = slice(start, start + SLICE)
+            arguments = (pyramid, [w[part] for w in weights], bias[part], second.weight[:, part])
+            x = x + (_slice_twice(*arguments) if torch.is_grad_enabled() else _slice(*arguments))
+        for layer in self.rest[1:]:
+            x = layer(F.relu(x))
+        return x
+
+
+def _slice(pyramid: Pyramid, weights: list[torch.Tensor], bias: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    return F.conv2d(F.relu(project(pyramid, weights, bias)), second)
+
+
+def _slice_twice(*arguments) -> torch.Tensor:
+    # Forgotten after the forward pass and computed again in the backward one.
+    return checkpoint(_slice, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+
+class NormedMlp(nn.Module):
+    """Pyramid -> 1024 -> 256 -> logits, BatchNorm and ReLU between, biases only at the end.
+
+    Source: GANORCON's released code ("fcn"). Its first layer is whole at picture size: 1 GB per picture at 512 px.
+    """
+
+    reach = 0
+
+    def __init__(self, channels: Sequence[int], classes: int):
+        super().__init__()
+        self.first = Linear(channels, 1024, bias=False)
+        self.rest = nn.Sequential(
+            nn.BatchNorm2d(1024),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(1024, 256, 1, bias=False),
+            nn.BatchNorm2d(256),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(256, classes, 1, bias=False),
+        )
+
+    def forward(self, pyramid: Pyramid) -> Float[torch.Tensor, "b k h w"]:
+        """Logits at image size."""
+        return self.rest(self.first(pyramid))
+
+
+def mlp_1(channels: Sequence[int], classes: int) -> Mlp:
+    """ReGAN's MLP with one hidden layer."""
+    return Mlp(channels, classes, (2000,))
+
+
+def mlp_2(channels: Sequence[int], classes: int) -> Mlp:
+    """ReGAN's MLP as published, with two hidden layers."""
+    return Mlp(channels, classes, (2000, 200))

@@ -1,0 +1,69 @@
+"""GANORCON's CONV head: a U-Net over the hypercolumn, whose first 3x3 convolution is applied lazily as well.
+
+A 3x3 convolution is nine 1x1 convolutions, each shifted by its place in the kernel, and those commute with resizing.
+The hypercolumn (4 GB at 512 px and 3,840 channels) is not built; the convolution's own result, 1,024 channels at
+picture size, is (1 GB at 512 px). Source: GANORCON's released code.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import nn
+
+from partshot.errors import BadImage
+from partshot.heads.linear import Linear
+from partshot.nets.unet import GanorconBody, kaiming
+from partshot.pyramid import Pyramid
+
+WIDTH = 1024
+
+# Five halvings leave at least one pixel.
+SMALLEST = 32
+
+
+class ConvHead(nn.Module):
+    """Pyramid -> 3x3 convolution to 1024, BatchNorm, ReLU -> GANORCON's U-Net -> logits [b, classes, h, w].
+
+    reach is None: five halvings and enlargements look further than any tile. Raises BadImage under 32 px.
+    """
+
+    reach = None
+
+    def __init__(self, channels: Sequence[int], classes: int):
+        super().__init__()
+        self.taps = nn.ModuleList(Linear(channels, WIDTH, bias=False) for _ in range(9))
+        self.norm = nn.BatchNorm2d(WIDTH)
+        self.body = GanorconBody(classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He's initialization by fan-in throughout; call it after the parts' own."""
+        fan_in = sum(weight.shape[1] for tap in self.taps for weight in tap.weights)
+        for tap in self.taps:
+            for weight in tap.weights:
+                nn.init.normal_(weight, std=math.sqrt(2 / fan_in))
+        self.body.apply(kaiming)
+
+    def forward(self, pyramid: Pyramid) -> Float[torch.Tensor, "b k h w"]:
+        """Logits at image size."""
+        if min(pyramid.image_size) < SMALLEST:
+            raise BadImage(
+                f"head 'conv' halves pictures five times; given {pyramid.image_size}, use {SMALLEST} or more"
+            )
+        x = 0
+        for place, tap in enumerate(self.taps):
+            x = x + _shifted(tap(pyramid), place // 3 - 1, place % 3 - 1)
+        return self.body(F.relu(self.norm(x), inplace=True))
+
+
+def conv_head(channels: Sequence[int], classes: int) -> ConvHead:
+    """GANORCON's CONV head."""
+    return ConvHead(channels, classes)
+
+
+def _shifted(x: torch.Tensor, down: int, right: int) -> torch.Tensor:
+    """x[..., i + down, j + right] at (i, j), zeros from outside: what a tap of a padded 3x3 kernel reads."""
+    return F.pad(x, (-right, right, -down, down))
