@@ -60,7 +60,7 @@ def _slice_twice(*arguments) -> torch.Tensor:
 
 
 class NormedMlp(nn.Module):
-    """Pyramid -> 1024 -> 256 -> logits, BatchNorm and ReLU between, biases only at the end.
+    """Pyramid -> 1024 -> 256 -> logits, BatchNorm and ReLU between, no biases.
 
     Source: GANORCON's released code ("fcn"). Its first layer is whole at picture size: 1 GB per picture at 512 px.
     """

@@ -1,0 +1,155 @@
+"""Heads against the same heads written down on the materialised hypercolumn."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from partshot.catalog import HEADS, lookup
+from partshot.errors import BadImage
+from partshot.heads.cnn import Cnn, cnn_l, cnn_m, cnn_s
+from partshot.heads.linear import Linear
+from partshot.heads.mlp import Mlp, NormedMlp
+from partshot.heads.unet import ConvHead
+from partshot.nets.unet import ReganUNet
+from partshot.ops.hypercolumn import stack
+from partshot.pyramid import Pyramid
+
+SHAPES = [(5, 32, 32), (3, 16, 16), (7, 16, 16), (4, 8, 8), (6, 2, 2)]
+CHANNELS = tuple(c for c, _, _ in SHAPES)
+
+
+def make_pyramid(batch=1, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    return Pyramid(tuple(torch.randn(batch, c, h, w, generator=rng) * 2 + 0.5 for c, h, w in SHAPES), (32, 32))
+
+
+def dense(layer: Linear) -> torch.Tensor:
+    weights, _ = layer.folded()
+    return torch.cat([w for w in weights], 1)[:, :, None, None]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def test_linear_equals_a_convolution_of_the_stack():
+    head, pyramid = Linear(CHANNELS, 4), make_pyramid(2)
+    torch.testing.assert_close(head(pyramid), F.conv2d(stack(pyramid), dense(head), head.bias), atol=1e-5, rtol=1e-5)
+
+
+def test_standardizing_is_folded_into_the_weights_exactly():
+    head, pyramid = Linear(CHANNELS, 4), make_pyramid(2)
+    head.standardize(pyramid)
+    normal = Pyramid(
+        tuple((m - m.mean((0, 2, 3), True)) / m.std((0, 2, 3), keepdim=True, correction=0) for m in pyramid.maps),
+        pyramid.image_size,
+    )
+    plain = torch.cat(list(head.weights), 1)[:, :, None, None]
+    torch.testing.assert_close(head(pyramid), F.conv2d(stack(normal), plain, head.bias), atol=1e-4, rtol=1e-4)
+
+
+def test_standardizing_leaves_dead_channels_finite():
+    maps = torch.cat([torch.randn(1, 2, 8, 8), torch.full((1, 1, 8, 8), 3.0)], 1)
+    head = Linear((3,), 2)
+    head.standardize(Pyramid((maps,), (8, 8)))
+    assert float(head.scale_0[2]) <= 100 / float(maps[:, :2].std() * 0.5)
+    assert torch.isfinite(head(Pyramid((maps,), (8, 8)))).all()
+
+
+@pytest.mark.parametrize("hidden", [(7,), (600, 9)])
+def test_mlp_in_slices_equals_the_whole(hidden):
+    head, pyramid = Mlp(CHANNELS, 4, hidden), make_pyramid()
+    x = F.conv2d(stack(pyramid), dense(head.first), head.first.bias)
+    for layer in head.rest:
+        x = layer(F.relu(x))
+    torch.testing.assert_close(head(pyramid), x, atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(head(pyramid), x.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_mlp_gradients_survive_the_slices():
+    head, pyramid = Mlp(CHANNELS, 4, (600, 9)), make_pyramid()
+    head(pyramid).square().mean().backward()
+    sliced = [p.grad.clone() for p in head.parameters()]
+    head.zero_grad()
+    x = F.conv2d(stack(pyramid), dense(head.first), head.first.bias)
+    for layer in head.rest:
+        x = layer(F.relu(x))
+    x.square().mean().backward()
+    for a, b in zip(sliced, head.parameters(), strict=True):
+        torch.testing.assert_close(a, b.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_the_published_mlps_have_the_published_widths():
+    assert [p.shape[0] for p in NormedMlp(CHANNELS, 34).parameters() if p.ndim > 1][-2:] == [256, 34]
+    regan = lookup(HEADS, "mlp-2", "head")(CHANNELS, 10)
+    assert [m.weight.shape[:2] for m in regan.rest] == [(200, 2000), (10, 200)]
+    assert all(p.ndim > 1 or "norm" in n or n.startswith("rest.") for n, p in NormedMlp((3,), 2).named_parameters())
+
+
+def test_cnn_l_is_regans():
+    head = cnn_l(CHANNELS, 10)
+    assert head.first.weights[0].shape[0] == 128
+    assert [m.dilation[0] for m in head.rest] == [2, 4, 8, 1, 2, 4, 8, 1]
+    assert [m.out_channels for m in head.rest] == [64] * 6 + [32, 10]
+    x = F.conv2d(stack(make_pyramid()), dense(head.first), head.first.bias)
+    for layer in head.rest:
+        x = F.conv2d(F.leaky_relu(x, 0.01), layer.weight, layer.bias, padding=layer.dilation, dilation=layer.dilation)
+    torch.testing.assert_close(head(make_pyramid()), x, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("make", "reach"), [(cnn_s, 6), (cnn_m, 14), (cnn_l, 30), (Linear, 0)])
+def test_reach_says_exactly_how_far_a_head_looks(make, reach):
+    head = make((2,), 3)
+    assert head.reach == reach
+    pictures = torch.zeros(1, 2, 1, 71, requires_grad=True)
+    head(Pyramid((pictures,), (1, 71)))[0, :, 0, 35].sum().backward()
+    seen = pictures.grad[0].abs().sum((0, 1)).nonzero()[:, 0]
+    assert (int(seen.min()), int(seen.max())) == (35 - reach, 35 + reach)
+
+
+def test_the_slope_is_the_papers_release_and_can_be_the_notebooks():
+    assert cnn_l((2,), 3).slope == 0.01
+    assert Cnn((2,), 3, (1,), (4,), slope=0.2).slope == 0.2
+
+
+def test_convs_first_layer_is_a_3x3_convolution_of_the_hypercolumn():
+    head, pyramid = ConvHead(CHANNELS, 3).eval(), make_pyramid()
+    head.body = nn.Identity()
+    kernel = torch.cat([torch.stack([t.weights[i] for t in head.taps], -1) for i in range(len(CHANNELS))], 1)
+    x = F.conv2d(stack(pyramid), kernel.unflatten(-1, (3, 3)), padding=1)
+    with torch.no_grad():
+        torch.testing.assert_close(head(pyramid), F.relu(head.norm(x)), atol=1e-4, rtol=1e-4)
+
+
+def test_convs_body_has_the_published_widths():
+    body = ConvHead((3,), 34).body
+    assert [b[0].out_channels for b in body.down] == [256, 256, 256, 512, 512]
+    assert [(b[0].in_channels, b[0].out_channels) for b in body.up] == [
+        (1024, 256), (512, 256), (512, 128), (384, 256), (1280, 256)
+    ]  # fmt: skip
+    # He by fan-in: deviation sqrt(2 / (9 * 1024)).
+    assert float(body.down[0][0].weight.std()) == pytest.approx((2 / (9 * 1024)) ** 0.5, rel=0.02)
+
+
+def test_conv_refuses_what_it_cannot_halve_five_times():
+    with pytest.raises(BadImage, match="use 32 px or more"):
+        ConvHead((3,), 2)(Pyramid((torch.zeros(1, 3, 16, 16),), (16, 16)))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (37, 50)])
+def test_regans_unet_applies_its_last_layer_at_any_size(size):
+    net = ReganUNet(7).eval()
+    with torch.no_grad():
+        logits = net(torch.randn(1, 3, *size))
+    assert logits.shape == (1, 7, *size)
+
+
+def test_regans_unet_has_the_published_widths():
+    net = ReganUNet(7)
+    assert [b[-2].num_features for b in net.down] + [net.bottom[-2].num_features] == [64, 128, 256, 512, 512]
+    assert [b[-2].num_features for b in net.up] == [256, 128, 64, 64]
+    # 17.3 million parameters, as the bilinear variant is known for.
+    assert sum(p.numel() for p in net.parameters()) == pytest.approx(17.27e6, rel=0.01)
