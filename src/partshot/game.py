@@ -6,7 +6,7 @@ knows none of these. Only the words are here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ class Turn(NamedTuple):
     clip: float | None = None
 
 
+@runtime_checkable
 class Game(Protocol):
     """What the loop plays. One turn for most pretexts and for distillation, three for a GAN.
 

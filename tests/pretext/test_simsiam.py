@@ -1,0 +1,126 @@
+"""SimSiam by its formula, its schedule, and what would betray a collapse."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+
+from partshot.errors import BadRecipe
+from partshot.pretext.simsiam import PRESETS, SimSiam, _at_spots, normalized, spread
+from partshot.train.journal import read_journal
+from partshot.train.loop import LoopRecipe, run_loop
+
+TINY = PRESETS["small-folder"].changed(size=32, view=1.0, kimg=0.04, batch=8, width=32)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Blobs of color on colored ground, so that there is something to agree on."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (10, 4, 4, 3), dtype=np.uint8)
+    return np.kron(coarse, np.ones((1, 8, 8, 1), np.uint8))
+
+
+def batch_of(game, seed=0):
+    return game.batch(torch.Generator().manual_seed(seed), 8)
+
+
+@pytest.mark.parametrize("dense", [0.0, 0.5])
+def test_a_short_training_lowers_the_loss_and_does_not_collapse(pictures, tmp_path, dense):
+    game = SimSiam(pictures, TINY.changed(dense=dense, rate=0.5))
+    before = {name: tensor.clone() for name, tensor in game.trained().items()}
+
+    run_loop(game, LoopRecipe(kimg=TINY.kimg, batch=8), tmp_path, "tiny", "f", journal_every=1, quiet=True)
+
+    lines = read_journal(tmp_path / "journal.jsonl")
+    assert len(lines) == 5
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert all(line["spread"] > 0.3 for line in lines)
+    assert not torch.equal(before["layer1.0.conv1.weight"], game.trained()["layer1.0.conv1.weight"])
+
+
+def test_spread_tells_collapse_from_health():
+    assert spread(torch.ones(8, 16) + 1e-6 * torch.randn(8, 16)) < 1e-4
+    assert abs(spread(torch.randn(512, 64)) - 1) < 0.05
+
+
+def test_the_loss_is_equation_one_with_stopped_gradients(pictures):
+    game = SimSiam(pictures, TINY.changed(dense=0))
+    views = batch_of(game)
+    nets = game.modules
+    z1, z2 = (nets["projector"](nets["trunk"](normalized(v))[-1].mean((2, 3))) for v in (views.first, views.second))
+    p1, p2 = nets["predictor"](z1), nets["predictor"](z2)
+    agreement = (F.normalize(p1) * F.normalize(z2) + F.normalize(p2) * F.normalize(z1)).sum(1).mean()
+
+    torch.testing.assert_close(game.loss(views), -agreement / 2)
+
+    # A predictor that answers nothing stops all learning: no gradient flows through the other side.
+    for parameter in nets["predictor"].parameters():
+        parameter.data.zero_()
+    game.loss(views).backward()
+    assert all(p.grad is None or not p.grad.any() for p in nets["trunk"].parameters())
+
+
+def test_the_dense_term_adds_its_weight(pictures):
+    plain, dense, denser = (SimSiam(pictures, TINY.changed(dense=weight)) for weight in (0, 0.5, 1.5))
+    views = batch_of(plain)
+    whole, half, more = (game.loss(views).item() for game in (plain, dense, denser))
+    assert whole != half
+    assert more - whole == pytest.approx(3 * (half - whole), abs=1e-4)
+    assert not any(name.startswith("dense") for name in plain.modules)
+
+
+def test_spots_are_read_from_every_map_at_their_place():
+    fine = torch.arange(16.0).view(1, 1, 4, 4)
+    coarse = torch.tensor([[[[100.0, 200], [300, 400]]]])
+    spots = torch.tensor([[[-0.75, -0.75], [0.25, -0.75], [0.75, 0.75]]])  # middles of cells of the fine map
+
+    read = _at_spots((fine, coarse), spots)
+
+    torch.testing.assert_close(read[:, 0], torch.tensor([0.0, 2.0, 15.0]))
+    torch.testing.assert_close(read[:, 1], torch.tensor([100.0, 175.0, 400.0]))
+
+
+def test_the_predictors_keep_their_rate(pictures):
+    game = SimSiam(pictures, TINY)
+    game.prepare(0.5)
+    others, predictors = (group["lr"] for group in game.optimizer.param_groups)
+    assert predictors == pytest.approx(0.05 * 8 / 256)
+    assert others == pytest.approx(predictors / 2)
+    counted = sum(p.numel() for g in game.optimizer.param_groups for p in g["params"])
+    assert counted == sum(p.numel() for m in game.modules.values() for p in m.parameters())
+
+
+def test_a_batch_holds_each_picture_once_while_there_are_enough(pictures):
+    marked = np.zeros((8, 32, 32, 3), np.uint8) + np.arange(0, 160, 20, dtype=np.uint8)[:, None, None, None]
+    game = SimSiam(marked, TINY.changed(color=0))
+    firsts = batch_of(game).first.mean((1, 2, 3))
+    assert len(torch.unique((firsts * 255).round())) == 8
+    assert game.batch(torch.Generator(), 20).first.shape[0] == 20
+
+
+def test_what_is_kept_has_torchvisions_names(pictures):
+    names = set(torchvision.models.resnet18().state_dict())
+    assert set(SimSiam(pictures, TINY).trained()) == {n for n in names if not n.startswith("fc.")}
+
+
+def test_initial_weights_follow_the_seed(pictures):
+    one, same, other = (SimSiam(pictures, TINY, seed).trained()["conv1.weight"] for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_written_and_read(name, tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(PRESETS[name].to_toml())
+    assert type(PRESETS[name]).from_toml(path) == PRESETS[name]
+    assert math.isclose(PRESETS["simsiam-paper"].view * PRESETS["simsiam-paper"].size, 224)
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 1}, {"size": 8}, {"kimg": 0}, {"smallest": 0}, {"wide": 3}])
+def test_settings_that_cannot_be_are_refused(wrong):
+    with pytest.raises(BadRecipe, match=next(iter(wrong))):
+        TINY.changed(**wrong)

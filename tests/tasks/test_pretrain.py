@@ -1,0 +1,98 @@
+"""pretrain: a folder of pictures becomes a representation that can be opened; running again repeats nothing."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from partshot.artifact import Artifact, read_card
+from partshot.errors import BadArtifact, BadImage, BadRecipe
+from partshot.represent.choose import open_representation
+from partshot.tasks.pretrain import pretrain, resolve
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight pictures and one that is torn."""
+    images = tmp_path / "images"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(8):
+        coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(np.kron(coarse, np.ones((8, 8, 1), np.uint8))).save(images / f"{index}.png")
+    (images / "torn.png").write_bytes((images / "0.png").read_bytes()[:40])
+    return images
+
+
+def train(folder, out, seed=0, kimg=0.012, batch=4):
+    return pretrain("simsiam", folder, out, size=32, kimg=kimg, batch=batch, seed=seed, quiet=True)
+
+
+def test_a_folder_of_pictures_becomes_a_representation(folder, tmp_path):
+    with pytest.warns(UserWarning, match="1 pictures are left out; first: torn.png"):
+        made = train(folder, tmp_path / "out")
+
+    card = read_card(made)
+    assert (card["kind"], card["pretext"], card["net"], card["pictures"]) == (
+        "representation",
+        "simsiam",
+        "resnet18",
+        8,
+    )
+    assert (card["size"], card["kimg"], card["batch"]) == (32, 0.012, 4)
+    representation = open_representation("resnet", made)
+    pyramid = representation.features(torch.rand(2, 3, 32, 32) * 2 - 1)
+    assert pyramid.channels == (64, 128, 256, 512)
+    assert [tuple(m.shape[2:]) for m in pyramid.maps] == [(16, 16), (8, 8), (4, 4), (2, 2)]
+    # The stored statistics are those of the pictures as they are read: normalized maps have unit variance.
+    plain = np.stack([np.asarray(Image.open(folder / f"{i}.png")) for i in range(8)])
+    images = torch.from_numpy(plain).permute(0, 3, 1, 2) / 127.5 - 1
+    trunk = representation.trunk
+    stem = trunk.bn1(trunk.conv1(representation._prepared(images)))
+    torch.testing.assert_close(stem.var((0, 2, 3)), torch.ones(64), atol=0.02, rtol=0)
+
+    # Again: nothing is done. Other settings or other pictures: refused.
+    written = (made / "card.json").stat().st_mtime_ns
+    assert train(folder, tmp_path / "out") == made
+    assert (made / "card.json").stat().st_mtime_ns == written
+    with pytest.raises(BadArtifact, match="another recipe"):
+        train(folder, tmp_path / "out", seed=1)
+    (folder / "torn.png").unlink()
+    with pytest.raises(BadArtifact, match="another recipe"):
+        train(folder, tmp_path / "out")
+
+
+def test_a_run_stopped_halfway_goes_on(folder, tmp_path, monkeypatch):
+    (folder / "torn.png").unlink()
+    whole = Artifact.load(train(folder, tmp_path / "whole"))
+
+    # Stopped after the loop, before the representation was written.
+    with monkeypatch.context() as patch:
+        patch.setattr("partshot.tasks.pretrain._as_it_is_read", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "representation").exists()
+    cut = Artifact.load(train(folder, tmp_path / "cut"))
+
+    assert whole.tensors.keys() == cut.tensors.keys()
+    assert all(np.array_equal(whole.tensors[k], cut.tensors[k]) for k in whole.tensors)
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadImage, match="no picture"):
+        train(tmp_path / "empty", tmp_path / "out")
+
+
+def test_unknown_names_are_refused_with_the_nearest(tmp_path):
+    with pytest.raises(BadRecipe, match="did you mean 'simsiam'"):
+        resolve("simsam")
+    with pytest.raises(BadRecipe, match="did you mean 'small-folder'"):
+        resolve("simsiam", preset="small-folders")
+    with pytest.raises(BadRecipe, match="batch"):
+        resolve("simsiam", batch=1)
+
+
+def test_what_is_asked_replaces_the_presets_value():
+    recipe = resolve("simsiam", preset="ganorcon", size=64, kimg=3)
+    assert (recipe.size, recipe.kimg, recipe.batch, recipe.net) == (64, 3, 32, "resnet50")
