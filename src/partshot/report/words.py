@@ -1,0 +1,77 @@
+"""Tables in a sentence or two: what a result means, with the comparison that makes it good or bad.
+
+Knows how to say a number without overstating it: a lead within the spread over seeds is called that. Refuses to
+compute anything that the table does not hold.
+"""
+
+from collections.abc import Mapping
+
+from partshot.report.numbers import Cell, Table
+
+
+def table_in_words(table: Table, method: str, pictures: int) -> str:
+    """What `method` reaches with the most labels, against the best of the others, and with the fewest.
+
+    pictures: how many held-out pictures were scored. The method must be in the table.
+    """
+    ks = sorted(table[method])
+    most, cell = ks[-1], table[method][ks[-1]]
+    text = (
+        f"From {_labelled(most)} the {method} reaches a mean IoU of {cell.miou:.3f} on {_pictures(pictures)} it never "
+        f"saw{_against(table, method, most)}."
+    )
+    if len(ks) > 1:
+        text += f" From {_labelled(ks[0])} it reaches {table[method][ks[0]].miou:.3f}{_against(table, method, ks[0])}."
+    return f"{text} {weakest_in_words(cell.per_part)}".strip()
+
+
+def scores_in_words(miou: float, per_part: Mapping[str, float], pictures: int) -> str:
+    """One model on pictures with masks: mean IoU over its parts, and its best and weakest part."""
+    text = f"On {_pictures(pictures)} with masks the mean IoU over all parts is {miou:.3f}."
+    return f"{text} {weakest_in_words(per_part)}".strip()
+
+
+def estimate_in_words(miou: float | None, shots: int) -> str:
+    """No held-out masks: what leaving out one labelled picture at a time says. miou: None when it could not be done."""
+    if miou is None or shots < 2:
+        return (
+            "No held-out masks were given, and one labelled picture leaves none to test on. Look at the pictures "
+            "below, and label a second one for a measured estimate."
+        )
+    return (
+        f"No held-out masks were given. Predicting each of the {shots} labelled pictures from the other {shots - 1} "
+        f"gives a mean IoU of {miou:.3f}. The model you have saw all {shots}, so it may do a little better. The figure "
+        "rests on few pictures; a handful of masks kept apart would make it firm."
+    )
+
+
+def weakest_in_words(per_part: Mapping[str, float]) -> str:
+    """The best and the weakest part, the background (the first one) left out: it is nearly always the best."""
+    parts = list(per_part)[1:]
+    if len(parts) < 2:
+        return ""
+    best, worst = max(parts, key=per_part.__getitem__), min(parts, key=per_part.__getitem__)
+    return f"Its best part is {best} ({per_part[best]:.3f}), its weakest {worst} ({per_part[worst]:.3f})."
+
+
+def _against(table: Table, method: str, k: int) -> str:
+    others = {name: by_k[k] for name, by_k in table.items() if name != method and k in by_k}
+    if not others:
+        return ""
+    rival = max(others, key=lambda name: others[name].miou)
+    lead, spread = table[method][k].miou - others[rival].miou, _spread(table[method][k], others[rival])
+    side = "above" if lead >= 0 else "below"
+    doubt = f", which is within the spread over {others[rival].seeds} seeds" if abs(lead) < spread else ""
+    return f", {abs(lead):.3f} {side} the best of the other methods ({rival}, {others[rival].miou:.3f}){doubt}"
+
+
+def _spread(a: Cell, b: Cell) -> float:
+    return max(a.miou_std, b.miou_std) if min(a.seeds, b.seeds) > 1 else 0.0
+
+
+def _labelled(k: int) -> str:
+    return "one labelled picture" if k == 1 else f"{k} labelled pictures"
+
+
+def _pictures(count: int) -> str:
+    return "one picture" if count == 1 else f"{count} pictures"
