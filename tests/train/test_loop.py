@@ -15,7 +15,7 @@ from torch import nn
 from partshot.artifact import read_card
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.train.journal import read_journal
-from partshot.train.loop import LoopRecipe, Turn, run_loop
+from partshot.train.loop import LoopRecipe, Turn, _mixed, run_loop
 
 RECIPE = LoopRecipe(kimg=0.048, batch=4, precision="fp32")  # 12 steps
 
@@ -244,3 +244,47 @@ def test_the_loop_itself_costs_little(tmp_path):
     began = time.perf_counter()
     play(tmp_path, recipe=RECIPE.changed(kimg=0.8))
     assert (time.perf_counter() - began) / 200 < 0.05
+
+
+class Line:
+    """A linear net without chance of its own, for comparing processes: each picture counts alike in the mean."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.modules = {"net": nn.Linear(4, 1)}
+        self.sgd = torch.optim.SGD(self.modules["net"].parameters(), lr=0.1, momentum=0.9)
+
+    def batch(self, rng, images):
+        return torch.rand(images, 4, generator=rng)
+
+    def turns(self):
+        return [Turn("loss", self.sgd, self._loss)]
+
+    def _loss(self, batch):
+        return (self.modules["net"](batch) - batch.sum(1, keepdim=True)).square().mean()
+
+    def prepare(self, progress):
+        pass
+
+    def finish(self, progress):
+        return {}
+
+    def trained(self):
+        return self.modules["net"].state_dict()
+
+
+def test_two_processes_learn_together_and_hand_the_result_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    recipe = LoopRecipe(kimg=0.064, batch=8, precision="fp32", devices=2)
+    game, alone = Line(), Line()
+
+    run_loop(game, recipe, tmp_path / "two", "line", "f", journal_every=1, quiet=True)
+
+    # What two processes do, by hand: each draws half a batch from its own seed, and the gradients are averaged.
+    for step in range(recipe.steps):
+        rngs = [torch.Generator().manual_seed(_mixed(0, step * 8, rank)) for rank in (0, 1)]
+        alone.sgd.zero_grad()
+        alone._loss(torch.cat([alone.batch(rng, 4) for rng in rngs])).backward()
+        alone.sgd.step()
+    torch.testing.assert_close(game.trained(), alone.trained())
+    assert len(read_journal(tmp_path / "two" / "journal.jsonl")) == 8

@@ -244,8 +244,10 @@ def _optimizers(turns: Sequence[Turn]) -> dict[str, Optimizer]:
 def _same_everywhere(fabric: Fabric, modules: Mapping[str, nn.Module]) -> None:
     """Process 0's weights in every process; on GPUs batch statistics over all of them, as in one large batch."""
     for module in modules.values():
-        for tensor in module.state_dict().values():
-            torch.distributed.broadcast(tensor, 0)
+        for tensor in module.state_dict(keep_vars=True).values():
+            # Handing a game to a process puts its tensors into memory that all of them share; on a CPU they stay there.
+            tensor.data = tensor.data.clone()
+            torch.distributed.broadcast(tensor.data, 0)
         if fabric.device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(module, torch.distributed.group.WORLD)
 

@@ -1,0 +1,44 @@
+"""What a person sees of a run: nothing when quiet, few lines in a log, a bar on a terminal."""
+
+from rich.console import Console
+
+from partshot.train import progress
+from partshot.train.progress import Ticker
+
+
+def tick_through(ticker):
+    with ticker:
+        for images in (25, 50, 75, 100):
+            ticker.tick(images, {"loss": 0.5} if images == 50 else None)
+
+
+def test_a_log_gets_a_line_at_the_end_and_now_and_then(capsys, monkeypatch):
+    tick_through(Ticker("faces", total=100, done=0, quiet=False))
+    assert capsys.readouterr().err == "faces: 100 %, 0 s, 0 s left; loss 0.5\n"
+
+    monkeypatch.setattr(progress, "EVERY", -1.0)
+    tick_through(Ticker("faces", total=100, done=0, quiet=False))
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == [
+        f"faces: {share} %" for share in (25, 50, 75, 100)
+    ]
+
+
+def test_quiet_is_quiet(capsys):
+    tick_through(Ticker("faces", total=100, done=0, quiet=True))
+    captured = capsys.readouterr()
+    assert captured.err == captured.out == ""
+
+
+def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "Console", lambda stderr: Console(stderr=stderr, force_terminal=True, width=100))
+    tick_through(Ticker("faces", total=100, done=0, quiet=False))
+    shown = capsys.readouterr().err
+    assert "faces" in shown and "100% loss 0.5" in shown
+
+
+def test_the_time_left_counts_from_where_the_run_was_resumed(capsys, monkeypatch):
+    clock = iter([0.0, 40.0, 40.0, 40.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with Ticker("faces", total=100, done=60, quiet=False) as ticker:
+        ticker.tick(80)  # 20 pictures in 40 s: the other 20 will take as long
+    assert "40 s left" in capsys.readouterr().err
