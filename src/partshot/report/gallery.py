@@ -14,6 +14,8 @@ from partshot.data.shots import Shots
 from partshot.parts import IGNORE
 from partshot.report.page import Page, number
 
+_SMALL = 128  # longest side, in pixels, up to which a picture is shown small
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
@@ -55,9 +57,12 @@ class Gallery:
         cards = "".join(_card(picture, row) for picture, row in zip(shown, tiles, strict=True))
         note = f"<p>{escape(self.note)}</p>" if self.note else ""
         columns = max(map(len, tiles))
+        # Small pictures are not blown up: more of them fit beside each other.
+        small = max(side for picture in shown for side in picture.image.shape[:2]) <= _SMALL
         # On a phone tiles stand in twos, or in threes where twos would leave one alone.
         kind = "gallery" if columns % 2 == 0 else "gallery threes"
-        return f'{note}{page.legend()}<div class="{kind}" style="--n:{columns}">{cards}</div>'
+        style = f"--n:{columns};--w:{120 if small else 165}px"
+        return f'{note}{page.legend()}<div class="{kind}" style="{style}">{cards}</div>'
 
 
 def shots_gallery(shots: Shots, heading: str = "The labelled pictures") -> Gallery:

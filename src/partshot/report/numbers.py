@@ -14,6 +14,7 @@ import numpy as np
 from partshot.report.curves import lines_over_k
 from partshot.report.page import Page, number
 
+_DENSE = 16  # parts above which the confusion matrix is drawn tighter, without decimals
 _TELLING = 0.02  # a confusion below this share of the part is not worth a sentence
 
 
@@ -151,20 +152,19 @@ class Confusion:
             return ""
         totals = self.counts.sum(1, keepdims=True)
         shares = np.divide(self.counts, totals, out=np.zeros(self.counts.shape), where=totals > 0)
-        names = page.parts.names
+        names, dense = page.parts.names, len(page.parts) > _DENSE
+        corner = "<th>truth ↓ taken for →<br>in % of the truth</th>"
         head = "".join(f'<th class="up"><span>{escape(n)}</span>{page.swatch(i)}</th>' for i, n in enumerate(names))
-        rows = "".join(
-            f"<tr><th>{page.swatch(i)}{escape(name)}</th>"
-            + ("".join(_share(shares[i, j], i == j) for j in range(len(names))) if totals[i] else _nowhere(len(names)))
-            + f"<td>{int(totals[i, 0]):,}</td></tr>"
-            for i, name in enumerate(names)
-        )
+        rows = ""
+        for i, name in enumerate(names):
+            cells = "".join(_share(shares[i, j], i == j, dense) for j in range(len(names)))
+            cells = cells if totals[i] else f'<td colspan="{len(names)}" class="dim">not in these masks</td>'
+            rows += f"<tr><th>{page.swatch(i)}{escape(name)}</th>{cells}<td>{int(totals[i, 0]):,}</td></tr>"
         note = f"<p>{escape(self.note)}</p>" if self.note else ""
+        kind = "confusion dense" if dense else "confusion"
         return (
-            f"{note}{_worst_confusions(shares, names)}"
-            f'<div class="scroll"><table class="confusion"><thead><tr><th>truth ↓ taken for →<br>in % of the truth</th>'
-            f"{head}<th>pixels</th></tr></thead>"
-            f"{rows}</table></div>"
+            f'{note}{_worst_confusions(shares, names)}<div class="scroll"><table class="{kind}">'
+            f"<thead><tr>{corner}{head}<th>pixels</th></tr></thead>{rows}</table></div>"
         )
 
 
@@ -179,15 +179,12 @@ def _worst_confusions(shares: np.ndarray, names: Sequence[str]) -> str:
     return f"<ul>{items}</ul>" if items else "<p>No part loses 2 % or more of its pixels to any other.</p>"
 
 
-def _nowhere(columns: int) -> str:
-    return f'<td colspan="{columns}" class="dim">not in these masks</td>'
-
-
-def _share(value: float, diagonal: bool) -> str:
+def _share(value: float, diagonal: bool, dense: bool) -> str:
     kind = "hit" if diagonal else "miss"
     # The color says the share; misses are drawn stronger than hits, since a miss of 20 % is already a lot.
     strength = value if diagonal else min(1.0, 2 * value)
-    text = "" if value < 0.0005 else f"{100 * value:.1f}" if value < 0.0995 else f"{100 * value:.0f}"
+    digits = 0 if dense or value >= 0.0995 else 1
+    text = "" if round(100 * value, digits) == 0 else f"{100 * value:.{digits}f}"
     strong = " strong" if strength > 0.55 else ""
     return f'<td class="{kind}{strong}" style="--v:{100 * strength:.0f}%">{text}</td>'
 
