@@ -1,12 +1,10 @@
 """The loop's promises: same bits after any interruption, no repeated work, nothing saved that is not finite."""
 
 import math
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -88,6 +86,15 @@ def play(out, game=None, recipe=RECIPE, fingerprint="doll"):
     game = game or Doll()
     run_loop(game, recipe, out, "doll", fingerprint, journal_every=5, quiet=True)
     return game
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """So that sums run in one order, whatever the machine, and a forked process needs no threads of its parent."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -198,30 +205,25 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(tm
     assert [line["step"] for line in read_journal(tmp_path / "journal.jsonl")] == [5]
 
 
-def test_a_batch_that_devices_cannot_share_is_refused(tmp_path):
+@pytest.mark.parametrize("wrong", [{"devices": 3}, {"devices": 0}, {"batch": 0}, {"kimg": 0.0}])
+def test_a_run_that_cannot_be_is_refused(tmp_path, wrong):
     with pytest.raises(BadRecipe, match="multiple of devices"):
-        play(tmp_path, recipe=RECIPE.changed(devices=3))
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_loop import RECIPE, Doll, play
-game = Doll(at_step=7, event=lambda: time.sleep(60))
-play(Path({out!r}), game, RECIPE.changed(checkpoint_seconds=0))
-"""
+        play(tmp_path, recipe=RECIPE.changed(**wrong))
 
 
 def test_a_killed_process_is_resumed_bit_for_bit(whole, tmp_path):
-    code = KILLED.format(tests=str(Path(__file__).parent), out=str(tmp_path))
-    process = subprocess.Popen([sys.executable, "-c", code])
+    # Forked, not spawned: importing everything anew would take longer than the run.
+    stuck = Doll(at_step=7, event=lambda: time.sleep(60))
+    recipe = RECIPE.changed(checkpoint_seconds=0)
+    process = multiprocessing.get_context("fork").Process(target=play, args=(tmp_path, stuck, recipe))
+    process.start()
     limit = time.monotonic() + 60
     while time.monotonic() < limit and not (tmp_path / "checkpoint").exists():
-        assert process.poll() is None, "the run ended before it was killed"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        assert process.is_alive(), "the run ended before it was killed"
+        time.sleep(0.001)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
     again = play(tmp_path)
 
@@ -288,3 +290,9 @@ def test_two_processes_learn_together_and_hand_the_result_back(tmp_path, monkeyp
         alone.sgd.step()
     torch.testing.assert_close(game.trained(), alone.trained())
     assert len(read_journal(tmp_path / "two" / "journal.jsonl")) == 8
+
+    # Done is done, and no process is started to find that out.
+    monkeypatch.setattr("partshot.train.loop._fabric", lambda recipe: pytest.fail("started processes"))
+    again = Line()
+    run_loop(again, recipe, tmp_path / "two", "line", "f", quiet=True)
+    torch.testing.assert_close(again.trained(), game.trained(), rtol=0, atol=0)

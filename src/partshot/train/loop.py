@@ -69,10 +69,10 @@ def run_loop(
     Raises BadArtifact for a checkpoint that is truncated or of other settings, BadRecipe when a loss or a weight stops
     being finite (the last good checkpoint stays), KeyboardInterrupt after Ctrl-C, with a checkpoint of that moment.
     """
-    if recipe.batch < 1 or recipe.kimg <= 0 or recipe.batch % recipe.devices:
+    if min(recipe.batch, recipe.devices) < 1 or recipe.kimg <= 0 or recipe.batch % recipe.devices:
         raise BadRecipe(
             f"{title}: batch {recipe.batch}, kimg {recipe.kimg}, devices {recipe.devices}: "
-            "batch and kimg must be above 0, and batch a multiple of devices"
+            "all must be above 0, and batch a multiple of devices"
         )
     run = _Run(
         title=title,
@@ -82,10 +82,16 @@ def run_loop(
         quiet=quiet,
     )
     sweep(run.checkpoint)
-    _fabric(recipe).launch(_play, game, recipe, run)
-    if recipe.devices > 1:
-        # The processes trained copies; what they learnt is in the checkpoint.
-        load_checkpoint(run.checkpoint, game.modules, _optimizers(game.turns()), run.fingerprint)
+    if recipe.devices == 1:
+        _fabric(recipe).launch(_play, game, recipe, run)
+        return
+    # Other processes play copies of the game, so it is read here too: before, to refuse a wrong checkpoint, or to find
+    # the run done, without starting any; and after, for what they have learnt.
+    optimizers = _optimizers(game.turns())
+    card = load_checkpoint(run.checkpoint, game.modules, optimizers, run.fingerprint)
+    if card is None or card["step"] < recipe.steps:
+        _fabric(recipe).launch(_play, game, recipe, run)
+        load_checkpoint(run.checkpoint, game.modules, optimizers, run.fingerprint)
 
 
 @dataclass
@@ -147,13 +153,13 @@ def _play(fabric: Fabric, game: Game, recipe: LoopRecipe, run: _Run) -> None:
         if first:
             save_checkpoint(run.checkpoint, game.modules, optimizers, run.card())
 
-    total = recipe.steps * recipe.batch
+    horizon = recipe.steps * recipe.batch
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     began, saved = time.monotonic() - run.seconds, time.monotonic()
     with (
         torch.random.fork_rng(devices=devices),
         _deferred_interrupt() as interrupted,
-        Ticker(run.title, total, run.step * recipe.batch, run.quiet or not first) as ticker,
+        Ticker(run.title, horizon, run.step * recipe.batch, run.quiet or not first) as ticker,
     ):
         while run.step < recipe.steps:
             # All chance in a step comes from (seed, pictures seen, process): dropout's too.
@@ -163,12 +169,12 @@ def _play(fabric: Fabric, game: Game, recipe: LoopRecipe, run: _Run) -> None:
             rng = torch.Generator().manual_seed(seed)
 
             # Everyone's turn.
-            game.prepare(images / total)
+            game.prepare(images / horizon)
             batch = fabric.to_device(game.batch(rng, recipe.batch // fabric.world_size))
             for turn in turns:
                 if run.step % turn.every == 0:
                     run.count({turn.name: _take(fabric, turn, batch)})
-            run.count(game.finish((images + recipe.batch) / total))
+            run.count(game.finish((images + recipe.batch) / horizon))
             run.step += 1
             run.seconds = time.monotonic() - began
 
