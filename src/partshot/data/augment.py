@@ -1,0 +1,197 @@
+"""Joint augmentation of pictures and their labels, as batched tensor operations.
+
+One set of random numbers moves picture and mask alike: flip (with left and right parts trading ids), scale, rotation,
+shift and a smooth warp; labels are sampled by the nearest pixel and what comes from outside the picture is 255. Colors
+change on the picture alone. Everything works on whole batches in memory, because per-picture pipelines are slower
+than the network on two cores. Knows no files and no networks; normalization is the representation's affair.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+
+from partshot.parts import IGNORE
+from partshot.recipe import Recipe
+
+
+class Augment(Recipe):
+    """How much a picture may change. Zero switches a change off.
+
+    scale: the largest zoom factor; drawn log-uniformly in [1/scale, scale]. rotation: degrees, +-.
+    shift: share of the picture's side, +-. warp: standard deviation of a smooth displacement, share of the side.
+    flip: mirror half of the pictures (left/right parts swap). color: strength of brightness, contrast, saturation,
+    hue and gamma changes, 0-1. gray: probability of a gray picture. blur: largest Gaussian sigma in pixels.
+    noise: largest standard deviation of pixel noise, in the picture's [-1, 1] range.
+    cutout: largest share of a side that a patch of noise hides (the labels stay).
+    """
+
+    scale: float = 1.4
+    rotation: float = 20.0
+    shift: float = 0.15
+    warp: float = 0.0
+    flip: bool = True
+    color: float = 0.5
+    gray: float = 0.1
+    blur: float = 1.0
+    noise: float = 0.05
+    cutout: float = 0.0
+
+
+PRESETS = {
+    # ReGAN's auto-shot augmentation (supplement and released code): +-10 degrees, x0.5-2, up to 50 % shift, flips.
+    "regan-autoshot": Augment(scale=2.0, rotation=10, shift=0.5, color=0, gray=0, blur=0, noise=0),
+    "strong": Augment(warp=0.03, color=0.6, gray=0.15),
+    "weak": Augment(scale=1.1, rotation=5, shift=0.05, color=0.1, gray=0, blur=0, noise=0),
+    "none": Augment(scale=1, rotation=0, shift=0, flip=False, color=0, gray=0, blur=0, noise=0),
+}
+
+
+def augment(
+    images: Float[torch.Tensor, "b 3 h w"],
+    labels: Int[torch.Tensor, "b h w"] | None,
+    recipe: Augment,
+    rng: torch.Generator,
+    mirrored_ids: list[int],
+) -> tuple[Float[torch.Tensor, "b 3 h w"], Int[torch.Tensor, "b h w"] | None]:
+    """Changed copies of pictures in [-1, 1] and of their label ids (255 = ignore).
+
+    mirrored_ids: for each id, the id it becomes in a mirror (`PartSet.mirrored_ids`). rng: the only source of chance.
+    """
+    grid, flipped = warp_grid(images.shape[0], images.shape[2:], recipe, rng)
+    images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    if labels is not None:
+        labels = move_labels(labels, grid, flipped, mirrored_ids)
+    return recolor(images, recipe, rng), labels
+
+
+def warp_grid(
+    batch: int, size: tuple[int, int], recipe: Augment, rng: torch.Generator
+) -> tuple[Float[torch.Tensor, "b h w 2"], torch.Tensor]:
+    """A sampling grid for `torch.nn.functional.grid_sample` (x, y in [-1, 1]) and which pictures are flipped [b]."""
+    height, width = size
+    angle = _uniform(rng, batch, math.radians(recipe.rotation))
+    zoom = torch.exp(_uniform(rng, batch, math.log(recipe.scale)))
+    shift = _uniform(rng, batch, 2 * recipe.shift, 2)
+    flipped = (torch.rand(batch, generator=rng) < 0.5) & recipe.flip
+    sign = torch.where(flipped, -1.0, 1.0)
+    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+    # Rows map output coordinates to input coordinates; the aspect keeps rotations rigid in oblong pictures.
+    aspect = height / width
+    theta = torch.stack(
+        [
+            torch.stack([cos * sign, -sin * aspect, shift[:, 0]], 1),
+            torch.stack([sin * sign / aspect, cos, shift[:, 1]], 1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
+    if recipe.warp:
+        # A 5 x 5 lattice of displacements, smoothed by bicubic interpolation; 2 because the grid spans [-1, 1].
+        lattice = torch.randn(batch, 2, 5, 5, generator=rng) * (2 * recipe.warp)
+        field = F.interpolate(lattice, size=(height, width), mode="bicubic", align_corners=True)
+        grid = grid + field.permute(0, 2, 3, 1)
+    return grid, flipped
+
+
+def move_labels(
+    labels: Int[torch.Tensor, "b h w"],
+    grid: Float[torch.Tensor, "b h w 2"],
+    flipped: torch.Tensor,
+    mirrored_ids: list[int],
+) -> Int[torch.Tensor, "b h w"]:
+    """Label ids sampled by the nearest pixel; 255 outside; left and right ids trade places where flipped."""
+    # Shifted by one so that grid_sample's zero padding can be told from background.
+    moved = F.grid_sample(labels[:, None].float() + 1, grid, mode="nearest", align_corners=False)[:, 0]
+    moved = torch.where(moved < 0.5, IGNORE, moved.round().long() - 1)
+    if any(i != j for i, j in enumerate(mirrored_ids)):
+        table = torch.arange(IGNORE + 1)
+        table[: len(mirrored_ids)] = torch.tensor(mirrored_ids)
+        moved = torch.where(flipped[:, None, None], table[moved], moved)
+    return moved
+
+
+def move_scores(
+    scores: Float[torch.Tensor, "b k h w"],
+    grid: Float[torch.Tensor, "b h w 2"],
+    flipped: torch.Tensor,
+    mirrored_ids: list[int],
+) -> Float[torch.Tensor, "b k h w"]:
+    """Soft labels moved as `move_labels` moves ids, bilinearly; all-zero vectors outside (callers mask them out)."""
+    moved = F.grid_sample(scores, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if any(i != j for i, j in enumerate(mirrored_ids)):
+        moved = torch.where(flipped[:, None, None, None], moved[:, mirrored_ids], moved)
+    return moved
+
+
+def recolor(
+    images: Float[torch.Tensor, "b 3 h w"], recipe: Augment, rng: torch.Generator
+) -> Float[torch.Tensor, "b 3 h w"]:
+    """Colors, blur, noise and hidden patches changed; shapes untouched; the result stays in [-1, 1]."""
+    b = images.shape[0]
+    x = images
+    if recipe.color:
+        c = recipe.color
+        x = (x + 1) / 2
+        x = x.clamp(1e-3, 1) ** torch.exp(_uniform(rng, b, 0.6 * c, 1, 1, 1))
+        matrix = _color_matrix(b, c, recipe.gray, rng)
+        mean = x.mean(dim=(2, 3), keepdim=True)
+        x = torch.einsum("bij,bjhw->bihw", matrix, x - mean) + torch.einsum("bij,bjhw->bihw", matrix, mean)
+        contrast = torch.exp(_uniform(rng, b, 0.6 * c, 1, 1, 1))
+        level = x.mean(dim=(1, 2, 3), keepdim=True)
+        x = (x - level) * contrast + level + _uniform(rng, b, 0.3 * c, 1, 1, 1)
+        x = x.clamp(0, 1) * 2 - 1
+    if recipe.blur:
+        x = _blur_half(x, recipe.blur, rng)
+    if recipe.noise:
+        strength = torch.rand(b, 1, 1, 1, generator=rng) * recipe.noise
+        x = (x + torch.randn(x.shape, generator=rng) * strength).clamp(-1, 1)
+    if recipe.cutout:
+        x = _cutout(x, recipe.cutout, rng)
+    return x
+
+
+def _uniform(rng: torch.Generator, batch: int, reach: float, *shape: int) -> torch.Tensor:
+    return (torch.rand(batch, *shape, generator=rng) * 2 - 1) * reach
+
+
+# Luma weights of Rec. 601, the ones Pillow and torchvision use for gray pictures.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def _color_matrix(batch: int, strength: float, gray: float, rng: torch.Generator) -> torch.Tensor:
+    """[b, 3, 3] matrices of random saturation and hue; saturation 0 (gray) with probability `gray`."""
+    luma = torch.tensor(_LUMA).expand(3, 3)
+    saturation = torch.exp(_uniform(rng, batch, 1.2 * strength))
+    saturation = torch.where(torch.rand(batch, generator=rng) < gray, 0.0, saturation)[:, None, None]
+    hue = _uniform(rng, batch, 0.25 * math.pi * strength)
+    # Rodrigues' rotation about the gray axis.
+    k = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
+    cos, sin = torch.cos(hue)[:, None, None], torch.sin(hue)[:, None, None]
+    turn = torch.eye(3) + sin * k + (1 - cos) * (k @ k)
+    return turn @ (saturation * torch.eye(3) + (1 - saturation) * luma)
+
+
+def _blur_half(x: torch.Tensor, largest: float, rng: torch.Generator) -> torch.Tensor:
+    """Half of the pictures blurred, all with one sigma drawn for the batch (a per-picture kernel costs 3x as much)."""
+    sigma = 0.1 + float(torch.rand(1, generator=rng)) * largest
+    chosen = torch.rand(x.shape[0], generator=rng) < 0.5
+    reach = max(1, int(3 * sigma + 0.5))
+    tap = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
+    tap = (tap / tap.sum()).view(1, 1, -1, 1).expand(3, 1, -1, 1)
+    padded = F.pad(x, [reach] * 4, mode="reflect")
+    soft = F.conv2d(F.conv2d(padded, tap, groups=3), tap.transpose(2, 3), groups=3)
+    return torch.where(chosen[:, None, None, None], soft, x)
+
+
+def _cutout(x: torch.Tensor, largest: float, rng: torch.Generator) -> torch.Tensor:
+    b, _, h, w = x.shape
+    side = torch.rand(b, 2, generator=rng) * largest
+    center = torch.rand(b, 2, generator=rng)
+    rows, cols = torch.linspace(0, 1, h)[None, :, None], torch.linspace(0, 1, w)[None, None, :]
+    inside = ((rows - center[:, 0, None, None]).abs() < side[:, 0, None, None] / 2) & (
+        (cols - center[:, 1, None, None]).abs() < side[:, 1, None, None] / 2
+    )
+    fill = torch.rand(b, 3, 1, 1, generator=rng) * 2 - 1
+    return torch.where(inside[:, None], fill, x)

@@ -1,0 +1,112 @@
+"""Students: the fast networks that ship. Pictures in [-1, 1] in, logits of the same size out.
+
+"swift" is this project's own, the default: a residual U-Net laid out for processors. Its stem folds 2 x 2 pixels into
+channels and its head unfolds them again, so that no convolution runs at full size; wide layers stand where the maps
+are small; the decoder adds where others concatenate; and five maps of position tell it where in the picture it is,
+which aligned kinds of things reward. "regan-unet" is the published student. Every network of
+segmentation-models-pytorch is one by name: "unet-resnet34", "deeplabv3plus-mobilenet_v2", ...
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import nn
+
+from partshot.errors import BadRecipe, MissingExtra, nearest
+from partshot.nets.unet import ReganUNet
+
+STRIDE = 32
+"""Every student's pictures have sides that this divides; the exported model resizes to such a size by itself."""
+
+
+def build_student(name: str, classes: int) -> nn.Module:
+    """An untrained student: float [b, 3, s, s] in [-1, 1] -> logits [b, classes, s, s].
+
+    name: "swift", "regan-unet", or "ARCHITECTURE-ENCODER" of segmentation-models-pytorch. Raises BadRecipe with the
+    nearest known name, MissingExtra when that library is not installed.
+    """
+    if name == "swift":
+        return Swift(classes)
+    if name == "regan-unet":
+        return ReganUNet(classes)
+    architecture, _, encoder = name.partition("-")
+    try:
+        import segmentation_models_pytorch as smp
+    except (ImportError, RuntimeError) as error:
+        raise MissingExtra(
+            f"student '{name}' needs segmentation-models-pytorch ({error}); run: pip install 'partshot[train]'"
+        ) from error
+    known = {a.__name__.lower(): a for a in (smp.Unet, smp.UnetPlusPlus, smp.MAnet, smp.Linknet, smp.FPN, smp.PSPNet,
+             smp.DeepLabV3, smp.DeepLabV3Plus, smp.PAN, smp.UPerNet, smp.Segformer, smp.DPT)}  # fmt: skip
+    if architecture not in known or not encoder:
+        raise BadRecipe(f"unknown student '{name}'; {nearest(architecture, ['swift', 'regan-unet', *known])}, "
+                        "the last ones with an encoder: unet-resnet18")  # fmt: skip
+    try:
+        return known[architecture](encoder, encoder_weights=None, in_channels=3, classes=classes)
+    except KeyError as error:
+        names = smp.encoders.get_encoder_names()
+        raise BadRecipe(f"unknown encoder '{encoder}' in student '{name}'; {nearest(encoder, names)}") from error
+
+
+class Swift(nn.Module):
+    """The default student; see the module's docstring. 1.3 M parameters, 0.2 G multiplications at 128 px.
+
+    widths: channels at 1/2, 1/4, ... of the picture's size.
+    """
+
+    def __init__(self, classes: int, widths: tuple[int, ...] = (16, 32, 64, 128, 192)):
+        super().__init__()
+        self.stem = _conv(3 * 4 + 5, widths[0])
+        self.down = nn.ModuleList(
+            [_Residual(widths[0], widths[0])]
+            + [_Residual(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False)]
+        )
+        self.lateral = nn.ModuleList(
+            nn.Conv2d(b, a, 1, bias=False) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.up = nn.ModuleList(_Residual(a, a) for a in widths[:-1])
+        self.head = nn.Conv2d(widths[0], classes * 4, 1)
+
+    def forward(self, images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b k h w"]:
+        """Logits at the pictures' size, whose sides 32 divides."""
+        x = F.pixel_unshuffle(images, 2)
+        x = self.stem(torch.cat([x, _position(x)], 1).contiguous(memory_format=torch.channels_last))
+        skips = []
+        for step in self.down:
+            x = step(x)
+            skips.append(x)
+        for lateral, up, skip in reversed(list(zip(self.lateral, self.up, skips, strict=False))):
+            x = up(F.interpolate(lateral(x), scale_factor=2.0, mode="bilinear", align_corners=False) + skip)
+        return F.pixel_shuffle(self.head(x), 2)
+
+
+class _Residual(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut (He et al. 2016, figure 2)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1):
+        super().__init__()
+        self.first = _conv(inputs, outputs, stride)
+        self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs))
+        same = inputs == outputs and stride == 1
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.second(self.first(x)) + self.shortcut(x), inplace=True)
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+def _position(like: torch.Tensor) -> torch.Tensor:
+    """x, y, x^2, y^2, xy in [-1, 1] as [b, 5, h, w]."""
+    b, _, h, w = like.shape
+    y = torch.linspace(-1, 1, h, dtype=like.dtype, device=like.device)[:, None].expand(h, w)
+    x = torch.linspace(-1, 1, w, dtype=like.dtype, device=like.device)[None, :].expand(h, w)
+    return torch.stack([x, y, x * x, y * y, x * y]).expand(b, 5, h, w)
