@@ -61,8 +61,11 @@ def test_masks_may_differ_in_size_from_picture_to_picture_but_not_from_their_pre
     score([ids([0, 1]), ids([0], [1])], [ids([0, 1]), ids([0], [1])], PARTS)
     with pytest.raises(BadLabels, match="cat: prediction is 1x1 but its mask is 2x1"):
         score([ids([0, 1])], [ids([0])], PARTS, ["cat"])
-    with pytest.raises(BadLabels, match="2 masks, 1 predictions"):
+    with pytest.raises(BadLabels, match="1 predictions given and more masks"):
         score([ids([0]), ids([0])], [ids([0])], PARTS)
+    with pytest.raises(BadLabels, match="1 masks and 2 names"):
+        score([ids([0])], [ids([0])], PARTS, ["a", "b"])
+    assert score(iter([ids([0])]), iter([ids([0])]), PARTS).per_picture == (("0", 1.0),)
 
 
 def test_a_picture_without_labelled_pixels_has_no_score_of_its_own():

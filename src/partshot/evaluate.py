@@ -4,6 +4,7 @@ Knows what is pooled over what, how the published protocols split their pictures
 shots in, a predicting function out). Refuses to know how any method works, torch, files and HTML.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -130,22 +131,22 @@ Table = dict[str, dict[int, Summary]]
 
 
 def score(
-    truths: Sequence[np.ndarray],
-    predictions: Sequence[np.ndarray],
+    truths: Iterable[np.ndarray],
+    predictions: Iterable[np.ndarray],
     parts: PartSet,
     names: Sequence[str] | None = None,
 ) -> Score:
     """Scores predictions against masks.
 
-    truths, predictions: one uint8 [h, w] each per picture, at the masks' own sizes; 255 in a truth is ignored.
+    truths, predictions: one uint8 [h, w] each per picture, at the masks' own sizes; 255 in a truth is ignored. They
+    may come one by one: only a confusion matrix per picture is kept.
     names: one per picture, for messages and for "worst first"; else their places.
 
     Raises BadLabels when the counts or a size differ, an id is outside `parts`, or no pixel is labelled at all.
     """
-    names = [str(i) for i in range(len(truths))] if names is None else names
-    if not len(truths) == len(predictions) == len(names):
-        raise BadLabels(f"{len(truths)} masks, {len(predictions)} predictions and {len(names)} names given")
-    return _pool(_confusions(truths, predictions, parts, names), range(len(names)), parts, names)
+    matrices = _confusions(truths, predictions, parts, names)
+    names = [str(i) for i in range(len(matrices))] if names is None else names
+    return _pool(matrices, range(len(matrices)), parts, names)
 
 
 def score_confusion(counts: np.ndarray, parts: PartSet, per_picture: Iterable[tuple[str, float]] = ()) -> Score:
@@ -276,15 +277,22 @@ def score_folds(
     return results
 
 
-def _confusions(truths, predictions, parts: PartSet, names: Sequence[str]) -> np.ndarray:
+def _confusions(
+    truths: Iterable[np.ndarray], predictions: Iterable[np.ndarray], parts: PartSet, names: Sequence[str] | None
+) -> np.ndarray:
     # One confusion matrix per picture, int64 [n, k, k]; messages name the picture.
-    matrices = np.zeros((len(truths), len(parts), len(parts)), np.int64)
-    for i, (name, truth, predicted) in enumerate(zip(names, truths, predictions, strict=True)):
+    matrices = []
+    for i, (truth, predicted) in enumerate(itertools.zip_longest(truths, predictions)):
+        if truth is None or predicted is None:
+            short, long = ("masks", "predictions") if truth is None else ("predictions", "masks")
+            raise BadLabels(f"{i} {short} given and more {long}; one prediction for every mask is needed")
         try:
-            matrices[i] = confusion(truth, predicted, len(parts))
+            matrices.append(confusion(truth, predicted, len(parts)))
         except BadLabels as error:
-            raise BadLabels(f"{name}: {error}") from error
-    return matrices
+            raise BadLabels(f"{names[i] if names else f'picture {i}'}: {error}") from error
+    if names is not None and len(names) != len(matrices):
+        raise BadLabels(f"{len(matrices)} masks and {len(names)} names given; one name for every mask is needed")
+    return np.array(matrices, np.int64).reshape(-1, len(parts), len(parts))
 
 
 def _pool(matrices: np.ndarray, places: Sequence[int], parts: PartSet, names: Sequence[str]) -> Score:

@@ -103,9 +103,9 @@ def load_shots(
     Raises BadLabels, BadImage or BadParts for the first thing that is wrong with any of them.
     """
     pairs = find_pairs(labels, images, names)
-    parts = parts or _parts_beside(pairs[0].mask.parent)
+    parts = parts or parts_beside(pairs[0].mask.parent)
     with ThreadPoolExecutor(_THREADS) as pool:
-        read = list(pool.map(lambda pair: _read_pair(pair, parts, rgb_masks), pairs))
+        read = list(pool.map(lambda pair: read_pair(pair, parts, rgb_masks), pairs))
     shots = Shots(
         images=tuple(image for image, _ in read),
         labels=tuple(ids for _, ids in read),
@@ -178,7 +178,11 @@ def _pictures(folder: Path, mask_folder: Path, masks: dict[str, Path]) -> dict[s
     return {**found, **{p.stem: p for p in list_images(folder)}}
 
 
-def _read_pair(pair: Pair, parts: PartSet | None, rgb: bool) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(pair: Pair, parts: PartSet | None = None, rgb: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """One picture, uint8 [h, w, 3], and its mask, uint8 [h, w].
+
+    parts, rgb: as in `read_labels`. Raises BadImage or BadLabels, also when the sizes differ.
+    """
     image, labels = read_image(pair.image), read_labels(pair.mask, parts, rgb)
     if labels.shape != image.shape[:2]:
         cure = "export it at the image's size"
@@ -188,7 +192,8 @@ def _read_pair(pair: Pair, parts: PartSet | None, rgb: bool) -> tuple[np.ndarray
     return image, labels
 
 
-def _parts_beside(folder: Path) -> PartSet | None:
+def parts_beside(folder: Path) -> PartSet | None:
+    """The PartSet of a folder of masks: its classes.json or its parent's; None when there is neither."""
     for path in (folder / "classes.json", folder.parent / "classes.json"):
         if path.is_file():
             return PartSet.load(path)
