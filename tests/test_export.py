@@ -1,0 +1,154 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from partshot.data.images import resize_image
+from partshot.errors import BadArtifact
+from partshot.export import Served, comparisons, export_onnx
+from partshot.parts import PartSet
+from partshot.shipped import FORMAT, Shipped
+
+PARTS = PartSet.of("background", "left wing", "right wing")
+SIZE = 32
+
+
+class Strided(nn.Module):
+    """Knows positions and shrinks by 8, as real students do; hands back logits at an eighth of the size."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv2d(5, 8, 5, 4, 2), nn.BatchNorm2d(8), nn.SiLU(), nn.Conv2d(8, 3, 3, 2, 1))
+
+    def forward(self, x):
+        ramp = torch.linspace(-1, 1, SIZE)
+        position = torch.stack(torch.meshgrid(ramp, ramp, indexing="ij")).expand(x.shape[0], -1, -1, -1)
+        return 20 * self.layers(torch.cat([x, position], dim=1))
+
+
+def pictures(*shape, seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def net() -> Strided:
+    return Strided().eval()
+
+
+@pytest.fixture(scope="module")
+def exported(net, tmp_path_factory):
+    return export_onnx(net, PARTS, SIZE, tmp_path_factory.mktemp("export") / "student.onnx", [pictures(50, 41)])
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (5, 32, 32), (1, 1, 1), (3, 5, 2), (2, 101, 77), (1, 300, 17)])
+def test_onnxruntime_computes_what_torch_does_at_any_size_and_length(net, exported, shape):
+    batch = pictures(*shape, seed=1)
+    with torch.inference_mode():
+        labels, confidence = Served(net, SIZE).eval()(torch.from_numpy(batch))
+
+    found_labels, found_confidence = Shipped(exported).predict(batch)
+
+    assert found_labels.shape == found_confidence.shape == shape
+    assert found_labels.dtype == found_confidence.dtype == np.uint8
+    np.testing.assert_array_equal(found_labels, labels.numpy())
+    assert np.abs(found_confidence.astype(int) - confidence.numpy()).max() <= 1
+    assert len(np.unique(found_labels)) > 1 or labels.numel() < 100
+
+
+def test_squashes_pictures_as_training_does(net, exported):
+    image = pictures(90, 130)
+    smooth = np.repeat(np.repeat(image[::10, ::10], 10, 0), 10, 1)
+
+    by_onnx, _ = Shipped(exported).predict(smooth[None])
+    with torch.inference_mode():
+        square = torch.from_numpy(resize_image(smooth, SIZE)).permute(2, 0, 1)[None].float()
+        logits = net(square / 127.5 - 1)
+        logits = nn.functional.interpolate(logits, size=smooth.shape[:2], mode="bilinear")
+
+    assert (by_onnx[0] == logits.argmax(1)[0].numpy()).mean() > 0.99
+
+
+def test_confidence_is_the_probability_of_the_label(net):
+    served, batch = Served(net, SIZE).eval(), torch.from_numpy(pictures(1, SIZE, SIZE))
+    with torch.inference_mode():
+        _, confidence = served(batch)
+        logits = served.net(batch.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        probability = nn.functional.interpolate(logits, size=(SIZE, SIZE), mode="bilinear").softmax(1).amax(1)
+
+    np.testing.assert_allclose(confidence / 255, probability, atol=0.51 / 255)
+
+
+def test_the_file_says_what_it_holds(exported):
+    shipped = Shipped(exported)
+
+    assert (shipped.parts, shipped.size) == (PARTS, SIZE)
+    assert [p.name for p in exported.parent.iterdir()] == ["student.onnx"]
+
+
+def test_a_file_that_computes_another_thing_is_refused_and_leaves_nothing(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr("partshot.export._to_onnx", lambda *_: exported.read_bytes())
+    same, other = Strided(), Strided()
+    with torch.no_grad():
+        other.layers[0].bias += 0.1
+
+    export_onnx(same, PARTS, SIZE, tmp_path / "same.onnx", [pictures(40, 40)])
+    with pytest.raises(BadArtifact, match="onnxruntime disagrees with torch on"):
+        export_onnx(other, PARTS, SIZE, tmp_path / "other.onnx", [pictures(40, 40)])
+
+    assert [p.name for p in tmp_path.iterdir()] == ["same.onnx"]
+    assert same.training and all(p.requires_grad for p in same.parameters())
+
+
+def test_an_older_file_survives_a_net_that_cannot_be_exported(tmp_path):
+    class Undecided(nn.Module):
+        def forward(self, x):
+            return x if x.sum().item() > 0 else -x
+
+    target = tmp_path / "student.onnx"
+    target.write_bytes(b"older")
+
+    with pytest.raises(BadArtifact, match="cannot be exported"):
+        export_onnx(Undecided(), PARTS, SIZE, target, [])
+
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"older"]
+
+
+def test_the_gate_compares_small_large_odd_and_several_pictures():
+    shapes = [batch.shape for batch in comparisons([pictures(3000, 200)], SIZE)]
+
+    assert len({shape[1:3] for shape in shapes}) == len(shapes) == 5
+    assert {shape[0] for shape in shapes} >= {1, 2}
+    assert min(min(shape[1:3]) for shape in shapes) < 8 < SIZE < max(max(shape[1:3]) for shape in shapes) <= 1024
+    assert [batch.shape for batch in comparisons([], SIZE)]
+
+
+def test_a_newer_or_foreign_or_damaged_file_is_refused(exported, tmp_path):
+    def with_notes(**changes):
+        model = onnx.load(exported)
+        for prop in list(model.metadata_props):
+            name = prop.key.removeprefix("partshot.")
+            if name in changes:
+                prop.value = changes[name]
+        path = tmp_path / "other.onnx"
+        onnx.save(model, path)
+        return path
+
+    with pytest.raises(BadArtifact, match="newer partshot"):
+        Shipped(with_notes(format=str(FORMAT + 1)))
+    with pytest.raises(BadArtifact, match="damaged"):
+        Shipped(with_notes(parts="{"))
+    foreign = onnx.load(exported)
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    with pytest.raises(BadArtifact, match="not one of partshot's"):
+        Shipped(tmp_path / "foreign.onnx")
+    for name, blob in {"cut": exported.read_bytes()[:900], "empty": b"", "text": b"no model at all"}.items():
+        (tmp_path / name).write_bytes(blob)
+        with pytest.raises(BadArtifact, match=name):
+            Shipped(tmp_path / name)
+    with pytest.raises(BadArtifact, match="missing.onnx"):
+        Shipped(tmp_path / "missing.onnx")
+    with pytest.raises(BadArtifact, match="folder"):
+        Shipped(tmp_path)
