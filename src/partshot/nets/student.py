@@ -14,6 +14,7 @@ from torch import nn
 
 from partshot.errors import BadRecipe, MissingExtra, nearest
 from partshot.nets.unet import ReganUNet
+from partshot.ops.position import CHANNELS, position_map
 
 STRIDE = 32
 """Every student's pictures have sides that this divides; the exported model resizes to such a size by itself."""
@@ -56,21 +57,20 @@ class Swift(nn.Module):
 
     def __init__(self, classes: int, widths: tuple[int, ...] = (16, 32, 64, 128, 192)):
         super().__init__()
-        self.stem = _conv(3 * 4 + 5, widths[0])
+        self.stem = _conv(3 * 4 + CHANNELS, widths[0])
         self.down = nn.ModuleList(
             [_Residual(widths[0], widths[0])]
             + [_Residual(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False)]
         )
-        self.lateral = nn.ModuleList(
-            nn.Conv2d(b, a, 1, bias=False) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.lateral = nn.ModuleList(nn.Conv2d(b, a, 1, bias=False) for a, b in zip(widths, widths[1:], strict=False))
         self.up = nn.ModuleList(_Residual(a, a) for a in widths[:-1])
         self.head = nn.Conv2d(widths[0], classes * 4, 1)
 
     def forward(self, images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b k h w"]:
         """Logits at the pictures' size, whose sides 32 divides."""
         x = F.pixel_unshuffle(images, 2)
-        x = self.stem(torch.cat([x, _position(x)], 1).contiguous(memory_format=torch.channels_last))
+        position = position_map(*x.shape[2:]).to(x).expand(x.shape[0], -1, -1, -1)
+        x = self.stem(torch.cat([x, position], 1).contiguous(memory_format=torch.channels_last))
         skips = []
         for step in self.down:
             x = step(x)
@@ -102,11 +102,3 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )
-
-
-def _position(like: torch.Tensor) -> torch.Tensor:
-    """x, y, x^2, y^2, xy in [-1, 1] as [b, 5, h, w]."""
-    b, _, h, w = like.shape
-    y = torch.linspace(-1, 1, h, dtype=like.dtype, device=like.device)[:, None].expand(h, w)
-    x = torch.linspace(-1, 1, w, dtype=like.dtype, device=like.device)[None, :].expand(h, w)
-    return torch.stack([x, y, x * x, y * y, x * y]).expand(b, 5, h, w)

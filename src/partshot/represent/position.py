@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from partshot.ops.position import CHANNELS, position_map
 from partshot.pyramid import Pyramid
 from partshot.represent.spec import Representation, Spec, fingerprint
-
-CHANNELS = 5
 
 
 class Positioned(nn.Module):
@@ -50,10 +49,3 @@ class Positioned(nn.Module):
     def card(self) -> dict:
         """The wrapped one's, marked."""
         return {**self.representation.card(), "position": True}
-
-
-def position_map(height: int, width: int) -> Float[torch.Tensor, "1 5 {height} {width}"]:
-    """x, y, x^2, y^2, xy at the pixels' centers, from -1 at the left and top edge to 1 at the right and bottom."""
-    y = ((torch.arange(height) + 0.5) / height * 2 - 1)[:, None].expand(height, width)
-    x = ((torch.arange(width) + 0.5) / width * 2 - 1)[None, :].expand(height, width)
-    return torch.stack([x, y, x * x, y * y, x * y])[None]

@@ -1,0 +1,281 @@
+"""Distillation with consistency: from a few labels, a teacher's soft labels and many plain pictures to a student.
+
+One game of three sources. The labelled shots stand in every batch, from the first to the last. A few-shot teacher's
+soft labels on the unlabelled pictures start the student off (ReGAN's distillation). From there, consistency carries
+it further than any teacher: the student's own running average looks at the plain picture, and the student must say
+the same of a strongly changed one wherever the average is sure (mean teacher, Tarvainen & Valpola 2017, with
+FixMatch's confidence, Sohn et al. 2020). Leave sources out and the same game is a supervised network, a plain mean
+teacher, or a plain distillation. Knows networks only by pictures in, logits out.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from pydantic import Field
+from torch import nn
+
+from partshot.data.augment import PRESETS as AUGMENTS
+from partshot.data.augment import Augment, augment, move_scores, recolor, warp_grid
+from partshot.data.soft_labels import SoftLabels
+from partshot.game import Turn
+from partshot.recipe import Recipe
+from partshot.train.fit_head import class_weights, pixel_loss
+
+
+class Consistency(Recipe):
+    """How the student learns from its own running average.
+
+    weight: of the loss beside the labelled shots' own. confidence: pixels below it count nothing.
+    start: share of the run before it begins. gentle: changes of place that both views share.
+    """
+
+    weight: float = 1.0
+    confidence: float = 0.8
+    start: float = 0.2
+    gentle: Augment = Augment(
+        scale=1.25, rotation=15, shift=0.1, warp=0.02, flip=True, color=0, gray=0, blur=0, noise=0
+    )
+
+
+class Distill(Recipe):
+    """How a student is trained.
+
+    size: side of the square pictures, a multiple of 32. kimg: thousands of pictures seen, labelled or not.
+    batch: pictures per step. labelled: share of them that are shots. lr, weight_decay: AdamW's.
+    schedule: "cosine" to zero after a short warm-up, or ReGAN's "plateau": a tenth when the loss stops falling.
+    class_power: a class's pixels weigh (their number)^-class_power. average: the running average's memory per step.
+    coarse: share of the run at half size, where a step costs a quarter. augment: changes to the labelled shots and, in
+    color, to the student's view. consistency: None leaves it out.
+    """
+
+    size: int = Field(default=128, ge=32, multiple_of=32)
+    kimg: float = Field(default=16, gt=0)
+    batch: int = Field(default=16, ge=2)
+    labelled: float = Field(default=0.5, gt=0, le=1)
+    lr: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    schedule: Literal["cosine", "plateau"] = "cosine"
+    class_power: float = Field(default=0.4, ge=0, le=1)
+    average: float = Field(default=0.99, ge=0, lt=1)
+    coarse: float = Field(default=0.6, ge=0, le=1)
+    augment: Augment = AUGMENTS["strong"]
+    consistency: Consistency | None = Consistency()
+
+    def one_sided(self) -> "Distill":
+        """The same without mirroring, for things that always face the same way."""
+        flipless = {"augment": self.augment.changed(flip=False)}
+        if self.consistency is not None:
+            gentle = self.consistency.gentle.changed(flip=False)
+            flipless["consistency"] = self.consistency.changed(gentle=gentle)
+        return self.model_copy(update=flipless)
+
+
+PRESETS = {
+    "default": Distill(),
+    # ReGAN, supplement and released code: soft labels only, affine changes, Adam 1e-3 with decay 1e-3, batch 32,
+    # a tenth of the rate on a plateau. 300 epochs of 5,000 pictures.
+    "regan-autoshot": Distill(
+        size=512,
+        kimg=1500,
+        batch=32,
+        labelled=1 / 32,
+        lr=1e-3,
+        weight_decay=1e-3,
+        schedule="plateau",
+        class_power=0,
+        coarse=0,
+        augment=AUGMENTS["regan-autoshot"],
+        consistency=None,
+    ),
+    # What the labels alone give, as strongly augmented as the default.
+    "supervised": Distill(labelled=1, consistency=None),
+}
+
+
+class Batch(NamedTuple):
+    """shots, labels: changed copies of labelled pictures, ids with 255 = ignore. plain, strong: two views of unlabelled
+    ones, pixel on pixel. soft: the teacher's probabilities for them, all zero where nothing is known."""
+
+    shots: torch.Tensor
+    labels: torch.Tensor
+    plain: torch.Tensor | None
+    strong: torch.Tensor | None
+    soft: torch.Tensor | None
+
+
+class Distillation:
+    """The game (see partshot.game).
+
+    student: float [b, 3, s, s] in [-1, 1] -> logits [b, k, s, s]. shots, labels: the labelled pictures at the recipe's
+    size, uint8 [n, s, s, 3] and ids [n, s, s]. pictures: unlabelled ones, uint8 [m, s, s, 3]; None trains on the shots
+    alone. soft: the few-shot teacher's labels of `pictures`; None starts without a teacher.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        shots: UInt8[torch.Tensor, "n s s 3"],
+        labels: Int[torch.Tensor, "n s s"],
+        mirrored_ids: list[int],
+        recipe: Distill,
+        pictures: UInt8[torch.Tensor, "m s s 3"] | None = None,
+        soft: SoftLabels | None = None,
+    ):
+        average = copy.deepcopy(student).requires_grad_(False)
+        self.recipe, self.mirrored_ids = recipe, mirrored_ids
+        self.shots, self.labels, self.pictures, self.soft = shots, labels.long(), pictures, soft
+        self.weights = class_weights(self.labels, len(mirrored_ids), recipe.class_power)
+        self.optimizer = torch.optim.AdamW(
+            student.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True
+        )
+        self.clock = Clock(recipe.lr)
+        self.modules = {"student": student, "average": average, "clock": self.clock}
+        self.progress = 0.0
+        self.last_loss = torch.zeros(())
+
+    def turns(self) -> Sequence[Turn]:
+        """One: the student's."""
+        return [Turn("loss", self.optimizer, self.loss, clip=5.0)]
+
+    def prepare(self, progress: float) -> None:
+        """The learning rate of the moment."""
+        self.progress = progress
+        if self.recipe.schedule == "cosine":
+            # A twentieth of the run warms up: BatchNorm's first averages are those of noise.
+            rate = self.recipe.lr * min(1.0, (progress + 1e-3) / 0.05) * 0.5 * (1 + math.cos(math.pi * progress))
+        else:
+            rate = float(self.clock.rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def batch(self, rng: torch.Generator, images: int) -> Batch:
+        """Shots alone until there is something to learn from the others, then both."""
+        size = self.recipe.size // 2 if self.progress < self.recipe.coarse else self.recipe.size
+        many = images if self._source() is None else max(1, round(images * self.recipe.labelled))
+        chosen = torch.randint(len(self.shots), (many,), generator=rng)
+        shots, labels = self._read(self.shots, chosen, size), self.labels[chosen]
+        if size != self.recipe.size:
+            labels = labels[:, ::2, ::2]
+        shots, labels = augment(shots, labels, self.recipe.augment, rng, self.mirrored_ids)
+        if many == images:
+            return Batch(shots, labels, None, None, None)
+        return Batch(shots, labels, *self._views(rng, images - many, size))
+
+    def loss(self, batch: Batch) -> Float[torch.Tensor, ""]:
+        """The labelled shots' cross-entropy, class by class weighed, plus what the unlabelled pictures ask."""
+        loss = self._loss(batch)
+        self.last_loss = loss.detach()
+        return loss
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        student = self.modules["student"]
+        if batch.strong is None:
+            return pixel_loss(student(batch.shots), batch.labels, self.weights)
+        logits = student(torch.cat([batch.shots, batch.strong]))
+        known, guessed = logits[: len(batch.shots)], logits[len(batch.shots) :].float()
+        loss = pixel_loss(known, batch.labels, self.weights)
+        if batch.soft is not None:
+            return loss + soft_loss(guessed, batch.soft)
+        target, sure = self._opinion(batch.plain)
+        losses = F.cross_entropy(guessed, target, reduction="none")
+        return loss + self.recipe.consistency.weight * (losses * sure).mean()
+
+    def finish(self, progress: float) -> Mapping[str, float]:
+        """The running average takes a step; young averages forget faster."""
+        self.clock.steps += 1
+        n = int(self.clock.steps)
+        keep = min(self.recipe.average, (1 + n) / (10 + n))
+        with torch.no_grad():
+            student, average = self.modules["student"].state_dict(), self.modules["average"].state_dict()
+            for name, value in average.items():
+                if value.dtype.is_floating_point:
+                    value.lerp_(student[name], 1 - keep)
+                else:
+                    value.copy_(student[name])
+        if self.recipe.schedule == "plateau":
+            self.clock.watch(self.last_loss)
+        return {"lr": self.optimizer.param_groups[0]["lr"]}
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        """The running average's weights: they are better than the student's own."""
+        return self.modules["average"].state_dict()
+
+    def _source(self) -> Literal["soft", "average"] | None:
+        """Who labels the unlabelled pictures at this moment of the run."""
+        consistency = self.recipe.consistency
+        if self.pictures is None:
+            return None
+        if self.soft is not None and (consistency is None or self.progress < consistency.start):
+            return "soft"
+        return "average" if consistency is not None and self.progress >= consistency.start else None
+
+    def _views(self, rng: torch.Generator, many: int, size: int):
+        """Two views of unlabelled pictures on one grid, and the teacher's soft labels moved alike when it speaks."""
+        chosen = torch.randint(len(self.pictures), (many,), generator=rng)
+        soft = self._source() == "soft"
+        moves = self.recipe.augment if soft else self.recipe.consistency.gentle
+        grid, flipped = warp_grid(many, (size, size), moves, rng)
+        pictures = self._read(self.pictures, chosen, size)
+        plain = F.grid_sample(pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        target = None
+        if soft:
+            target = move_scores(self.soft.read(chosen, size), grid, flipped, self.mirrored_ids)
+        return plain, recolor(plain, self.recipe.augment, rng), target
+
+    def _opinion(self, plain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The running average's ids and, as 0 or 1, whether it is sure of them."""
+        average = self.modules["average"].eval()
+        with torch.no_grad():
+            confidence, ids = average(plain).float().softmax(1).max(1)
+        return ids, (confidence > self.recipe.consistency.confidence).float()
+
+    def _read(self, stack: torch.Tensor, chosen: torch.Tensor, size: int) -> torch.Tensor:
+        """Pictures of a stack as [b, 3, size, size] in [-1, 1]; half size by averaging."""
+        x = stack[chosen].permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        return x if x.shape[2] == size else F.avg_pool2d(x, x.shape[2] // size)
+
+
+def soft_loss(
+    logits: Float[torch.Tensor, "b k h w"], target: Float[torch.Tensor, "b k h w"]
+) -> Float[torch.Tensor, ""]:
+    """Soft-target cross-entropy over pixels whose target is known.
+
+    Pixels moved in from outside the picture have all-zero targets; they are masked out, since a plain mean would
+    dilute the loss by their share (method of ReGAN's auto-shot training).
+    """
+    share = target.sum(1)
+    losses = -(target * logits.float().log_softmax(1)).sum(1)
+    return losses.sum() / share.sum().clamp(min=1)
+
+
+class Clock(nn.Module):
+    """What of a schedule must survive a restart: steps taken, and how long the loss has not fallen."""
+
+    # ReGAN: patience 20 epochs, a tenth, not below 1e-6. An epoch of this project is 200 steps.
+    PATIENCE, FACTOR, FLOOR, EPOCH = 20, 0.1, 1e-6, 200
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("rate", torch.tensor(rate, dtype=torch.float64))
+        self.register_buffer("total", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("best", torch.tensor(1e9, dtype=torch.float64))
+        self.register_buffer("waited", torch.zeros((), dtype=torch.int64))
+
+    def watch(self, loss: torch.Tensor) -> None:
+        """Counts one step's loss; at an epoch's end, lowers the rate if its mean has not fallen for too long."""
+        self.total += loss.double()
+        if int(self.steps) % self.EPOCH:
+            return
+        mean, self.total = self.total / self.EPOCH, torch.zeros_like(self.total)
+        if mean < self.best:
+            self.best, self.waited = mean, torch.zeros_like(self.waited)
+        elif int(self.waited) + 1 >= self.PATIENCE:
+            self.rate, self.waited = (self.rate * self.FACTOR).clamp(min=self.FLOOR), torch.zeros_like(self.waited)
+        else:
+            self.waited += 1
