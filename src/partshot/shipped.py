@@ -6,7 +6,6 @@ or not the whole of it. Refuses to know torch, folders and PNGs.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import onnxruntime
 
 from partshot.errors import BadArtifact, BadParts
+from partshot.machine import available_cores
 from partshot.parts import PartSet
 
 INPUT = "images"
@@ -59,11 +59,6 @@ class Shipped:
         """
         labels, confidence = self._session.run(OUTPUTS, {INPUT: np.ascontiguousarray(images)})
         return labels, confidence
-
-
-def available_cores() -> int:
-    """Cores this process may use, which in a container or under taskset is fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _read(path: Path) -> bytes:

@@ -21,8 +21,9 @@ from partshot.artifact import replacing_file
 from partshot.data.images import list_images, read_image, write_overlay
 from partshot.data.labels import write_labels
 from partshot.errors import BadImage, BadLabels, BadRecipe
+from partshot.machine import available_cores
 from partshot.parts import PartSet
-from partshot.shipped import Shipped, available_cores
+from partshot.shipped import Shipped
 from partshot.train.progress import Ticker
 
 MANIFEST = "predictions.json"
