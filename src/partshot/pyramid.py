@@ -46,8 +46,8 @@ class Pyramid:
         """Number of pictures."""
         return self.maps[0].shape[0]
 
-    def __getitem__(self, index: slice) -> "Pyramid":
-        """The Pyramid of some of the pictures."""
+    def __getitem__(self, index: slice | torch.Tensor) -> "Pyramid":
+        """The Pyramid of some of the pictures: a slice shares their memory, a tensor of indices copies them."""
         return Pyramid(tuple(m[index] for m in self.maps), self.image_size)
 
     def to(self, *args, **kwargs) -> "Pyramid":

@@ -135,7 +135,7 @@ def test_convs_body_has_the_published_widths():
 
 
 def test_conv_refuses_what_it_cannot_halve_five_times():
-    with pytest.raises(BadImage, match="use 32 px or more"):
+    with pytest.raises(BadImage, match="use 32 or more"):
         ConvHead((3,), 2)(Pyramid((torch.zeros(1, 3, 16, 16),), (16, 16)))
 
 

@@ -49,10 +49,10 @@ class Cnn(nn.Module):
 
     def forward(self, pyramid: Pyramid) -> Float[torch.Tensor, "b k h w"]:
         """Logits at image size."""
-        x = self.first(pyramid)
-        for layer in self.rest:
-            x = layer(F.leaky_relu(x, self.slope, inplace=True))
-        return x
+        x = F.leaky_relu(self.first(pyramid), self.slope)
+        for layer in self.rest[:-1]:
+            x = F.leaky_relu(layer(x), self.slope, inplace=True)
+        return self.rest[-1](x)
 
 
 def cnn_s(channels: Sequence[int], classes: int) -> Cnn:

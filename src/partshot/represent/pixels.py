@@ -32,7 +32,7 @@ class Pixels(nn.Module):
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
         """The blocks' mean colors, finest first; any picture size."""
         height, width = images.shape[2:]
-        maps = [images] + [
+        maps = [images.detach()] + [
             F.adaptive_avg_pool2d(images, (-(-height // stride), -(-width // stride))) for stride in STRIDES[1:]
         ]
         return Pyramid(tuple(maps), (height, width))

@@ -1,0 +1,284 @@
+"""Fits a head to the few labelled pictures: seconds on two cores, the same result for the same seed.
+
+The story: start the head anew from the seed, read the shots' features (once if pictures stay as they are, again in
+every step if they are augmented), and follow the cross-entropy of the labelled pixels downhill. `leave_one_out` does
+it once per shot left out, for an honest estimate from the shots alone. Knows heads, representations and shots by what
+they promise; refuses to know which they are.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from pydantic import Field, model_validator
+from torch import nn
+
+from partshot.data.augment import PRESETS as AUGMENTS
+from partshot.data.augment import Augment, augment
+from partshot.data.shots import Shots
+from partshot.errors import BadLabels, BadRecipe
+from partshot.heads.linear import Linear
+from partshot.ops.hypercolumn import resize
+from partshot.ops.overlap import confusion
+from partshot.parts import IGNORE
+from partshot.pyramid import Pyramid
+from partshot.recipe import Recipe
+from partshot.represent.spec import Representation
+from partshot.train.loop import native_bf16
+from partshot.train.progress import Ticker
+
+# Epoch and share of the horizon that is done -> what the learning rate is multiplied with.
+SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    "constant": lambda epoch, done: 1.0,
+    "cosine": lambda epoch, done: 0.5 * (1 + math.cos(math.pi * done)),
+    # GANORCON's floor is lr * 0.2^3 * 0.1.
+    "cosine-ganorcon": lambda epoch, done: 0.0008 + 0.9992 * 0.5 * (1 + math.cos(math.pi * done)),
+    "tenth-every-50-epochs": lambda epoch, done: 0.1 ** (epoch // 50),
+    "0.9-every-50-epochs": lambda epoch, done: 0.9 ** (epoch // 50),
+}
+
+# A fit of this many seconds shows its progress; a shorter one is over before it could be read.
+PATIENCE = 2.0
+
+
+class FitHead(Recipe):
+    """How a head is fitted. Exactly one of images and epochs is the horizon.
+
+    images: pictures seen, however many shots there are. epochs: times that each shot is seen.
+    batch: pictures per step; at most one of each shot when nothing is augmented.
+    lr, beta1, weight_decay: Adam's, the last as a gradient of the weights' squares. schedule: a key of SCHEDULES.
+    class_power: a class's pixels weigh (their number)^-class_power; 0 weighs all pixels alike.
+    standardize: bring all channels of the features to mean 0 and deviation 1 over the shots first.
+    augment: changes to the pictures, after which their features are read anew; None reads each shot once.
+    precision: "auto" computes in bf16 where the device does so natively, else in fp32.
+    """
+
+    images: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1)
+    batch: int = Field(default=1, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-3, ge=0)
+    schedule: Literal["constant", "cosine", "cosine-ganorcon", "tenth-every-50-epochs", "0.9-every-50-epochs"] = (
+        "constant"
+    )
+    class_power: float = Field(default=0.0, ge=0, le=1)
+    standardize: bool = False
+    augment: Augment | None = None
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_horizon(self):
+        if (self.images is None) == (self.epochs is None):
+            raise ValueError("give either images or epochs as the horizon, and set the other to None")
+        return self
+
+    def horizon(self, shots: int) -> int:
+        """Pictures seen in all, with that many shots."""
+        return self.images if self.images is not None else self.epochs * shots
+
+
+# GANORCON crops 0.6-1 of the area to the picture's size, jitters colors by 0.2 and mirrors half of the pictures.
+_GANORCON = Augment(scale=1.2, rotation=0, shift=0.1, color=0.2, gray=0, blur=0, noise=0)
+
+PRESETS = {
+    # What works in seconds on real pictures: all of it was chosen by held-out pictures, see LOG.md.
+    "fast": FitHead(
+        images=1200,
+        batch=4,
+        lr=3e-3,
+        schedule="cosine",
+        class_power=0.4,
+        standardize=True,
+        augment=AUGMENTS["strong"],
+    ),
+    # ReGAN, supplement: Adam 1e-3, weight decay 1e-3, 1000 epochs of whole pictures, "/10 every 50 epochs". The rate
+    # is dead after 200-300 of them; what was released does otherwise (next row).
+    "regan-paper": FitHead(epochs=1000, schedule="tenth-every-50-epochs"),
+    # ReGAN, released code.
+    "regan-code": FitHead(epochs=1000, schedule="0.9-every-50-epochs"),
+    # GANORCON, section 4 and released code; its augmentation in the terms of this project's.
+    "ganorcon-mlp": FitHead(epochs=800, beta1=0.5, weight_decay=5e-4, schedule="cosine-ganorcon", augment=_GANORCON),
+    "ganorcon-conv": FitHead(
+        epochs=200, lr=5e-4, beta1=0.5, weight_decay=5e-4, schedule="cosine-ganorcon", augment=_GANORCON
+    ),
+}
+
+
+def fit_head(
+    head: nn.Module, representation: Representation, shots: Shots, recipe: FitHead, size: int, quiet: bool = False
+) -> nn.Module:
+    """Fits a head anew, whatever it was before, and returns it in evaluation mode.
+
+    head: made for `representation.spec.channels` and `len(shots.parts)` classes; parts that no shot shows keep their
+    outputs. size: side of the square that pictures and masks are resized to. quiet: no progress.
+    Ignored pixels (255) count nowhere. The same arguments give the same weights.
+
+    Raises BadLabels when no pixel is labelled, BadImage when `size` is too small for the representation, BadRecipe
+    when the loss stops being a number.
+    """
+    images, labels = shots.stack(size)
+    pictures, labels = as_pictures(images), torch.from_numpy(labels).long()
+    weights = class_weights(labels, len(shots.parts), recipe.class_power)
+    draw = _Feed(representation, pictures, labels, shots.parts.mirrored_ids(), recipe)
+
+    _restart(head, recipe.seed)
+    if recipe.standardize:
+        for module in head.modules():
+            if isinstance(module, Linear):
+                module.standardize(draw.plain)
+    head.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(head.parameters(), recipe.lr, (recipe.beta1, 0.999), weight_decay=recipe.weight_decay)
+
+    horizon, seen, step = recipe.horizon(len(shots)), 0, 0
+    began, ticker, loss = time.monotonic(), None, None
+    with torch.random.fork_rng(devices=[]), ExitStack() as stack:
+        torch.manual_seed(recipe.seed)
+        while seen < horizon:
+            rate = recipe.lr * SCHEDULES[recipe.schedule](seen // len(shots), seen / horizon)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            pyramid, truth = draw()
+            with draw.autocast():
+                logits = head(pyramid)
+            loss = pixel_loss(logits, truth, weights)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            seen, step = seen + len(truth), step + 1
+
+            if ticker is None and time.monotonic() - began > PATIENCE:
+                ticker = stack.enter_context(Ticker("fit", horizon, seen, quiet))
+            if step % 20 == 0 or seen >= horizon:
+                _refuse_nonfinite(loss, head, recipe, seen)
+                if ticker:
+                    ticker.tick(min(seen, horizon), {"loss": float(loss.detach())})
+    return head.eval()
+
+
+def leave_one_out(
+    make_head: Callable[[], nn.Module],
+    representation: Representation,
+    shots: Shots,
+    recipe: FitHead,
+    size: int,
+    folds: int | None = None,
+    quiet: bool = True,
+) -> np.ndarray:
+    """Fits on all shots but some, predicts those, and pools: int64 [classes, classes], rows true, columns predicted.
+
+    make_head: makes a head, fitted or not. folds: groups of shots that are left out together; None leaves out one at a
+    time. Predictions are compared at the masks' own sizes. Raises BadLabels with fewer than two shots.
+    """
+    if len(shots) < 2:
+        raise BadLabels("leaving one out needs at least 2 labelled pictures, there is 1; label another one")
+    folds = min(folds or len(shots), len(shots))
+    total = np.zeros((len(shots.parts),) * 2, np.int64)
+    for fold in range(folds):
+        left_out = [i for i in range(len(shots)) if i % folds == fold]
+        kept = shots.subset([i for i in range(len(shots)) if i % folds != fold])
+        head = fit_head(make_head(), representation, kept, recipe, size, quiet)
+        held = shots.subset(left_out)
+        for image, truth in zip(as_pictures(held.stack(size)[0]), held.labels, strict=True):
+            with torch.no_grad():
+                logits = resize(head(representation.features(image[None])), truth.shape)
+            total += confusion(truth, logits[0].argmax(0).byte().numpy(), len(shots.parts))
+    return total
+
+
+def as_pictures(images: UInt8[np.ndarray, "n h w 3"]) -> Float[torch.Tensor, "n 3 h w"]:
+    """Pictures as networks here take them: channels first, in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def class_weights(
+    labels: Int64[torch.Tensor, "n h w"], classes: int, power: float
+) -> Float[torch.Tensor, " {classes}"]:
+    """(pixels of a class)^-power, scaled so that the mean labelled pixel weighs 1; 0 for classes without pixels.
+
+    Raises BadLabels when no pixel is labelled.
+    """
+    counts = torch.bincount(labels[labels != IGNORE], minlength=classes).float()
+    if not counts.any():
+        raise BadLabels("no pixel of the shots is labelled: all are 255 (ignore); label some parts")
+    weights = torch.where(counts > 0, counts.clamp(min=1) ** -power, 0)
+    return weights * counts.sum() / (weights * counts).sum()
+
+
+def pixel_loss(
+    logits: Float[torch.Tensor, "b k h w"], labels: Int64[torch.Tensor, "b h w"], weights: Float[torch.Tensor, " k"]
+) -> Float[torch.Tensor, ""]:
+    """Cross-entropy over the pixels that are not 255, each weighed by its class; 0 when there is none."""
+    losses = F.cross_entropy(logits.float(), labels, weights.to(logits.device), ignore_index=IGNORE, reduction="sum")
+    table = F.pad(weights, (0, IGNORE + 1 - len(weights))).to(labels.device)
+    return losses / table[labels].sum().clamp(min=1)
+
+
+class _Feed:
+    """Draws batches of features with their labels: from memory when pictures stay as they are, else read anew."""
+
+    def __init__(self, representation, pictures, labels, mirrored_ids: list[int], recipe: FitHead):
+        self.representation, self.recipe, self.mirrored_ids = representation, recipe, mirrored_ids
+        self.pictures, self.labels = pictures, labels
+        self.rng = torch.Generator().manual_seed(recipe.seed)
+        bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16())
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        self.queue: list[int] = []
+        self.plain = self._read(pictures)
+
+    def __call__(self) -> tuple[Pyramid, torch.Tensor]:
+        chosen = self._next(self.recipe.batch)
+        if self.recipe.augment is None:
+            # A run of neighbours is read where it lies; anything else is copied.
+            together = chosen == list(range(chosen[0], chosen[0] + len(chosen)))
+            index = slice(chosen[0], chosen[0] + len(chosen)) if together else torch.tensor(chosen)
+            return self.plain[index], self.labels[index]
+        images, labels = augment(
+            self.pictures[chosen], self.labels[chosen], self.recipe.augment, self.rng, self.mirrored_ids
+        )
+        return self._read(images), labels
+
+    def autocast(self):
+        """The precision that the head computes in."""
+        return torch.autocast(self.pictures.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+    def _next(self, batch: int) -> list[int]:
+        """Indices of the next shots: each once before any comes again."""
+        count = len(self.pictures)
+        if self.recipe.augment is None:
+            batch = min(batch, count)
+        while len(self.queue) < batch:
+            self.queue += torch.randperm(count, generator=self.rng).tolist()
+        chosen, self.queue = self.queue[:batch], self.queue[batch:]
+        return sorted(chosen)
+
+    def _read(self, pictures: torch.Tensor) -> Pyramid:
+        with self.autocast():
+            # One at a time keeps what the network holds meanwhile small; wide maps gain nothing from batching.
+            read = [self.representation.features(one) for one in pictures.split(4)]
+        maps = [torch.cat(level).to(self.dtype) for level in zip(*(p.maps for p in read), strict=True)]
+        return Pyramid(tuple(maps), read[0].image_size)
+
+
+def _restart(head: nn.Module, seed: int) -> None:
+    """Initial weights that the seed alone decides; parts first, so that a whole may overrule them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in reversed(list(head.modules())):
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+
+def _refuse_nonfinite(loss: torch.Tensor, head: nn.Module, recipe: FitHead, seen: int) -> None:
+    if not math.isfinite(float(loss.detach())) or not all(bool(torch.isfinite(p).all()) for p in head.parameters()):
+        raise BadRecipe(
+            f"fitting the head: the loss stopped being a number after {seen} pictures; lower lr (now {recipe.lr:g}) "
+            "or set standardize to true"
+        )

@@ -1,0 +1,186 @@
+"""Fitting: what the recipe promises, on drawn pictures that a linear head on pixels can learn."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from partshot.data.augment import PRESETS as AUGMENTS
+from partshot.data.shots import Shots
+from partshot.errors import BadLabels, BadRecipe
+from partshot.heads.cnn import Cnn
+from partshot.heads.linear import Linear
+from partshot.parts import IGNORE, PartSet
+from partshot.represent.pixels import Pixels
+from partshot.train.fit_head import (
+    PRESETS,
+    SCHEDULES,
+    FitHead,
+    as_pictures,
+    class_weights,
+    fit_head,
+    leave_one_out,
+    pixel_loss,
+)
+
+PARTS = PartSet.of("background", "left spot", "right spot", "never seen")
+COLORS = np.array([[20, 20, 20], [230, 40, 40], [40, 40, 230], [0, 255, 0]], np.uint8)
+QUICK = FitHead(epochs=40, lr=0.05, standardize=True)
+
+
+def spots(count=3, size=24, seed=0):
+    """Dark pictures with a red spot on the left and a blue one on the right, and noise."""
+    rng = np.random.default_rng(seed)
+    images, labels = [], []
+    y, x = np.mgrid[:size, :size]
+    for _ in range(count):
+        mask = np.zeros((size, size), np.uint8)
+        for part, left in ((1, 2), (2, 14)):
+            cx, cy = rng.integers(left + 3, left + 6), rng.integers(6, 18)
+            mask[(x - cx) ** 2 + (y - cy) ** 2 < 12] = part
+        images.append(np.clip(COLORS[mask] + rng.normal(0, 8, (size, size, 3)), 0, 255).astype(np.uint8))
+        labels.append(mask)
+    return Shots(tuple(images), tuple(labels), tuple(f"spots-{i}" for i in range(count)), PARTS)
+
+
+def linear():
+    return Linear(Pixels().spec.channels, len(PARTS))
+
+
+def small_cnn():
+    return Cnn(Pixels().spec.channels, len(PARTS), (1, 1), (8, 8))
+
+
+def accuracy(head, shots):
+    with torch.no_grad():
+        found = head(Pixels().features(as_pictures(np.stack(shots.images)))).argmax(1).numpy()
+    return float((found == np.stack(shots.labels)).mean())
+
+
+def weights_of(head):
+    return torch.cat([p.detach().flatten() for p in head.parameters()])
+
+
+@pytest.mark.parametrize("make", [linear, small_cnn])
+def test_a_fitted_head_segments_new_pictures(make):
+    head = fit_head(make(), Pixels(), spots(), QUICK, 24)
+    assert not head.training
+    assert accuracy(head, spots(5, seed=9)) > 0.97
+
+
+def test_augmenting_reads_features_anew_and_still_learns():
+    recipe = QUICK.changed(epochs=None, images=120, batch=4, augment=AUGMENTS["weak"].changed(flip=False))
+    assert accuracy(fit_head(small_cnn(), Pixels(), spots(), recipe, 24), spots(5, seed=9)) > 0.95
+
+
+@pytest.mark.parametrize("augment", [None, AUGMENTS["strong"]])
+def test_fitting_twice_is_fitting_once(augment):
+    recipe = QUICK.changed(epochs=3, augment=augment)
+    head = fit_head(small_cnn(), Pixels(), spots(), recipe, 24)
+    once = weights_of(head)
+    torch.manual_seed(5)
+    assert torch.equal(weights_of(fit_head(head, Pixels(), spots(), recipe, 24)), once)
+    assert torch.equal(weights_of(fit_head(small_cnn(), Pixels(), spots(), recipe, 24)), once)
+    other = fit_head(head, Pixels(), spots(), recipe.changed(seed=1), 24)
+    assert not torch.equal(weights_of(other), once)
+
+
+def test_the_global_random_state_is_left_alone():
+    head, state = linear(), torch.get_rng_state()
+    fit_head(head, Pixels(), spots(1), QUICK.changed(epochs=1), 24)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "shots", "steps"),
+    [
+        (FitHead(epochs=5), 3, 15),
+        (FitHead(epochs=5, batch=2), 3, 8),
+        (FitHead(images=12, batch=4), 3, 4),
+        (FitHead(images=12, batch=4, augment=AUGMENTS["none"]), 1, 3),
+    ],
+)
+def test_the_horizon_counts_pictures(recipe, shots, steps):
+    head, calls = linear(), []
+    forward = head.forward
+    head.forward = lambda pyramid: calls.append(pyramid.batch) or forward(pyramid)
+    fit_head(head, Pixels(), spots(shots), recipe, 24)
+    assert len(calls) == steps
+    assert steps * max(calls) >= recipe.horizon(shots) > (steps - 1) * max(calls)
+
+
+def test_one_horizon_is_needed():
+    for settings in ({}, {"images": 5, "epochs": 5}):
+        with pytest.raises(BadRecipe, match="either images or epochs"):
+            FitHead.parse(settings)
+
+
+def test_published_schedules():
+    assert PRESETS["regan-paper"].horizon(3) == 3000
+    tenth, ninth = SCHEDULES["tenth-every-50-epochs"], SCHEDULES["0.9-every-50-epochs"]
+    assert [tenth(e, 0) for e in (49, 50, 100)] == pytest.approx([1, 0.1, 0.01])
+    assert [ninth(e, 0) for e in (49, 50, 100)] == pytest.approx([1, 0.9, 0.81])
+    # GANORCON: the rate ends at lr * 0.2^3 * 0.1.
+    assert SCHEDULES["cosine-ganorcon"](800, 1) == pytest.approx(0.2**3 * 0.1)
+    assert (PRESETS["ganorcon-mlp"].beta1, PRESETS["ganorcon-conv"].lr) == (0.5, 5e-4)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_toml(name, tmp_path):
+    path = tmp_path / "fit.toml"
+    path.write_text(PRESETS[name].to_toml())
+    assert FitHead.from_toml(path) == PRESETS[name]
+
+
+def test_class_weights_follow_the_power_of_the_counts():
+    labels = torch.tensor([[[0] * 16 + [1] * 4 + [IGNORE] * 5]])
+    weights = class_weights(labels, 3, 0.5)
+    assert float(weights[1] / weights[0]) == pytest.approx(2)
+    assert float(weights[2]) == 0
+    assert float(16 * weights[0] + 4 * weights[1]) == pytest.approx(20)
+    assert torch.equal(class_weights(labels, 3, 0.0)[:2], torch.ones(2))
+
+
+def test_pixel_loss_is_the_weighted_cross_entropy():
+    rng = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(2, 3, 6, 6, generator=rng), torch.randint(0, 3, (2, 6, 6), generator=rng)
+    labels[0, 0] = IGNORE
+    weights = torch.tensor([0.5, 1.0, 2.0])
+    expected = nn.functional.cross_entropy(logits, labels, weights, ignore_index=IGNORE)
+    torch.testing.assert_close(pixel_loss(logits, labels, weights), expected)
+
+
+def test_shots_without_a_labelled_pixel_are_refused():
+    shots = spots(1)
+    blank = Shots(shots.images, (np.full((24, 24), IGNORE, np.uint8),), shots.names, PARTS)
+    with pytest.raises(BadLabels, match="all are 255"):
+        fit_head(linear(), Pixels(), blank, QUICK, 24)
+
+
+def test_a_loss_that_is_no_number_is_refused_with_a_cure():
+    with pytest.raises(BadRecipe, match="lower lr"):
+        fit_head(linear(), Pixels(), spots(), QUICK.changed(lr=1e30), 24)
+
+
+def test_leave_one_out_counts_every_pixel_of_every_shot_once():
+    shots = spots(4)
+    pooled = leave_one_out(linear, Pixels(), shots, QUICK, 24)
+    assert pooled.sum() == 4 * 24 * 24
+    assert np.trace(pooled) > 0.97 * pooled.sum()
+    assert leave_one_out(linear, Pixels(), shots, QUICK, 24, folds=2).sum() == pooled.sum()
+
+
+def test_leave_one_out_never_fits_on_the_shot_it_predicts():
+    # Three pictures alike and one with red and blue exchanged: from the others it must be predicted wrongly.
+    shots = spots(4)
+    odd = np.ascontiguousarray(shots.images[3][..., ::-1])
+    shots = Shots((*shots.images[:3], odd), shots.labels, shots.names, PARTS)
+    pooled = leave_one_out(linear, Pixels(), shots, QUICK, 24)
+    odd_spot = int((shots.labels[3] == 1).sum())
+    assert pooled[1, 2] >= odd_spot - 2
+    assert pooled[1, 1] >= pooled[1].sum() - odd_spot - 5
+
+
+def test_leave_one_out_needs_two_shots():
+    with pytest.raises(BadLabels, match="label another"):
+        leave_one_out(linear, Pixels(), spots(1), QUICK, 24)
