@@ -10,7 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
+from typer.testing import CliRunner
 
+from partshot.cli import app
 from partshot.data.labels import read_labels
 from partshot.errors import BadArtifact, BadImage, BadLabels, BadRecipe, DiskFull
 from partshot.parts import PartSet
@@ -275,6 +277,33 @@ def test_reading_runs_ahead_in_threads_but_not_without_bound(model, tmp_path, mo
 
     assert threading.main_thread() not in threads
     assert ahead[0] <= 2 + 2 * 2 + 1
+
+
+def test_the_command_warns_of_a_skipped_picture_and_fails_when_all_are(model, folder, tmp_path):
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "bad").mkdir()
+    for i in range(15):
+        (tmp_path / "bad" / f"{i}.png").touch()
+
+    one = CliRunner().invoke(app, ["predict", str(model), str(folder), "--out", str(tmp_path / "out"), "--overlays"])
+    all_of_them = CliRunner().invoke(app, ["predict", str(model), str(tmp_path / "bad"), "--out", str(tmp_path / "o")])
+
+    assert one.exit_code == 0
+    assert one.stderr.count("warning: broken.jpg skipped") == 1
+    assert "5 masks written" in one.stdout and "1 skipped" in one.stdout
+    assert (tmp_path / "out" / "overlays" / "p0.jpg").exists()
+    assert all_of_them.exit_code == 2
+    assert all_of_them.stderr.startswith("error: none of 15 pictures") and all_of_them.stderr.count("\n") == 1
+
+
+def test_the_command_lists_only_some_of_many_skipped_pictures(model, folder, tmp_path):
+    for i in range(15):
+        (folder / f"bad{i}.png").touch()
+
+    result = CliRunner().invoke(app, ["predict", str(model), str(folder), "--out", str(tmp_path / "out")])
+
+    assert result.exit_code == 0
+    assert result.stderr.count(" skipped: ") == 10 and "warning: 5 more skipped" in result.stderr
 
 
 def test_predicting_imports_no_torch(model, folder, tmp_path):

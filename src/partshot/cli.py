@@ -1,0 +1,280 @@
+"""The command `partshot`: one thin command per verb.
+
+Each command imports its task only when it is called, so that help answers at once and predicting needs no torch.
+Knows arguments, exit codes and how an error reads; everything else is the tasks' affair.
+
+Exit codes: 0 done, 1 the doctor found something broken, 2 an error whose cure is in the user's hands, 130 stopped.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+import partshot
+from partshot.errors import MissingExtra, PartshotError
+
+_TRAIN_LINE = "pip install 'partshot[train]'"
+_LISTED = 10  # skipped pictures, on the terminal; predictions.json has them all
+
+
+class Commands(TyperGroup):
+    """Turns what a user can cause into one line and an exit code; bugs keep their traceback."""
+
+    def invoke(self, ctx):
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except PartshotError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("stopped; run the same command again to resume", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to; running again goes on where it stopped.")]
+Images = Annotated[Path, typer.Option("--images", "-i", help="Folder of pictures.")]
+Labels = Annotated[Path, typer.Option("--labels", "-l", help="Folder of masks STEM.png for some of the pictures.")]
+Size = Annotated[int | None, typer.Option(help="Side in pixels that pictures are worked on at; default: the preset's.")]
+Kimg = Annotated[float | None, typer.Option(help="Thousands of pictures to train on; default: the preset's.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is left to chance.")]
+RgbMasks = Annotated[bool, typer.Option("--rgb-masks", help="Read RGB masks by the exact colors in classes.json.")]
+Student = Annotated[
+    str, typer.Option(help="The network: swift, regan-unet, or ARCHITECTURE-ENCODER such as unet-resnet18.")
+]
+
+
+def main() -> None:
+    """Runs the command line."""
+    if not sys.warnoptions:
+        # A library's warnings are for whoever calls it; partshot's own are for the user.
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", module=r"partshot(\.|$)")
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    app()
+
+
+def _print_version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"partshot {partshot.__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback(epilog="Start with:  partshot demo --out demo/")
+def _global(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """From a folder of pictures and 1-10 labelled ones to a fast network that segments the parts."""
+
+
+@app.command(epilog="Example:  partshot doctor")
+def doctor() -> None:
+    """Find what is broken, and the cure.
+
+    Prints versions and devices, imports every library, and names the line that cures what does not work.
+    """
+    checkup = _task("doctor")()
+    typer.echo("\n".join(checkup.lines))
+    for problem in checkup.problems:
+        typer.echo(f"problem: {problem}")
+    typer.echo("all is well" if checkup.healthy else "cure the first problem first, then look again")
+    raise typer.Exit(0 if checkup.healthy else 1)
+
+
+@app.command(epilog="Example:  partshot demo --out demo/")
+def demo(
+    out: Out,
+    kind: Annotated[str, typer.Option(help="What is drawn: faces, faces-lr, cars or horses.")] = "faces",
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 64,
+    seed: Seed = 0,
+) -> None:
+    """Do the whole job on toy pictures.
+
+    Draws them, labels one and ten, and goes all the way to a report: under ten minutes, no network.
+    """
+    _show(_task("demo")(out=out, kind=kind, size=size, seed=seed))
+
+
+@app.command(epilog="Example:  partshot toy faces --count 1000 --size 128 faces/")
+def toy(
+    kind: Annotated[str, typer.Argument(help="faces, faces-lr, cars or horses.")],
+    folder: Annotated[Path, typer.Argument(help="Gets images/, masks/ and classes.json.")],
+    count: Annotated[int, typer.Option(help="How many pictures.")] = 100,
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 64,
+    seed: Seed = 0,
+) -> None:
+    """Draw pictures with exact masks."""
+    _show(_task("toy")(kind=kind, count=count, size=size, folder=folder, seed=seed))
+
+
+@app.command(epilog="Example:  partshot pretrain simsiam --images photos/ --out trained/")
+def pretrain(
+    images: Images,
+    out: Out,
+    pretext: Annotated[str, typer.Argument(help="How: simsiam.")] = "simsiam",
+    preset: Annotated[str | None, typer.Option(help="A row of the pretext's table of published settings.")] = None,
+    size: Size = None,
+    kimg: Kimg = None,
+    batch: Annotated[int | None, typer.Option(help="Pictures a step; default: the preset's.")] = None,
+    seed: Seed = 0,
+    devices: Annotated[int, typer.Option(help="How many GPUs, or processes, share the work.")] = 1,
+) -> None:
+    """Train a representation without labels."""
+    task = _task("pretrain")
+    _show(task(pretext, images, out, preset=preset, size=size, kimg=kimg, batch=batch, seed=seed, devices=devices))
+
+
+@app.command(epilog="Example:  partshot fit --images photos/ --labels masks/ --out teacher/ --representation random")
+def fit(
+    images: Images,
+    labels: Labels,
+    out: Out,
+    representation: Annotated[
+        str, typer.Option(help="pixels, random, timm:NAME, timm:NAME@WEIGHTS, or the folder of a pretrained one.")
+    ] = "random",
+    head: Annotated[str, typer.Option(help="linear, mlp-1, mlp-2, cnn-s, cnn-m, cnn-l or conv.")] = "cnn-l",
+    preset: Annotated[str, typer.Option(help="A row of the table of published settings.")] = "fast",
+    size: Annotated[int, typer.Option(help="Side in pixels that pictures are worked on at.")] = 128,
+    seed: Seed = 0,
+) -> None:
+    """Fit a head to a few labelled pictures.
+
+    The head reads a representation; together they are the few-shot teacher of a student.
+    """
+    task = _task("fit")
+    options = {"representation": representation, "head": head, "preset": preset, "size": size, "seed": seed}
+    _show(task(images=images, labels=labels, out=out, **options))
+
+
+@app.command(epilog="Example:  partshot distill --images photos/ --labels masks/ --teacher teacher/ --out student/")
+def distill(
+    images: Images,
+    labels: Labels,
+    out: Out,
+    teacher: Annotated[Path | None, typer.Option(help="What `partshot fit` wrote; without: from the labels.")] = None,
+    student: Student = "swift",
+    preset: Annotated[str, typer.Option(help="A row of the table of published settings.")] = "default",
+    size: Size = None,
+    kimg: Kimg = None,
+    seed: Seed = 0,
+    rgb_masks: RgbMasks = False,
+) -> None:
+    """Train a fast student on all pictures."""
+    task = _task("distill")
+    options = {"student": student, "preset": preset, "size": size, "kimg": kimg, "seed": seed, "rgb_masks": rgb_masks}
+    _show(task(images, labels, out, teacher=teacher, **options))
+
+
+@app.command(epilog="Example:  partshot predict student.onnx photos/ --out masks/ --overlays")
+def predict(
+    model: Annotated[Path, typer.Argument(help="ONNX file that `partshot export` or `partshot run` wrote.")],
+    images: Annotated[Path, typer.Argument(help="Folder of pictures, or one picture.")],
+    out: Out,
+    overlays: Annotated[bool, typer.Option("--overlays", help="Also draw the parts on the pictures.")] = False,
+    confidence: Annotated[bool, typer.Option("--confidence", help="Also write how sure each pixel is.")] = False,
+    batch: Annotated[int, typer.Option(help="Pictures of one size that are predicted together.")] = 8,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo and replace what is there.")] = False,
+) -> None:
+    """Write a mask for every picture; needs no torch.
+
+    Each is an indexed PNG of the picture's name and size. Run again after a stop, it goes on where it was.
+    """
+    task = _task("predict")
+    summary = task(model, images, out, overlays=overlays, confidence=confidence, batch=batch, overwrite=overwrite)
+    for path, reason in summary.skipped[:_LISTED]:
+        typer.echo(f"warning: {path.name} skipped: {reason}", err=True)
+    if len(summary.skipped) > _LISTED:
+        typer.echo(f"warning: {len(summary.skipped) - _LISTED} more skipped, see predictions.json", err=True)
+    _show(summary)
+
+
+@app.command(epilog="Example:  partshot evaluate student.onnx --images photos/ --masks masks/ --out report/")
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="ONNX file, or a folder of predicted masks.")],
+    images: Images,
+    masks: Annotated[Path, typer.Option("--masks", "-m", help="Folder of true masks STEM.png.")],
+    out: Out,
+    rgb_masks: RgbMasks = False,
+) -> None:
+    """Score a model against true masks.
+
+    Writes results.json and report.html. The model is an ONNX file or a folder of predicted masks.
+    """
+    found = _task("evaluate")(model, images, masks, out, rgb_masks=rgb_masks)
+    for name, iou in found.per_part.items():
+        typer.echo(f"{iou:.3f}  {name}")
+    typer.echo(f"{found.miou:.3f}  mean IoU, {found.wiou:.3f} weighted; see {out / 'report.html'}")
+
+
+@app.command(epilog="Example:  partshot export student/ student.onnx")
+def export(
+    student: Annotated[Path, typer.Argument(help="Folder that `partshot distill` wrote.")],
+    out: Annotated[Path, typer.Argument(help="ONNX file to write.")],
+) -> None:
+    """Write a student as one ONNX file.
+
+    Resizing, normalization and argmax are inside; refused unless onnxruntime computes what torch does.
+    """
+    _show(_task("export")(student, out))
+
+
+@app.command(epilog="Example:  partshot run --images photos/ --labels masks/ --out parts/")
+def run(
+    images: Images,
+    labels: Labels,
+    out: Out,
+    representation: Annotated[
+        str, typer.Option(help="auto (compared on your own shots), simsiam, pixels or timm:NAME.")
+    ] = "auto",
+    size: Size = None,
+    minutes: Annotated[float | None, typer.Option(help="About how long it may take; default: what it needs.")] = None,
+    student: Student = "swift",
+    seed: Seed = 0,
+    rgb_masks: RgbMasks = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
+) -> None:
+    """Do everything: pictures and a few masks in, parts out.
+
+    Writes masks for all pictures, student.onnx and a report.
+    """
+    task = _task("run")
+    options = {"representation": representation, "size": size, "minutes": minutes, "student": student, "seed": seed}
+    _show(task(images, labels, out, **options, rgb_masks=rgb_masks, dry_run=dry_run))
+
+
+def _task(verb: str) -> Callable:
+    # The task of that name; a training library that is missing or broken becomes a line that says so.
+    try:
+        return getattr(import_module(f"partshot.tasks.{verb}"), verb)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("partshot"):
+            raise
+        raise MissingExtra(f"'{verb}' needs {error.name}, which is not installed; run: {_TRAIN_LINE}") from error
+    except (ImportError, OSError, RuntimeError) as error:
+        # A torchvision of another torch fails with a RuntimeError, a missing CUDA library with an OSError.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise MissingExtra(f"'{verb}' needs a library that is broken ({reason}); run: partshot doctor") from error
+
+
+def _show(result: object) -> None:
+    # What a task returns is worth a line: a folder, a summary, a resolved recipe.
+    if result is not None:
+        typer.echo(f"written: {result}" if isinstance(result, Path) else str(result))
