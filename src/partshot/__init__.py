@@ -25,8 +25,6 @@ _WHERE = {
     "pretrain": "partshot.tasks.pretrain",
     "distill": "partshot.tasks.distill",
     "predict": "partshot.tasks.predict",
-    "evaluate": "partshot.tasks.evaluate",
-    "export": "partshot.tasks.export",
     "write_toy": "partshot.data.toy",
 }
 __all__ = ["__version__", *_WHERE]  # noqa: PLE0604

@@ -148,9 +148,10 @@ def fit(
     labels: Labels,
     out: Out,
     representation: Annotated[
-        str, typer.Option(help="pixels, random, timm:NAME, timm:NAME@WEIGHTS, or the folder of a pretrained one.")
-    ] = "random",
-    head: Annotated[str, typer.Option(help="linear, mlp-1, mlp-2, cnn-s, cnn-m, cnn-l or conv.")] = "cnn-l",
+        str,
+        typer.Option(help="pixels, random, timm:NAME, timm:NAME@WEIGHTS, or a pretrained folder; +position behind it."),
+    ] = "random+position",
+    head: Annotated[str, typer.Option(help="linear, mlp-1, mlp-2, cnn-s, cnn-m, cnn-l or conv.")] = "cnn-s",
     preset: Annotated[str, typer.Option(help="A row of the table of published settings.")] = "fast",
     size: Annotated[int, typer.Option(help="Side in pixels that pictures are worked on at.")] = 128,
     seed: Seed = 0,

@@ -1,0 +1,191 @@
+"""Segmenter and Student: what is fitted, asked for predictions, saved and loaded.
+
+A Segmenter is a representation with a head, fitted to a few shots in seconds: the few-shot teacher. A Student is one
+fast network, distilled. Both follow scikit-learn's contract: `predict` before `fit` raises NotFitted, fitting twice is
+fitting once, and what is saved predicts the same to the last bit. Neither knows folders of pictures or commands.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from partshot.artifact import Artifact
+from partshot.catalog import HEADS, lookup
+from partshot.data.images import resize_image
+from partshot.data.shots import Shots
+from partshot.data.soft_labels import SoftLabels
+from partshot.errors import BadArtifact, NotFitted
+from partshot.nets.student import build_student
+from partshot.parts import PartSet
+from partshot.represent.choose import rebuild, tensors_of
+from partshot.represent.spec import Representation
+from partshot.train.fit_head import PRESETS as FIT_PRESETS
+from partshot.train.fit_head import FitHead, as_pictures, fit_head
+from partshot.train.loop import native_bf16
+
+# Pictures per forward pass: enough to keep two cores busy, few enough for 512 px pyramids in 2 GB.
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One picture's answer, at the picture's own size.
+
+    labels: uint8 [h, w], part ids. probabilities: float32 [k, h, w], summing to 1 over the parts.
+    uncertainty: float32 [h, w], entropy of the probabilities over its largest possible value, 0..1.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    uncertainty: np.ndarray
+
+
+class Segmenter:
+    """A representation with a head.
+
+    representation: reads the pictures. parts: what the head tells apart. head: a name of `catalog.HEADS`.
+    size: side of the square that pictures are resized to before they are read. recipe: how the head is fitted.
+    """
+
+    def __init__(
+        self,
+        representation: Representation,
+        parts: PartSet,
+        head: str = "cnn-l",
+        size: int = 128,
+        recipe: FitHead = FIT_PRESETS["fast"],
+    ):
+        self.representation, self.parts, self.head_name = representation, parts, head
+        self.size, self.recipe = size, recipe
+        self.head_: nn.Module | None = None
+
+    def make_head(self) -> nn.Module:
+        """An unfitted head for this representation and these parts."""
+        return lookup(HEADS, self.head_name, "head")(self.representation.spec.channels, len(self.parts))
+
+    def fit(self, shots: Shots, quiet: bool = False) -> Self:
+        """Fits the head to the shots, forgetting an earlier fit."""
+        self.head_ = fit_head(self.make_head(), self.representation, shots, self.recipe, self.size, quiet)
+        return self
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """One Prediction per picture, uint8 [h, w, 3], of any sizes. Raises NotFitted before `fit`."""
+        return list(_predictions(self._logits, images, self.size))
+
+    def soft_labels(self, pictures: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> SoftLabels:
+        """Soft labels of a stack, uint8 [n, s, s, 3], at half its size, for a student to start from."""
+        kept = []
+        for first in range(0, len(pictures), _BATCH):
+            several = as_pictures(pictures[first : first + _BATCH])
+            if several.shape[2] != self.size:
+                several = F.interpolate(several, size=(self.size, self.size), mode="bilinear", antialias=True)
+            logits = self._logits(several)
+            size = pictures.shape[1] // 2
+            logits = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
+            kept.append(SoftLabels.of(logits.softmax(1)))
+            progress(min(first + _BATCH, len(pictures)))
+        return SoftLabels.join(kept)
+
+    def save(self, folder: Path | str) -> Path:
+        """Writes everything a prediction needs, the representation included."""
+        card = {
+            "head": self.head_name,
+            "size": self.size,
+            "parts": self.parts.to_dict(),
+            "representation": self.representation.card(),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "fingerprint": self.recipe.fingerprint,
+        }
+        tensors = {f"head.{k}": v.numpy() for k, v in self._head().state_dict().items()}
+        tensors |= {f"representation.{k}": v for k, v in tensors_of(self.representation).items()}
+        return Artifact("segmenter", card, tensors).save(folder)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Reads what `save` wrote; BadArtifact when it is not one or not whole."""
+        stored = Artifact.load(folder, kind="segmenter")
+        card = stored.card
+        representation = rebuild(card["representation"], _below(stored, "representation."))
+        parts = PartSet.from_dict(card["parts"], str(folder))
+        found = cls(representation, parts, card["head"], card["size"], FitHead.parse(card["recipe"], str(folder)))
+        found.head_ = _loaded(found.make_head(), _below(stored, "head."), folder)
+        return found
+
+    def _head(self) -> nn.Module:
+        if self.head_ is None:
+            raise NotFitted("this Segmenter has not been fitted; call fit(shots) first, or load a fitted one")
+        return self.head_
+
+    def _logits(self, pictures: torch.Tensor) -> torch.Tensor:
+        head = self._head()
+        with torch.no_grad():
+            return head(self.representation.features(pictures)).float()
+
+
+class Student:
+    """One fast network with what it takes to use it.
+
+    net: float [b, 3, size, size] in [-1, 1] -> logits [b, k, size, size], in evaluation mode. name: of its
+    architecture, for `nets.student.build_student`. card: plain JSON values on how it was trained.
+    """
+
+    def __init__(self, net: nn.Module, name: str, parts: PartSet, size: int, card: dict | None = None):
+        self.net, self.name, self.parts, self.size = net.eval(), name, parts, size
+        self.card = card or {}
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """One Prediction per picture, uint8 [h, w, 3], of any sizes."""
+        return list(_predictions(self._logits, images, self.size))
+
+    def save(self, folder: Path | str) -> Path:
+        """Writes the network and its card."""
+        card = {"student": self.name, "size": self.size, "parts": self.parts.to_dict(), **self.card}
+        return Artifact("student", card, {k: v.numpy() for k, v in self.net.state_dict().items()}).save(folder)
+
+    @classmethod
+    def load(cls, folder: Path | str, fingerprint: str | None = None) -> Self:
+        """Reads what `save` wrote; BadArtifact when it is not one, not whole, or of another recipe."""
+        stored = Artifact.load(folder, kind="student", fingerprint=fingerprint)
+        parts = PartSet.from_dict(stored.card["parts"], str(folder))
+        net = _loaded(build_student(stored.card["student"], len(parts)), stored.tensors, folder)
+        known = {k: stored.card[k] for k in ("fingerprint", "recipe") if k in stored.card}
+        return cls(net, stored.card["student"], parts, stored.card["size"], known)
+
+    def _logits(self, pictures: torch.Tensor) -> torch.Tensor:
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), torch.autocast(pictures.device.type, torch.bfloat16, enabled=native_bf16()):
+            return self.net(pictures).float()
+
+
+def _predictions(
+    logits_of: Callable[[torch.Tensor], torch.Tensor], images: Sequence[np.ndarray], size: int
+) -> Iterator[Prediction]:
+    for first in range(0, len(images), _BATCH):
+        several = images[first : first + _BATCH]
+        logits = logits_of(as_pictures(np.stack([resize_image(image, size) for image in several])))
+        for one, image in zip(logits, several, strict=True):
+            yield _prediction(F.interpolate(one[None], size=image.shape[:2], mode="bilinear", align_corners=False)[0])
+
+
+def _prediction(logits: torch.Tensor) -> Prediction:
+    shares = logits.softmax(0)
+    entropy = -(shares * shares.clamp(min=1e-9).log()).sum(0) / max(1e-9, float(np.log(len(shares))))
+    return Prediction(logits.argmax(0).byte().numpy(), shares.numpy(), entropy.clamp(0, 1).numpy())
+
+
+def _below(stored: Artifact, prefix: str) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): v for k, v in stored.tensors.items() if k.startswith(prefix)}
+
+
+def _loaded(net: nn.Module, tensors, folder) -> nn.Module:
+    try:
+        net.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in tensors.items()})
+    except RuntimeError as error:
+        raise BadArtifact(f"{folder}: its tensors do not fit its card; delete it and run again") from error
+    return net.eval()

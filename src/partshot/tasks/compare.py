@@ -1,0 +1,96 @@
+"""The rows that every table shows beside the student, so that nobody has to take its word.
+
+forest: what users do today, a random forest on filters. linear: frozen features and a linear head. random: the same
+few-shot head on features with random weights. supervised: the student's own network from the labels alone, as strongly
+augmented. mean teacher: the same network with consistency on the unlabelled pictures, but no representation and no
+few-shot teacher. head: the few-shot teacher. student: all of it. Each is a function from shots to a predictor, as
+`evaluate.kshot` takes them.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from partshot.data.shots import Shots
+from partshot.represent.choose import open_representation
+from partshot.represent.spec import Representation
+from partshot.segmenter import Segmenter, Student
+from partshot.tasks.distill import STUDENT, teacher_size, train_student
+from partshot.train.distill import Distill
+from partshot.train.fit_head import PRESETS as FIT_PRESETS
+from partshot.train.fit_head import FitHead
+from partshot.train.forest import Forest
+
+Predictor = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+
+
+class Contest:
+    """Everyone gets the same shots, the same unlabelled pictures and the same student's network.
+
+    folder: where students are trained, one sub-folder each, so that a contest goes on where it stopped.
+    pictures: uint8 [n, s, s, 3] at the recipe's size. representation: the teacher's. recipe: the student's; the
+    supervised row sees as many pictures, all of them labelled. head, fit: the teacher's head and how it is fitted.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pictures: np.ndarray,
+        representation: Representation,
+        recipe: Distill,
+        head: str = "cnn-l",
+        fit: FitHead = FIT_PRESETS["fast"],
+        student: str = STUDENT,
+        seed: int = 0,
+        quiet: bool = False,
+    ):
+        self.folder, self.pictures, self.representation = folder, pictures, representation
+        self.recipe, self.head, self.fit, self.student = recipe, head, fit, student
+        self.seed, self.quiet = seed, quiet
+        self._teachers: dict[tuple[str, ...], Segmenter] = {}
+
+    def methods(self) -> dict[str, Callable[[Shots], Predictor]]:
+        """Name -> fit, in the order in which tables show them."""
+        return {
+            "student": lambda shots: _labels(self.distilled(shots)),
+            "head": lambda shots: _labels(self.teacher(shots)),
+            "mean teacher": lambda shots: _labels(self.mean_teacher(shots)),
+            "supervised": lambda shots: _labels(self.supervised(shots)),
+            "linear": lambda shots: _labels(self._segmenter(self.representation, "linear", shots)),
+            "random": lambda shots: _labels(self._segmenter(open_representation("random+position"), self.head, shots)),
+            "forest": lambda shots: Forest(shots.parts, seed=self.seed).fit(shots).predict,
+        }
+
+    def teacher(self, shots: Shots) -> Segmenter:
+        """The few-shot teacher, fitted once per draw."""
+        if shots.names not in self._teachers:
+            self._teachers[shots.names] = self._segmenter(self.representation, self.head, shots)
+        return self._teachers[shots.names]
+
+    def distilled(self, shots: Shots) -> Student:
+        """The student with everything."""
+        return self._train("student", shots, self.recipe, self.pictures, self.teacher(shots))
+
+    def mean_teacher(self, shots: Shots) -> Student:
+        """The student without a teacher to start it."""
+        return self._train("mean-teacher", shots, self.recipe, self.pictures, None)
+
+    def supervised(self, shots: Shots) -> Student:
+        """The student's network from the labels alone."""
+        recipe = self.recipe.changed(labelled=1, consistency=None)
+        return self._train("supervised", shots, recipe, None, None)
+
+    def _segmenter(self, representation: Representation, head: str, shots: Shots) -> Segmenter:
+        fitted = Segmenter(representation, shots.parts, head, teacher_size(self.recipe), self.fit)
+        return fitted.fit(shots, quiet=self.quiet)
+
+    def _train(self, name: str, shots: Shots, recipe: Distill, pictures, teacher) -> Student:
+        draw = hashlib.sha256("/".join(shots.names).encode()).hexdigest()[:8]
+        out = self.folder / f"{name}-{len(shots)}-{draw}"
+        return train_student(shots, recipe, out, pictures, teacher, self.student, self.seed, self.quiet)
+
+
+def _labels(fitted: Segmenter | Student) -> Predictor:
+    return lambda images: [one.labels for one in fitted.predict(images)]

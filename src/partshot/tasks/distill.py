@@ -1,0 +1,136 @@
+"""distill: from a few shots, a teacher and a folder of plain pictures to a student on disk.
+
+Also trains the two rows that every table needs beside it, the same network from the labels alone and as a plain mean
+teacher: both are this game with a source left out.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from partshot.artifact import standing
+from partshot.data.images import list_images, read_stack
+from partshot.data.shots import Shots, find_pairs, load_shots
+from partshot.data.symmetry import one_sided
+from partshot.nets.student import build_student
+from partshot.parts import PartSet
+from partshot.recipe import preset as row_of
+from partshot.segmenter import Segmenter, Student
+from partshot.train.distill import PRESETS, Distill, Distillation
+from partshot.train.loop import LoopRecipe, run_loop
+from partshot.train.progress import Ticker
+
+STUDENT = "swift"
+
+
+def distill(
+    images: Path,
+    labels: Path,
+    out: Path,
+    teacher: Path | None = None,
+    student: str = STUDENT,
+    preset: str = "default",
+    size: int | None = None,
+    kimg: float | int | None = None,
+    seed: int = 0,
+    rgb_masks: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Trains a student on the pictures in `images` and the masks in `labels`; returns out/student.
+
+    teacher: a folder that `fit` wrote, whose soft labels start the student; None starts from the labels alone.
+    student: see nets.student. preset: a row of train.distill.PRESETS; size and kimg replace the row's. Running it
+    again goes on where it stopped.
+    """
+    shots = load_shots(labels, images, rgb_masks=rgb_masks)
+    given = {k: v for k, v in {"size": size, "kimg": kimg}.items() if v is not None}
+    recipe = row_of(PRESETS, preset).changed(**given)
+    pictures = unlabelled_stack(images, labels, recipe.size)
+    segmenter = None if teacher is None else Segmenter.load(teacher)
+    train_student(shots, recipe, Path(out), pictures, segmenter, student, seed, quiet)
+    return Path(out) / "student"
+
+
+def unlabelled_stack(images: Path, labels: Path, size: int) -> np.ndarray:
+    """Every picture of a folder, masks beside them left out, as uint8 [n, size, size, 3]."""
+    masks = [pair.mask for pair in find_pairs(labels, images)]
+    return read_stack(list_images(images, leave_out=masks), size, skip_corrupt=True).images
+
+
+def train_student(
+    shots: Shots,
+    recipe: Distill,
+    out: Path,
+    pictures: np.ndarray | None = None,
+    teacher: Segmenter | None = None,
+    student: str = STUDENT,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Student:
+    """Trains a student, or goes on where an earlier call stopped, or reads what it finished.
+
+    shots: the labelled pictures, in every batch. recipe: where things face one way (see data.symmetry), call with
+    `recipe.one_sided()`. out: the run's folder. pictures: uint8 [n, s, s, 3] at the recipe's size, unlabelled; None
+    trains on the shots alone. teacher: whose soft labels of `pictures` start the student.
+    """
+    fingerprint = _fingerprint(shots, recipe, pictures, teacher, student, seed)
+    folder = out / "student"
+    if standing(folder).exists():
+        return Student.load(folder, fingerprint)
+    soft = None
+    if teacher is not None and pictures is not None and _teaches(recipe):
+        with Ticker("teacher labels pictures", len(pictures), 0, quiet) as ticker:
+            soft = teacher.soft_labels(pictures, ticker.tick)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = build_student(student, len(shots.parts))
+    stack, ids = shots.stack(recipe.size)
+    game = Distillation(
+        net,
+        torch.from_numpy(stack),
+        torch.from_numpy(ids).long(),
+        shots.parts.mirrored_ids(),
+        recipe,
+        None if pictures is None else torch.from_numpy(pictures),
+        soft,
+    )
+    loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=seed)
+    run_loop(game, loop, out, f"student from {len(shots)} labels", fingerprint, quiet=quiet)
+    card = {"fingerprint": fingerprint, "recipe": recipe.model_dump(mode="json")}
+    trained = Student(game.modules["average"].to("cpu"), student, shots.parts, recipe.size, card)
+    trained.save(folder)
+    return trained
+
+
+def facing(recipe: Distill, pictures: np.ndarray, parts: PartSet) -> Distill:
+    """The recipe, without mirroring where the pictures show that their things face one way."""
+    return recipe.one_sided() if one_sided(pictures) else recipe
+
+
+def teacher_size(recipe: Distill) -> int:
+    """Side of the pictures that the few-shot teacher of a student reads: half, at a quarter of the cost.
+
+    It only starts the student off, and its soft labels are kept at half size anyway.
+    """
+    return max(32, recipe.size // 2)
+
+
+def _teaches(recipe: Distill) -> bool:
+    return recipe.consistency is None or recipe.consistency.start > 0
+
+
+def _fingerprint(shots, recipe, pictures, teacher, student, seed) -> str:
+    digest = hashlib.sha256(f"{recipe.fingerprint}/{student}/{seed}/{shots.parts.to_dict()}".encode())
+    for image, ids in zip(shots.images, shots.labels, strict=True):
+        digest.update(np.ascontiguousarray(image).tobytes())
+        digest.update(np.ascontiguousarray(ids).tobytes())
+    if pictures is not None:
+        digest.update(f"{pictures.shape}".encode())
+        digest.update(np.ascontiguousarray(pictures[:: max(1, len(pictures) // 64)]).tobytes())
+    if teacher is not None:
+        digest.update(
+            f"{teacher.representation.spec.fingerprint}/{teacher.head_name}/{teacher.recipe.fingerprint}".encode()
+        )
+    return digest.hexdigest()[:12]

@@ -1,0 +1,19 @@
+"""export: from a student on disk to one ONNX file, refused unless onnxruntime agrees with torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from partshot.export import export_onnx
+from partshot.segmenter import Student
+
+
+def export(student: Path | str | Student, out: Path | str, sample: Sequence[np.ndarray] = ()) -> Path:
+    """Writes a student, or the one in a folder that `distill` or `run` wrote, as the ONNX file `out`.
+
+    sample: pictures, uint8 [h, w, 3], on which the file is compared with the student, beside drawn noise.
+    Raises BadArtifact when the folder holds no student, or when onnxruntime's answers differ from torch's.
+    """
+    found = student if isinstance(student, Student) else Student.load(student)
+    return export_onnx(found.net, found.parts, found.size, out, sample)

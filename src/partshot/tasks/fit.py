@@ -1,0 +1,75 @@
+"""fit: from a few labelled pictures and a representation to a few-shot teacher on disk, in seconds."""
+
+import json
+from pathlib import Path
+
+from partshot.artifact import replacing_file
+from partshot.data.images import list_images, read_stack
+from partshot.data.shots import Shots, load_shots
+from partshot.data.symmetry import one_sided
+from partshot.evaluate import Score, score_confusion
+from partshot.recipe import preset as row_of
+from partshot.represent.choose import POSITION, open_representation
+from partshot.represent.spec import Representation
+from partshot.segmenter import Segmenter
+from partshot.train.fit_head import PRESETS, FitHead, leave_one_out
+
+HEAD = "cnn-s"
+REPRESENTATION = "random+position"
+# Leaving out more groups than this says little more and costs a fit each.
+_FOLDS = 5
+
+
+def fit(
+    images: Path,
+    labels: Path,
+    out: Path,
+    representation: str = REPRESENTATION,
+    head: str = HEAD,
+    preset: str = "fast",
+    size: int = 128,
+    seed: int = 0,
+    rgb_masks: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Fits a head to the labelled pictures; returns out/segmenter.
+
+    images, labels: see data.shots.load_shots. representation: a name of represent.choose, or the folder of a
+    pretrained one; "+position" behind either adds the map of positions. head: a name of catalog.HEADS. preset: a row
+    of train.fit_head.PRESETS. size: side of the square that pictures are resized to. With two or more shots,
+    out/leave_one_out.json holds the estimate from them alone.
+    """
+    shots = load_shots(labels, images, rgb_masks=rgb_masks)
+    pictures = read_stack(list_images(images), 64, skip_corrupt=True).images
+    recipe = facing_fit(row_of(PRESETS, preset).changed(seed=seed), one_sided(pictures))
+    found = named(representation)
+    teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet=quiet)
+    estimate = estimated(found, head, shots, recipe, size)
+    if estimate is not None:
+        with replacing_file(Path(out) / "leave_one_out.json") as path:
+            path.write_text(json.dumps(estimate.to_dict(), indent=1), encoding="utf-8")
+    return teacher.save(Path(out) / "segmenter")
+
+
+def named(representation: str) -> Representation:
+    """The representation of a name, or the pretrained one in a folder."""
+    plain = representation.removesuffix(POSITION)
+    if Path(plain).is_dir():
+        return open_representation(representation.replace(plain, "resnet", 1), Path(plain))
+    return open_representation(representation)
+
+
+def facing_fit(recipe: FitHead, faces_one_way: bool) -> FitHead:
+    """The recipe, without mirroring for things that face one way."""
+    if recipe.augment is None or not faces_one_way:
+        return recipe
+    return recipe.model_copy(update={"augment": recipe.augment.changed(flip=False)})
+
+
+def estimated(representation: Representation, head: str, shots: Shots, recipe: FitHead, size: int) -> Score | None:
+    """What leaving out one shot (or a fifth of them) at a time says of a head; None with a single shot."""
+    if len(shots) < 2:
+        return None
+    maker = Segmenter(representation, shots.parts, head, size, recipe)
+    counts = leave_one_out(maker.make_head, representation, shots, recipe, size, folds=_FOLDS)
+    return score_confusion(counts, shots.parts)
