@@ -242,10 +242,10 @@ def test_bf16_trains_and_resumes_to_the_same_bits(tmp_path):
 
 
 def test_the_loop_itself_costs_little(tmp_path):
-    # A whole step of the doll, network and all, on a machine that others use too; the loop's own share is below 1 ms.
-    began = time.perf_counter()
+    # Whole steps of the doll, network and all; processor time, since others may use the machine.
+    began = time.process_time()
     play(tmp_path, recipe=RECIPE.changed(kimg=0.8))
-    assert (time.perf_counter() - began) / 200 < 0.05
+    assert (time.process_time() - began) / 200 < 0.03
 
 
 class Line:
