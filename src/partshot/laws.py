@@ -173,12 +173,10 @@ def fit_laws(fit: Callable[..., Predictor], shots, images: Sequence[np.ndarray])
 
 def missing_part_keeps_its_output(fit: Callable[..., Predictor], shots, images: Sequence[np.ndarray]) -> list[str]:
     """A part that no shot shows still has its output channel, the last part as well."""
-    count, last = len(shots.parts), len(shots.parts) - 1
-    labels = tuple(np.where(mask == last, IGNORE, mask).astype(np.uint8) for mask in shots.labels)
+    count = len(shots.parts)
+    labels = tuple(np.where(mask == count - 1, IGNORE, mask).astype(np.uint8) for mask in shots.labels)
     given = {scores.shape[0] for scores in fit(dataclasses.replace(shots, labels=labels))(images)}
-    return (
-        [] if given == {last + 1} else [f"without part {last} in the shots there are {given} outputs, not {last + 1}"]
-    )
+    return [] if given == {count} else [f"without part {count - 1} in the shots there are {given} outputs, not {count}"]
 
 
 def mirror_law(predict: Predictor, images: Sequence[np.ndarray], parts: PartSet, agreement: float = 0.9) -> list[str]:
