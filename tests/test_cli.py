@@ -24,7 +24,8 @@ WHOLE_LINES = {
     "demo": "--out o --kind cars --size 32 --seed 1",
     "toy": "faces d --count 2 --size 32 --seed 1",
     "pretrain": "simsiam --images i --out o --preset p --size 32 --kimg 0.5 --batch 4 --seed 1 --devices 1",
-    "fit": "--images i --labels l --out o --representation pixels --head linear --preset p --size 32 --seed 1",
+    "fit": "--images i --labels l --out o --representation pixels --head linear --preset p --size 32 --seed 1 "
+    "--rgb-masks",
     "distill": "--images i --labels l --out o --teacher t --student swift --preset p --size 32 --kimg 1 --seed 1 "
     "--rgb-masks",
     "predict": "m.onnx i --out o --overlays --confidence --batch 2 --overwrite",

@@ -155,6 +155,7 @@ def fit(
     preset: Annotated[str, typer.Option(help="A row of the table of published settings.")] = "fast",
     size: Annotated[int, typer.Option(help="Side in pixels that pictures are worked on at.")] = 128,
     seed: Seed = 0,
+    rgb_masks: RgbMasks = False,
 ) -> None:
     """Fit a head to a few labelled pictures.
 
@@ -162,7 +163,7 @@ def fit(
     """
     task = _task("fit")
     options = {"representation": representation, "head": head, "preset": preset, "size": size, "seed": seed}
-    _show(task(images=images, labels=labels, out=out, **options))
+    _show(task(images=images, labels=labels, out=out, **options, rgb_masks=rgb_masks))
 
 
 @app.command(epilog="Example:  partshot distill --images photos/ --labels masks/ --teacher teacher/ --out student/")
