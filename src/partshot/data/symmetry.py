@@ -11,6 +11,9 @@ import numpy as np
 # cells .02, cars from all sides and drawn horses .00; museum ants .16.
 LIMIT = 0.08
 
+# Few pictures of anything lean to one side by chance: what as many, mirrored at random, would do but once in a hundred.
+_TRIALS, _RARE = 200, 0.99
+
 
 def asymmetry(images: np.ndarray, side: int = 16) -> float:
     """How far the mean picture is from its mirror image, in units of the pictures' deviation; 0 is symmetrical.
@@ -18,12 +21,7 @@ def asymmetry(images: np.ndarray, side: int = 16) -> float:
     images: uint8 [n, s, s, 3]. The mean's own chance error (1/sqrt(n)) is taken off, so that a few pictures of
     anything do not look one-sided.
     """
-    step = max(1, images.shape[1] // side)
-    cut = images.shape[1] // step * step
-    gray = images[:, :cut, :cut].mean(3, dtype=np.float32)
-    small = gray.reshape(len(gray), cut // step, step, cut // step, step).mean((2, 4))
-    # Pictures of one thing differ in overall brightness; where it lies in the frame is what counts.
-    small -= small.mean((1, 2), keepdims=True)
+    small = _layout(images, side)
     mean = small.mean(0)
     deviation = float(np.sqrt((small - mean).var(0).mean())) + 1e-6
     apart = float(np.mean((mean - mean[:, ::-1]) ** 2)) / 2
@@ -32,4 +30,22 @@ def asymmetry(images: np.ndarray, side: int = 16) -> float:
 
 def one_sided(images: np.ndarray) -> bool:
     """Whether the pictures' things face one way, so that mirrored ones would be wrong."""
-    return asymmetry(images) > LIMIT
+    return asymmetry(images) > LIMIT and _beyond_chance(_layout(images))
+
+
+def _layout(images: np.ndarray, side: int = 16) -> np.ndarray:
+    """The pictures in gray, about `side` pixels a side, each around its own mean."""
+    step = max(1, images.shape[1] // side)
+    cut = images.shape[1] // step * step
+    gray = images[:, :cut, :cut].mean(3, dtype=np.float32)
+    small = gray.reshape(len(gray), cut // step, step, cut // step, step).mean((2, 4))
+    # Pictures of one thing differ in overall brightness; where it lies in the frame is what counts.
+    return small - small.mean((1, 2), keepdims=True)
+
+
+def _beyond_chance(small: np.ndarray) -> bool:
+    """Whether the mean leans further than with pictures mirrored at random, as symmetrical things might have been."""
+    leaning = (small - small[:, :, ::-1]).reshape(len(small), -1)
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (_TRIALS, len(small)))
+    by_chance = np.square(signs @ leaning).sum(1)
+    return float(np.square(leaning.sum(0)).sum()) > float(np.quantile(by_chance, _RARE)) * (1 + 1e-3)

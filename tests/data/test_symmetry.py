@@ -1,0 +1,56 @@
+"""Which way things face is told from many pictures, and never claimed of a few."""
+
+import numpy as np
+import pytest
+
+from partshot.data.symmetry import LIMIT, asymmetry, one_sided
+from partshot.data.toy import draw
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return np.stack([draw("faces", 32, 1, i)[0] for i in range(60)])
+
+
+def arrows(count, right=1.0):
+    """Bright bars on noise, on the right half of the picture for a share of them, else on the left."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(60, 190, (count, 32, 32, 3)).astype(np.uint8)
+    for image in images:
+        row, side = rng.integers(4, 24), 20 if rng.random() < right else 4
+        image[row : row + 6, side : side + 8] = 250
+    return images
+
+
+def test_things_that_face_one_way_are_found():
+    assert asymmetry(arrows(40)) > 2 * LIMIT
+    assert one_sided(arrows(40)) and one_sided(arrows(40, right=0))
+    assert not one_sided(arrows(40, right=0.5))
+
+
+def test_drawn_faces_and_horses_may_be_mirrored(faces):
+    horses = np.stack([draw("horses", 32, 1, i)[0] for i in range(60)])
+    assert not one_sided(faces) and not one_sided(horses)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 10])
+def test_few_pictures_of_anything_are_not_one_sided(faces, count):
+    assert not any(one_sided(faces[first : first + count]) for first in range(0, 50, count))
+
+
+def test_a_mirror_changes_nothing(faces):
+    assert asymmetry(faces[:, :, ::-1].copy()) == pytest.approx(asymmetry(faces), abs=1e-3)
+    assert asymmetry(arrows(40)[:, :, ::-1].copy()) == pytest.approx(asymmetry(arrows(40)), abs=1e-3)
+    both = np.concatenate([arrows(20), arrows(20)[:, :, ::-1]])
+    assert asymmetry(both) == 0 and not one_sided(both)
+
+
+def test_the_pictures_stay_as_they_are(faces):
+    before = faces.copy()
+    one_sided(faces)
+    assert np.array_equal(faces, before)
+
+
+def test_odd_and_small_sizes_are_read():
+    assert asymmetry(np.zeros((3, 9, 9, 3), np.uint8)) == 0
+    assert asymmetry(np.zeros((3, 50, 50, 3), np.uint8)) == 0

@@ -1,0 +1,82 @@
+"""Students: logits of the picture's size for every name, and the nearest name for a wrong one."""
+
+import pytest
+import torch
+
+from partshot.errors import BadRecipe
+from partshot.nets.student import STRIDE, build_student
+from partshot.ops.position import CHANNELS, position_map
+
+
+def parameters(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    "name", ["swift", "regan-unet", "unet-resnet18", "fpn-mobilenet_v2", "deeplabv3plus-resnet18", "linknet-resnet18"]
+)
+def test_logits_have_the_pictures_size(name):
+    net = build_student(name, 5).eval()
+    with torch.no_grad():
+        logits = net(torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE))
+    assert logits.shape == (1, 5, 64, 64) and logits.dtype == torch.float32
+
+
+def test_swift_is_small_and_takes_oblong_pictures():
+    net = build_student("swift", 10).eval()
+    assert parameters(net) < 2_000_000
+    with torch.no_grad():
+        assert net(torch.zeros(2, 3, 32, 96)).shape == (2, 10, 32, 96)
+
+
+def test_swift_knows_where_a_pixel_is_and_all_its_weights_learn():
+    torch.manual_seed(0)
+    net = build_student("swift", 3)
+    logits = net(torch.rand(4, 3, 64, 64))
+    logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+    with torch.no_grad():
+        flat = net.eval()(torch.zeros(1, 3, 64, 64))
+    # Of one color everywhere, but not of one place.
+    assert flat[..., 16:48, 16:48].std() > 1e-4
+
+
+def test_pixels_keep_their_places_through_the_fold():
+    # A net that is trained to repeat the picture must tell neighbouring pixels apart.
+    torch.manual_seed(0)
+    net = build_student("swift", 2)
+    images = torch.rand(4, 3, 32, 32).round() * 2 - 1
+    labels = (images[:, 0] > 0).long()
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    for _ in range(60):
+        loss = torch.nn.functional.cross_entropy(net(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (net(images).argmax(1) == labels).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("swfit", "did you mean 'swift'"),
+        ("regan_unet", "did you mean 'regan-unet'"),
+        ("unett-resnet18", "did you mean 'unet'"),
+        ("unet", "unet-resnet18"),
+        ("unet-resnet81", "did you mean 'resnet18'"),
+        ("", "swift"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_nearest(name, hint):
+    with pytest.raises(BadRecipe, match=hint) as error:
+        build_student(name, 3)
+    assert "\n" not in str(error.value)
+
+
+def test_positions_run_from_minus_one_to_one_between_the_edges():
+    x, y, xx, yy, xy = position_map(4, 8)[0]
+    assert position_map(4, 8).shape == (1, CHANNELS, 4, 8)
+    assert x[0].tolist() == [-0.875, -0.625, -0.375, -0.125, 0.125, 0.375, 0.625, 0.875]
+    assert y[:, 0].tolist() == [-0.75, -0.25, 0.25, 0.75]
+    assert torch.equal(xx, x * x) and torch.equal(yy, y * y) and torch.equal(xy, x * y)
+    assert torch.equal(x, -x.flip(1)) and torch.equal(y, -y.flip(0))
