@@ -71,7 +71,7 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"CNN-L, 1 shot, {SIZE} px, {sum(representation.spec.channels)} channels, {EPOCHS} epochs, {threads} threads")
     print(f"wall {seconds:.1f} s   all cores {busy:.1f} s   peak memory {peak:.2f} GB   pixels learnt {learnt:.3f}")
-    print(f"load of the machine {os.getloadavg()[0]:.1f}; on idle cores the wall time is about {busy / threads:.0f} s")
+    print(f"load of the machine when done {os.getloadavg()[0]:.1f}: above {threads}, the wall time counts others' work")
     result = {"seconds": round(seconds, 1), "peak_gb": round(peak, 2)}
     more = {"core_seconds": round(busy, 1), "threads": threads, "load": os.getloadavg()[0], "pixels_learnt": learnt}
     results = Path(__file__).parent / "results"

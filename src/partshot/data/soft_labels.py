@@ -35,7 +35,7 @@ class SoftLabels:
         return cls(ids, shares, several[0].classes)
 
     def read(self, index: Int[torch.Tensor, " b"], size: int) -> Float[torch.Tensor, "b k {size} {size}"]:
-        """Probabilities of some pictures at another size; they sum to 1, what was dropped is shared out in proportion."""
+        """Probabilities of some pictures at another size; what was dropped is shared out, so that they sum to 1."""
         chosen = self.shares[index].float()
         chosen = chosen / chosen.sum(1, keepdim=True).clamp(min=1)
         dense = torch.zeros(len(index), self.classes, *self.ids.shape[2:])

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from partshot.data.shots import Shots
-from partshot.represent.choose import open_representation
+from partshot.represent.choose import POSITION, open_representation
 from partshot.represent.spec import Representation
 from partshot.segmenter import Segmenter, Student
 from partshot.tasks.distill import STUDENT, teacher_size, train_student
@@ -59,7 +59,7 @@ class Contest:
             "mean teacher": lambda shots: _labels(self.mean_teacher(shots)),
             "supervised": lambda shots: _labels(self.supervised(shots)),
             "linear": lambda shots: _labels(self._segmenter(self.representation, "linear", shots)),
-            "random": lambda shots: _labels(self._segmenter(open_representation("random+position"), self.head, shots)),
+            "random": lambda shots: _labels(self._of_random_weights(shots)),
             "forest": lambda shots: Forest(shots.parts, seed=self.seed).fit(shots).predict,
         }
 
@@ -68,6 +68,12 @@ class Contest:
         if shots.names not in self._teachers:
             self._teachers[shots.names] = self._segmenter(self.representation, self.head, shots)
         return self._teachers[shots.names]
+
+    def _of_random_weights(self, shots: Shots) -> Segmenter:
+        random = open_representation("random" + POSITION)
+        if random.spec.fingerprint == self.representation.spec.fingerprint:
+            return self.teacher(shots)
+        return self._segmenter(random, self.head, shots)
 
     def distilled(self, shots: Shots) -> Student:
         """The student with everything."""

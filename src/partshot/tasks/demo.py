@@ -35,7 +35,7 @@ from partshot.tasks.export import export
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
 from partshot.train.distill import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
-from partshot.train.journal import read_journal
+from partshot.train.journal import Journal, read_journal
 from partshot.train.progress import Ticker
 
 KS = (1, 10)
@@ -64,10 +64,11 @@ def demo(out: Path, kind: str = "faces", size: int = 64, seed: int = 0, quiet: b
     fit = facing_fit(FIT_PRESETS["fast"].changed(seed=seed), not recipe.augment.flip)
     representation = open_representation(REPRESENTATION)
     contest = Contest(out / "runs", pictures, representation, recipe, HEAD, fit, seed=seed, quiet=quiet)
-    rows_file = out / "rows.jsonl"
-    rows = kshot(
-        contest.methods(), pool, test, KS, [seed], on_result=lambda row: _keep(rows_file, row), done=_read(rows_file)
-    )
+    journal = Journal(out / "rows.jsonl")
+    journal.rewind(0)
+    done = [Row.from_dict(line) for line in read_journal(journal.path)]
+    methods = contest.methods()
+    rows = kshot(methods, pool, test, KS, [seed], on_result=lambda row: journal.write(row.to_dict()), done=done)
     table = tabulate(rows)
     with replacing_file(out / "results.json") as path:
         path.write_text(json.dumps(table_to_dict(table), indent=1), encoding="utf-8")
@@ -115,15 +116,3 @@ def _figures(table) -> list[Figure]:
 
 def _journals(folder: Path) -> dict[str, list[dict]]:
     return {path.parent.name: read_journal(path) for path in sorted(folder.glob("student-*/journal.jsonl"))}
-
-
-def _keep(path: Path, row: Row) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row.to_dict()) + "\n")
-
-
-def _read(path: Path) -> list[Row]:
-    if not path.is_file():
-        return []
-    return [Row.from_dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]

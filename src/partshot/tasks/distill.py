@@ -40,7 +40,8 @@ def distill(
 ) -> Path:
     """Trains a student on the pictures in `images` and the masks in `labels`; returns out/student.
 
-    teacher: a folder that `fit` wrote, whose soft labels start the student; None starts from the labels alone.
+    teacher: the --out of `fit` or its segmenter/, whose soft labels start the student; None starts from the labels
+    alone.
     student: see nets.student. preset: a row of train.distill.PRESETS; size and kimg replace the row's. Running it
     again goes on where it stopped.
     """
@@ -48,9 +49,13 @@ def distill(
     given = {k: v for k, v in {"size": size, "kimg": kimg}.items() if v is not None}
     recipe = row_of(PRESETS, preset).changed(**given)
     pictures = unlabelled_stack(images, labels, recipe.size)
-    segmenter = None if teacher is None else Segmenter.load(teacher)
+    segmenter = None if teacher is None else Segmenter.load(_fitted(Path(teacher)))
     train_student(shots, recipe, Path(out), pictures, segmenter, student, seed, quiet)
     return Path(out) / "student"
+
+
+def _fitted(folder: Path) -> Path:
+    return folder / "segmenter" if standing(folder / "segmenter").exists() else folder
 
 
 def unlabelled_stack(images: Path, labels: Path, size: int) -> np.ndarray:

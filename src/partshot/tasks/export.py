@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from partshot.artifact import standing
 from partshot.export import export_onnx
 from partshot.segmenter import Student
 
@@ -15,5 +16,11 @@ def export(student: Path | str | Student, out: Path | str, sample: Sequence[np.n
     sample: pictures, uint8 [h, w, 3], on which the file is compared with the student, beside drawn noise.
     Raises BadArtifact when the folder holds no student, or when onnxruntime's answers differ from torch's.
     """
-    found = student if isinstance(student, Student) else Student.load(student)
+    found = student if isinstance(student, Student) else Student.load(_trained(Path(student)))
     return export_onnx(found.net, found.parts, found.size, out, sample)
+
+
+def _trained(folder: Path) -> Path:
+    # What `distill` and `run` are given as --out holds the student further inside.
+    inside = (folder / "student", folder / "distill" / "student")
+    return next((path for path in inside if standing(path).exists()), folder)

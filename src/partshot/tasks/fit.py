@@ -5,7 +5,7 @@ from pathlib import Path
 
 from partshot.artifact import replacing_file
 from partshot.data.images import list_images, read_stack
-from partshot.data.shots import Shots, load_shots
+from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.evaluate import Score, score_confusion
 from partshot.recipe import preset as row_of
@@ -40,7 +40,8 @@ def fit(
     out/leave_one_out.json holds the estimate from them alone.
     """
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
-    pictures = read_stack(list_images(images), 64, skip_corrupt=True).images
+    masks = [pair.mask for pair in find_pairs(labels, images)]
+    pictures = read_stack(list_images(images, leave_out=masks), 64, skip_corrupt=True).images
     recipe = facing_fit(row_of(PRESETS, preset).changed(seed=seed), one_sided(pictures))
     found = named(representation)
     teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet=quiet)

@@ -100,12 +100,14 @@ def predict(
     batch: int = 8,
     overwrite: bool = False,
     quiet: bool = False,
+    leave_out: Iterable[Path] = (),
 ) -> Summary:
     """Writes an indexed PNG of the same stem and size for every picture, ids and palette as in out/classes.json.
 
     model: an ONNX file that `partshot export` wrote. images: a folder of pictures, or one picture.
     overlays: also draw the parts on the pictures, as out/overlays/STEM.jpg. confidence: also write each label's
     probability times 255, as out/confidence/STEM.png. batch: pictures of one size that are predicted together.
+    leave_out: files that are no pictures, such as masks that lie beside them.
 
     A picture that cannot be read is left out and listed in the summary. Run again after a stop, it goes on where it
     was: what this model wrote and no picture is newer than is kept, unless `overwrite`. Another model's predictions
@@ -117,7 +119,7 @@ def predict(
     if batch < 1:
         raise BadRecipe(f"batch {batch} given; 1 or more pictures are needed")
     began = time.monotonic()
-    shipped, pictures = Shipped(model), _pictures(Path(images))
+    shipped, pictures = Shipped(model), _pictures(Path(images), leave_out)
     places = Places(Path(out), overlays, confidence)
     manifest = _claim(places, shipped, pictures, overwrite)
 
@@ -178,8 +180,8 @@ def in_batches(pictures: Iterable[Picture], most: int) -> Iterator[list[Picture]
     yield from waiting.values()
 
 
-def _pictures(images: Path) -> list[Path]:
-    return [images] if images.is_file() else list_images(images)
+def _pictures(images: Path, leave_out: Iterable[Path]) -> list[Path]:
+    return [images] if images.is_file() else list_images(images, leave_out)
 
 
 def _claim(places: Places, shipped: Shipped, pictures: Sequence[Path], overwrite: bool) -> dict:

@@ -14,6 +14,7 @@ from partshot.data.images import Stack, list_images, read_image, read_stack
 from partshot.data.shots import Pair, Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.evaluate import Score
+from partshot.nets.student import build_student
 from partshot.recipe import Recipe
 from partshot.report import (
     Curves,
@@ -116,7 +117,10 @@ def run(
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
     pairs = find_pairs(labels, images)
     recipe = _recipe(size, minutes)
-    paths = list_images(images, leave_out=[pair.mask for pair in pairs])
+    masks = [pair.mask for pair in pairs]
+    paths = list_images(images, leave_out=masks)
+    # Built for nothing but its errors: an unknown name is told before any work.
+    build_student(student, len(shots.parts))
     stack = clock.time("read", lambda: read_stack(_some(paths), recipe.size, skip_corrupt=True))
     plan = _plan(shots, stack, len(paths), representation, recipe, student, seed)
     if dry_run:
@@ -131,7 +135,7 @@ def run(
     )
     onnx = out / "student.onnx"
     clock.time("export", lambda: export(trained, onnx, shots.images))
-    summary = clock.time("predict", lambda: predict(onnx, images, out / "masks"))
+    summary = clock.time("predict", lambda: predict(onnx, images, out / "masks", quiet=quiet, leave_out=masks))
     pictures = _look(trained, teacher, paths, {pair.name: pair for pair in pairs}, shots)
     sections = [
         Headline(estimate_in_words(None if estimate is None else estimate.miou, len(shots)), _figures(plan, summary)),

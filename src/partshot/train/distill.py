@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import nn
 
 from partshot.data.augment import PRESETS as AUGMENTS
-from partshot.data.augment import Augment, augment, move_scores, recolor, warp_grid
+from partshot.data.augment import Augment, augment, borrow_colors, move_scores, recolor, warp_grid
 from partshot.data.soft_labels import SoftLabels
 from partshot.game import Turn
 from partshot.recipe import Recipe
@@ -31,12 +31,13 @@ class Consistency(Recipe):
     """How the student learns from its own running average.
 
     weight: of the loss beside the labelled shots' own. confidence: pixels below it count nothing.
-    start: share of the run before it begins. gentle: changes of place that both views share.
+    start: share of the run before it begins, since an average that knows too little teaches its own mistakes; until
+    then the few-shot teacher speaks, ever softer. gentle: changes of place that both views share.
     """
 
     weight: float = 1.0
     confidence: float = 0.8
-    start: float = 0.2
+    start: float = 0.4
     gentle: Augment = Augment(
         scale=1.25, rotation=15, shift=0.1, warp=0.02, flip=True, color=0, gray=0, blur=0, noise=0
     )
@@ -46,7 +47,8 @@ class Distill(Recipe):
     """How a student is trained.
 
     size: side of the square pictures, a multiple of 32. kimg: thousands of pictures seen, labelled or not.
-    batch: pictures per step. labelled: share of them that are shots. lr, weight_decay: AdamW's.
+    batch: pictures per step. labelled: share of them that are shots.
+    borrow: probability that a shot takes on the colors of an unlabelled picture. lr, weight_decay: AdamW's.
     schedule: "cosine" to zero after a short warm-up, or ReGAN's "plateau": a tenth when the loss stops falling.
     class_power: a class's pixels weigh (their number)^-class_power. average: the running average's memory per step.
     coarse: share of the run at half size, where a step costs a quarter. augment: changes to the labelled shots and, in
@@ -57,6 +59,7 @@ class Distill(Recipe):
     kimg: float = Field(default=16, gt=0)
     batch: int = Field(default=16, ge=2)
     labelled: float = Field(default=0.5, gt=0, le=1)
+    borrow: float = Field(default=0.5, ge=0, le=1)
     lr: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     schedule: Literal["cosine", "plateau"] = "cosine"
@@ -81,6 +84,7 @@ PRESETS = {
     # a tenth of the rate on a plateau. 300 epochs of 5,000 pictures.
     "regan-autoshot": Distill(
         size=512,
+        borrow=0,
         kimg=1500,
         batch=32,
         labelled=1 / 32,
@@ -161,6 +165,9 @@ class Distillation:
         shots, labels = self._read(self.shots, chosen, size), self.labels[chosen]
         if size != self.recipe.size:
             labels = labels[:, ::2, ::2]
+        if self.pictures is not None and self.recipe.borrow:
+            lenders = torch.randint(len(self.pictures), (many,), generator=rng)
+            shots = borrow_colors(shots, self._read(self.pictures, lenders, size), self.recipe.borrow, rng)
         shots, labels = augment(shots, labels, self.recipe.augment, rng, self.mirrored_ids)
         if many == images:
             return Batch(shots, labels, None, None, None)
@@ -180,7 +187,7 @@ class Distillation:
         known, guessed = logits[: len(batch.shots)], logits[len(batch.shots) :].float()
         loss = pixel_loss(known, batch.labels, self.weights)
         if batch.soft is not None:
-            return loss + soft_loss(guessed, batch.soft)
+            return loss + self._teachers_say() * soft_loss(guessed, batch.soft)
         target, sure = self._opinion(batch.plain)
         losses = F.cross_entropy(guessed, target, reduction="none")
         return loss + self.recipe.consistency.weight * (losses * sure).mean()
@@ -213,6 +220,11 @@ class Distillation:
         if self.soft is not None and (consistency is None or self.progress < consistency.start):
             return "soft"
         return "average" if consistency is not None and self.progress >= consistency.start else None
+
+    def _teachers_say(self) -> float:
+        """Weight of the few-shot teacher: all through in a plain distillation, fading where consistency takes over."""
+        consistency = self.recipe.consistency
+        return 1.0 if consistency is None else 1 - self.progress / consistency.start
 
     def _views(self, rng: torch.Generator, many: int, size: int):
         """Two views of unlabelled pictures on one grid, and the teacher's soft labels moved alike when it speaks."""

@@ -129,7 +129,7 @@ def fit_head(
     weights = class_weights(labels, len(shots.parts), recipe.class_power)
     draw = _Feed(representation, pictures, labels, shots.parts.mirrored_ids(), recipe)
 
-    _restart(head, recipe.seed)
+    _restart(head.to(draw.device), recipe.seed)
     if recipe.standardize:
         for module in head.modules():
             if isinstance(module, Linear):
@@ -186,10 +186,11 @@ def leave_one_out(
         kept = shots.subset([i for i in range(len(shots)) if i % folds != fold])
         head = fit_head(make_head(), representation, kept, recipe, size, quiet)
         held = shots.subset(left_out)
+        device = next(head.parameters()).device
         for image, truth in zip(as_pictures(held.stack(size)[0]), held.labels, strict=True):
             with torch.no_grad():
-                logits = resize(head(representation.features(image[None])), truth.shape)
-            total += confusion(truth, logits[0].argmax(0).byte().numpy(), len(shots.parts))
+                logits = resize(head(representation.features(image[None].to(device))), truth.shape)
+            total += confusion(truth, logits[0].argmax(0).byte().cpu().numpy(), len(shots.parts))
     return total
 
 
@@ -227,11 +228,13 @@ class _Feed:
     def __init__(self, representation, pictures, labels, mirrored_ids: list[int], recipe: FitHead):
         self.representation, self.recipe, self.mirrored_ids = representation, recipe, mirrored_ids
         self.pictures, self.labels = pictures, labels
+        # A representation without a tensor of its own computes where its pictures lie.
+        self.device = next((t.device for t in representation.state_dict().values()), pictures.device)
         self.rng = torch.Generator().manual_seed(recipe.seed)
         bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16())
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         self.queue: list[int] = []
-        self.plain = self._read(pictures)
+        self.plain = self._read(pictures) if recipe.standardize or recipe.augment is None else None
 
     def __call__(self) -> tuple[Pyramid, torch.Tensor]:
         chosen = self._next(self.recipe.batch)
@@ -239,15 +242,15 @@ class _Feed:
             # A run of neighbours is read where it lies; anything else is copied.
             together = chosen == list(range(chosen[0], chosen[0] + len(chosen)))
             index = slice(chosen[0], chosen[0] + len(chosen)) if together else torch.tensor(chosen)
-            return self.plain[index], self.labels[index]
+            return self.plain[index], self.labels[index].to(self.device)
         images, labels = augment(
             self.pictures[chosen], self.labels[chosen], self.recipe.augment, self.rng, self.mirrored_ids
         )
-        return self._read(images), labels
+        return self._read(images), labels.to(self.device)
 
     def autocast(self):
         """The precision that the head computes in."""
-        return torch.autocast(self.pictures.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def _next(self, batch: int) -> list[int]:
         """Indices of the next shots: each once before any comes again."""
@@ -261,8 +264,8 @@ class _Feed:
 
     def _read(self, pictures: torch.Tensor) -> Pyramid:
         with self.autocast():
-            # One at a time keeps what the network holds meanwhile small; wide maps gain nothing from batching.
-            read = [self.representation.features(one) for one in pictures.split(4)]
+            # A few at a time keep what the network holds meanwhile small; larger batches gain nothing.
+            read = [self.representation.features(few.to(self.device)) for few in pictures.split(4)]
         maps = [torch.cat(level).to(self.dtype) for level in zip(*(p.maps for p in read), strict=True)]
         return Pyramid(tuple(maps), read[0].image_size)
 

@@ -1,0 +1,97 @@
+"""How fast the default student is as it ships, and what its speed costs in quality.
+
+Three networks in one run: "swift" (the default), ReGAN's U-Net, and torchvision's DeepLabv3-ResNet101, each exported by
+the same code to ONNX and run by onnxruntime on all cores, pictures in, labels out. Speed is the best of several rounds,
+since a shared machine only ever slows down. Quality: swift and the U-Net see the same drawn faces equally often.
+
+    python bench/bench_student.py [--kimg 4]
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision.models.segmentation import deeplabv3_resnet101
+
+from partshot.data.toy import toy_parts, toy_shots
+from partshot.evaluate import score
+from partshot.export import export_onnx
+from partshot.nets.student import build_student
+from partshot.shipped import Shipped
+from partshot.tasks.distill import train_student
+from partshot.train.distill import PRESETS
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class DeepLab(nn.Module):
+    """torchvision's net without its dictionary of outputs."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.net = deeplabv3_resnet101(weights=None, weights_backbone=None, num_classes=classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        return self.net(images)["out"]
+
+
+def main() -> None:
+    """Prints a card and one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kimg", type=float, default=4.0, help="thousands of pictures that each network sees")
+    parser.add_argument("--labels", type=int, default=400)
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    parts = toy_parts("faces")
+    speeds = {}
+    for name, net in (
+        ("swift", build_student("swift", len(parts))),
+        ("regan-unet", build_student("regan-unet", len(parts))),
+        ("deeplabv3-resnet101", DeepLab(len(parts))),
+    ):
+        speeds[name] = {size: images_per_second(net.eval(), parts, size) for size in (64, 256)}
+        print(f"{name:20s} {speeds[name][64]:7.1f} images/s at 64 px {speeds[name][256]:7.1f} at 256 px", flush=True)
+    quality = {name: miou(name, args.kimg, args.labels) for name in ("swift", "regan-unet")}
+    print("mIoU after", args.kimg, "kimg:", {k: round(v, 4) for k, v in quality.items()})
+    last = {
+        "images_per_s_64": round(speeds["swift"][64], 1),
+        "images_per_s_256": round(speeds["swift"][256], 1),
+        "ratio_to_deeplab": round(speeds["swift"][256] / speeds["deeplabv3-resnet101"][256], 1),
+        "miou_minus_unet": round(quality["swift"] - quality["regan-unet"], 4),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "student.json").write_text(json.dumps({"speeds": speeds, "miou": quality, "kimg": args.kimg, **last}))
+    print(json.dumps(last))
+
+
+def images_per_second(net: nn.Module, parts, size: int, seconds: float = 6.0) -> float:
+    """Pictures a second of the exported net, size x size in and out, eight at a time; the best round counts."""
+    pictures = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        shipped = Shipped(export_onnx(net, parts, size, Path(folder) / "net.onnx"))
+    shipped.predict(pictures)
+    best, until = 0.0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        began = time.perf_counter()
+        shipped.predict(pictures)
+        best = max(best, len(pictures) / (time.perf_counter() - began))
+    return best
+
+
+def miou(name: str, kimg: float, labels: int) -> float:
+    """Mean IoU on 200 drawn faces after training on `labels` others."""
+    shots, test = toy_shots("faces", 64, labels, seed=11), toy_shots("faces", 64, 200, seed=12)
+    recipe = PRESETS["supervised"].changed(size=64, kimg=kimg)
+    with tempfile.TemporaryDirectory() as folder:
+        student = train_student(shots, recipe, Path(folder), student=name)
+    return score(test.labels, [p.labels for p in student.predict(test.images)], test.parts).miou
+
+
+if __name__ == "__main__":
+    main()
