@@ -8,7 +8,6 @@ fitting once, and what is saved predicts the same to the last bit. Neither knows
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -69,7 +68,7 @@ class Segmenter:
         """An unfitted head for this representation and these parts."""
         return lookup(HEADS, self.head_name, "head")(self.representation.spec.channels, len(self.parts))
 
-    def fit(self, shots: Shots, quiet: bool = False) -> Self:
+    def fit(self, shots: Shots, quiet: bool = False) -> "Segmenter":
         """Fits the head to the shots, forgetting an earlier fit."""
         self.head_ = fit_head(self.make_head(), self.representation, shots, self.recipe, self.size, quiet)
         return self
@@ -107,7 +106,7 @@ class Segmenter:
         return Artifact("segmenter", card, tensors).save(folder)
 
     @classmethod
-    def load(cls, folder: Path | str) -> Self:
+    def load(cls, folder: Path | str) -> "Segmenter":
         """Reads what `save` wrote; BadArtifact when it is not one or not whole."""
         stored = Artifact.load(folder, kind="segmenter")
         card = stored.card
@@ -149,7 +148,7 @@ class Student:
         return Artifact("student", card, {k: v.numpy() for k, v in self.net.state_dict().items()}).save(folder)
 
     @classmethod
-    def load(cls, folder: Path | str, fingerprint: str | None = None) -> Self:
+    def load(cls, folder: Path | str, fingerprint: str | None = None) -> "Student":
         """Reads what `save` wrote; BadArtifact when it is not one, not whole, or of another recipe."""
         stored = Artifact.load(folder, kind="student", fingerprint=fingerprint)
         parts = PartSet.from_dict(stored.card["parts"], str(folder))

@@ -29,6 +29,13 @@ def test_swift_is_small_and_takes_oblong_pictures():
         assert net(torch.zeros(2, 3, 32, 96)).shape == (2, 10, 32, 96)
 
 
+@pytest.mark.parametrize("name", ["swift", "regan-unet", "unet-resnet18"])
+def test_half_of_every_size_will_do_as_a_coarse_start(name):
+    net = build_student(name, 3)
+    for size in (16, 48):
+        assert net(torch.zeros(2, 3, size, size)).shape == (2, 3, size, size)
+
+
 def test_swift_knows_where_a_pixel_is_and_all_its_weights_learn():
     torch.manual_seed(0)
     net = build_student("swift", 3)
@@ -45,15 +52,15 @@ def test_pixels_keep_their_places_through_the_fold():
     # A net that is trained to repeat the picture must tell neighbouring pixels apart.
     torch.manual_seed(0)
     net = build_student("swift", 2)
-    images = torch.rand(4, 3, 32, 32).round() * 2 - 1
+    images = torch.rand(2, 3, 32, 32).round() * 2 - 1
     labels = (images[:, 0] > 0).long()
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(60):
+    for _ in range(40):
         loss = torch.nn.functional.cross_entropy(net(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert (net(images).argmax(1) == labels).float().mean() > 0.95
+    assert (net(images).argmax(1) == labels).float().mean() > 0.9
 
 
 @pytest.mark.parametrize(

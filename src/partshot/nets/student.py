@@ -67,7 +67,7 @@ class Swift(nn.Module):
         self.head = nn.Conv2d(widths[0], classes * 4, 1)
 
     def forward(self, images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b k h w"]:
-        """Logits at the pictures' size, whose sides 32 divides."""
+        """Logits at the pictures' size, whose sides are even."""
         x = F.pixel_unshuffle(images, 2)
         position = position_map(*x.shape[2:]).to(x).expand(x.shape[0], -1, -1, -1)
         x = self.stem(torch.cat([x, position], 1).contiguous(memory_format=torch.channels_last))
@@ -76,7 +76,8 @@ class Swift(nn.Module):
             x = step(x)
             skips.append(x)
         for lateral, up, skip in reversed(list(zip(self.lateral, self.up, skips, strict=False))):
-            x = up(F.interpolate(lateral(x), scale_factor=2.0, mode="bilinear", align_corners=False) + skip)
+            # To the skip's size, not times 2: a size that 32 does not divide leaves odd maps, at a run's coarse start too.
+            x = up(F.interpolate(lateral(x), size=skip.shape[2:], mode="bilinear", align_corners=False) + skip)
         return F.pixel_shuffle(self.head(x), 2)
 
 

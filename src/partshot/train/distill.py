@@ -65,7 +65,7 @@ class Distill(Recipe):
     schedule: Literal["cosine", "plateau"] = "cosine"
     class_power: float = Field(default=0.4, ge=0, le=1)
     average: float = Field(default=0.99, ge=0, lt=1)
-    coarse: float = Field(default=0.6, ge=0, le=1)
+    coarse: float = Field(default=0.5, ge=0, le=1)
     augment: Augment = AUGMENTS["strong"]
     consistency: Consistency | None = Consistency()
 
@@ -189,7 +189,8 @@ class Distillation:
         if batch.soft is not None:
             return loss + self._teachers_say() * soft_loss(guessed, batch.soft)
         target, sure = self._opinion(batch.plain)
-        losses = F.cross_entropy(guessed, target, reduction="none")
+        # Weighed as the shots are: small parts, of which the average is seldom sure, would be forgotten otherwise.
+        losses = F.cross_entropy(guessed, target, self.weights.to(guessed.device), reduction="none")
         return loss + self.recipe.consistency.weight * (losses * sure).mean()
 
     def finish(self, progress: float) -> Mapping[str, float]:

@@ -1,0 +1,120 @@
+"""distill: a student on disk that resumes, is refused for other settings, and starts from a teacher if there is one."""
+
+import numpy as np
+import pytest
+
+from partshot.artifact import read_card
+from partshot.data.toy import toy_shots, write_toy
+from partshot.errors import BadArtifact, BadRecipe
+from partshot.segmenter import Segmenter, Student
+from partshot.tasks import distill as task
+from partshot.tasks.distill import distill, facing, teacher_size, unlabelled_stack
+from partshot.tasks.export import export
+from partshot.tasks.fit import fit
+from partshot.train.distill import PRESETS
+from partshot.train.fit_head import PRESETS as FIT_PRESETS
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """Six faces, one of them labelled."""
+    folder = write_toy("faces", 6, 32, tmp_path_factory.mktemp("toy"))
+    for i in range(1, 6):
+        (folder / "masks" / f"0000{i}.png").unlink()
+    return folder
+
+
+def distilled(toy, out, **given):
+    options = {"size": 32, "kimg": 0.032, "quiet": True, **given}
+    return distill(toy / "images", toy / "masks", out, **options)
+
+
+@pytest.fixture(scope="module")
+def teacher(toy, tmp_path_factory):
+    out = tmp_path_factory.mktemp("teacher")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FIT_PRESETS, "fast", FIT_PRESETS["fast"].changed(images=8))
+        fit(toy / "images", toy / "masks", out, "pixels", "linear", size=32, quiet=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(toy, teacher, tmp_path_factory):
+    out = tmp_path_factory.mktemp("student")
+    distilled(toy, out, teacher=teacher)
+    return out
+
+
+def test_a_student_is_written_and_not_trained_again(toy, teacher, whole, monkeypatch):
+    student = Student.load(whole / "student")
+    assert (student.size, len(student.parts)) == (32, 10)
+    assert student.card["recipe"]["kimg"] == 0.032
+    monkeypatch.setattr(task, "run_loop", lambda *_, **__: pytest.fail("trained again"))
+    assert distilled(toy, whole, teacher=teacher) == whole / "student"
+    # The teacher's --out and the teacher's own folder are the same teacher.
+    assert distilled(toy, whole, teacher=teacher / "segmenter") == whole / "student"
+
+
+def test_a_stop_between_the_loop_and_the_student_costs_no_training(toy, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Student, "save", lambda *_: pytest.fail("pulled the plug"))
+        with pytest.raises(pytest.fail.Exception, match="plug"):
+            distilled(toy, tmp_path)
+    assert read_card(tmp_path / "checkpoint")["step"] == 2
+    monkeypatch.setattr(task.Distillation, "batch", lambda *_: pytest.fail("trained again"))
+    assert Student.load(distilled(toy, tmp_path)).size == 32
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"kimg": 0.048}, {"teacher": None}])
+def test_other_settings_are_refused(toy, teacher, whole, change):
+    with pytest.raises(BadArtifact, match="another recipe.*--out"):
+        distilled(toy, whole, **{"teacher": teacher, **change})
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ({"preset": "regan-autosot"}, "did you mean 'regan-autoshot'"),
+        ({"student": "swft"}, "did you mean 'swift'"),
+        ({"size": 40}, "size"),
+    ],
+)
+def test_wrong_settings_leave_nothing_behind(toy, tmp_path, given, hint):
+    with pytest.raises(BadRecipe, match=hint):
+        distilled(toy, tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_no_teacher_is_refused(toy, whole, tmp_path):
+    with pytest.raises(BadArtifact, match="no artifact"):
+        distilled(toy, tmp_path / "out", teacher=tmp_path)
+    with pytest.raises(BadArtifact, match="a segmenter is needed"):
+        distilled(toy, tmp_path / "out", teacher=whole / "student")
+
+
+def test_a_teacher_is_asked_only_when_it_will_be_heard(toy, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(Segmenter, "soft_labels", lambda *_: pytest.fail("asked"))
+    late = PRESETS["default"].consistency.changed(start=0)
+    monkeypatch.setitem(PRESETS, "default", PRESETS["default"].changed(consistency=late))
+    assert distilled(toy, tmp_path, teacher=teacher).is_dir()
+
+
+def test_what_distill_was_told_as_out_can_be_exported(whole, tmp_path):
+    assert export(whole, tmp_path / "student.onnx").is_file()
+    with pytest.raises(BadArtifact, match="no artifact"):
+        export(tmp_path, tmp_path / "other.onnx")
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_one_sided_pictures_switch_mirroring_off(monkeypatch):
+    parts = toy_shots("faces", 32, 1).parts
+    recipe, pictures = PRESETS["default"], np.zeros((2, 32, 32, 3), np.uint8)
+    assert facing(recipe, pictures, parts) == recipe
+    monkeypatch.setattr(task, "one_sided", lambda pictures: True)
+    assert facing(recipe, pictures, parts) == recipe.one_sided()
+
+
+def test_the_teacher_reads_half_size_and_masks_are_no_pictures(toy):
+    recipe = PRESETS["default"]
+    assert [teacher_size(recipe.changed(size=s)) for s in (32, 64, 128)] == [32, 32, 64]
+    assert unlabelled_stack(toy / "images", toy / "masks", 32).shape == (6, 32, 32, 3)

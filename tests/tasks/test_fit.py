@@ -1,0 +1,87 @@
+"""fit: labelled pictures become a teacher on disk, with an honest estimate where there is more than one."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from partshot.data.toy import toy_shots, write_toy
+from partshot.errors import BadRecipe
+from partshot.parts import PartSet
+from partshot.segmenter import Segmenter
+from partshot.tasks import fit as task
+from partshot.tasks.fit import facing_fit, fit, named
+from partshot.train.fit_head import PRESETS
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setitem(PRESETS, "fast", PRESETS["fast"].changed(images=16))
+
+
+@pytest.fixture
+def toy(tmp_path):
+    return write_toy("faces", 3, 32, tmp_path / "toy")
+
+
+def fitted(folder, out, labels=None, **given):
+    options = {"representation": "pixels+position", "head": "linear", "size": 32, "quiet": True, **given}
+    return fit(folder / "images", labels or folder / "masks", out, **options)
+
+
+def test_a_teacher_is_written_that_predicts(toy, tmp_path):
+    made = fitted(toy, tmp_path / "out")
+    assert made == tmp_path / "out" / "segmenter"
+    teacher = Segmenter.load(made)
+    (answer,) = teacher.predict([toy_shots("faces", 40, 1).images[0]])
+    assert answer.labels.shape == (40, 40)
+    assert teacher.parts == PartSet.load(toy / "classes.json")
+
+
+def test_the_estimate_is_written_with_two_shots_or_more(toy, tmp_path):
+    fitted(toy, tmp_path / "out")
+    estimate = json.loads((tmp_path / "out" / "leave_one_out.json").read_text())
+    assert 0 <= estimate["miou"] <= 1
+    assert sum(map(sum, estimate["confusion"])) == 3 * 32 * 32
+    for i in (1, 2):
+        (toy / "masks" / f"0000{i}.png").unlink()
+    fitted(toy, tmp_path / "one")
+    assert not (tmp_path / "one" / "leave_one_out.json").exists()
+
+
+def test_masks_may_lie_beside_their_pictures(toy, tmp_path):
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    for path in (toy / "images").iterdir():
+        Image.open(path).save(beside / f"{path.stem}.bmp")
+        shutil.copy(toy / "masks" / path.name, beside)
+    assert fit(beside, beside, tmp_path / "out", "pixels", "linear", size=32, quiet=True).is_dir()
+
+
+def test_things_that_face_one_way_are_not_mirrored(toy, tmp_path, monkeypatch):
+    assert Segmenter.load(fitted(toy, tmp_path / "both")).recipe.augment.flip
+    monkeypatch.setattr(task, "one_sided", lambda pictures: True)
+    assert not Segmenter.load(fitted(toy, tmp_path / "one")).recipe.augment.flip
+    plain = PRESETS["regan-code"]
+    assert facing_fit(plain, True) is plain
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ({"preset": "fats"}, "did you mean 'fast'"),
+        ({"head": "cnn-x"}, "did you mean 'cnn-"),
+        ({"representation": "pixel"}, "did you mean 'pixels'"),
+    ],
+)
+def test_wrong_names_are_answered_with_the_nearest(toy, tmp_path, given, hint):
+    with pytest.raises(BadRecipe, match=hint):
+        fitted(toy, tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_may_carry_the_position(tmp_path):
+    assert np.array_equal(named("pixels+position").spec.channels[-1], 5)
+    assert 5 not in named("pixels").spec.channels

@@ -1,0 +1,106 @@
+"""Segmenter and Student: answers at the pictures' own sizes, the same after saving, and plain words when misused."""
+
+import numpy as np
+import pytest
+import torch
+
+from partshot.data.toy import toy_shots
+from partshot.errors import BadArtifact, BadRecipe, NotFitted
+from partshot.nets.student import build_student
+from partshot.represent.choose import open_representation
+from partshot.segmenter import Segmenter, Student
+from partshot.train.fit_head import PRESETS
+
+RECIPE = PRESETS["fast"].changed(images=24)
+
+
+@pytest.fixture(scope="module")
+def shots():
+    return toy_shots("faces", 32, 2)
+
+
+@pytest.fixture(scope="module")
+def fitted(shots):
+    return Segmenter(open_representation("pixels+position"), shots.parts, "linear", 32, RECIPE).fit(shots, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def student(shots):
+    torch.manual_seed(0)
+    return Student(build_student("swift", len(shots.parts)), "swift", shots.parts, 32, {"fingerprint": "f"})
+
+
+@pytest.fixture
+def pictures():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in [(20, 33), (32, 32), (5, 1), *[(9, 8)] * 7]]
+
+
+def same(one, other):
+    return all(
+        np.array_equal(a.labels, b.labels) and np.array_equal(a.probabilities, b.probabilities)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("which", ["fitted", "student"])
+def test_predictions_have_the_pictures_sizes_and_ranges(which, pictures, request):
+    found = request.getfixturevalue(which).predict(pictures)
+    assert len(found) == len(pictures)
+    for one, picture in zip(found, pictures, strict=True):
+        assert one.labels.shape == one.uncertainty.shape == picture.shape[:2]
+        assert one.labels.dtype == np.uint8 and one.labels.max() < 10
+        assert one.probabilities.shape == (10, *picture.shape[:2])
+        np.testing.assert_allclose(one.probabilities.sum(0), 1, atol=1e-5)
+        assert np.array_equal(one.probabilities.argmax(0), one.labels)
+        assert 0 <= one.uncertainty.min() <= one.uncertainty.max() <= 1
+    assert request.getfixturevalue(which).predict([]) == []
+
+
+def test_what_was_saved_predicts_the_same(fitted, student, pictures, tmp_path):
+    assert same(Segmenter.load(fitted.save(tmp_path / "segmenter")).predict(pictures), fitted.predict(pictures))
+    again = Student.load(student.save(tmp_path / "student"), fingerprint="f")
+    assert same(again.predict(pictures), student.predict(pictures))
+    assert (again.name, again.size, again.parts, again.card["fingerprint"]) == ("swift", 32, student.parts, "f")
+
+
+def test_fitting_twice_is_fitting_once(fitted, shots, pictures):
+    before = fitted.predict(pictures)
+    assert same(fitted.fit(shots, quiet=True).predict(pictures), before)
+
+
+def test_before_fit_it_says_so(shots, pictures, tmp_path):
+    plain = Segmenter(open_representation("pixels"), shots.parts, "linear", 32)
+    for call in (lambda: plain.predict(pictures), lambda: plain.save(tmp_path / "s")):
+        with pytest.raises(NotFitted, match="fit"):
+            call()
+    assert not (tmp_path / "s").exists()
+
+
+def test_soft_labels_are_the_predictions_at_half_size(fitted):
+    stack, _ = toy_shots("faces", 32, 9, seed=4).stack(64)
+    ticks = []
+    soft = fitted.soft_labels(stack, ticks.append)
+    assert soft.ids.shape[2:] == (32, 32) and len(soft) == 9 and soft.classes == 10
+    assert ticks == [8, 9]
+    predicted = np.stack([p.labels for p in fitted.predict(list(stack))])
+    assert (soft.ids[:, 0].numpy() == predicted[:, ::2, ::2]).mean() > 0.9
+
+
+def test_a_wrong_head_is_answered_with_the_nearest(shots):
+    with pytest.raises(BadRecipe, match="did you mean 'linear'"):
+        Segmenter(open_representation("pixels"), shots.parts, "liner", 32).make_head()
+
+
+def test_other_artifacts_are_refused(fitted, student, tmp_path):
+    student.save(tmp_path / "student")
+    with pytest.raises(BadArtifact, match="holds a student, a segmenter is needed"):
+        Segmenter.load(tmp_path / "student")
+    with pytest.raises(BadArtifact, match="another recipe"):
+        Student.load(tmp_path / "student", fingerprint="g")
+    with pytest.raises(BadArtifact, match="no artifact"):
+        Student.load(tmp_path / "nowhere")
+    wrong = Student(build_student("swift", 3), "swift", student.parts, 32)
+    wrong.save(tmp_path / "wrong")
+    with pytest.raises(BadArtifact, match="do not fit"):
+        Student.load(tmp_path / "wrong")

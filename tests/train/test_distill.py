@@ -1,0 +1,330 @@
+"""The student's game: each source says what it should, unknown and unsure pixels say nothing, and a cut run resumes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from partshot.artifact import read_card
+from partshot.data.augment import PRESETS as AUGMENTS
+from partshot.data.soft_labels import SoftLabels
+from partshot.data.toy import toy_shots
+from partshot.errors import BadRecipe
+from partshot.nets.student import build_student
+from partshot.train.distill import PRESETS, Batch, Clock, Consistency, Distill, Distillation, soft_loss
+from partshot.train.journal import read_journal
+from partshot.train.loop import LoopRecipe, run_loop
+
+SIZE = 32
+STILL = AUGMENTS["none"]
+TINY = Distill(
+    size=SIZE,
+    kimg=0.048,
+    batch=4,
+    lr=3e-3,
+    borrow=0,
+    coarse=0,
+    augment=STILL,
+    consistency=Consistency(start=0.5, gentle=STILL),
+)
+SUPERVISED = TINY.changed(labelled=1, consistency=None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """So that sums run in one order, whatever the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def toys():
+    """Two labelled faces and six plain ones: pictures, ids, plain pictures."""
+    images, labels = toy_shots("faces", SIZE, 2, seed=1).stack(SIZE)
+    plain, _ = toy_shots("faces", SIZE, 6, seed=2).stack(SIZE)
+    return torch.from_numpy(images), torch.from_numpy(labels).long(), torch.from_numpy(plain)
+
+
+def small_net(classes=10):
+    """A student in a hurry, with batch statistics."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, classes, 3, padding=1)
+    )
+
+
+def soft_of(toys, classes=10):
+    """A teacher that is nearly sure of one part, picture by picture another."""
+    ids = torch.arange(len(toys[2])) % classes
+    scores = torch.full((len(ids), classes, SIZE // 2, SIZE // 2), 0.05 / (classes - 1))
+    scores[torch.arange(len(ids)), ids] = 0.95
+    return SoftLabels.of(scores)
+
+
+def make_game(toys, recipe=TINY, net=None, pictures=True, soft=False, mirrored=None):
+    shots, labels, plain = toys
+    given = plain if pictures else None
+    return Distillation(
+        net or small_net(), shots, labels, mirrored or list(range(10)), recipe, given, soft_of(toys) if soft else None
+    )
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def play(game, out, recipe, fingerprint="f", **changes):
+    loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, precision="fp32").changed(**changes)
+    run_loop(game, loop, out, "student", fingerprint, journal_every=1, quiet=True)
+    return game
+
+
+def test_the_labels_alone_teach_a_shot_by_heart(toys, tmp_path):
+    torch.manual_seed(0)
+    # Changed a little, since copies of one picture would have no variance for BatchNorm to learn.
+    changes = AUGMENTS["weak"].changed(flip=False)
+    recipe = SUPERVISED.changed(kimg=0.8, batch=8, lr=1e-2, average=0.9, class_power=0, augment=changes)
+    one = (toys[0][:1], toys[1][:1], toys[2])
+    game = play(make_game(one, recipe, build_student("swift", 10), pictures=False), tmp_path, recipe)
+    picture = toys[0][:1].permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        predicted = game.modules["average"].eval()(picture).argmax(1)
+    assert (predicted == one[1]).float().mean() > 0.85
+    losses = [line["loss"] for line in read_journal(tmp_path / "journal.jsonl")]
+    assert sum(losses[-5:]) < 0.3 * sum(losses[:5])
+
+
+def test_the_running_average_is_what_was_trained_and_takes_no_gradient(toys, tmp_path):
+    game = play(make_game(toys), tmp_path, TINY)
+    average, student = game.modules["average"], game.modules["student"]
+    assert not any(p.requires_grad for p in average.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(game.trained().values(), average.state_dict().values(), strict=True))
+    assert not torch.equal(average[0].weight, student[0].weight)
+    assert average[1].num_batches_tracked == student[1].num_batches_tracked > 0
+
+
+def test_the_average_follows_each_step_as_it_says(toys):
+    game = make_game(toys)
+    before = game.modules["average"][0].weight.clone()
+    with torch.no_grad():
+        game.modules["student"][0].weight.add_(1)
+    game.finish(0.1)
+    # Young averages forget faster: after one step, what is kept is 2 / 11.
+    torch.testing.assert_close(game.modules["average"][0].weight, before + 9 / 11)
+
+
+def test_sources_speak_when_it_is_their_turn(toys):
+    def spoken(progress, **given):
+        game = make_game(toys, **given)
+        game.prepare(progress)
+        batch = game.batch(seeded(), 8)
+        return len(batch.shots), batch.strong is not None, batch.soft is not None
+
+    # Both: the teacher first, then the average. Without a teacher, the shots fill the batch until then.
+    assert spoken(0.49, soft=True) == (4, True, True)
+    assert spoken(0.5, soft=True) == (4, True, False)
+    assert spoken(0.49) == (8, False, False)
+    assert spoken(0.5) == (4, True, False)
+    # No pictures, or no consistency: sources left out.
+    assert spoken(0.9, pictures=False) == (8, False, False)
+    assert spoken(0.9, recipe=TINY.changed(consistency=None), soft=True) == (4, True, True)
+    assert spoken(0.9, recipe=TINY.changed(consistency=None)) == (8, False, False)
+    # At least one shot stands in every batch, however small their share.
+    assert spoken(0.9, recipe=TINY.changed(labelled=0.01)) == (1, True, False)
+
+
+def test_a_plain_batch_is_the_shots_themselves(toys):
+    game = make_game(toys, SUPERVISED, pictures=False)
+    batch = game.batch(seeded(), 4)
+    shots = toys[0].permute(0, 3, 1, 2).float() / 127.5 - 1
+    for picture, labels in zip(batch.shots, batch.labels, strict=True):
+        which = int((shots - picture).abs().flatten(1).amax(1).argmin())
+        torch.testing.assert_close(picture, shots[which], atol=1e-4, rtol=0)
+        assert torch.equal(labels, toys[1][which])
+
+
+def test_both_views_lie_pixel_on_pixel_and_only_one_is_recolored(toys):
+    moving = TINY.changed(consistency=Consistency(start=0), augment=STILL)
+    batch = make_game(toys, moving).batch(seeded(), 8)
+    assert torch.equal(batch.plain, batch.strong)
+    colored = make_game(toys, moving.changed(augment=STILL.changed(color=1))).batch(seeded(), 8)
+    assert colored.plain.shape == colored.strong.shape and not torch.equal(colored.strong, colored.plain)
+
+
+def test_a_coarse_start_reads_half_size(toys):
+    game = make_game(toys, TINY.changed(coarse=0.5), soft=True)
+    for progress, side in ((0.0, SIZE // 2), (0.5, SIZE)):
+        game.prepare(progress)
+        batch = game.batch(seeded(), 4)
+        assert batch.shots.shape[2:] == batch.strong.shape[2:] == batch.labels.shape[1:] == (side, side)
+    game.prepare(0.0)
+    assert game.batch(seeded(), 4).soft.shape[2:] == (SIZE // 2, SIZE // 2)
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_the_default_student_takes_every_size_from_its_coarse_start(size):
+    images, labels = toy_shots("faces", 32, 1).stack(size)
+    shots = (torch.from_numpy(images), torch.from_numpy(labels).long(), torch.from_numpy(images))
+    game = make_game(shots, Distill(size=size, batch=4), build_student("swift", 10))
+    for progress in (0.0, 0.9):
+        game.prepare(progress)
+        assert torch.isfinite(game.loss(game.batch(seeded(), 4)))
+
+
+def test_mirrored_soft_labels_swap_their_sides(toys):
+    swap = list(range(10))
+    swap[3], swap[4] = 4, 3
+    soft = torch.zeros(6, 10, SIZE // 2, SIZE // 2)
+    soft[:, 3, :, : SIZE // 4], soft[:, 4, :, SIZE // 4 :] = 1, 1
+    shots, labels, plain = toys
+    recipe = TINY.changed(augment=STILL.changed(flip=True))
+    game = Distillation(small_net(), shots, labels, swap, recipe, plain, SoftLabels.of(soft))
+    found = game.batch(seeded(), 32)
+    pictures = plain.permute(0, 3, 1, 2).float() / 127.5 - 1
+    mirrored = [
+        min((pictures.flip(3) - one).abs().flatten(1).amax(1)) < min((pictures - one).abs().flatten(1).amax(1))
+        for one in found.plain
+    ]
+    assert 0 < sum(mirrored) < 16
+    # A half that is mirrored and swapped looks as it did: left stays left.
+    left = found.soft[..., : SIZE // 4].mean((2, 3))
+    torch.testing.assert_close(left[:, 3], torch.ones(16), atol=1e-4, rtol=0)
+    torch.testing.assert_close(left[:, 4], torch.zeros(16), atol=1e-4, rtol=0)
+
+
+def test_soft_loss_counts_known_pixels_only():
+    logits = torch.tensor([[0.0, 1.0, -2.0], [2.0, 0.0, 0.0]]).T.reshape(1, 3, 1, 2)
+    target = torch.tensor([[0.2, 0.8, 0.0], [0.0, 0.0, 0.0]]).T.reshape(1, 3, 1, 2)
+    # By hand, the first pixel alone: 0.2 * 1.3490 + 0.8 * 0.3490.
+    assert float(soft_loss(logits, target)) == pytest.approx(0.5490, abs=1e-3)
+
+    logits.requires_grad_()
+    soft_loss(logits, target).backward()
+    assert logits.grad[..., 1].abs().sum() == 0 < logits.grad[..., 0].abs().sum()
+    assert float(soft_loss(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2))) == 0
+
+
+def test_soft_loss_of_certain_targets_is_cross_entropy():
+    logits, ids = torch.randn(2, 4, 5, 5, generator=seeded()), torch.randint(0, 4, (2, 5, 5), generator=seeded())
+    found = soft_loss(logits, F.one_hot(ids, 4).permute(0, 3, 1, 2).float())
+    torch.testing.assert_close(found, F.cross_entropy(logits, ids))
+
+
+class Fixed(nn.Module):
+    """A network that answers the same logits, which can be learnt."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, images):
+        return self.logits.expand(len(images), -1, -1, -1)
+
+
+def test_consistency_ignores_pixels_of_which_the_average_is_unsure(toys):
+    # Part 1 with confidence: sure on the left half, unsure on the right one.
+    logits = torch.zeros(1, 10, SIZE, SIZE)
+    logits[:, 1, :, : SIZE // 2], logits[:, 1, :, SIZE // 2 :] = 8.0, 1.0
+    recipe = TINY.changed(consistency=Consistency(start=0, weight=2.0, confidence=0.8))
+    game = make_game(toys, recipe, Fixed(logits))
+    with torch.no_grad():
+        game.modules["student"].logits.zero_()
+    ignored = torch.full((2, SIZE, SIZE), 255)
+    zeros = torch.zeros(2, 3, SIZE, SIZE)
+    loss = game.loss(Batch(zeros, ignored, zeros, zeros, None))
+    # By hand: an even guess of ten costs ln 10 on half of the pixels, twice weighed.
+    assert float(loss) == pytest.approx(2.0 * 2.302585 / 2, rel=1e-5)
+    loss.backward()
+    gradient = game.modules["student"].logits.grad
+    assert gradient[..., SIZE // 2 :].abs().sum() == 0 < gradient[..., : SIZE // 2].abs().sum()
+    assert (gradient[:, 1, :, : SIZE // 2] < 0).all()
+
+
+def without_seconds(out):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_journal(out / "journal.jsonl")]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_a_run_cut_short_and_resumed_ends_with_the_same_bits(toys, tmp_path, schedule, monkeypatch):
+    monkeypatch.setattr(Clock, "EPOCH", 2)
+    monkeypatch.setattr(Clock, "PATIENCE", 1)
+    # Everything at once: a coarse start, a teacher, consistency, all changes of the pictures.
+    recipe = Distill(
+        size=SIZE, kimg=0.048, batch=4, schedule=schedule, coarse=0.4, consistency=Consistency(start=0.5, confidence=0)
+    )
+    whole = play(make_game(toys, recipe, soft=True), tmp_path / "whole", recipe)
+
+    cut = make_game(toys, recipe, soft=True)
+    drawn, batch = [], cut.batch
+
+    def until_the_plug_is_pulled(rng, images):
+        drawn.append(1)
+        if len(drawn) == 8:
+            raise RuntimeError("pulled the plug")
+        return batch(rng, images)
+
+    cut.batch = until_the_plug_is_pulled
+    with pytest.raises(RuntimeError, match="plug"):
+        play(cut, tmp_path / "cut", recipe, checkpoint_seconds=0)
+    assert read_card(tmp_path / "cut" / "checkpoint")["step"] == 7
+    resumed = play(make_game(toys, recipe, soft=True), tmp_path / "cut", recipe)
+
+    for name, module in whole.modules.items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, resumed.modules[name].state_dict()[key]), (name, key)
+    assert without_seconds(tmp_path / "cut") == without_seconds(tmp_path / "whole")
+
+
+def test_cosine_warms_up_and_ends_at_zero(toys):
+    game = make_game(toys)
+
+    def rate(progress):
+        game.prepare(progress)
+        return game.optimizer.param_groups[0]["lr"]
+
+    assert rate(0.0) < 0.05 * TINY.lr and rate(0.025) < rate(0.05)
+    assert rate(0.05) == pytest.approx(TINY.lr, rel=0.01)
+    assert rate(0.5) == pytest.approx(TINY.lr / 2) and 0 <= rate(0.999) < 1e-5 * TINY.lr
+
+
+def test_a_plateau_lowers_the_rate_and_a_fall_does_not(monkeypatch):
+    monkeypatch.setattr(Clock, "EPOCH", 2)
+    monkeypatch.setattr(Clock, "PATIENCE", 3)
+
+    def rates(losses):
+        clock = Clock(1e-3)
+        for loss in losses:
+            for _ in range(Clock.EPOCH):
+                clock.steps += 1
+                clock.watch(torch.tensor(loss))
+        return float(clock.rate)
+
+    assert rates([5.0, 4.0, 3.0, 2.0, 1.0, 0.5]) == pytest.approx(1e-3)
+    assert rates([1.0, 1.0, 1.0]) == pytest.approx(1e-3)
+    assert rates([1.0, 1.0, 1.0, 1.0, 1.0]) == pytest.approx(1e-4)
+    # A fall in between starts the count anew; the floor holds.
+    assert rates([1.0, 1.0, 1.0, 0.9, 0.95, 0.95]) == pytest.approx(1e-3)
+    assert rates([1.0] * 30) == pytest.approx(1e-6)
+
+
+def test_the_plateau_reaches_the_optimizer(toys):
+    game = make_game(toys, TINY.changed(schedule="plateau"))
+    game.clock.rate.fill_(1e-5)
+    game.prepare(0.9)
+    assert game.optimizer.param_groups[0]["lr"] == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_one_sided_recipes_never_mirror(name):
+    recipe = PRESETS[name].one_sided()
+    assert not recipe.augment.flip
+    assert recipe.consistency is None or not recipe.consistency.gentle.flip
+    assert recipe.changed(augment=PRESETS[name].augment, consistency=PRESETS[name].consistency) == PRESETS[name]
+
+
+@pytest.mark.parametrize("wrong", [{"size": 100}, {"size": 0}, {"kimg": 0}, {"labelled": 0}, {"batch": 1}])
+def test_settings_that_cannot_be_are_refused(wrong):
+    with pytest.raises(BadRecipe, match=next(iter(wrong))):
+        TINY.changed(**wrong)
