@@ -1,8 +1,8 @@
 """Few-shot segmentation of real pictures: white blood cells and museum ants, every method on the same draws.
 
 Reads the packs under PARTSHOT_DATA (default ../shared/data); nothing of them is written. Measured on `val` at the
-masks' own size, mean over classes with background, pooled over the pictures, over five draws of k = 1, 5, 10 labels. Rows are
-written down as they come: run it again to go on. `--worker i/n` takes every n-th draw, for several processes.
+masks' own size, mean over classes with background, pooled over the pictures, over five draws of k = 1, 5, 10 labels.
+Rows are written down as they come: run it again to go on. `--worker i/n` takes every n-th draw, for several processes.
 
     python bench/bench_packs.py [--packs wbc,ants] [--seeds 5] [--ks 1,5,10] [--worker 0/1]
 """
@@ -28,7 +28,7 @@ from partshot.train.fit_head import PRESETS as FIT_PRESETS
 DATA = Path(os.environ.get("PARTSHOT_DATA", "../shared/data"))
 RESULTS = Path(__file__).parent / "results"
 # What two cores can do in about an hour for all draws. wbc's three classes are learnt sooner.
-KIMG = {"wbc": 8, "ants": 12}
+KIMG = {"wbc": 6, "ants": 12}
 UNLABELLED = 700
 # The few-shot head is a matter of seconds: 600 augmented pictures.
 FIT = FIT_PRESETS["fast"].changed(images=600)

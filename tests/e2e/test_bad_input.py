@@ -209,7 +209,9 @@ def test_a_run_of_another_recipe_is_not_gone_on_from(student, drawn, tmp_path):
 def test_an_artifact_of_another_kind_is_refused(student, drawn, tmp_path):
     line = DISTILL + f" --teacher {student}/student"
     refused(line, "holds a student, a segmenter is needed", toy=drawn, out=tmp_path / "out")
-    refused("predict {s}/card.json {toy}/images --out {out}", "card.json", s=student / "student", toy=drawn, out=tmp_path)
+    refused(
+        "predict {s}/card.json {toy}/images --out {out}", "card.json", s=student / "student", toy=drawn, out=tmp_path
+    )
     refused("export {t} {out}/x.onnx", "no artifact there", t=tmp_path, out=tmp_path)
 
 
@@ -219,7 +221,9 @@ def test_a_full_disk_leaves_nothing_half_written(toy, tmp_path, monkeypatch, lin
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    refused(line, "the disk is full; free some space and run again", str(tmp_path / "out"), toy=toy, out=tmp_path / "out")
+    refused(
+        line, "the disk is full; free some space and run again", str(tmp_path / "out"), toy=toy, out=tmp_path / "out"
+    )
     left = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
     # What is there is whole: the journal and the estimate, no weights, nothing temporary.
     assert {p.name for p in left} <= {"journal.jsonl", "leave_one_out.json"}

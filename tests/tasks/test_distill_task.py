@@ -94,8 +94,8 @@ def test_a_folder_that_holds_no_teacher_is_refused(toy, whole, tmp_path):
 
 def test_a_teacher_is_asked_only_when_it_will_be_heard(toy, teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(Segmenter, "soft_labels", lambda *_: pytest.fail("asked"))
-    late = PRESETS["default"].consistency.changed(start=0)
-    monkeypatch.setitem(PRESETS, "default", PRESETS["default"].changed(consistency=late))
+    deaf = PRESETS["default"].consistency.changed(teacher=0)
+    monkeypatch.setitem(PRESETS, "default", PRESETS["default"].changed(consistency=deaf))
     assert distilled(toy, tmp_path, teacher=teacher).is_dir()
 
 

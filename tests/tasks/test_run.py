@@ -1,4 +1,4 @@
-"""run: a folder of pictures and two masks become masks for all, an ONNX file and a report; again, nothing is trained."""
+"""run: pictures and two masks become masks for all, an ONNX file and a report; again, nothing is trained."""
 
 import shutil
 

@@ -11,7 +11,7 @@ from partshot.data.soft_labels import SoftLabels
 from partshot.data.toy import toy_shots
 from partshot.errors import BadRecipe
 from partshot.nets.student import build_student
-from partshot.train.distill import PRESETS, Batch, Clock, Consistency, Distill, Distillation, soft_loss
+from partshot.train.distill import PRESETS, Balance, Batch, Clock, Consistency, Distill, Distillation, soft_loss
 from partshot.train.journal import read_journal
 from partshot.train.loop import LoopRecipe, run_loop
 
@@ -25,7 +25,7 @@ TINY = Distill(
     borrow=0,
     coarse=0,
     augment=STILL,
-    consistency=Consistency(start=0.5, gentle=STILL),
+    consistency=Consistency(start=0.5, teacher=0.3, gentle=STILL),
 )
 SUPERVISED = TINY.changed(labelled=1, consistency=None)
 
@@ -122,8 +122,9 @@ def test_sources_speak_when_it_is_their_turn(toys):
         batch = game.batch(seeded(), 8)
         return len(batch.shots), batch.strong is not None, batch.soft is not None
 
-    # Both: the teacher first, then the average. Without a teacher, the shots fill the batch until then.
-    assert spoken(0.49, soft=True) == (4, True, True)
+    # The teacher first, then the shots alone, then the average. Without a teacher, the shots fill the batch until then.
+    assert spoken(0.29, soft=True) == (4, True, True)
+    assert spoken(0.31, soft=True) == (8, False, False)
     assert spoken(0.5, soft=True) == (4, True, False)
     assert spoken(0.49) == (8, False, False)
     assert spoken(0.5) == (4, True, False)
@@ -233,6 +234,8 @@ def test_consistency_ignores_pixels_of_which_the_average_is_unsure(toys):
         game.modules["student"].logits.zero_()
     ignored = torch.full((2, SIZE, SIZE), 255)
     zeros = torch.zeros(2, 3, SIZE, SIZE)
+    game.lean.zero_()
+    game.balance = torch.nn.Identity()
     loss = game.loss(Batch(zeros, ignored, zeros, zeros, None))
     # By hand: an even guess of ten costs ln 10 on half of the pixels, twice weighed.
     assert float(loss) == pytest.approx(2.0 * 2.302585 / 2, rel=1e-5)
@@ -240,6 +243,44 @@ def test_consistency_ignores_pixels_of_which_the_average_is_unsure(toys):
     gradient = game.modules["student"].logits.grad
     assert gradient[..., SIZE // 2 :].abs().sum() == 0 < gradient[..., : SIZE // 2].abs().sum()
     assert (gradient[:, 1, :, : SIZE // 2] < 0).all()
+
+
+def test_opinions_are_free_of_the_class_weights(toys):
+    # Part 1 leads by less than its weight has lifted it over part 0, so part 0 is the likelier one.
+    game = make_game(
+        toys, TINY.changed(consistency=Consistency(start=0, confidence=0)), Fixed(torch.zeros(1, 10, 4, 4))
+    )
+    game.balance = torch.nn.Identity()
+    game.lean = torch.arange(10.0) * 2
+    with torch.no_grad():
+        game.modules["average"].logits[:, 1] = 1.0
+    ids, _ = game._opinion(torch.zeros(2, 3, 4, 4))
+    assert (ids == 0).all()
+    with torch.no_grad():
+        game.modules["average"].logits[:, 1] = 3.0
+    ids, _ = game._opinion(torch.zeros(2, 3, 4, 4))
+    assert (ids == 1).all()
+
+
+def test_parts_that_no_shot_shows_are_neither_lifted_nor_lowered(toys):
+    shots, labels, plain = toys
+    one = Distillation(small_net(), shots, torch.zeros_like(labels), list(range(10)), TINY, plain)
+    assert (one.lean == 0).all()
+    likely = torch.full((1, 10, 4, 4), 0.1)
+    balanced = one.balance(likely)
+    torch.testing.assert_close(balanced[:, 1:] / balanced[:, 1:2], torch.ones(1, 9, 4, 4))
+
+
+def test_a_part_that_is_underrated_is_called_more_until_its_share_is_right():
+    labels = torch.tensor([[[0, 0, 0, 1], [0, 0, 255, 1]]])
+    balance = Balance(labels, 2)
+    assert balance.wanted.tolist() == pytest.approx([5 / 7, 2 / 7])
+    likely = torch.tensor([0.9, 0.1])[None, :, None, None].expand(3, 2, 4, 4)
+    for _ in range(400):
+        balanced = balance(likely)
+    # Once it has heard enough, the shares of what it says are those of the shots.
+    torch.testing.assert_close(balanced[0, :, 0, 0], torch.tensor([5 / 7, 2 / 7]), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(balanced.sum(1), torch.ones(3, 4, 4))
 
 
 def without_seconds(out):
@@ -252,7 +293,12 @@ def test_a_run_cut_short_and_resumed_ends_with_the_same_bits(toys, tmp_path, sch
     monkeypatch.setattr(Clock, "PATIENCE", 1)
     # Everything at once: a coarse start, a teacher, consistency, all changes of the pictures.
     recipe = Distill(
-        size=SIZE, kimg=0.048, batch=4, schedule=schedule, coarse=0.4, consistency=Consistency(start=0.5, confidence=0)
+        size=SIZE,
+        kimg=0.048,
+        batch=4,
+        schedule=schedule,
+        coarse=0.4,
+        consistency=Consistency(start=0.5, teacher=0.3, confidence=0),
     )
     whole = play(make_game(toys, recipe, soft=True), tmp_path / "whole", recipe)
 

@@ -7,6 +7,7 @@ than the network on two cores. Knows no files and no networks; normalization is 
 """
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -75,11 +76,18 @@ def borrow_colors(
     share: probability that a picture borrows; how far it goes is drawn uniformly. So a few labelled pictures appear in
     the colors of the whole folder (Reinhard et al. 2001, in RGB). The result stays in [-1, 1].
     """
-    mean, deviation = images.mean((2, 3), keepdim=True), images.std((2, 3), keepdim=True) + 1e-3
-    other_mean, other_deviation = others.mean((2, 3), keepdim=True), others.std((2, 3), keepdim=True)
-    borrowed = ((images - mean) / deviation * other_deviation + other_mean).clamp(-1, 1)
+    (mean, deviation), (other_mean, other_deviation) = _statistics(images), _statistics(others)
+    gain = other_deviation / (deviation + 1e-3)
+    borrowed = (images * gain + (other_mean - mean * gain)).clamp(-1, 1)
     chosen = (torch.rand(len(images), 1, 1, 1, generator=rng) < share).float()
     return torch.lerp(images, borrowed, chosen * torch.rand(len(images), 1, 1, 1, generator=rng))
+
+
+def _statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of every channel of every picture, [b, 3, 1, 1] each."""
+    flat = images.flatten(2)
+    mean, square = flat.mean(2), torch.linalg.vector_norm(flat, dim=2).square() / flat.shape[2]
+    return mean[..., None, None], (square - mean.square()).clamp(min=0).sqrt()[..., None, None]
 
 
 def warp_grid(
@@ -104,11 +112,21 @@ def warp_grid(
     )
     grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
     if recipe.warp:
-        # A 5 x 5 lattice of displacements, smoothed by bicubic interpolation; 2 because the grid spans [-1, 1].
-        lattice = torch.randn(batch, 2, 5, 5, generator=rng) * (2 * recipe.warp)
-        field = F.interpolate(lattice, size=(height, width), mode="bicubic", align_corners=True)
+        # A lattice of displacements, smoothed by bicubic interpolation; 2 because the grid spans [-1, 1].
+        lattice = torch.randn(batch, 2, _LATTICE, _LATTICE, generator=rng) * (2 * recipe.warp)
+        field = _bicubic(height) @ lattice @ _bicubic(width).T
         grid = grid + field.permute(0, 2, 3, 1)
     return grid, flipped
+
+
+_LATTICE = 5
+
+
+@lru_cache
+def _bicubic(size: int) -> torch.Tensor:
+    """[size, 5]: bicubic interpolation of five values to `size` as a matrix, ten times as fast as F.interpolate."""
+    unit = torch.eye(_LATTICE)[None, :, :, None]
+    return F.interpolate(unit, size=(size, 1), mode="bicubic", align_corners=True)[0, :, :, 0].T.contiguous()
 
 
 def move_labels(
@@ -192,13 +210,13 @@ def _color_matrix(batch: int, strength: float, gray: float, rng: torch.Generator
 def _blur_half(x: torch.Tensor, largest: float, rng: torch.Generator) -> torch.Tensor:
     """Half of the pictures blurred, all with one sigma drawn for the batch (a per-picture kernel costs 3x as much)."""
     sigma = 0.1 + float(torch.rand(1, generator=rng)) * largest
-    chosen = torch.rand(x.shape[0], generator=rng) < 0.5
+    chosen = torch.randperm(x.shape[0], generator=rng)[: (x.shape[0] + 1) // 2]
     reach = max(1, int(3 * sigma + 0.5))
     tap = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
     tap = (tap / tap.sum()).view(1, 1, -1, 1).expand(3, 1, -1, 1)
-    padded = F.pad(x, [reach] * 4, mode="reflect")
+    padded = F.pad(x[chosen], [reach] * 4, mode="reflect")
     soft = F.conv2d(F.conv2d(padded, tap, groups=3), tap.transpose(2, 3), groups=3)
-    return torch.where(chosen[:, None, None, None], soft, x)
+    return x.index_copy(0, chosen, soft)
 
 
 def _cutout(x: torch.Tensor, largest: float, rng: torch.Generator) -> torch.Tensor:

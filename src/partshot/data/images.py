@@ -28,6 +28,9 @@ _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
 _BIT_DEPTHS = (8, 10, 12, 14, 16)  # what cameras and microscopes put into 16-bit files
 _SILENT_SECONDS = 2.0  # shorter work needs no progress bar
 
+# A picture over the limit is refused with this module's own words, so Pillow's warning would only say it twice.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
 
 @dataclass(frozen=True)
 class Stack:

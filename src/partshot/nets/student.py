@@ -76,7 +76,7 @@ class Swift(nn.Module):
             x = step(x)
             skips.append(x)
         for lateral, up, skip in reversed(list(zip(self.lateral, self.up, skips, strict=False))):
-            # To the skip's size, not times 2: a size that 32 does not divide leaves odd maps, at a run's coarse start too.
+            # To the skip's size, not times 2: a size that 32 does not divide leaves odd maps, as a coarse start may.
             x = up(F.interpolate(lateral(x), size=skip.shape[2:], mode="bilinear", align_corners=False) + skip)
         return F.pixel_shuffle(self.head(x), 2)
 

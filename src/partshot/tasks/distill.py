@@ -123,7 +123,7 @@ def teacher_size(recipe: Distill) -> int:
 
 
 def _teaches(recipe: Distill) -> bool:
-    return recipe.consistency is None or recipe.consistency.start > 0
+    return recipe.consistency is None or recipe.consistency.teacher > 0
 
 
 def _fingerprint(shots, recipe, pictures, teacher, student, seed) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from partshot.data.images import Stack, list_images, read_image, read_stack
 from partshot.data.shots import Pair, Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
+from partshot.errors import BadImage
 from partshot.evaluate import Score
 from partshot.nets.student import build_student
 from partshot.recipe import Recipe
@@ -215,7 +216,7 @@ def _look(
     for path in chosen:
         try:
             seen.append((path, read_image(path)))
-        except Exception:  # noqa: BLE001,S112 - predict has already reported it by name
+        except BadImage:  # predict has already reported it by name
             continue
     pictures = [image for _, image in seen]
     ours, theirs = student.predict(pictures), teacher.predict(pictures)

@@ -23,6 +23,7 @@ from partshot.data.augment import PRESETS as AUGMENTS
 from partshot.data.augment import Augment, augment, borrow_colors, move_scores, recolor, warp_grid
 from partshot.data.soft_labels import SoftLabels
 from partshot.game import Turn
+from partshot.parts import IGNORE
 from partshot.recipe import Recipe
 from partshot.train.fit_head import class_weights, pixel_loss
 
@@ -31,13 +32,15 @@ class Consistency(Recipe):
     """How the student learns from its own running average.
 
     weight: of the loss beside the labelled shots' own. confidence: pixels below it count nothing.
-    start: share of the run before it begins, since an average that knows too little teaches its own mistakes; until
-    then the few-shot teacher speaks, ever softer. gentle: changes of place that both views share.
+    start: share of the run before it begins, since an average that knows too little teaches its own mistakes.
+    teacher: share of the run in which the few-shot teacher speaks, ever softer. Between the two the shots alone are
+    heard, which takes back what the teacher got wrong. gentle: changes of place that both views share.
     """
 
-    weight: float = 1.0
-    confidence: float = 0.8
-    start: float = 0.4
+    weight: float = Field(default=1.0, ge=0)
+    confidence: float = Field(default=0.8, ge=0, lt=1)
+    start: float = Field(default=0.4, ge=0, le=1)
+    teacher: float = Field(default=0.2, ge=0, le=1)
     gentle: Augment = Augment(
         scale=1.25, rotation=15, shift=0.1, warp=0.02, flip=True, color=0, gray=0, blur=0, noise=0
     )
@@ -60,7 +63,7 @@ class Distill(Recipe):
     batch: int = Field(default=16, ge=2)
     labelled: float = Field(default=0.5, gt=0, le=1)
     borrow: float = Field(default=0.5, ge=0, le=1)
-    lr: float = Field(default=2e-3, gt=0)
+    lr: float = Field(default=3e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     schedule: Literal["cosine", "plateau"] = "cosine"
     class_power: float = Field(default=0.4, ge=0, le=1)
@@ -134,11 +137,14 @@ class Distillation:
         self.recipe, self.mirrored_ids = recipe, mirrored_ids
         self.shots, self.labels, self.pictures, self.soft = shots, labels.long(), pictures, soft
         self.weights = class_weights(self.labels, len(mirrored_ids), recipe.class_power)
+        # Classes that no shot shows weigh nothing and are left as they are.
+        self.lean = torch.where(self.weights > 0, self.weights, 1).log()
         self.optimizer = torch.optim.AdamW(
             student.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True
         )
         self.clock = Clock(recipe.lr)
-        self.modules = {"student": student, "average": average, "clock": self.clock}
+        self.balance = Balance(self.labels, len(mirrored_ids))
+        self.modules = {"student": student, "average": average, "clock": self.clock, "balance": self.balance}
         self.progress = 0.0
         self.last_loss = torch.zeros(())
 
@@ -189,8 +195,7 @@ class Distillation:
         if batch.soft is not None:
             return loss + self._teachers_say() * soft_loss(guessed, batch.soft)
         target, sure = self._opinion(batch.plain)
-        # Weighed as the shots are: small parts, of which the average is seldom sure, would be forgotten otherwise.
-        losses = F.cross_entropy(guessed, target, self.weights.to(guessed.device), reduction="none")
+        losses = F.cross_entropy(guessed - self._lean(guessed), target, reduction="none")
         return loss + self.recipe.consistency.weight * (losses * sure).mean()
 
     def finish(self, progress: float) -> Mapping[str, float]:
@@ -218,14 +223,14 @@ class Distillation:
         consistency = self.recipe.consistency
         if self.pictures is None:
             return None
-        if self.soft is not None and (consistency is None or self.progress < consistency.start):
+        if self.soft is not None and (consistency is None or self.progress < consistency.teacher):
             return "soft"
         return "average" if consistency is not None and self.progress >= consistency.start else None
 
     def _teachers_say(self) -> float:
-        """Weight of the few-shot teacher: all through in a plain distillation, fading where consistency takes over."""
+        """Weight of the few-shot teacher: the same all through in a plain distillation, else fading."""
         consistency = self.recipe.consistency
-        return 1.0 if consistency is None else 1 - self.progress / consistency.start
+        return 1.0 if consistency is None else 1 - self.progress / consistency.teacher
 
     def _views(self, rng: torch.Generator, many: int, size: int):
         """Two views of unlabelled pictures on one grid, and the teacher's soft labels moved alike when it speaks."""
@@ -244,8 +249,18 @@ class Distillation:
         """The running average's ids and, as 0 or 1, whether it is sure of them."""
         average = self.modules["average"].eval()
         with torch.no_grad():
-            confidence, ids = average(plain).float().softmax(1).max(1)
+            logits = average(plain).float()
+            likely = self.balance((logits - self._lean(logits)).softmax(1))
+            confidence, ids = likely.max(1)
         return ids, (confidence > self.recipe.consistency.confidence).float()
+
+    def _lean(self, logits: torch.Tensor) -> torch.Tensor:
+        """By how much class weights raise each class's logits over its log posterior, [k, 1, 1].
+
+        Opinions are formed and followed without it (logit adjustment, Menon et al. 2021). With it, the average calls
+        too much a part, the student learns that, and the longer the run, the more the parts outgrow themselves.
+        """
+        return self.lean.to(logits.device)[:, None, None]
 
     def _read(self, stack: torch.Tensor, chosen: torch.Tensor, size: int) -> torch.Tensor:
         """Pictures of a stack as [b, 3, size, size] in [-1, 1]; half size by averaging."""
@@ -264,6 +279,29 @@ def soft_loss(
     share = target.sum(1)
     losses = -(target * logits.float().log_softmax(1)).sum(1)
     return losses.sum() / share.sum().clamp(min=1)
+
+
+class Balance(nn.Module):
+    """Keeps the classes' shares of all opinions near their shares of the shots' pixels.
+
+    Without it, a class that the average underrates is called less and less until it is gone, which is the rule with one
+    label (distribution alignment, Berthelot et al. 2020, here over pixels). Classes that no shot shows are left alone.
+    """
+
+    MEMORY, FLOOR = 0.98, 1e-5
+
+    def __init__(self, labels: Int[torch.Tensor, "n h w"], classes: int):
+        super().__init__()
+        counts = torch.bincount(labels[labels != IGNORE], minlength=classes).float()
+        self.register_buffer("wanted", counts / counts.sum())
+        self.register_buffer("heard", self.wanted.clone())
+
+    def forward(self, likely: Float[torch.Tensor, "b k h w"]) -> Float[torch.Tensor, "b k h w"]:
+        """Probabilities brought nearer to balance; remembers how they were before."""
+        self.heard.lerp_(likely.mean((0, 2, 3)), 1 - self.MEMORY)
+        ratio = torch.where(self.wanted > 0, (self.wanted + self.FLOOR) / (self.heard + self.FLOOR), 1)
+        balanced = likely * ratio[:, None, None]
+        return balanced / balanced.sum(1, keepdim=True)
 
 
 class Clock(nn.Module):

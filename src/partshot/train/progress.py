@@ -59,4 +59,5 @@ class Ticker:
         passed = self.said - self.began
         left = passed * (self.total - images) / max(images - self.first, 1)
         share = 100 * images / self.total
-        return f"{self.title}: {share:.0f} %, {passed:.0f} s, {left:.0f} s left; {self.figures}"
+        line = f"{self.title}: {share:.0f} %, {passed:.0f} s, {left:.0f} s left"
+        return f"{line}; {self.figures}" if self.figures else line
