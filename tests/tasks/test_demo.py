@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from partshot.errors import BadRecipe
 from partshot.shipped import Shipped
@@ -21,8 +22,9 @@ def made(tmp_path_factory):
 
 
 def small(patch):
-    for name, value in (("KIMG", 0.032), ("PICTURES", 6), ("HELD_OUT", 3)):
+    for name, value in (("KIMG", 0.032), ("PICTURES", 6), ("HELD_OUT", 3), ("LEAST_SIZE", 32)):
         patch.setattr(task, name, value)
+    patch.setattr("partshot.train.forest._TREES", 3)
     patch.setitem(FIT_PRESETS, "fast", FIT_PRESETS["fast"].changed(images=8))
 
 
@@ -40,6 +42,7 @@ def test_report_student_and_pictures_are_there(made):
     page = (made / "report.html").read_text(encoding="utf-8")
     assert "forest" in page and "supervised" in page
     assert Shipped(made / "student.onnx").size == 32
+    assert Image.open(made / "demo.png").width > 3 * 128
     assert len(list((made / "pictures" / "images").iterdir())) == 24
 
 

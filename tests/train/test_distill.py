@@ -155,13 +155,20 @@ def test_both_views_lie_pixel_on_pixel_and_only_one_is_recolored(toys):
 
 
 def test_a_coarse_start_reads_half_size(toys):
-    game = make_game(toys, TINY.changed(coarse=0.5), soft=True)
-    for progress, side in ((0.0, SIZE // 2), (0.5, SIZE)):
+    images, labels = toy_shots("faces", 32, 2).stack(64)
+    shots = (torch.from_numpy(images), torch.from_numpy(labels).long(), torch.from_numpy(images))
+    game = make_game(shots, TINY.changed(size=64, coarse=0.2), soft=True)
+    for progress, side in ((0.0, 32), (0.2, 64)):
         game.prepare(progress)
         batch = game.batch(seeded(), 4)
         assert batch.shots.shape[2:] == batch.strong.shape[2:] == batch.labels.shape[1:] == (side, side)
+        assert batch.soft.shape[2:] == (side, side)
+
+
+def test_pictures_too_small_to_be_halved_are_not(toys):
+    game = make_game(toys, TINY.changed(coarse=0.5))
     game.prepare(0.0)
-    assert game.batch(seeded(), 4).soft.shape[2:] == (SIZE // 2, SIZE // 2)
+    assert game.batch(seeded(), 4).shots.shape[2:] == (SIZE, SIZE)
 
 
 @pytest.mark.parametrize("size", [32, 96])

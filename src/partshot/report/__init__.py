@@ -2,7 +2,8 @@
 
 `write_report` takes sections, plain values that are each defined in the file of their kind: `numbers` (headline,
 methods, parts, confusion), `gallery` (pictures), `curves` (training), `notes` (recipes, timing, mirror pairs, skipped
-files). `words` turns tables into sentences. A section with nothing to show is left out.
+files). `words` turns tables into sentences, `sheet` makes a PNG for other pages. A section with nothing to show is left
+out.
 """
 
 from partshot.report.curves import Curves
@@ -10,6 +11,7 @@ from partshot.report.gallery import Gallery, Picture, shots_gallery, uncertain_g
 from partshot.report.notes import Mirror, Recipes, Skipped, Timing
 from partshot.report.numbers import Confusion, Figure, Headline, Methods, PartBars
 from partshot.report.page import Section, write_report
+from partshot.report.sheet import write_sheet
 from partshot.report.words import estimate_in_words, scores_in_words, table_in_words
 
 __all__ = [
@@ -33,4 +35,5 @@ __all__ = [
     "uncertain_gallery",
     "worst_gallery",
     "write_report",
+    "write_sheet",
 ]

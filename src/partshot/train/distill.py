@@ -27,6 +27,10 @@ from partshot.parts import IGNORE
 from partshot.recipe import Recipe
 from partshot.train.fit_head import class_weights, pixel_loss
 
+SMALLEST_HALVED = 64
+"""Smaller pictures have no coarse start: at 16 px the deepest maps are one pixel, whose bf16 gradients oneDNN gets
+wrong now and then (NaN)."""
+
 
 class Consistency(Recipe):
     """How the student learns from its own running average.
@@ -54,8 +58,8 @@ class Distill(Recipe):
     borrow: probability that a shot takes on the colors of an unlabelled picture. lr, weight_decay: AdamW's.
     schedule: "cosine" to zero after a short warm-up, or ReGAN's "plateau": a tenth when the loss stops falling.
     class_power: a class's pixels weigh (their number)^-class_power. average: the running average's memory per step.
-    coarse: share of the run at half size, where a step costs a quarter. augment: changes to the labelled shots and, in
-    color, to the student's view. consistency: None leaves it out.
+    coarse: share of the run at half size, where a step costs a quarter, for pictures of 64 px or more.
+    augment: changes to the labelled shots and, in color, to the student's view. consistency: None leaves it out.
     """
 
     size: int = Field(default=128, ge=32, multiple_of=32)
@@ -165,7 +169,8 @@ class Distillation:
 
     def batch(self, rng: torch.Generator, images: int) -> Batch:
         """Shots alone until there is something to learn from the others, then both."""
-        size = self.recipe.size // 2 if self.progress < self.recipe.coarse else self.recipe.size
+        coarse = self.progress < self.recipe.coarse and self.recipe.size >= SMALLEST_HALVED
+        size = self.recipe.size // 2 if coarse else self.recipe.size
         many = images if self._source() is None else max(1, round(images * self.recipe.labelled))
         chosen = torch.randint(len(self.shots), (many,), generator=rng)
         shots, labels = self._read(self.shots, chosen, size), self.labels[chosen]
