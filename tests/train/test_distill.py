@@ -21,13 +21,14 @@ TINY = Distill(
     size=SIZE,
     kimg=0.048,
     batch=4,
+    unlabelled=2,
     lr=3e-3,
     borrow=0,
     coarse=0,
     augment=STILL,
     consistency=Consistency(start=0.5, teacher=0.3, gentle=STILL),
 )
-SUPERVISED = TINY.changed(labelled=1, consistency=None)
+SUPERVISED = TINY.changed(unlabelled=0, consistency=None)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -120,20 +121,21 @@ def test_sources_speak_when_it_is_their_turn(toys):
         game = make_game(toys, **given)
         game.prepare(progress)
         batch = game.batch(seeded(), 8)
-        return len(batch.shots), batch.strong is not None, batch.soft is not None
+        return len(batch.shots), 0 if batch.strong is None else len(batch.strong), batch.soft is not None
 
-    # The teacher first, then the shots alone, then the average. Without a teacher, the shots fill the batch until then.
-    assert spoken(0.29, soft=True) == (4, True, True)
-    assert spoken(0.31, soft=True) == (8, False, False)
-    assert spoken(0.5, soft=True) == (4, True, False)
-    assert spoken(0.49) == (8, False, False)
-    assert spoken(0.5) == (4, True, False)
+    # The teacher first, then the shots alone, then the average. The others never take a shot's place.
+    assert spoken(0.29, soft=True) == (8, 4, True)
+    assert spoken(0.31, soft=True) == (8, 0, False)
+    assert spoken(0.5, soft=True) == (8, 4, False)
+    assert spoken(0.49) == (8, 0, False)
+    assert spoken(0.5) == (8, 4, False)
     # No pictures, or no consistency: sources left out.
-    assert spoken(0.9, pictures=False) == (8, False, False)
-    assert spoken(0.9, recipe=TINY.changed(consistency=None), soft=True) == (4, True, True)
-    assert spoken(0.9, recipe=TINY.changed(consistency=None)) == (8, False, False)
-    # At least one shot stands in every batch, however small their share.
-    assert spoken(0.9, recipe=TINY.changed(labelled=0.01)) == (1, True, False)
+    assert spoken(0.9, pictures=False) == (8, 0, False)
+    assert spoken(0.9, recipe=TINY.changed(unlabelled=0)) == (8, 0, False)
+    assert spoken(0.9, recipe=TINY.changed(consistency=None), soft=True) == (8, 4, True)
+    assert spoken(0.9, recipe=TINY.changed(consistency=None)) == (8, 0, False)
+    # At least one stands beside the shots, however few it should be.
+    assert spoken(0.9, recipe=TINY.changed(batch=100, unlabelled=1)) == (8, 1, False)
 
 
 def test_a_plain_batch_is_the_shots_themselves(toys):

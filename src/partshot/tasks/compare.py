@@ -31,7 +31,8 @@ class Contest:
 
     folder: where students are trained, one sub-folder each, so that a contest goes on where it stopped.
     pictures: uint8 [n, s, s, 3] at the recipe's size. representation: the teacher's. recipe: the student's; the
-    supervised row sees as many pictures, all of them labelled. head, fit: the teacher's head and how it is fitted.
+    supervised row sees as many shots in as many steps, and no other pictures. head, fit: the teacher's head and how it
+    is fitted.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Contest:
 
     def supervised(self, shots: Shots) -> Student:
         """The student's network from the labels alone."""
-        recipe = self.recipe.changed(labelled=1, consistency=None)
+        recipe = self.recipe.changed(unlabelled=0, consistency=None)
         return self._train("supervised", shots, recipe, None, None)
 
     def _segmenter(self, representation: Representation, head: str, shots: Shots) -> Segmenter:

@@ -44,7 +44,7 @@ class Consistency(Recipe):
     weight: float = Field(default=1.0, ge=0)
     confidence: float = Field(default=0.8, ge=0, lt=1)
     start: float = Field(default=0.4, ge=0, le=1)
-    teacher: float = Field(default=0.2, ge=0, le=1)
+    teacher: float = Field(default=0.1, ge=0, le=1)
     gentle: Augment = Augment(
         scale=1.25, rotation=15, shift=0.1, warp=0.02, flip=True, color=0, gray=0, blur=0, noise=0
     )
@@ -53,8 +53,8 @@ class Consistency(Recipe):
 class Distill(Recipe):
     """How a student is trained.
 
-    size: side of the square pictures, a multiple of 32. kimg: thousands of pictures seen, labelled or not.
-    batch: pictures per step. labelled: share of them that are shots.
+    size: side of the square pictures, a multiple of 32. kimg: thousands of shots seen, each changed anew.
+    batch: shots per step. unlabelled: other pictures per step, which come on top: they never take a shot's place.
     borrow: probability that a shot takes on the colors of an unlabelled picture. lr, weight_decay: AdamW's.
     schedule: "cosine" to zero after a short warm-up, or ReGAN's "plateau": a tenth when the loss stops falling.
     class_power: a class's pixels weigh (their number)^-class_power. average: the running average's memory per step.
@@ -63,9 +63,9 @@ class Distill(Recipe):
     """
 
     size: int = Field(default=128, ge=32, multiple_of=32)
-    kimg: float = Field(default=16, gt=0)
-    batch: int = Field(default=16, ge=2)
-    labelled: float = Field(default=0.5, gt=0, le=1)
+    kimg: float = Field(default=24, gt=0)
+    batch: int = Field(default=16, ge=1)
+    unlabelled: int = Field(default=8, ge=0)
     borrow: float = Field(default=0.5, ge=0, le=1)
     lr: float = Field(default=3e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
@@ -88,13 +88,13 @@ class Distill(Recipe):
 PRESETS = {
     "default": Distill(),
     # ReGAN, supplement and released code: soft labels only, affine changes, Adam 1e-3 with decay 1e-3, batch 32,
-    # a tenth of the rate on a plateau. 300 epochs of 5,000 pictures.
+    # a tenth of the rate on a plateau. 300 epochs of 5,000 pictures. One shot beside 31 pictures, which it has none of.
     "regan-autoshot": Distill(
         size=512,
         borrow=0,
-        kimg=1500,
-        batch=32,
-        labelled=1 / 32,
+        kimg=1500 / 31,
+        batch=1,
+        unlabelled=31,
         lr=1e-3,
         weight_decay=1e-3,
         schedule="plateau",
@@ -104,7 +104,7 @@ PRESETS = {
         consistency=None,
     ),
     # What the labels alone give, as strongly augmented as the default.
-    "supervised": Distill(labelled=1, consistency=None),
+    "supervised": Distill(unlabelled=0, consistency=None),
 }
 
 
@@ -168,21 +168,22 @@ class Distillation:
             group["lr"] = rate
 
     def batch(self, rng: torch.Generator, images: int) -> Batch:
-        """Shots alone until there is something to learn from the others, then both."""
+        """`images` shots, and other pictures while there is something to learn from them."""
         coarse = self.progress < self.recipe.coarse and self.recipe.size >= SMALLEST_HALVED
         size = self.recipe.size // 2 if coarse else self.recipe.size
-        many = images if self._source() is None else max(1, round(images * self.recipe.labelled))
-        chosen = torch.randint(len(self.shots), (many,), generator=rng)
+        chosen = torch.randint(len(self.shots), (images,), generator=rng)
         shots, labels = self._read(self.shots, chosen, size), self.labels[chosen]
         if size != self.recipe.size:
             labels = labels[:, ::2, ::2]
         if self.pictures is not None and self.recipe.borrow:
-            lenders = torch.randint(len(self.pictures), (many,), generator=rng)
+            lenders = torch.randint(len(self.pictures), (images,), generator=rng)
             shots = borrow_colors(shots, self._read(self.pictures, lenders, size), self.recipe.borrow, rng)
         shots, labels = augment(shots, labels, self.recipe.augment, rng, self.mirrored_ids)
-        if many == images:
+        if self._source() is None:
             return Batch(shots, labels, None, None, None)
-        return Batch(shots, labels, *self._views(rng, images - many, size))
+        # As many of them per shot as the recipe says, on every one of several devices.
+        others = max(1, round(images * self.recipe.unlabelled / self.recipe.batch))
+        return Batch(shots, labels, *self._views(rng, others, size))
 
     def loss(self, batch: Batch) -> Float[torch.Tensor, ""]:
         """The labelled shots' cross-entropy, class by class weighed, plus what the unlabelled pictures ask."""
@@ -226,7 +227,7 @@ class Distillation:
     def _source(self) -> Literal["soft", "average"] | None:
         """Who labels the unlabelled pictures at this moment of the run."""
         consistency = self.recipe.consistency
-        if self.pictures is None:
+        if self.pictures is None or not self.recipe.unlabelled:
             return None
         if self.soft is not None and (consistency is None or self.progress < consistency.teacher):
             return "soft"
