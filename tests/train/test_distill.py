@@ -379,7 +379,7 @@ def test_one_sided_recipes_never_mirror(name):
     assert recipe.changed(augment=PRESETS[name].augment, consistency=PRESETS[name].consistency) == PRESETS[name]
 
 
-@pytest.mark.parametrize("wrong", [{"size": 100}, {"size": 0}, {"kimg": 0}, {"labelled": 0}, {"batch": 1}])
+@pytest.mark.parametrize("wrong", [{"size": 100}, {"size": 0}, {"kimg": 0}, {"unlabelled": -1}, {"batch": 0}])
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(BadRecipe, match=next(iter(wrong))):
         TINY.changed(**wrong)

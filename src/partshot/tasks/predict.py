@@ -31,6 +31,8 @@ MANIFEST = "predictions.json"
 # A net that looks at a few hundred pixels says nothing finer than a 4-megapixel mask shows, and the logits of a much
 # larger one would fill the memory: larger pictures are predicted at this size and their labels enlarged.
 _MOST_PIXELS = 2**22
+# File times advance in ticks of some milliseconds; waiting one out makes every older file older than the manifest.
+_TICK_SECONDS = 0.02
 _READERS = 4
 _WAITING_BATCHES = 4  # of pictures whose sizes are too rare to fill a batch
 
@@ -195,6 +197,7 @@ def _claim(places: Places, shipped: Shipped, pictures: Sequence[Path], overwrite
     if manifest is None and not overwrite:
         _refuse_foreign_masks(places, pictures)
     if manifest is None or manifest["sha256"] != shipped.sha256 or overwrite:
+        time.sleep(_TICK_SECONDS)
         with replacing_file(out / MANIFEST) as temporary:
             manifest = {"sha256": shipped.sha256, "partshot": shipped.version, "since": temporary.stat().st_mtime_ns}
             temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
