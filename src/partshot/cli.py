@@ -244,10 +244,10 @@ def run(
     labels: Labels,
     out: Out,
     representation: Annotated[
-        str, typer.Option(help="auto (compared on your own shots), simsiam, pixels or timm:NAME.")
+        str, typer.Option(help="auto (= random), random, pixels, simsiam or timm:NAME[@WEIGHTS].")
     ] = "auto",
     size: Size = None,
-    minutes: Annotated[float | None, typer.Option(help="About how long it may take; default: what it needs.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="About how long the student may train.")] = None,
     student: Student = "swift",
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,

@@ -144,6 +144,12 @@ def test_bad_pictures_and_masks(toy, tmp_path, line, spoil):
     assert not (tmp_path / "out").exists()
 
 
+def test_no_time_is_refused(toy, tmp_path):
+    line = RUN.replace("--minutes 0.01", "--minutes 0")
+    refused(line, "minutes 0 given; more than 0 are needed", toy=toy, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_rgb_masks_are_read_when_asked_for(toy, tmp_path):
     in_colors(toy)
     done = CliRunner().invoke(app, f"{RUN} --rgb-masks --dry-run".format(toy=toy, out=tmp_path / "out").split())
@@ -156,6 +162,7 @@ def test_rgb_masks_are_read_when_asked_for(toy, tmp_path):
         (RUN + " --student swfit", "unknown student 'swfit'; did you mean 'swift'?"),
         (RUN + " --representation pixles", "unknown representation 'pixles'; did you mean 'pixels'?"),
         (RUN + " --representation timm", "write timm:NAME"),
+        (RUN + " --representation pixles --dry-run", "unknown representation 'pixles'"),
         (RUN + " --size 50", "size"),
         (FIT + " --preset fats", "unknown preset 'fats'; did you mean 'fast'?"),
         (FIT + " --head linaer", "unknown head 'linaer'; did you mean 'linear'?"),

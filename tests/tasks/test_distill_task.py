@@ -118,3 +118,14 @@ def test_the_teacher_reads_half_size_and_masks_are_no_pictures(toy):
     recipe = PRESETS["default"]
     assert [teacher_size(recipe.changed(size=s)) for s in (32, 64, 128)] == [32, 32, 64]
     assert unlabelled_stack(toy / "images", toy / "masks", 32).shape == (6, 32, 32, 3)
+
+
+def test_a_teacher_that_misreads_its_own_shots_is_not_heard(toy, teacher, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Segmenter, "soft_labels", lambda *_: asked.append(1))
+    monkeypatch.setattr(task, "TRUSTED", 1.01)
+    distilled(toy, tmp_path / "deaf", teacher=teacher)
+    assert not asked
+    monkeypatch.setattr(task, "TRUSTED", 0.0)
+    distilled(toy, tmp_path / "all-ears", teacher=teacher)
+    assert asked

@@ -1,5 +1,7 @@
 """The student's game: each source says what it should, unknown and unsure pixels say nothing, and a cut run resumes."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -149,7 +151,7 @@ def test_a_plain_batch_is_the_shots_themselves(toys):
 
 
 def test_both_views_lie_pixel_on_pixel_and_only_one_is_recolored(toys):
-    moving = TINY.changed(consistency=Consistency(start=0), augment=STILL)
+    moving = TINY.changed(consistency=Consistency(start=0, teacher=0), augment=STILL)
     batch = make_game(toys, moving).batch(seeded(), 8)
     assert torch.equal(batch.plain, batch.strong)
     colored = make_game(toys, moving.changed(augment=STILL.changed(color=1))).batch(seeded(), 8)
@@ -173,11 +175,11 @@ def test_pictures_too_small_to_be_halved_are_not(toys):
     assert game.batch(seeded(), 4).shots.shape[2:] == (SIZE, SIZE)
 
 
-@pytest.mark.parametrize("size", [32, 96])
-def test_the_default_student_takes_every_size_from_its_coarse_start(size):
+@pytest.mark.parametrize(("size", "student"), [(32, "swift"), (96, "swift"), (96, "fpn-resnet18")])
+def test_students_take_every_size_from_its_coarse_start(size, student):
     images, labels = toy_shots("faces", 32, 1).stack(size)
     shots = (torch.from_numpy(images), torch.from_numpy(labels).long(), torch.from_numpy(images))
-    game = make_game(shots, Distill(size=size, batch=4), build_student("swift", 10))
+    game = make_game(shots, Distill(size=size, batch=4), build_student(student, 10))
     for progress in (0.0, 0.9):
         game.prepare(progress)
         assert torch.isfinite(game.loss(game.batch(seeded(), 4)))
@@ -237,7 +239,7 @@ def test_consistency_ignores_pixels_of_which_the_average_is_unsure(toys):
     # Part 1 with confidence: sure on the left half, unsure on the right one.
     logits = torch.zeros(1, 10, SIZE, SIZE)
     logits[:, 1, :, : SIZE // 2], logits[:, 1, :, SIZE // 2 :] = 8.0, 1.0
-    recipe = TINY.changed(consistency=Consistency(start=0, weight=2.0, confidence=0.8))
+    recipe = TINY.changed(consistency=Consistency(start=0, teacher=0, weight=2.0, confidence=0.8))
     game = make_game(toys, recipe, Fixed(logits))
     with torch.no_grad():
         game.modules["student"].logits.zero_()
@@ -257,7 +259,7 @@ def test_consistency_ignores_pixels_of_which_the_average_is_unsure(toys):
 def test_opinions_are_free_of_the_class_weights(toys):
     # Part 1 leads by less than its weight has lifted it over part 0, so part 0 is the likelier one.
     game = make_game(
-        toys, TINY.changed(consistency=Consistency(start=0, confidence=0)), Fixed(torch.zeros(1, 10, 4, 4))
+        toys, TINY.changed(consistency=Consistency(start=0, teacher=0, confidence=0)), Fixed(torch.zeros(1, 10, 4, 4))
     )
     game.balance = torch.nn.Identity()
     game.lean = torch.arange(10.0) * 2
@@ -269,6 +271,43 @@ def test_opinions_are_free_of_the_class_weights(toys):
         game.modules["average"].logits[:, 1] = 3.0
     ids, _ = game._opinion(torch.zeros(2, 3, 4, 4))
     assert (ids == 1).all()
+
+
+def test_opinions_are_followed_free_of_the_class_weights(toys):
+    recipe = TINY.changed(consistency=Consistency(start=0, teacher=0, confidence=0))
+    game = make_game(toys, recipe, Fixed(torch.zeros(1, 10, 4, 4)))
+    game.balance = torch.nn.Identity()
+    game.lean = torch.zeros(10)
+    game.lean[0] = 3.0
+    with torch.no_grad():
+        game.modules["student"].logits.zero_()
+        game.modules["average"].logits[:, 1] = 9.0
+    zeros, ignored = torch.zeros(2, 3, 4, 4), torch.full((2, 4, 4), 255)
+    loss = game.loss(Batch(zeros, ignored, zeros, zeros, None))
+    # The even guess is one of exp(-3) for part 0 and 1 for nine others, part 1 among them.
+    assert float(loss) == pytest.approx(math.log(9 + math.exp(-3)), rel=1e-5)
+
+
+def test_the_teacher_falls_silent_by_and_by(toys):
+    game = make_game(toys, soft=True)
+    said = []
+    for progress in (0.0, 0.15, 0.29):
+        game.prepare(progress)
+        said.append(game._teachers_say())
+    assert said == pytest.approx([1.0, 0.5, 1 / 30], rel=1e-3)
+    plain = make_game(toys, TINY.changed(consistency=None), soft=True)
+    plain.prepare(0.9)
+    assert plain._teachers_say() == 1.0
+
+
+def test_borrowed_colors_come_from_the_other_pictures(toys):
+    shots, labels, plain = toys
+    dark = torch.zeros_like(plain)
+    game = make_game((shots, labels, dark), TINY.changed(borrow=1.0))
+    game.prepare(0.0)
+    borrowed = game.batch(seeded(), 8).shots
+    same = make_game((shots, labels, dark)).batch(seeded(), 8).shots
+    assert borrowed.mean() < same.mean() and borrowed.std() < same.std()
 
 
 def test_parts_that_no_shot_shows_are_neither_lifted_nor_lowered(toys):
@@ -383,3 +422,8 @@ def test_one_sided_recipes_never_mirror(name):
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(BadRecipe, match=next(iter(wrong))):
         TINY.changed(**wrong)
+
+
+def test_a_teacher_that_outlasts_the_start_is_refused():
+    with pytest.raises(BadRecipe, match="after the start"):
+        Consistency.parse({"start": 0.2, "teacher": 0.3})

@@ -1,8 +1,9 @@
 """The rows that every table shows beside the student, so that nobody has to take its word.
 
 forest: what users do today, a random forest on filters. linear: frozen features and a linear head. random: the same
-few-shot head on features with random weights. supervised: the student's own network from the labels alone, as strongly
-augmented. mean teacher: the same network with consistency on the unlabelled pictures, but no representation and no
+few-shot head on features with random weights, the same row as head where those are the teacher's. supervised: the
+student's own network from the labels alone, as strongly augmented but for colors borrowed from other pictures, since it
+sees none. mean teacher: the same network with consistency on the unlabelled pictures, but no representation and no
 few-shot teacher. head: the few-shot teacher. student: all of it. Each is a function from shots to a predictor, as
 `evaluate.kshot` takes them.
 """
@@ -18,6 +19,7 @@ from partshot.represent.choose import POSITION, open_representation
 from partshot.represent.spec import Representation
 from partshot.segmenter import Segmenter, Student
 from partshot.tasks.distill import STUDENT, teacher_size, train_student
+from partshot.tasks.fit import HEAD
 from partshot.train.distill import Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
@@ -41,7 +43,7 @@ class Contest:
         pictures: np.ndarray,
         representation: Representation,
         recipe: Distill,
-        head: str = "cnn-l",
+        head: str = HEAD,
         fit: FitHead = FIT_PRESETS["fast"],
         student: str = STUDENT,
         seed: int = 0,

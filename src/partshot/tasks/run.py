@@ -13,7 +13,7 @@ from pathlib import Path
 from partshot.data.images import Stack, list_images, read_image, read_stack
 from partshot.data.shots import Pair, Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
-from partshot.errors import BadImage
+from partshot.errors import BadImage, BadRecipe
 from partshot.evaluate import Score
 from partshot.nets.student import build_student
 from partshot.recipe import Recipe
@@ -120,8 +120,10 @@ def run(
     recipe = _recipe(size, minutes)
     masks = [pair.mask for pair in pairs]
     paths = list_images(images, leave_out=masks)
-    # Built for nothing but its errors: an unknown name is told before any work.
+    # Built for nothing but their errors: an unknown name is told before any work.
     build_student(student, len(shots.parts))
+    if representation not in ("auto", "simsiam"):
+        open_representation(representation)
     stack = clock.time("read", lambda: read_stack(_some(paths), recipe.size, skip_corrupt=True))
     plan = _plan(shots, stack, len(paths), representation, recipe, student, seed)
     if dry_run:
@@ -159,6 +161,8 @@ def _recipe(size: int | None, minutes: float | int | None) -> Distill:
     if size is not None:
         recipe = recipe.changed(size=size)
     if minutes is not None:
+        if not minutes > 0:
+            raise BadRecipe(f"minutes {minutes:g} given; more than 0 are needed")
         pace = _KIMG_PER_MINUTE * (128 / recipe.size) ** 2
         recipe = recipe.changed(kimg=max(0.5, round(minutes * pace, 1)))
     return recipe

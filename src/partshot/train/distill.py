@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from partshot.data.augment import PRESETS as AUGMENTS
@@ -27,9 +27,9 @@ from partshot.parts import IGNORE
 from partshot.recipe import Recipe
 from partshot.train.fit_head import class_weights, pixel_loss
 
-SMALLEST_HALVED = 64
-"""Smaller pictures have no coarse start: at 16 px the deepest maps are one pixel, whose bf16 gradients oneDNN gets
-wrong now and then (NaN)."""
+HALVED_BY = 64
+"""Sides that this divides have a coarse start: its half is a side that every student takes. At 16 px the deepest maps
+are one pixel, whose bf16 gradients oneDNN gets wrong now and then (NaN)."""
 
 
 class Consistency(Recipe):
@@ -37,8 +37,8 @@ class Consistency(Recipe):
 
     weight: of the loss beside the labelled shots' own. confidence: pixels below it count nothing.
     start: share of the run before it begins, since an average that knows too little teaches its own mistakes.
-    teacher: share of the run in which the few-shot teacher speaks, ever softer. Between the two the shots alone are
-    heard, which takes back what the teacher got wrong. gentle: changes of place that both views share.
+    teacher: share of the run in which the few-shot teacher speaks, ever softer; at most `start`. Between the two the
+    shots alone are heard, which takes back what the teacher got wrong. gentle: changes of place that both views share.
     """
 
     weight: float = Field(default=1.0, ge=0)
@@ -49,6 +49,12 @@ class Consistency(Recipe):
         scale=1.25, rotation=15, shift=0.1, warp=0.02, flip=True, color=0, gray=0, blur=0, noise=0
     )
 
+    @model_validator(mode="after")
+    def _in_order(self):
+        if self.teacher > self.start:
+            raise ValueError(f"the teacher speaks until {self.teacher:g}, after the start at {self.start:g}")
+        return self
+
 
 class Distill(Recipe):
     """How a student is trained.
@@ -58,8 +64,9 @@ class Distill(Recipe):
     borrow: probability that a shot takes on the colors of an unlabelled picture. lr, weight_decay: AdamW's.
     schedule: "cosine" to zero after a short warm-up, or ReGAN's "plateau": a tenth when the loss stops falling.
     class_power: a class's pixels weigh (their number)^-class_power. average: the running average's memory per step.
-    coarse: share of the run at half size, where a step costs a quarter, for pictures of 64 px or more.
-    augment: changes to the labelled shots and, in color, to the student's view. consistency: None leaves it out.
+    coarse: share of the run at half size, where a step costs a quarter, if 64 divides it.
+    augment: changes to the labelled shots; its colors also to the student's view of unlabelled ones, and its moves to
+    those too while the few-shot teacher speaks. consistency: None leaves it out.
     """
 
     size: int = Field(default=128, ge=32, multiple_of=32)
@@ -104,7 +111,7 @@ PRESETS = {
         consistency=None,
     ),
     # What the labels alone give, as strongly augmented as the default.
-    "supervised": Distill(unlabelled=0, consistency=None),
+    "supervised": Distill(unlabelled=0, borrow=0, consistency=None),
 }
 
 
@@ -169,7 +176,7 @@ class Distillation:
 
     def batch(self, rng: torch.Generator, images: int) -> Batch:
         """`images` shots, and other pictures while there is something to learn from them."""
-        coarse = self.progress < self.recipe.coarse and self.recipe.size >= SMALLEST_HALVED
+        coarse = self.progress < self.recipe.coarse and self.recipe.size % HALVED_BY == 0
         size = self.recipe.size // 2 if coarse else self.recipe.size
         chosen = torch.randint(len(self.shots), (images,), generator=rng)
         shots, labels = self._read(self.shots, chosen, size), self.labels[chosen]
