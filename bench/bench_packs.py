@@ -127,7 +127,7 @@ def report(args: argparse.Namespace) -> None:
         ]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "packs.md").write_text("\n".join(text))
-    stamp = {"torch": torch.__version__, "threads": torch.get_num_threads(), "size": args.size, "kimg": KIMG,
+    stamp = {"torch": torch.__version__, "size": args.size, "kimg": KIMG,
              "day": time.strftime("%Y-%m-%d")}  # fmt: skip
     (RESULTS / "packs.json").write_text(json.dumps({"card": stamp, "tables": tables}, indent=1))
     print("\n".join(text))

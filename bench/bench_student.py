@@ -3,8 +3,9 @@
 Three networks in one run: "swift" (the default), ReGAN's U-Net, and torchvision's DeepLabv3-ResNet101, each exported by
 the same code to ONNX and run by onnxruntime on all cores, pictures in, labels out. Speed is the best of several rounds,
 since a shared machine only ever slows down. Quality: both train on the same 400 drawn faces of 64 px for about as long;
-their seconds are in the results. As everywhere in partshot, swift works on small pictures enlarged to 128 px, and its
-speed at 64 px is measured so.
+their seconds are in the results. Not on equal terms: only swift gets the pictures enlarged (to 128 px, at which its
+speed at 64 px is measured too), and it sees PACE times as many of them. On equal terms, at 64 px and for as many
+pictures, it is far below the U-Net (LOG.md, 2026-11-21).
 
     python bench/bench_student.py [--kimg 4]
 """

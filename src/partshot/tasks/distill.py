@@ -25,8 +25,8 @@ from partshot.train.progress import Ticker
 
 STUDENT = "swift"
 TRUSTED = 0.5
-"""Mean IoU on its own shots from which a few-shot teacher is heard. Measured at 64 px, see LOG.md: blood cells .69-.75,
-where it helps the student; ants .46-.57, where it hardly matters; drawn faces .28-.48, where it costs .03."""
+"""Mean IoU on its own shots from which a few-shot teacher is heard. A guess, set after seeing one draw of three kinds
+of pictures (LOG.md, 2026-11-21)."""
 
 
 def distill(
