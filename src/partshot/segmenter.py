@@ -56,7 +56,7 @@ class Segmenter:
         self,
         representation: Representation,
         parts: PartSet,
-        head: str = "cnn-l",
+        head: str = "cnn-s",
         size: int = 128,
         recipe: FitHead = FIT_PRESETS["fast"],
     ):

@@ -33,15 +33,6 @@ TINY = Distill(
 SUPERVISED = TINY.changed(unlabelled=0, consistency=None)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So that sums run in one order, whatever the machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def toys():
     """Two labelled faces and six plain ones: pictures, ids, plain pictures."""

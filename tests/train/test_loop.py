@@ -88,15 +88,6 @@ def play(out, game=None, recipe=RECIPE, fingerprint="doll"):
     return game
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So that sums run in one order, whatever the machine, and a forked process needs no threads of its parent."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that nothing interrupted: its folder and its game."""

@@ -12,6 +12,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from pydantic import Field
 
 from partshot.parts import IGNORE
 from partshot.recipe import Recipe
@@ -28,16 +29,16 @@ class Augment(Recipe):
     cutout: largest share of a side that a patch of noise hides (the labels stay).
     """
 
-    scale: float = 1.4
-    rotation: float = 20.0
-    shift: float = 0.15
-    warp: float = 0.0
+    scale: float = Field(default=1.4, ge=1)
+    rotation: float = Field(default=20.0, ge=0, le=180)
+    shift: float = Field(default=0.15, ge=0, le=1)
+    warp: float = Field(default=0.0, ge=0, le=1)
     flip: bool = True
-    color: float = 0.5
-    gray: float = 0.1
-    blur: float = 1.0
-    noise: float = 0.05
-    cutout: float = 0.0
+    color: float = Field(default=0.5, ge=0)
+    gray: float = Field(default=0.1, ge=0, le=1)
+    blur: float = Field(default=1.0, ge=0)
+    noise: float = Field(default=0.05, ge=0)
+    cutout: float = Field(default=0.0, ge=0, le=1)
 
 
 PRESETS = {

@@ -15,7 +15,7 @@ from partshot.data.images import overlay, resize_image
 from partshot.data.labels import resize_labels
 from partshot.parts import PartSet
 
-_GAP, _TITLE = 4, 20
+_GAP, _TITLE, _SIDE = 4, 20, 128
 
 
 def write_sheet(
@@ -23,23 +23,21 @@ def write_sheet(
     images: Sequence[np.ndarray],
     rows: Mapping[str, Sequence[np.ndarray] | None],
     parts: PartSet,
-    side: int = 128,
 ) -> Path:
     """Writes the sheet, whole or not at all; returns its path.
 
     images: uint8 [h, w, 3] each. rows: title -> labels, uint8 [h, w] per picture, or None for the bare pictures.
-    side: of each tile in pixels.
     """
-    step = side + _GAP
+    step = _SIDE + _GAP
     sheet = Image.new("RGB", (len(images) * step + _GAP, len(rows) * (step + _TITLE) + _GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     for row, (title, labels) in enumerate(rows.items()):
         top = row * (step + _TITLE) + _GAP
         draw.text((_GAP, top), title, fill="black", font=font)
         for column, image in enumerate(images):
-            tile = resize_image(image, side)
+            tile = resize_image(image, _SIDE)
             if labels is not None:
-                tile = overlay(tile, resize_labels(labels[column], side), parts)
+                tile = overlay(tile, resize_labels(labels[column], _SIDE), parts)
             sheet.paste(Image.fromarray(tile), (column * step + _GAP, top + _TITLE))
     blob = io.BytesIO()
     sheet.save(blob, "PNG", optimize=True)

@@ -181,7 +181,9 @@ class Distillation:
         chosen = torch.randint(len(self.shots), (images,), generator=rng)
         shots, labels = self._read(self.shots, chosen, size), self.labels[chosen]
         if size != self.recipe.size:
-            labels = labels[:, ::2, ::2]
+            # Any of the four pixels that became one: always the same would shift all labels by a quarter pixel.
+            down, right = torch.randint(2, (2,), generator=rng).tolist()
+            labels = labels[:, down::2, right::2]
         if self.pictures is not None and self.recipe.borrow:
             lenders = torch.randint(len(self.pictures), (images,), generator=rng)
             shots = borrow_colors(shots, self._read(self.pictures, lenders, size), self.recipe.borrow, rng)
