@@ -2,15 +2,18 @@
 
 Reads the packs under PARTSHOT_DATA (default ../shared/data); nothing of them is written. Measured on `val` at the
 masks' own size, mean over classes with background, pooled over the pictures, over five draws of k = 1, 5, 10 labels.
-Rows are written down as they come: run it again to go on. `--worker i/n` takes every n-th draw, for several processes.
+Rows are written down as they come: run it again to go on. A run of some packs, ks or seeds prints its table; the one
+that completes all of them writes bench/results/packs.{md,json}.
 
-    python bench/bench_packs.py [--packs wbc,ants] [--seeds 5] [--ks 1,5,10] [--worker 0/1]
+    python bench/bench_packs.py [--packs wbc,ants] [--ks 1,5,10] [--seeds 0,1,2,3,4] [--jobs 2]
 """
 
 import argparse
 import json
 import os
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +27,15 @@ from partshot.tasks.compare import Contest
 from partshot.tasks.distill import facing
 from partshot.train.distill import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
+from partshot.train.journal import Journal, read_journal
 
+PACKS, KS, SEEDS = ("wbc", "ants"), (1, 5, 10), (0, 1, 2, 3, 4)
+SIZE = 128
 DATA = Path(os.environ.get("PARTSHOT_DATA", "../shared/data"))
+WHAT = "mIoU on `val` at the masks' own size, background included; mean and deviation over the draws."
 RESULTS = Path(__file__).parent / "results"
-# Thousands of shots per student: about 50 and 100 seconds on one core. wbc's three classes are learnt sooner.
-KIMG = {"wbc": 6, "ants": 12}
+# Thousands of shots per student: some two and five minutes on one core. wbc's three classes are learnt sooner.
+KIMG = {"wbc": 6, "ants": 16}
 UNLABELLED = 700
 # The few-shot head is a matter of seconds: 600 augmented pictures.
 FIT = FIT_PRESETS["fast"].changed(images=600)
@@ -37,55 +44,60 @@ FIT = FIT_PRESETS["fast"].changed(images=600)
 def main() -> None:
     """Measures what is missing, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packs", default="wbc,ants")
-    parser.add_argument("--ks", default="1,5,10")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--methods", default="")
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--worker", default="0/1", help="i/n: only every n-th draw, from the i-th")
+    parser.add_argument("--packs", type=_names, default=PACKS)
+    parser.add_argument("--ks", type=_numbers, default=KS)
+    parser.add_argument("--seeds", type=_numbers, default=SEEDS)
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes, of one thread each")
     parser.add_argument("--out", type=Path, default=Path("bench/work/packs"))
     args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    ks = [int(k) for k in args.ks.split(",")]
-    mine, of = map(int, args.worker.split("/"))
-    for seed in range(args.seeds):
-        for pack in args.packs.split(","):
-            if (seed + args.packs.split(",").index(pack)) % of == mine:
-                measure(pack, ks, seed, args)
-    report(args)
+    # Whole seeds first, so that a run that is cut short has complete ones to show.
+    todo = [(pack, k, seed, args.out) for seed in args.seeds for pack in args.packs for k in args.ks]
+    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+        for done in [pool.submit(measure, *one) for one in todo]:
+            done.result()
+    report(args.out)
 
 
-def measure(pack: str, ks: list[int], seed: int, args: argparse.Namespace) -> None:
-    """All methods on one seed's draws of a pack."""
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
+def measure(pack: str, k: int, seed: int, out: Path) -> None:
+    """All methods on one draw of a pack."""
+    torch.set_num_threads(1)
     split = json.loads((DATA / pack / "split.json").read_text())
     pool, test = (load_shots(DATA / pack, names=split[part]) for part in ("train", "val"))
-    pictures = unlabelled(pack, split, args.size)
-    recipe = facing(PRESETS["default"].changed(size=args.size, kimg=KIMG[pack]), pictures, pool.parts)
+    recipe = PRESETS["default"].changed(size=SIZE, kimg=KIMG[pack])
+    pictures = unlabelled(pack, split, SIZE)
+    recipe = facing(recipe, pictures, pool.parts)
     fit = FIT.changed(augment=FIT.augment.changed(flip=recipe.augment.flip))
-    contest = Contest(
-        args.out / f"{pack}-{seed}",
-        pictures,
-        open_representation("random+position"),
-        recipe,
-        head="cnn-s",
-        fit=fit,
-        seed=seed,
-    )
-    methods = {k: v for k, v in contest.methods().items() if not args.methods or k in args.methods.split(",")}
+    reads = open_representation("random+position")
+    folder = folder_of(pack, k, seed, out)
+    contest = Contest(folder, pictures, reads, recipe, "cnn-s", fit, seed=seed, quiet=True)
     draws = {int(k): {int(s): names for s, names in by.items()} for k, by in split["fewshot"].items()}
-    path = args.out / f"{pack}-{seed}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = read_rows(path)
+    journal = Journal(folder / "rows.jsonl")
+    journal.rewind(0)
 
     def keep(row: Row) -> None:
-        with path.open("a") as file:
-            file.write(json.dumps(row.to_dict()) + "\n")
-        print(
-            f"{pack} k={row.k} seed={row.seed} {row.method:13s} {row.score.miou:.3f} {row.fit_seconds:.0f} s",
-            flush=True,
-        )
+        journal.write(row.to_dict())
+        told = f"{row.method:13s} {row.score.miou:.3f} {row.fit_seconds:4.0f} s"
+        print(f"{pack} k={k} seed={seed} {told} {time.strftime('%H:%M')}", flush=True)
 
-    kshot(methods, pool, test, ks, [seed], draws, keep, done)
+    kshot(contest.methods(), pool, test, [k], [seed], draws, keep, read_rows(folder))
+
+
+def folder_of(pack: str, k: int, seed: int, out: Path) -> Path:
+    """Where one draw of a pack is worked on: another size or horizon is another folder."""
+    return out / f"{pack}-{SIZE}px-{KIMG[pack]}kimg" / f"{k}-{seed}"
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Rows of one draw that were written so far."""
+    return [Row.from_dict(line) for line in read_journal(folder / "rows.jsonl")]
 
 
 def unlabelled(pack: str, split: dict, size: int) -> np.ndarray:
@@ -100,42 +112,25 @@ def unlabelled(pack: str, split: dict, size: int) -> np.ndarray:
     return read_stack(paths, size, skip_corrupt=True).images
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Rows written so far."""
-    return [Row.from_dict(json.loads(line)) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def report(args: argparse.Namespace) -> None:
-    """Writes bench/results/packs.{json,md} from all rows there are, and prints them."""
-    tables = {}
-    text = ["# Few labels on real pictures", "", "mIoU on `val` at the masks' own size, background included.", ""]
-    for pack in args.packs.split(","):
-        rows = [row for seed in range(args.seeds) for row in read_rows(args.out / f"{pack}-{seed}.jsonl")]
-        if not rows:
-            continue
-        rows.sort(key=lambda row: row.k)
+def report(out: Path) -> None:
+    """Prints the table of all rows there are; writes bench/results/packs.{json,md} when every draw is measured."""
+    tables, text = {}, ["# Few labels on real pictures", "", WHAT, ""]
+    whole = True
+    for pack in PACKS:
+        rows = [row for k in KS for seed in SEEDS for row in read_rows(folder_of(pack, k, seed, out))]
+        whole = whole and {(row.k, row.seed) for row in rows} == {(k, seed) for k in KS for seed in SEEDS}
         table = tabulate(rows)
         tables[pack] = table_to_dict(table)
-        draws = sorted({row.seed for row in rows})
-        text += [
-            f"## {pack}",
-            "",
-            f"Draws {draws}, {KIMG[pack]} kimg at {args.size} px.",
-            "",
-            table_to_markdown(table),
-            "",
-        ]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "packs.md").write_text("\n".join(text))
-    stamp = {"torch": torch.__version__, "size": args.size, "kimg": KIMG,
-             "day": time.strftime("%Y-%m-%d")}  # fmt: skip
-    (RESULTS / "packs.json").write_text(json.dumps({"card": stamp, "tables": tables}, indent=1))
+        draws = ", ".join(str(seed) for seed in sorted({row.seed for row in rows}))
+        text += [f"## {pack}", "", f"Draws {draws}; {KIMG[pack]} kimg at {SIZE} px.", "", table_to_markdown(table), ""]
     print("\n".join(text))
-    print(
-        json.dumps(
-            {p: {m: {k: round(c["miou"], 3) for k, c in by.items()} for m, by in t.items()} for p, t in tables.items()}
-        )
-    )
+    if whole:
+        stamp = {"torch": torch.__version__, "size": SIZE, "kimg": KIMG, "day": time.strftime("%Y-%m-%d")}
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "packs.md").write_text("\n".join(text), encoding="utf-8")
+        (RESULTS / "packs.json").write_text(json.dumps({"card": stamp, "tables": tables}, indent=1), encoding="utf-8")
+    last = {p: {m: {k: round(c["miou"], 3) for k, c in by.items()} for m, by in t.items()} for p, t in tables.items()}
+    print(json.dumps(last))
 
 
 if __name__ == "__main__":

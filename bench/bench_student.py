@@ -107,7 +107,7 @@ def images_per_second(net: nn.Module, parts, size: int, work: int, seconds: floa
 def miou(name: str, kimg: float, labels: int) -> float:
     """Mean IoU on 200 drawn faces after training on `labels` others."""
     shots, test = toy_shots("faces", 64, labels, seed=11), toy_shots("faces", 64, 200, seed=12)
-    recipe = PRESETS["supervised"].changed(size=WORK[name], kimg=kimg)
+    recipe = PRESETS["supervised"].changed(size=WORK[name], kimg=kimg, batch=16)
     with tempfile.TemporaryDirectory() as folder:
         student = train_student(shots, recipe, Path(folder), student=name)
     return score(test.labels, [p.labels for p in student.predict(test.images)], test.parts).miou

@@ -26,13 +26,22 @@ def contest(tmp_path):
     return Contest(tmp_path, pictures, open_representation("pixels+position"), recipe, "linear", fit, quiet=True)
 
 
-def test_every_row_answers_with_labels(contest, shots):
+def test_every_row_answers_with_labels(contest, shots, monkeypatch):
+    monkeypatch.setattr(distilling, "TRUSTED", 0.0)
     methods = contest.methods()
     assert set(ROWS) <= set(methods)
     for name in ROWS:
         (labels,) = methods[name](shots)([shots.images[0]])
         assert labels.shape == (32, 32) and labels.dtype == np.uint8 and labels.max() < 10, name
     assert {p.name.rsplit("-", 2)[0] for p in contest.folder.iterdir()} == {"student", "mean-teacher", "supervised"}
+
+
+def test_an_unheard_teacher_leaves_the_mean_teacher(contest, shots, monkeypatch):
+    monkeypatch.setattr(distilling, "TRUSTED", 1.0)
+    assert np.array_equal(
+        *(contest.methods()[name](shots)([shots.images[0]])[0] for name in ("student", "mean teacher"))
+    )
+    assert {p.name.rsplit("-", 2)[0] for p in contest.folder.iterdir()} == {"mean-teacher"}
 
 
 def test_a_draw_is_trained_once_and_its_teacher_fitted_once(contest, shots, monkeypatch):

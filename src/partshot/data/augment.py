@@ -141,8 +141,8 @@ def move_labels(
     moved = F.grid_sample(labels[:, None].float() + 1, grid, mode="nearest", align_corners=False)[:, 0]
     moved = torch.where(moved < 0.5, IGNORE, moved.round().long() - 1)
     if any(i != j for i, j in enumerate(mirrored_ids)):
-        table = torch.arange(IGNORE + 1)
-        table[: len(mirrored_ids)] = torch.tensor(mirrored_ids)
+        table = torch.arange(IGNORE + 1, device=labels.device)
+        table[: len(mirrored_ids)] = torch.tensor(mirrored_ids, device=labels.device)
         moved = torch.where(flipped[:, None, None], table[moved], moved)
     return moved
 

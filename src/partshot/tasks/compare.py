@@ -18,7 +18,7 @@ from partshot.data.shots import Shots
 from partshot.represent.choose import POSITION, open_representation
 from partshot.represent.spec import Representation
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.distill import STUDENT, teacher_size, train_student
+from partshot.tasks.distill import STUDENT, is_heard, teacher_size, train_student
 from partshot.tasks.fit import HEAD
 from partshot.train.distill import Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
@@ -79,8 +79,11 @@ class Contest:
         return self._segmenter(random, self.head, shots)
 
     def distilled(self, shots: Shots) -> Student:
-        """The student with everything."""
-        return self._train("student", shots, self.recipe, self.pictures, self.teacher(shots))
+        """The student with everything: the mean teacher's network where the few-shot teacher is not heard."""
+        teacher = self.teacher(shots)
+        if not is_heard(teacher, shots, self.recipe):
+            return self.mean_teacher(shots)
+        return self._train("student", shots, self.recipe, self.pictures, teacher)
 
     def mean_teacher(self, shots: Shots) -> Student:
         """The student without a teacher to start it."""

@@ -3,9 +3,9 @@
 One game of three sources. The labelled shots stand in every batch, from the first to the last. A few-shot teacher's
 soft labels on the unlabelled pictures start the student off (ReGAN's distillation). From there, consistency carries
 it further than any teacher: the student's own running average looks at the plain picture, and the student must say
-the same of a strongly changed one wherever the average is sure (mean teacher, Tarvainen & Valpola 2017, with
-FixMatch's confidence, Sohn et al. 2020). Leave sources out and the same game is a supervised network, a plain mean
-teacher, or a plain distillation. Knows networks only by pictures in, logits out.
+the same, moved alike, of a strongly moved and recolored one wherever the average is sure (mean teacher, Tarvainen &
+Valpola 2017, with FixMatch's confidence, Sohn et al. 2020). Leave sources out and the same game is a supervised
+network, a plain mean teacher, or a plain distillation. Knows networks only by pictures in, logits out.
 """
 
 import copy
@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from partshot.data.augment import PRESETS as AUGMENTS
-from partshot.data.augment import Augment, augment, borrow_colors, move_scores, recolor, warp_grid
+from partshot.data.augment import Augment, augment, borrow_colors, move_labels, move_scores, recolor, warp_grid
 from partshot.data.soft_labels import SoftLabels
 from partshot.game import Turn
 from partshot.parts import IGNORE
@@ -38,16 +38,13 @@ class Consistency(Recipe):
     weight: of the loss beside the labelled shots' own. confidence: pixels below it count nothing.
     start: share of the run before it begins, since an average that knows too little teaches its own mistakes.
     teacher: share of the run in which the few-shot teacher speaks, ever softer; at most `start`. Between the two the
-    shots alone are heard, which takes back what the teacher got wrong. gentle: changes of place that both views share.
+    shots alone are heard, which takes back what the teacher got wrong.
     """
 
     weight: float = Field(default=1.0, ge=0)
     confidence: float = Field(default=0.8, ge=0, lt=1)
     start: float = Field(default=0.4, ge=0, le=1)
     teacher: float = Field(default=0.1, ge=0, le=1)
-    gentle: Augment = Augment(
-        scale=1.25, rotation=15, shift=0.1, warp=0.02, flip=True, color=0, gray=0, blur=0, noise=0
-    )
 
     @model_validator(mode="after")
     def _in_order(self):
@@ -65,14 +62,14 @@ class Distill(Recipe):
     schedule: "cosine" to zero after a short warm-up, or ReGAN's "plateau": a tenth when the loss stops falling.
     class_power: a class's pixels weigh (their number)^-class_power. average: the running average's memory per step.
     coarse: share of the run at half size, where a step costs a quarter, if 64 divides it.
-    augment: changes to the labelled shots; its colors also to the student's view of unlabelled ones, and its moves to
-    those too while the few-shot teacher speaks. consistency: None leaves it out.
+    augment: changes to the labelled shots and to the student's view of unlabelled pictures. consistency: None leaves
+    it out.
     """
 
     size: int = Field(default=128, ge=32, multiple_of=32)
-    kimg: float = Field(default=24, gt=0)
-    batch: int = Field(default=16, ge=1)
-    unlabelled: int = Field(default=8, ge=0)
+    kimg: float = Field(default=18, gt=0)
+    batch: int = Field(default=8, ge=1)
+    unlabelled: int = Field(default=16, ge=0)
     borrow: float = Field(default=0.5, ge=0, le=1)
     lr: float = Field(default=3e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
@@ -85,11 +82,7 @@ class Distill(Recipe):
 
     def one_sided(self) -> "Distill":
         """The same without mirroring, for things that always face the same way."""
-        flipless = {"augment": self.augment.changed(flip=False)}
-        if self.consistency is not None:
-            gentle = self.consistency.gentle.changed(flip=False)
-            flipless["consistency"] = self.consistency.changed(gentle=gentle)
-        return self.model_copy(update=flipless)
+        return self.model_copy(update={"augment": self.augment.changed(flip=False)})
 
 
 PRESETS = {
@@ -116,14 +109,17 @@ PRESETS = {
 
 
 class Batch(NamedTuple):
-    """shots, labels: changed copies of labelled pictures, ids with 255 = ignore. plain, strong: two views of unlabelled
-    ones, pixel on pixel. soft: the teacher's probabilities for them, all zero where nothing is known."""
+    """shots, labels: changed copies of labelled pictures, ids with 255 = ignore. strong: changed views of unlabelled
+    ones. For them either `soft`, the teacher's probabilities moved alike, all zero where nothing is known; or `plain`,
+    the pictures unmoved, with `grid` and `flipped`, how they were moved."""
 
     shots: torch.Tensor
     labels: torch.Tensor
-    plain: torch.Tensor | None
-    strong: torch.Tensor | None
-    soft: torch.Tensor | None
+    strong: torch.Tensor | None = None
+    soft: torch.Tensor | None = None
+    plain: torch.Tensor | None = None
+    grid: torch.Tensor | None = None
+    flipped: torch.Tensor | None = None
 
 
 class Distillation:
@@ -189,10 +185,10 @@ class Distillation:
             shots = borrow_colors(shots, self._read(self.pictures, lenders, size), self.recipe.borrow, rng)
         shots, labels = augment(shots, labels, self.recipe.augment, rng, self.mirrored_ids)
         if self._source() is None:
-            return Batch(shots, labels, None, None, None)
+            return Batch(shots, labels)
         # As many of them per shot as the recipe says, on every one of several devices.
         others = max(1, round(images * self.recipe.unlabelled / self.recipe.batch))
-        return Batch(shots, labels, *self._views(rng, others, size))
+        return Batch(shots, labels, **self._views(rng, others, size))
 
     def loss(self, batch: Batch) -> Float[torch.Tensor, ""]:
         """The labelled shots' cross-entropy, class by class weighed, plus what the unlabelled pictures ask."""
@@ -209,9 +205,11 @@ class Distillation:
         loss = pixel_loss(known, batch.labels, self.weights)
         if batch.soft is not None:
             return loss + self._teachers_say() * soft_loss(guessed, batch.soft)
-        target, sure = self._opinion(batch.plain)
-        losses = F.cross_entropy(guessed - self._lean(guessed), target, reduction="none")
-        return loss + self.recipe.consistency.weight * (losses * sure).mean()
+        target = self._opinion(batch)
+        # Over all pixels, the unsure ones too, so that few opinions weigh little.
+        guessed = guessed - self._lean(guessed)
+        told = F.cross_entropy(guessed, target, ignore_index=IGNORE, reduction="sum") / target.numel()
+        return loss + self.recipe.consistency.weight * told
 
     def finish(self, progress: float) -> Mapping[str, float]:
         """The running average takes a step; young averages forget faster."""
@@ -247,27 +245,30 @@ class Distillation:
         consistency = self.recipe.consistency
         return 1.0 if consistency is None else 1 - self.progress / consistency.teacher
 
-    def _views(self, rng: torch.Generator, many: int, size: int):
-        """Two views of unlabelled pictures on one grid, and the teacher's soft labels moved alike when it speaks."""
+    def _views(self, rng: torch.Generator, many: int, size: int) -> dict[str, torch.Tensor]:
+        """What a batch holds of unlabelled pictures."""
         chosen = torch.randint(len(self.pictures), (many,), generator=rng)
-        soft = self._source() == "soft"
-        moves = self.recipe.augment if soft else self.recipe.consistency.gentle
-        grid, flipped = warp_grid(many, (size, size), moves, rng)
-        pictures = self._read(self.pictures, chosen, size)
-        plain = F.grid_sample(pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-        target = None
-        if soft:
-            target = move_scores(self.soft.read(chosen, size), grid, flipped, self.mirrored_ids)
-        return plain, recolor(plain, self.recipe.augment, rng), target
+        grid, flipped = warp_grid(many, (size, size), self.recipe.augment, rng)
+        plain = self._read(self.pictures, chosen, size)
+        moved = F.grid_sample(plain, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        strong = recolor(moved, self.recipe.augment, rng)
+        if self._source() == "soft":
+            soft = move_scores(self.soft.read(chosen, size), grid, flipped, self.mirrored_ids)
+            return {"strong": strong, "soft": soft}
+        return {"strong": strong, "plain": plain, "grid": grid, "flipped": flipped}
 
-    def _opinion(self, plain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The running average's ids and, as 0 or 1, whether it is sure of them."""
+    def _opinion(self, batch: Batch) -> torch.Tensor:
+        """The running average's ids for the strong views, 255 where it is not sure.
+
+        It looks at the pictures as they are, where it errs least, and what it says is moved as the student's view was.
+        """
         average = self.modules["average"].eval()
         with torch.no_grad():
-            logits = average(plain).float()
+            logits = average(batch.plain).float()
             likely = self.balance((logits - self._lean(logits)).softmax(1))
             confidence, ids = likely.max(1)
-        return ids, (confidence > self.recipe.consistency.confidence).float()
+            ids = torch.where(confidence > self.recipe.consistency.confidence, ids, IGNORE)
+        return move_labels(ids, batch.grid, batch.flipped, self.mirrored_ids)
 
     def _lean(self, logits: torch.Tensor) -> torch.Tensor:
         """By how much class weights raise each class's logits over its log posterior, [k, 1, 1].
