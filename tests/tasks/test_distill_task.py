@@ -60,7 +60,7 @@ def test_a_stop_between_the_loop_and_the_student_costs_no_training(toy, tmp_path
         patch.setattr(Student, "save", lambda *_: pytest.fail("pulled the plug"))
         with pytest.raises(pytest.fail.Exception, match="plug"):
             distilled(toy, tmp_path)
-    assert read_card(tmp_path / "checkpoint")["step"] == 2
+    assert read_card(tmp_path / "checkpoint")["step"] == 4
     monkeypatch.setattr(task.Distillation, "batch", lambda *_: pytest.fail("trained again"))
     assert Student.load(distilled(toy, tmp_path)).size == 32
 
