@@ -7,6 +7,7 @@ interrupted ends with the same bits as one that was not. Knows nothing of pictur
 """
 
 import hashlib
+import logging
 import math
 import signal
 import threading
@@ -220,6 +221,8 @@ def _fabric(recipe: LoopRecipe) -> Fabric:
     precision = recipe.precision
     if precision == "auto":
         precision = "bf16" if native_bf16() else "fp32"
+    # It tells the precision anew for every network, in the middle of our progress.
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     try:
         return Fabric(
             devices=recipe.devices,
