@@ -51,8 +51,10 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to; runn
 Images = Annotated[Path, typer.Option("--images", "-i", help="Folder of pictures.")]
 Labels = Annotated[Path, typer.Option("--labels", "-l", help="Folder of masks STEM.png for some of the pictures.")]
 Size = Annotated[int | None, typer.Option(help="Side in pixels that pictures are worked on at; default: the preset's.")]
-Kimg = Annotated[float | None, typer.Option(help="Thousands of pictures to train on; default: the preset's.")]
-Seed = Annotated[int, typer.Option(help="Of everything that is left to chance.")]
+Kimg = Annotated[
+    float | None, typer.Option(help="Thousands of pictures (distill: of labelled ones) to see; default: the preset's.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything that is left to chance.")]
 RgbMasks = Annotated[bool, typer.Option("--rgb-masks", help="Read RGB masks by the exact colors in classes.json.")]
 Student = Annotated[
     str, typer.Option(help="The network: swift, regan-unet, or ARCHITECTURE-ENCODER such as unet-resnet18.")

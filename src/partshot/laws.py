@@ -1,4 +1,4 @@
-"""The laws that representations, heads and fitted segmenters keep, as functions anyone can run on their own.
+"""Laws of representations, heads and fitted segmenters, as functions that anyone can run on their own.
 
 Every law takes the thing itself or a plain function and returns the violations it found, one line each; an empty list
 means that the law holds for what was tried. Knows what is promised; refuses to know who promises it, so that code from

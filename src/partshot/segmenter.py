@@ -5,6 +5,7 @@ fast network, distilled. Both follow scikit-learn's contract: `predict` before `
 fitting once, and what is saved predicts the same to the last bit. Neither knows folders of pictures or commands.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ class Segmenter:
 
     representation: reads the pictures. parts: what the head tells apart. head: a name of `catalog.HEADS`.
     size: side of the square that pictures are resized to before they are read. recipe: how the head is fitted.
+    fitted: the fingerprint of the last fit, empty before it.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Segmenter:
         self.representation, self.parts, self.head_name = representation, parts, head
         self.size, self.recipe = size, recipe
         self.head_: nn.Module | None = None
+        self.fitted = ""
 
     def make_head(self) -> nn.Module:
         """An unfitted head for this representation and these parts."""
@@ -71,7 +74,16 @@ class Segmenter:
     def fit(self, shots: Shots, quiet: bool = False) -> "Segmenter":
         """Fits the head to the shots, forgetting an earlier fit."""
         self.head_ = fit_head(self.make_head(), self.representation, shots, self.recipe, self.size, quiet)
+        self.fitted = self.fingerprint(shots)
         return self
+
+    def fingerprint(self, shots: Shots) -> str:
+        """12 hex digits of all that decides what fitting to these shots gives, but for the order of a machine's sums.
+
+        `fitted` is that of the shots it was last fitted to.
+        """
+        given = (self.representation.spec.fingerprint, self.head_name, self.size, self.recipe.fingerprint)
+        return hashlib.sha256(f"{given}/{shots.fingerprint}".encode()).hexdigest()[:12]
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """One Prediction per picture, uint8 [h, w, 3], of any sizes. Raises NotFitted before `fit`."""
@@ -99,7 +111,7 @@ class Segmenter:
             "parts": self.parts.to_dict(),
             "representation": self.representation.card(),
             "recipe": self.recipe.model_dump(mode="json"),
-            "fingerprint": self.recipe.fingerprint,
+            "fingerprint": self.fitted,
         }
         tensors = {f"head.{k}": v.numpy() for k, v in self._head().state_dict().items()}
         tensors |= {f"representation.{k}": v for k, v in tensors_of(self.representation).items()}
@@ -114,6 +126,7 @@ class Segmenter:
         parts = PartSet.from_dict(card["parts"], str(folder))
         found = cls(representation, parts, card["head"], card["size"], FitHead.parse(card["recipe"], str(folder)))
         found.head_ = _loaded(found.make_head(), _below(stored, "head."), folder)
+        found.fitted = card["fingerprint"]
         return found
 
     def _head(self) -> nn.Module:

@@ -41,6 +41,7 @@ def test_results_have_a_row_for_every_method_and_count(made):
 def test_report_student_and_pictures_are_there(made):
     page = (made / "report.html").read_text(encoding="utf-8")
     assert "forest" in page and "supervised" in page
+    assert "student, k = 1<" in page and "student, k = 10<" in page  # both have training curves
     assert Shipped(made / "student.onnx").size == 32
     assert Image.open(made / "demo.png").width > 3 * 128
     assert len(list((made / "pictures" / "images").iterdir())) == 24

@@ -105,4 +105,4 @@ def duration(seconds: float) -> str:
 
 
 _USED = "Training mirrored pictures at random."
-_UNUSED = "Training mirrored no picture, since the labelled ones did better without."
+_UNUSED = "Training mirrored no picture, since the things in this folder always face one way."

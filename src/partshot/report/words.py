@@ -39,9 +39,10 @@ def estimate_in_words(miou: float | None, shots: int) -> str:
             "below, and label a second one for a measured estimate."
         )
     return (
-        f"No held-out masks were given. Predicting each of the {shots} labelled pictures from the other {shots - 1} "
-        f"gives a mean IoU of {miou:.3f}. The model you have saw all {shots}, so it may do a little better. The figure "
-        "rests on few pictures; a handful of masks kept apart would make it firm."
+        f"No held-out masks were given. Fitting the few-shot head anew without some of the {shots} labelled pictures, "
+        f"and predicting those, gives it a mean IoU of {miou:.3f}. The student saw all {shots} and the unlabelled "
+        "pictures too, so it should do better. The figure rests on few pictures; a handful of masks kept apart would "
+        "make it firm."
     )
 
 
@@ -55,11 +56,13 @@ def weakest_in_words(per_part: Mapping[str, float]) -> str:
 
 
 def _against(table: Table, method: str, k: int) -> str:
-    others = {name: by_k[k] for name, by_k in table.items() if name != method and k in by_k}
+    # A row with the very same figures is the same network under another name, no rival.
+    mine = table[method][k]
+    others = {n: by_k[k] for n, by_k in table.items() if k in by_k and by_k[k].per_part != mine.per_part}
     if not others:
         return ""
     rival = max(others, key=lambda name: others[name].miou)
-    lead, spread = table[method][k].miou - others[rival].miou, _spread(table[method][k], others[rival])
+    lead, spread = mine.miou - others[rival].miou, _spread(mine, others[rival])
     side = "above" if lead >= 0 else "below"
     doubt = f", which is within the spread over {others[rival].seeds} seeds" if abs(lead) < spread else ""
     return f", {abs(lead):.3f} {side} the best of the other methods ({rival}, {others[rival].miou:.3f}){doubt}"

@@ -4,8 +4,9 @@ forest: what users do today, a random forest on filters. linear: frozen features
 few-shot head on features with random weights, the same row as head where those are the teacher's. supervised: the
 student's own network from the labels alone, as strongly augmented but for colors borrowed from other pictures, since it
 sees none. mean teacher: the same network with consistency on the unlabelled pictures, but no representation and no
-few-shot teacher. head: the few-shot teacher. student: all of it. Each is a function from shots to a predictor, as
-`evaluate.kshot` takes them.
+few-shot teacher. head: the few-shot teacher. student: all of it; where the few-shot teacher is not heard (see
+tasks.distill), that is the mean teacher's network, trained once, and the first of the two rows bears its time. Each is
+a function from shots to a predictor, as `evaluate.kshot` takes them.
 """
 
 import hashlib
@@ -80,10 +81,13 @@ class Contest:
 
     def distilled(self, shots: Shots) -> Student:
         """The student with everything: the mean teacher's network where the few-shot teacher is not heard."""
-        teacher = self.teacher(shots)
-        if not is_heard(teacher, shots, self.recipe):
+        if not self._hears(shots):
             return self.mean_teacher(shots)
-        return self._train("student", shots, self.recipe, self.pictures, teacher)
+        return self._train("student", shots, self.recipe, self.pictures, self.teacher(shots))
+
+    def training(self, shots: Shots) -> Path:
+        """Folder of the student's training, with its journal."""
+        return self._run("student" if self._hears(shots) else "mean-teacher", shots)
 
     def mean_teacher(self, shots: Shots) -> Student:
         """The student without a teacher to start it."""
@@ -98,10 +102,16 @@ class Contest:
         fitted = Segmenter(representation, shots.parts, head, teacher_size(self.recipe), self.fit)
         return fitted.fit(shots, quiet=self.quiet)
 
+    def _hears(self, shots: Shots) -> bool:
+        return is_heard(self.teacher(shots), shots, self.recipe)
+
     def _train(self, name: str, shots: Shots, recipe: Distill, pictures, teacher) -> Student:
-        draw = hashlib.sha256("/".join(shots.names).encode()).hexdigest()[:8]
-        out = self.folder / f"{name}-{len(shots)}-{draw}"
+        out = self._run(name, shots)
         return train_student(shots, recipe, out, pictures, teacher, self.student, self.seed, self.quiet)
+
+    def _run(self, name: str, shots: Shots) -> Path:
+        draw = hashlib.sha256("/".join(shots.names).encode()).hexdigest()[:8]
+        return self.folder / f"{name}-{len(shots)}-{draw}"
 
 
 def _labels(fitted: Segmenter | Student) -> Predictor:

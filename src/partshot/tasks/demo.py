@@ -12,6 +12,7 @@ import numpy as np
 
 from partshot.artifact import replacing_file
 from partshot.data.images import resize_image
+from partshot.data.shots import Shots
 from partshot.data.toy import draw, toy_shots, write_toy
 from partshot.evaluate import Row, kshot, score, table_to_dict, tabulate
 from partshot.nets.student import STRIDE
@@ -103,7 +104,7 @@ def demo(out: Path, kind: str = "faces", size: int = 64, seed: int = 0, quiet: b
         worst_gallery(looks, prediction="student"),
         Confusion(result.confusion),
         Mirror(recipe.augment.flip),
-        Curves(_journals(out / "runs")),
+        Curves(_journals(contest, pool, seed)),
         Recipes({"fit": fit, "distill": recipe}),
         Timing(
             [("draw", drawn), *[(f"{row.method}, k = {row.k}", row.fit_seconds + row.predict_seconds) for row in rows]]
@@ -128,5 +129,6 @@ def _figures(table) -> list[Figure]:
     ]
 
 
-def _journals(folder: Path) -> dict[str, list[dict]]:
-    return {path.parent.name: read_journal(path) for path in sorted(folder.glob("student-*/journal.jsonl"))}
+def _journals(contest: Contest, pool: Shots, seed: int) -> dict[str, list[dict]]:
+    folders = {k: contest.training(pool.draw(k, seed)) for k in KS}
+    return {f"student, k = {k}": read_journal(folder / "journal.jsonl") for k, folder in folders.items()}

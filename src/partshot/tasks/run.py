@@ -5,11 +5,13 @@ get a representation, fit the few-shot teacher, distil the student, export it, p
 estimate from the shots alone.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from partshot.artifact import standing
 from partshot.data.images import Stack, list_images, read_image, read_stack
 from partshot.data.shots import Pair, Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
@@ -36,7 +38,7 @@ from partshot.report import (
 from partshot.represent.choose import POSITION, open_representation
 from partshot.represent.spec import Representation
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.distill import STUDENT, teacher_size, train_student
+from partshot.tasks.distill import STUDENT, is_heard, teacher_size, train_student
 from partshot.tasks.export import export
 from partshot.tasks.fit import HEAD, estimated, facing_fit
 from partshot.tasks.predict import predict
@@ -46,7 +48,7 @@ from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
 from partshot.train.journal import read_journal
 
-# Unlabelled pictures that a student trains on; more would not be seen twice in the default horizon.
+# Unlabelled pictures that a student trains on; more would not be seen six times in the default horizon.
 _MOST_PICTURES = 4000
 # Thousands of shots per minute of two cores at 128 px, measured; a time limit is turned into a horizon by it.
 _KIMG_PER_MINUTE = 6.0
@@ -141,7 +143,10 @@ def run(
     summary = clock.time("predict", lambda: predict(onnx, images, out / "masks", quiet=quiet, leave_out=masks))
     pictures = _look(trained, teacher, paths, {pair.name: pair for pair in pairs}, shots)
     sections = [
-        Headline(estimate_in_words(None if estimate is None else estimate.miou, len(shots)), _figures(plan, summary)),
+        Headline(
+            estimate_in_words(None if estimate is None else estimate.miou, len(shots)),
+            _figures(plan, summary, is_heard(teacher, shots, plan.distill)),
+        ),
         shots_gallery(shots),
         Gallery("Predictions", pictures, prediction="student"),
         uncertain_gallery(pictures),
@@ -149,7 +154,7 @@ def run(
         Curves({"student": read_journal(out / "distill" / "journal.jsonl")}),
         Recipes({"fit": plan.fit, "distill": plan.distill}),
         Timing(clock.stages),
-        Skipped([*stack.skipped]),
+        Skipped(list({**dict(stack.skipped), **dict(summary.skipped)}.items())),
     ]
     if estimate is not None:
         sections.insert(1, PartBars({"head, left-out shots": estimate.per_part}))
@@ -161,8 +166,8 @@ def _recipe(size: int | None, minutes: float | int | None) -> Distill:
     if size is not None:
         recipe = recipe.changed(size=size)
     if minutes is not None:
-        if not minutes > 0:
-            raise BadRecipe(f"minutes {minutes:g} given; more than 0 are needed")
+        if not 0 < minutes < math.inf:
+            raise BadRecipe(f"minutes {minutes:g} given; more than 0 are needed, and not for ever")
         pace = _KIMG_PER_MINUTE * (128 / recipe.size) ** 2
         recipe = recipe.changed(kimg=max(0.5, round(minutes * pace, 1)))
     return recipe
@@ -201,9 +206,13 @@ def _representation(plan: Plan, images: Path, out: Path, quiet: bool) -> Represe
 
 
 def _teacher(plan: Plan, reads: Representation, shots: Shots, out: Path, quiet: bool) -> Segmenter:
-    size = teacher_size(plan.distill)
-    teacher = Segmenter(reads, shots.parts, plan.head, size, plan.fit).fit(shots, quiet=quiet)
-    teacher.save(out / "segmenter")
+    teacher = Segmenter(reads, shots.parts, plan.head, teacher_size(plan.distill), plan.fit)
+    folder = out / "segmenter"
+    if standing(folder).exists():
+        earlier = Segmenter.load(folder)
+        if earlier.fingerprint(shots) == teacher.fingerprint(shots) == earlier.fitted:
+            return earlier
+    teacher.fit(shots, quiet=quiet).save(folder)
     return teacher
 
 
@@ -230,11 +239,12 @@ def _look(
     ]
 
 
-def _figures(plan: Plan, summary) -> list[Figure]:
+def _figures(plan: Plan, summary, heard: bool) -> list[Figure]:
+    role = "starts the student" if heard else "too weak to start the student"
     return [
-        Figure("pictures", str(plan.pictures), "each has a mask now"),
+        Figure("pictures", str(plan.pictures), f"{summary.written + summary.kept} have a mask now"),
         Figure("labelled", str(plan.shots), ", ".join(plan.parts)),
-        Figure("teacher", plan.representation, f"head {plan.head}"),
+        Figure("teacher", plan.representation, f"head {plan.head}; {role}"),
         Figure("student", plan.student, f"at {plan.distill.size} px"),
     ]
 

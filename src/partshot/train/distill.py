@@ -88,7 +88,8 @@ class Distill(Recipe):
 PRESETS = {
     "default": Distill(),
     # ReGAN, supplement and released code: soft labels only, affine changes, Adam 1e-3 with decay 1e-3, batch 32,
-    # a tenth of the rate on a plateau. 300 epochs of 5,000 pictures. One shot beside 31 pictures, which it has none of.
+    # a tenth of the rate on a plateau. 300 epochs of 5,000 pictures. ReGAN's batches are all pictures with soft labels;
+    # here a shot stands in every batch, so it is one beside 31.
     "regan-autoshot": Distill(
         size=512,
         borrow=0,
