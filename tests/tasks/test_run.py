@@ -7,11 +7,14 @@ import pytest
 from PIL import Image
 
 from partshot.data.labels import read_labels
+from partshot.data.shots import load_shots
 from partshot.data.toy import write_toy
 from partshot.errors import BadLabels, BadRecipe
 from partshot.parts import PartSet
+from partshot.segmenter import Segmenter
 from partshot.shipped import Shipped
 from partshot.tasks import distill as distilling
+from partshot.tasks import run as task
 from partshot.tasks.run import Plan, run
 from partshot.train.distill import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
@@ -82,6 +85,17 @@ def test_a_second_call_trains_nothing(toy, out, monkeypatch):
     assert (out / "distill" / "student" / "card.json").stat().st_mtime_ns == trained
 
 
+def test_a_teacher_that_stands_is_kept_so_that_other_sums_refuse_no_resume(toy, out, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(task.Segmenter, "fit", lambda *_, **__: pytest.fail("fitted again"))
+        patch.setattr(task, "_estimate", lambda *_: None)
+        ran(toy, out)
+    shots = load_shots(toy / "masks", toy / "images")
+    kept = Segmenter.load(out / "segmenter")
+    assert kept.fitted == kept.fingerprint(shots)
+    assert kept.fitted != kept.fingerprint(shots.subset([1, 0]))
+
+
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(toy, tmp_path):
     plan = ran(toy, tmp_path / "out", dry_run=True, minutes=2, size=64)
     assert isinstance(plan, Plan) and not (tmp_path / "out").exists()
@@ -117,6 +131,7 @@ def test_a_corrupt_label_is_fatal_before_anything_is_written(tmp_path):
         ({"student": "swfit"}, "did you mean 'swift'"),
         ({"representation": "pixls"}, "did you mean 'pixels'"),
         ({"size": 33}, "size"),
+        ({"minutes": float("inf")}, "not for ever"),
     ],
 )
 def test_wrong_settings_are_told_before_any_work(toy, tmp_path, given, hint):
