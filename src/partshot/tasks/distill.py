@@ -108,7 +108,8 @@ def train_student(
         soft,
     )
     loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=seed)
-    run_loop(game, loop, out, f"student from {len(shots)} labels", fingerprint, quiet=quiet)
+    what = f"student from {len(shots)} label{'s' if len(shots) > 1 else ''}"
+    run_loop(game, loop, out, what, fingerprint, quiet=quiet)
     card = {"fingerprint": fingerprint, "recipe": recipe.model_dump(mode="json")}
     trained = Student(game.modules["average"].to("cpu"), student, shots.parts, recipe.size, card)
     trained.save(folder)

@@ -51,7 +51,7 @@ from partshot.train.journal import read_journal
 # Unlabelled pictures that a student trains on; more would not be seen six times in the default horizon.
 _MOST_PICTURES = 4000
 # Thousands of shots per minute of two cores at 128 px, measured; a time limit is turned into a horizon by it.
-_KIMG_PER_MINUTE = 6.0
+_KIMG_PER_MINUTE = 3.3
 _SHOWN = 12
 
 
