@@ -26,7 +26,7 @@ from partshot.train.progress import Ticker
 STUDENT = "swift"
 TRUSTED = 0.8
 """Mean IoU on its own shots from which a few-shot teacher is heard. Measured (LOG.md, 2026-11-21): teachers of blood
-cells that read their shots to about .7 cost the student .010 in nine draws, so none like them is heard."""
+cells that read their shots to about .7 cost the student .008 over twelve draws, so none like them is heard."""
 
 
 def distill(
