@@ -74,7 +74,7 @@ def measure(pack: str, k: int, seed: int, out: Path) -> None:
     split = json.loads((DATA / pack / "split.json").read_text())
     pool, test = (load_shots(DATA / pack, names=split[part]) for part in ("train", "val"))
     pictures = unlabelled(pack, split, SIZE)
-    recipe = facing(recipe_of(pack), pictures, pool.parts)
+    recipe = facing(recipe_of(pack), pictures)
     fit = facing_fit(FIT, not recipe.augment.flip)
     folder = folder_of(pack, k, seed, out)
     contest = Contest(folder, pictures, open_representation(REPRESENTATION), recipe, HEAD, fit, seed=seed, quiet=True)

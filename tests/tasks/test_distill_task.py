@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from partshot.artifact import read_card
-from partshot.data.toy import toy_shots, write_toy
+from partshot.data.toy import write_toy
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.segmenter import Segmenter, Student
 from partshot.tasks import distill as task
@@ -107,11 +107,10 @@ def test_what_distill_was_told_as_out_can_be_exported(whole, tmp_path):
 
 
 def test_one_sided_pictures_switch_mirroring_off(monkeypatch):
-    parts = toy_shots("faces", 32, 1).parts
     recipe, pictures = PRESETS["default"], np.zeros((2, 32, 32, 3), np.uint8)
-    assert facing(recipe, pictures, parts) == recipe
+    assert facing(recipe, pictures) == recipe
     monkeypatch.setattr(task, "one_sided", lambda pictures: True)
-    assert facing(recipe, pictures, parts) == recipe.one_sided()
+    assert facing(recipe, pictures) == recipe.one_sided()
 
 
 def test_the_teacher_reads_half_size_and_masks_are_no_pictures(toy):

@@ -67,7 +67,7 @@ def demo(out: Path, kind: str = "faces", size: int = 64, seed: int = 0, quiet: b
     write_toy(kind, 24, size, out / "pictures", seed=_TEST)
     drawn = time.monotonic() - began
 
-    recipe = facing(PRESETS["default"].changed(size=work, kimg=KIMG), pictures, pool.parts)
+    recipe = facing(PRESETS["default"].changed(size=work, kimg=KIMG), pictures)
     fit = facing_fit(FIT_PRESETS["fast"].changed(seed=seed), not recipe.augment.flip)
     representation = open_representation(REPRESENTATION)
     contest = Contest(out / "runs", pictures, representation, recipe, HEAD, fit, seed=seed, quiet=quiet)

@@ -16,7 +16,6 @@ from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.evaluate import score
 from partshot.nets.student import build_student
-from partshot.parts import PartSet
 from partshot.recipe import preset as row_of
 from partshot.segmenter import Segmenter, Student
 from partshot.train.distill import PRESETS, Distill, Distillation
@@ -53,7 +52,7 @@ def distill(
     given = {k: v for k, v in {"size": size, "kimg": kimg}.items() if v is not None}
     recipe = row_of(PRESETS, preset).changed(**given)
     pictures = unlabelled_stack(images, labels, recipe.size)
-    recipe = facing(recipe, pictures, shots.parts)
+    recipe = facing(recipe, pictures)
     segmenter = None if teacher is None else Segmenter.load(_fitted(Path(teacher)))
     train_student(shots, recipe, Path(out), pictures, segmenter, student, seed, quiet)
     return Path(out) / "student"
@@ -116,7 +115,7 @@ def train_student(
     return trained
 
 
-def facing(recipe: Distill, pictures: np.ndarray, parts: PartSet) -> Distill:
+def facing(recipe: Distill, pictures: np.ndarray) -> Distill:
     """The recipe, without mirroring where the pictures show that their things face one way."""
     return recipe.one_sided() if one_sided(pictures) else recipe
 

@@ -61,8 +61,8 @@ for pair in sys.argv[1:]:
     version, error = "", ""
     try:
         version = importlib.metadata.version(project)
-    except Exception:
-        pass
+    except Exception:  # no metadata, or broken ones: whether it imports is what counts
+        version = ""
     try:
         module = importlib.import_module(name)
         version = str(getattr(module, "__version__", "") or version)

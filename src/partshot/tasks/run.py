@@ -210,7 +210,7 @@ def _teacher(plan: Plan, reads: Representation, shots: Shots, out: Path, quiet: 
     folder = out / "segmenter"
     if standing(folder).exists():
         earlier = Segmenter.load(folder)
-        if earlier.fingerprint(shots) == teacher.fingerprint(shots) == earlier.fitted:
+        if earlier.fitted == teacher.fingerprint(shots):
             return earlier
     teacher.fit(shots, quiet=quiet).save(folder)
     return teacher
