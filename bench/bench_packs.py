@@ -36,8 +36,8 @@ SIZE = 128
 DATA = Path(os.environ.get("PARTSHOT_DATA", "../shared/data"))
 WHAT = "mIoU on `val` at the masks' own size, background included; mean and deviation over the draws."
 RESULTS = Path(__file__).parent / "results"
-# Thousands of shots per student: about two and four minutes on one core. wbc's three classes are learnt sooner.
-KIMG = {"wbc": 4.5, "ants": 10}
+# Thousands of shots per student: about four and eight minutes on one core. wbc's three classes are learnt sooner.
+KIMG = {"wbc": 9, "ants": 18}
 UNLABELLED = 700
 # The few-shot head is a matter of seconds: 600 augmented pictures.
 FIT = FIT_PRESETS["fast"].changed(images=600)

@@ -152,6 +152,15 @@ def test_a_wrong_argument_is_code_2():
     assert invoke("predict").exit_code == 2
 
 
+@pytest.mark.parametrize("verb", [verb for verb, line in WHOLE_LINES.items() if "--out" in line])
+def test_an_out_that_is_a_file_is_refused_before_any_work(verb, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "_task", lambda verb: pytest.fail("called"))
+    (tmp_path / "mine").write_text("kept")
+    done = invoke(f"{verb} {WHOLE_LINES[verb].replace('--out o', f'--out {tmp_path}/mine')}")
+    assert done.exit_code == 2 and "is a file" in done.stderr
+    assert (tmp_path / "mine").read_text() == "kept"
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     line = partshot_command("toy", "faces", str(tmp_path / "toy"), "--count", "100000")
     running = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

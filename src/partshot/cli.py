@@ -47,7 +47,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to; running again goes on where it stopped.")]
+Out = Annotated[
+    Path,
+    typer.Option("--out", "-o", file_okay=False, help="Folder to write to; running again goes on where it stopped."),
+]
 Images = Annotated[Path, typer.Option("--images", "-i", help="Folder of pictures.")]
 Labels = Annotated[Path, typer.Option("--labels", "-l", help="Folder of masks STEM.png for some of the pictures.")]
 Size = Annotated[int | None, typer.Option(help="Side in pixels that pictures are worked on at; default: the preset's.")]

@@ -204,7 +204,8 @@ def test_parts_come_from_the_argument_then_classes_json_then_the_masks(tmp_path)
         load_shots(pack)
     (pack / "masks" / "classes.json").unlink()
     (pack / "classes.json").unlink()
-    found = load_shots(pack).parts
+    with pytest.warns(UserWarning, match="no classes.json, so the parts are called part 1 to part 2"):
+        found = load_shots(pack).parts
     assert found.names == ("background", "part 1", "part 2") and found.colors == PARTS.colors
 
 

@@ -99,6 +99,13 @@ def test_a_teacher_is_asked_only_when_it_will_be_heard(toy, teacher, tmp_path, m
     assert distilled(toy, tmp_path, teacher=teacher).is_dir()
 
 
+@pytest.mark.parametrize("preset, why", [("default", "reads its own shots"), ("supervised", "the preset hears none")])
+def test_a_teacher_that_is_not_heard_is_told(toy, teacher, tmp_path, monkeypatch, preset, why):
+    monkeypatch.setattr(task, "TRUSTED", 1.01)
+    with pytest.warns(UserWarning, match=f"this teacher is not heard: .*{why}"):
+        distilled(toy, tmp_path, teacher=teacher, preset=preset)
+
+
 def test_what_distill_was_told_as_out_can_be_exported(whole, tmp_path):
     assert export(whole, tmp_path / "student.onnx").is_file()
     with pytest.raises(BadArtifact, match="no artifact"):

@@ -6,6 +6,7 @@ it: one bad shot is fatal, since there are only a few. Refuses to know tensors a
 
 import difflib
 import hashlib
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -220,6 +221,12 @@ def _parts_found(masks: list[np.ndarray], pairs: list[Pair]) -> PartSet:
             'write one: {"classes": [{"id": 0, "name": "background"}, ...]}'
         )
     count = ids[-1] + 1 if ids else 1
+    if count > 2:
+        warnings.warn(
+            f"{pairs[0].mask.parent}: no classes.json, so the parts are called part 1 to part {count - 1}; write one to "
+            'name them: {"classes": [{"id": 0, "name": "background"}, ...]}',
+            stacklevel=1,
+        )
     palette = read_palette(pairs[0].mask)[:count]
     usable = len(palette) == count == len(set(palette))
     return PartSet(

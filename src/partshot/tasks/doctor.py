@@ -40,7 +40,6 @@ TRAIN = {
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "skia": "skia-python",
-    "matplotlib": "matplotlib",
 }
 _NEED_TORCHVISION = ("timm", "segmentation_models_pytorch", "lightly")
 
