@@ -223,8 +223,8 @@ def _parts_found(masks: list[np.ndarray], pairs: list[Pair]) -> PartSet:
     count = ids[-1] + 1 if ids else 1
     if count > 2:
         warnings.warn(
-            f"{pairs[0].mask.parent}: no classes.json, so the parts are called part 1 to part {count - 1}; write one to "
-            'name them: {"classes": [{"id": 0, "name": "background"}, ...]}',
+            f"{pairs[0].mask.parent}: no classes.json, so the parts are called part 1 to part {count - 1}; to name "
+            'them, write one: {"classes": [{"id": 0, "name": "background"}, ...]}',
             stacklevel=1,
         )
     palette = read_palette(pairs[0].mask)[:count]

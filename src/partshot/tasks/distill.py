@@ -56,7 +56,8 @@ def distill(
     recipe = facing(recipe, pictures)
     segmenter = None if teacher is None else Segmenter.load(_fitted(Path(teacher)))
     if segmenter is not None and not is_heard(segmenter, shots, recipe):
-        why = f"it reads its own shots to a mean IoU below {TRUSTED:g}" if recipe.unlabelled else "the preset hears none"
+        why = f"it reads its own shots to a mean IoU below {TRUSTED:g}"
+        why = why if recipe.unlabelled else "the preset hears none"
         warnings.warn(f"{teacher}: this teacher is not heard: {why}", stacklevel=1)
     train_student(shots, recipe, Path(out), pictures, segmenter, student, seed, quiet)
     return Path(out) / "student"
