@@ -11,6 +11,7 @@ from partshot.errors import BadRecipe, MissingExtra, nearest
 
 PRETEXTS = {
     "simsiam": "partshot.pretext.simsiam:SimSiam",
+    "stylegan2": "partshot.pretext.stylegan2:StyleGAN2",
 }
 
 REPRESENTATIONS = {

@@ -6,28 +6,39 @@ One verb; what is trained is the pretext's affair, how a run goes on after a kil
 import hashlib
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from partshot.artifact import Artifact, standing
+from partshot.artifact import Artifact, replacing_file, standing
 from partshot.catalog import PRETEXTS, lookup
 from partshot.data.images import list_images, read_stack
+from partshot.data.symmetry import one_sided
+from partshot.data.toy import draw
+from partshot.errors import BadRecipe
 from partshot.nets.resnet import ResNetTrunk
+from partshot.pretext.stylegan2 import StyleGAN2, StyleGAN2Recipe
 from partshot.recipe import Recipe
 from partshot.recipe import preset as row_of
 from partshot.represent.resnet import ResNet
 from partshot.train.loop import LoopRecipe, run_loop
+from partshot.train.progress import Ticker
 
 DEFAULT = "small-folder"
 # BatchNorm's statistics settle long before; more pictures would only cost time.
 CALIBRATED_ON = 256
+# Presets whose pictures are drawn: kind, how many, seed of the toy.
+DRAWN = {"toy-face-64": ("faces", 10_000, 7)}
+# Pictures across and down in a grid of samples.
+GRID = 8, 4
 
 
 def pretrain(
     pretext: str,
-    images: Path,
+    images: Path | None,
     out: Path,
     preset: str | None = None,
     size: int | None = None,
@@ -37,43 +48,79 @@ def pretrain(
     devices: int = 1,
     quiet: bool = False,
 ) -> Path:
-    """Trains a pretext on a folder of pictures; returns out/representation, for `open_representation("resnet", ...)`.
+    """Trains a pretext on a folder of pictures; returns out/representation, for `open_representation`.
 
-    pretext: a name of `catalog.PRETEXTS`. preset: a row of its table; None takes DEFAULT. size: side of the
-    pictures in pixels; kimg: horizon in thousands of pictures seen; batch: pictures per step; each replaces the
-    preset's. Pictures that cannot be read are left out, and a warning names them.
+    pretext: a name of `catalog.PRETEXTS`. images: the folder; None for a preset that draws its own (DRAWN).
+    preset: a row of the pretext's table; None takes DEFAULT. size: side of the pictures in pixels; kimg: horizon in
+    thousands of pictures seen; batch: pictures per step; each replaces the preset's. Pictures that cannot be read are
+    left out, and a warning names them. A pretext that makes pictures shows some in out/samples/.
 
     Running it again goes on where it stopped, and returns at once when it was done. Raises BadImage for a folder
     without pictures, BadRecipe for a setting that cannot be, BadArtifact when `out` holds a run of other settings or
     pictures.
     """
     recipe = resolve(pretext, preset, size, kimg, batch)
-    paths = list_images(images)
-    fingerprint = hashlib.sha256(f"{recipe.fingerprint}/{seed}/{_listing(paths)}".encode()).hexdigest()[:12]
+    if images is None and preset not in DRAWN:
+        raise BadRecipe(f"--images is missing; only these presets draw their own pictures: {', '.join(DRAWN)}")
+    paths = [] if images is None else list_images(images)
+    source = f"drawn {DRAWN[preset]}" if images is None else _listing(paths)
+    fingerprint = hashlib.sha256(f"{recipe.fingerprint}/{seed}/{source}".encode()).hexdigest()[:12]
     folder = Path(out) / "representation"
     if standing(folder).exists():
         Artifact.load(folder, kind="representation", fingerprint=fingerprint)
         return folder
 
-    stack = read_stack(paths, recipe.size, skip_corrupt=True)
-    if stack.skipped:
-        first, reason = stack.skipped[0]
-        warnings.warn(f"{len(stack.skipped)} pictures are left out; first: {first.name}: {reason}", stacklevel=2)
-    game = lookup(PRETEXTS, pretext, "pretext")(stack.images, recipe, seed)
+    pictures = _drawn(preset, recipe.size, quiet) if images is None else _read(paths, recipe.size)
+    if isinstance(recipe, StyleGAN2Recipe) and one_sided(pictures):
+        recipe = recipe.changed(flip=False)
+    game = lookup(PRETEXTS, pretext, "pretext")(pictures, recipe, seed)
     loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=seed, devices=devices)
-    run_loop(game, loop, Path(out), f"{pretext} on {len(stack.images)} pictures", fingerprint, quiet=quiet)
+    show = partial(_show, Path(out) / "samples") if isinstance(game, StyleGAN2) else None
+    run_loop(game, loop, Path(out), f"{pretext} on {len(pictures)} pictures", fingerprint, quiet=quiet, show=show)
 
     title = f"{pretext} {recipe.net}"
     card = {
         "net": recipe.net,
         "title": title,
         "pretext": pretext,
-        "pictures": len(stack.images),
+        "pictures": len(pictures),
         "fingerprint": fingerprint,
         **recipe.model_dump(mode="json"),
     }
-    tensors = _as_it_is_read(recipe.net, title, game.trained(), stack.images)
-    return Artifact("representation", card, tensors).save(folder)
+    tensors = game.trained()
+    if isinstance(game, StyleGAN2):
+        kept = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    else:
+        kept = _as_it_is_read(recipe.net, title, tensors, pictures)
+    return Artifact("representation", card, kept).save(folder)
+
+
+def _read(paths: Sequence[Path], size: int) -> np.ndarray:
+    stack = read_stack(paths, size, skip_corrupt=True)
+    if stack.skipped:
+        first, reason = stack.skipped[0]
+        warnings.warn(f"{len(stack.skipped)} pictures are left out; first: {first.name}: {reason}", stacklevel=3)
+    return stack.images
+
+
+def _drawn(preset: str, size: int, quiet: bool) -> np.ndarray:
+    kind, count, seed = DRAWN[preset]
+    drawn = np.empty((count, size, size, 3), np.uint8)
+    with Ticker(f"draw {kind}", count, 0, quiet) as ticker:
+        for i in range(count):
+            drawn[i] = draw(kind, size, seed, i)[0]
+            ticker.tick(i + 1)
+    return drawn
+
+
+def _show(folder: Path, game: StyleGAN2, seen: int) -> None:
+    """A grid of what a generator makes, as folder/KIMG.png."""
+    side = GRID[0] * game.recipe.size, GRID[1] * game.recipe.size
+    pictures = game.samples(GRID[0] * GRID[1])
+    rows = pictures.reshape(GRID[1], GRID[0], *pictures.shape[1:]).swapaxes(1, 2)
+    grid = Image.fromarray(rows.reshape(rows.shape[0] * rows.shape[1], -1, 3)).resize(side, Image.Resampling.NEAREST)
+    with replacing_file(folder / f"{seen / 1000:07.1f}.png") as path:
+        grid.save(path)
 
 
 def resolve(

@@ -12,7 +12,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,9 @@ from partshot.recipe import Recipe
 from partshot.train.checkpoint import load_checkpoint, save_checkpoint, sweep
 from partshot.train.journal import Journal
 from partshot.train.progress import Ticker
+
+SHOWN = 50
+"""How often a run shows how far it is."""
 
 
 class LoopRecipe(Recipe):
@@ -59,13 +62,15 @@ def run_loop(
     fingerprint: str,
     journal_every: int | None = None,
     quiet: bool = False,
+    show: Callable[[Game, int], None] | None = None,
 ) -> None:
     """Plays the game to its horizon; afterwards its modules hold the final weights.
 
     out: the run's folder; gets checkpoint/ and journal.jsonl. When it holds a checkpoint of the same run, goes on from
     there, and returns at once when that run is done. title: what the progress bar calls it. fingerprint: names
     everything else that decides the outcome (the game's recipe, the pictures). journal_every: steps between lines;
-    None writes about 200 lines over the run.
+    None writes about 200 lines over the run. show: called with the game and the pictures seen about SHOWN times over
+    the run, to show how far it is; with several devices it is sent to another process.
 
     Raises BadArtifact for a checkpoint that is truncated or of other settings, BadRecipe when a loss or a weight stops
     being finite (the last good checkpoint stays), KeyboardInterrupt after Ctrl-C, with a checkpoint of that moment.
@@ -81,6 +86,7 @@ def run_loop(
         fingerprint=f"{fingerprint}-{recipe.changed(checkpoint_seconds=60).fingerprint}",
         journal_every=journal_every or max(1, recipe.steps // 200),
         quiet=quiet,
+        show=show,
     )
     sweep(run.checkpoint)
     if recipe.devices == 1:
@@ -104,6 +110,7 @@ class _Run:
     fingerprint: str
     journal_every: int
     quiet: bool
+    show: Callable[[Game, int], None] | None
     step: int = 0
     seconds: float = 0.0
     # name -> [sum, count] since the last line of the journal.
@@ -189,6 +196,9 @@ def _play(fabric: Fabric, game: Game, recipe: LoopRecipe, run: _Run) -> None:
                     at = {"step": run.step, "images": images + recipe.batch, "seconds": round(run.seconds, 3)}
                     journal.write(at | means)
             ticker.tick(images + recipe.batch, means)
+
+            if run.show is not None and first and run.step % max(1, recipe.steps // SHOWN) == 0:
+                run.show(game, images + recipe.batch)
 
             # Keep.
             if interrupted() or run.step == recipe.steps or time.monotonic() - saved > recipe.checkpoint_seconds:

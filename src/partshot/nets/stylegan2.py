@@ -1,0 +1,353 @@
+"""StyleGAN2: mapping, synthesis and critic, from Karras et al. 2020 ("Analyzing and improving the image quality").
+
+Skip generator and residual critic. Layers, shapes and names of weights are those of the official PyTorch release
+(stylegan2-ada-pytorch), so that its checkpoints load name by name. Modulation is computed on activations, not on
+weights, which is the same and lets a batch share one convolution. Nothing is compiled; everything differentiates twice.
+
+Pictures may be made, and judged, at a lower resolution than the full one, by the coarser blocks alone: that is how a
+small training budget starts (progressive growing, Karras et al. 2018). The synthesis returns the activations of every
+convolution beside the picture.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field, field_validator
+from torch import nn
+
+from partshot.errors import BadRecipe, nearest
+from partshot.ops.fir import downsample, smooth, upsample
+from partshot.recipe import Recipe
+
+# Slope below zero; the gain keeps the variance (section 4.1 of the StyleGAN2 code's layers; He et al. 2015).
+_SLOPE, _GAIN = 0.2, math.sqrt(2)
+
+
+class Shape(Recipe):
+    """resolution: side of the pictures, a power of two. z_dim, w_dim: of latents before and after the mapping.
+
+    mapping_layers: 8 as published, 2 in ADA's "auto". channel_base, channel_max: a block of r px has
+    min(channel_base / r, channel_max) channels; 32768 and 512 are config F. clamp: activations stay within +-clamp
+    (256 in ADA's checkpoints); None leaves them.
+    """
+
+    resolution: int = Field(ge=8)
+    z_dim: int = Field(default=512, ge=1)
+    w_dim: int = Field(default=512, ge=1)
+    mapping_layers: int = Field(default=8, ge=1)
+    channel_base: int = Field(default=32768, ge=1)
+    channel_max: int = Field(default=512, ge=1)
+    clamp: float | None = None
+
+    @field_validator("resolution")
+    @classmethod
+    def _power_of_two(cls, side: int) -> int:
+        if side & (side - 1):
+            low = 1 << side.bit_length() - 1
+            near = low if side * side < low * low * 2 else 2 * low
+            raise ValueError(f"{side} px is no power of two; the nearest is {near}")
+        return side
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """4, 8, ... up to the full one: the sides of the blocks' maps."""
+        return tuple(1 << i for i in range(2, self.resolution.bit_length()))
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Sides of the synthesis' convolutions, coarsest first: 4, 8, 8, 16, 16, ..."""
+        return (4, *(r for r in self.resolutions[1:] for _ in range(2)))
+
+    @property
+    def num_ws(self) -> int:
+        """Latents of one picture: one per convolution, and one more for the last ToRGB."""
+        return len(self.layers) + 1
+
+    def channels(self, resolution: int) -> int:
+        """Of the block at that resolution."""
+        return min(self.channel_base // resolution, self.channel_max)
+
+
+NETS = {
+    "config-f": {},
+    # The official "paper256" and "auto": half the channels.
+    "half": {"channel_base": 16384},
+    # Two cores: 1.2 M parameters at 64 px.
+    "small": {"z_dim": 128, "w_dim": 128, "mapping_layers": 2, "channel_base": 2048, "channel_max": 128},
+}
+
+
+def shape_of(net: str, resolution: int) -> Shape:
+    """The Shape of a name of NETS; BadRecipe for another one, or a resolution that is no power of two."""
+    if net not in NETS:
+        raise BadRecipe(f"unknown StyleGAN2 net '{net}'; {nearest(net, NETS)}")
+    return Shape.parse({"resolution": resolution, **NETS[net]})
+
+
+class Generator(nn.Module):
+    """Mapping and synthesis under the official names: mapping.fc0.weight, synthesis.b4.const, ..."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.shape, self.mapping, self.synthesis = shape, Mapping(shape), Synthesis(shape)
+
+
+class Mapping(nn.Module):
+    """z -> w: what is drawn to what is mixed. Buffer w_avg: the mean latent, towards which truncation goes."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.shape = shape
+        for i in range(shape.mapping_layers):
+            inputs = shape.z_dim if i == 0 else shape.w_dim
+            self.add_module(f"fc{i}", Linear(inputs, shape.w_dim, rate=0.01, activate=True))
+        self.register_buffer("w_avg", torch.zeros(shape.w_dim))
+
+    def forward(self, z: Float[torch.Tensor, "b z"]) -> Float[torch.Tensor, "b w"]:
+        """Latents of standard normal z, which are brought to unit mean square first."""
+        x = z.float()
+        x = x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        for i in range(self.shape.mapping_layers):
+            x = getattr(self, f"fc{i}")(x)
+        return x
+
+    def spread(self, w: Float[torch.Tensor, "b w"], psi: float = 1.0, cutoff: int | None = None) -> torch.Tensor:
+        """One latent for each layer, [b, num_ws, w], the first `cutoff` (None: all) at psi times their distance from
+        the mean latent (truncation; Karras et al. 2019, appendix B)."""
+        ws = w[:, None].repeat(1, self.shape.num_ws, 1)
+        if psi == 1:
+            return ws
+        near = self.w_avg.lerp(ws[:, :cutoff], psi)
+        return near if cutoff is None else torch.cat([near, ws[:, cutoff:]], 1)
+
+
+class Synthesis(nn.Module):
+    """w -> picture and activations."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.shape = shape
+        for resolution in shape.resolutions:
+            self.add_module(f"b{resolution}", _SynthesisBlock(shape, resolution))
+
+    def forward(
+        self,
+        ws: Float[torch.Tensor, "b n w"],
+        noise: tuple[torch.Tensor, ...] | None = None,
+        resolution: int | None = None,
+        fade: float = 1.0,
+    ) -> tuple[Float[torch.Tensor, "b 3 r r"], list[torch.Tensor]]:
+        """Pictures, about [-1, 1], and every convolution's activations after noise, bias and LeakyReLU, coarsest first.
+
+        ws: num_ws latents each. noise: standard normal [b or 1, 1, r, r] for each of `shape.layers`; None takes the
+        checkpoint's own constant noise. resolution: of the pictures, None the full one. fade: share of its say that
+        the last block has, for growing.
+        """
+        x, image, maps = None, None, []
+        for i, r in enumerate(self.shape.resolutions):
+            block = getattr(self, f"b{r}")
+            for name in ("conv0", "conv1") if i else ("conv1",):
+                layer = len(maps)
+                x = block.const.expand(len(ws), -1, -1, -1) if x is None else x
+                x = getattr(block, name)(x, ws[:, layer], None if noise is None else noise[layer])
+                maps.append(x)
+            colors = block.torgb(x, ws[:, len(maps)]).float()
+            last = r == (resolution or self.shape.resolution)
+            image = colors if image is None else upsample(image) + (colors * fade if last else colors)
+            if last:
+                break
+        return image, maps
+
+
+class _SynthesisBlock(nn.Module):
+    def __init__(self, shape: Shape, resolution: int):
+        super().__init__()
+        outputs = shape.channels(resolution)
+        if resolution == 4:
+            self.const = nn.Parameter(torch.randn(outputs, 4, 4))
+        else:
+            self.conv0 = _StyledConv(shape, shape.channels(resolution // 2), outputs, resolution, up=True)
+        self.conv1 = _StyledConv(shape, outputs, outputs, resolution)
+        self.torgb = _ToRGB(shape, outputs)
+
+
+class _StyledConv(nn.Module):
+    """3 x 3, modulated by w and demodulated, then noise, bias and LeakyReLU (section 2.2, equations 1 to 3)."""
+
+    def __init__(self, shape: Shape, inputs: int, outputs: int, resolution: int, up: bool = False):
+        super().__init__()
+        self.up, self.clamp = up, shape.clamp
+        self.affine = Linear(shape.w_dim, inputs, bias=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: torch.Tensor, w: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+        x = modulated_conv(x, self.weight, self.affine(w), up=self.up)
+        x = x + (self.noise_const if noise is None else noise).to(x.dtype) * self.noise_strength.to(x.dtype)
+        return _activate(x + self.bias[:, None, None].to(x.dtype), clamp=self.clamp)
+
+
+class _ToRGB(nn.Module):
+    """1 x 1 to three colors, modulated but not demodulated."""
+
+    def __init__(self, shape: Shape, inputs: int):
+        super().__init__()
+        self.clamp = shape.clamp
+        self.affine = Linear(shape.w_dim, inputs, bias=1.0)
+        self.weight = nn.Parameter(torch.randn(3, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        styles = self.affine(w) / math.sqrt(self.weight.shape[1])
+        x = modulated_conv(x, self.weight, styles, demodulate=False) + self.bias[:, None, None].to(x.dtype)
+        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+
+
+def modulated_conv(
+    x: Float[torch.Tensor, "b i h w"],
+    weight: Float[torch.Tensor, "o i k k"],
+    styles: Float[torch.Tensor, "b i"],
+    demodulate: bool = True,
+    up: bool = False,
+) -> torch.Tensor:
+    """A convolution whose input channels are scaled by each picture's own styles (section 2.2).
+
+    demodulate: outputs are scaled back to the variance they would have for independent inputs. up: to twice the size,
+    by a transposed convolution and the FIR filter.
+    """
+    x = x * styles[:, :, None, None].to(x.dtype)
+    if up:
+        x = smooth(F.conv_transpose2d(x, weight.to(x.dtype).transpose(0, 1), stride=2), 1, gain=4.0)
+    else:
+        x = F.conv2d(x, weight.to(x.dtype), padding=weight.shape[2] // 2)
+    if not demodulate:
+        return x
+    # sum over inputs and taps of (weight * style)^2, for all pictures in one product; in float32, since it is squared.
+    with torch.autocast(x.device.type, enabled=False):
+        variance = styles.float().square() @ weight.float().square().sum((2, 3)).T
+    return x * (variance + 1e-8).rsqrt()[:, :, None, None].to(x.dtype)
+
+
+class Critic(nn.Module):
+    """Pictures -> verdicts; above 0 says real.
+
+    entries: resolutions at which pictures may come in, for growing; the official critic has the full one alone.
+    """
+
+    def __init__(self, shape: Shape, entries: tuple[int, ...] = ()):
+        super().__init__()
+        self.shape, self.entries = shape, {*entries, shape.resolution}
+        for resolution in shape.resolutions[:0:-1]:
+            self.add_module(f"b{resolution}", _CriticBlock(shape, resolution, resolution in self.entries))
+        self.b4 = _CriticEnd(shape, 4 in self.entries)
+
+    def forward(self, images: Float[torch.Tensor, "b 3 r r"], fade: float = 1.0) -> Float[torch.Tensor, " b"]:
+        """Verdicts on pictures of one of the resolutions of `entries`; fade: the share of the first block's say."""
+        resolution = images.shape[2]
+        x = getattr(self, f"b{resolution}").fromrgb(images)
+        while resolution > 4:
+            x = getattr(self, f"b{resolution}")(x)
+            resolution //= 2
+            if fade < 1 and 2 * resolution == images.shape[2]:
+                x = torch.lerp(getattr(self, f"b{resolution}").fromrgb(downsample(images)).to(x.dtype), x, fade)
+        return self.b4(x)
+
+    def levels(self, images: Float[torch.Tensor, "b 3 r r"]) -> list[torch.Tensor]:
+        """What the blocks make of pictures, finest first: features that a distance between pictures can be taken in."""
+        resolution, found = images.shape[2], []
+        x = getattr(self, f"b{resolution}").fromrgb(images)
+        while resolution > 4:
+            x = getattr(self, f"b{resolution}")(x)
+            found.append(x)
+            resolution //= 2
+        return found
+
+
+class _CriticBlock(nn.Module):
+    """Two convolutions to half the size beside a 1 x 1 shortcut; both halves of the sum keep the variance."""
+
+    def __init__(self, shape: Shape, resolution: int, entry: bool):
+        super().__init__()
+        inputs, outputs = shape.channels(resolution), shape.channels(resolution // 2)
+        if entry:
+            self.fromrgb = _Conv(3, inputs, 1, shape.clamp)
+        self.conv0 = _Conv(inputs, inputs, 3, shape.clamp)
+        self.conv1 = _Conv(inputs, outputs, 3, shape.clamp, down=True)
+        self.skip = _Conv(inputs, outputs, 1, None, down=True, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.skip(x) + self.conv1(self.conv0(x))) * math.sqrt(0.5)
+
+
+class _CriticEnd(nn.Module):
+    def __init__(self, shape: Shape, entry: bool):
+        super().__init__()
+        width = shape.channels(4)
+        if entry:
+            self.fromrgb = _Conv(3, width, 1, shape.clamp)
+        self.conv = _Conv(width + 1, width, 3, shape.clamp)
+        self.fc = Linear(width * 16, width, activate=True)
+        self.out = Linear(width, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(torch.cat([x, minibatch_deviation(x)], 1))
+        return self.out(self.fc(x.float().flatten(1)))[:, 0]
+
+
+def minibatch_deviation(x: Float[torch.Tensor, "b c h w"], group: int = 4) -> Float[torch.Tensor, "b 1 h w"]:
+    """How much pictures of a group differ, as one more map: it betrays a generator that makes always the same (Karras
+    et al. 2018, section 3). Groups of 4, or of the largest divisor of the batch below that."""
+    b, _, h, w = x.shape
+    size = max(n for n in range(1, group + 1) if b % n == 0)
+    # Pictures of a group lie b / size apart, as in the official code.
+    groups = x.float().reshape(size, b // size, *x.shape[1:])
+    deviation = ((groups - groups.mean(0)).square().mean(0) + 1e-8).sqrt().mean((1, 2, 3))
+    return deviation.repeat(size)[:, None, None, None].expand(b, 1, h, w).to(x.dtype)
+
+
+class _Conv(nn.Module):
+    """A convolution with equalized learning rate (Karras et al. 2018, section 4.1); 3 x 3 ones activate."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, clamp: float | None, down: bool = False, bias=True):
+        super().__init__()
+        self.down, self.clamp = down, clamp
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.scale = 1 / math.sqrt(inputs * kernel * kernel)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight * self.scale
+        if self.down:
+            x = F.conv2d(smooth(x, weight.shape[2] // 2 + 1), weight.to(x.dtype), stride=2)
+        else:
+            x = F.conv2d(x, weight.to(x.dtype), padding=weight.shape[2] // 2)
+        if self.bias is None:
+            return x
+        return _activate(x + self.bias[:, None, None].to(x.dtype), clamp=self.clamp)
+
+
+class Linear(nn.Module):
+    """A fully connected layer with equalized learning rate; computes in float32.
+
+    rate: multiplies the learning rate. bias: its initial value, after scaling. activate: LeakyReLU behind it.
+    """
+
+    def __init__(self, inputs: int, outputs: int, bias: float = 0.0, rate: float = 1.0, activate: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
+        self.bias = nn.Parameter(torch.full((outputs,), bias / rate))
+        self.scale, self.rate, self.activate = rate / math.sqrt(inputs), rate, activate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            x = F.linear(x.float(), self.weight * self.scale, self.bias * self.rate)
+        return _activate(x) if self.activate else x
+
+
+def _activate(x: torch.Tensor, clamp: float | None = None) -> torch.Tensor:
+    x = F.leaky_relu(x, _SLOPE) * _GAIN
+    return x if clamp is None else x.clamp(-clamp, clamp)

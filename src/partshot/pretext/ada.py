@@ -1,0 +1,194 @@
+"""Adaptive discriminator augmentation: a critic with few pictures sees them changed, and is not allowed to learn them.
+
+Karras et al. 2020 ("Training GANs with limited data"): real and made pictures pass the same random changes before the
+critic judges them. Each change comes with probability p, so that unchanged pictures stay common enough for the changes
+not to leak into what is made; p follows how sure the critic is of real pictures (section 3, appendix B). Pixel blits,
+geometric and color changes ("bgc"), on whole batches, differentiable. Geometry is one matrix per picture, color one.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import nn
+
+from partshot.ops.fir import downsample, upsample
+
+# Widths of the published distributions (appendix B): translations as shares of the side, scales as powers of two.
+_BLIT, _SHIFT, _SCALE = 0.125, 0.125, 0.2
+_BRIGHTNESS, _CONTRAST, _SATURATION = 0.2, 0.5, 1.0
+
+
+class Ada(nn.Module):
+    """The probability and what it follows.
+
+    target: the mean sign of the critic's verdicts on real pictures that p is steered to. kimg: thousands of pictures in
+    which p can go from 0 to 1. Buffers: p, and the signs since the last adjustment.
+    """
+
+    EVERY = 4
+
+    def __init__(self, target: float = 0.6, kimg: float = 500.0):
+        super().__init__()
+        self.target, self.kimg = target, kimg
+        for name in ("p", "signs", "pictures", "steps"):
+            self.register_buffer(name, torch.zeros(()))
+
+    def forward(self, images: Float[torch.Tensor, "b 3 s s"]) -> Float[torch.Tensor, "b 3 s s"]:
+        """Pictures changed as p says."""
+        if float(self.p) == 0:
+            return images
+        b, device = len(images), images.device
+        return change(images, geometry(b, images.shape[2], self.p, device), colors(b, self.p, device))
+
+    def heed(self, verdicts: Float[torch.Tensor, " b"]) -> None:
+        """Notes how sure the critic was of real pictures."""
+        self.signs += verdicts.detach().sign().sum()
+        self.pictures += len(verdicts)
+
+    def adjust(self) -> None:
+        """After a step; moves p every EVERY steps (the paper's heuristic r_t)."""
+        self.steps += 1
+        if int(self.steps) % self.EVERY or not float(self.pictures):
+            return
+        sure = self.signs / self.pictures
+        self.p += torch.sign(sure - self.target) * self.pictures / (self.kimg * 1000)
+        # Above 0.8 changes begin to leak into what is made (paper, section 2.3).
+        self.p.clamp_(0, 0.8)
+        self.signs.zero_()
+        self.pictures.zero_()
+
+
+def change(
+    images: Float[torch.Tensor, "b 3 s s"], where: Float[torch.Tensor, "b 2 3"], color: Float[torch.Tensor, "b 3 4"]
+) -> Float[torch.Tensor, "b 3 s s"]:
+    """Pictures in [-1, 1] sampled at other places, reflected beyond the border, and in other colors.
+
+    where: from places in the result to places in the picture, both in [-1, 1]. color: RGB1 to RGB.
+    """
+    # Between pixels at twice the resolution, so that a turned picture is no softer than a plain one.
+    fine = upsample(F.pad(images.float(), [2] * 4, mode="reflect"))[:, :, 4:-4, 4:-4]
+    grid = F.affine_grid(where, list(fine.shape), align_corners=False)
+    moved = downsample(
+        F.pad(F.grid_sample(fine, grid, padding_mode="reflection", align_corners=False), [2] * 4, mode="reflect")
+    )[:, :, 1:-1, 1:-1]
+    return torch.einsum("bij,bjhw->bihw", color[:, :, :3], moved) + color[:, :, 3, None, None]
+
+
+def geometry(batch: int, size: int, p: torch.Tensor | float, device="cpu") -> Float[torch.Tensor, "b 2 3"]:
+    """Blits (mirror, quarter turns, whole-pixel shifts), then scales, turns, stretches and shifts, as matrices."""
+
+    def maybe(matrix: torch.Tensor, chance=p) -> torch.Tensor:
+        chosen = torch.rand(batch, 1, 1, device=device) < chance
+        return torch.where(chosen, matrix, torch.eye(3, device=device))
+
+    def uniform(reach: float) -> torch.Tensor:
+        return (torch.rand(batch, device=device) * 2 - 1) * reach
+
+    def normal(deviation: float) -> torch.Tensor:
+        return torch.randn(batch, device=device) * deviation
+
+    # Two turns, each this often, so that at least one of them comes with probability p.
+    turned = 1 - (1 - torch.as_tensor(p, device=device)).sqrt()
+    side = torch.where(torch.rand(batch, device=device) < 0.5, -1.0, 1.0)
+    one = torch.ones(batch, device=device)
+    shift = [(uniform(_BLIT) * size).round() * 2 / size for _ in range(2)]
+    grow, stretch = torch.exp2(normal(_SCALE)), torch.exp2(normal(_SCALE))
+    steps = [
+        maybe(_scaling(side, one)),
+        maybe(_turn(torch.randint(4, (batch,), device=device) * (math.pi / 2))),
+        maybe(_shifting(*shift)),
+        maybe(_scaling(grow, grow)),
+        maybe(_turn(uniform(math.pi)), turned),
+        maybe(_scaling(stretch, 1 / stretch)),
+        maybe(_turn(uniform(math.pi)), turned),
+        maybe(_shifting(normal(2 * _SHIFT), normal(2 * _SHIFT))),
+    ]
+    whole = steps[0]
+    for step in steps[1:]:
+        whole = whole @ step
+    return whole[:, :2]
+
+
+def colors(batch: int, p: torch.Tensor | float, device="cpu") -> Float[torch.Tensor, "b 3 4"]:
+    """Brightness, contrast, luma flip, hue and saturation, as matrices on RGB1."""
+
+    def maybe(matrix: torch.Tensor) -> torch.Tensor:
+        chosen = torch.rand(batch, 1, 1, device=device) < p
+        return torch.where(chosen, matrix, torch.eye(4, device=device))
+
+    def normal(deviation: float) -> torch.Tensor:
+        return torch.randn(batch, device=device) * deviation
+
+    flip = (torch.rand(batch, device=device) < 0.5).float()
+    turn = (torch.rand(batch, device=device) * 2 - 1) * math.pi
+    steps = [
+        maybe(brightness(normal(_BRIGHTNESS))),
+        maybe(contrast(torch.exp2(normal(_CONTRAST)))),
+        maybe(luma_flip(flip)),
+        maybe(hue(turn)),
+        maybe(saturation(torch.exp2(normal(_SATURATION)))),
+    ]
+    whole = steps[0]
+    for step in steps[1:]:
+        whole = step @ whole
+    return whole[:, :3]
+
+
+def brightness(by: Float[torch.Tensor, " b"]) -> Float[torch.Tensor, "b 4 4"]:
+    """Adds to all channels; 2 is from black to white."""
+    matrix = torch.eye(4, device=by.device).repeat(len(by), 1, 1)
+    matrix[:, :3, 3] = by[:, None]
+    return matrix
+
+
+def contrast(by: Float[torch.Tensor, " b"]) -> Float[torch.Tensor, "b 4 4"]:
+    """Multiplies the distance to middle gray."""
+    return _on_colors(by[:, None, None] * torch.eye(3, device=by.device))
+
+
+def luma_flip(share: Float[torch.Tensor, " b"]) -> Float[torch.Tensor, "b 4 4"]:
+    """Light becomes dark, hue stays: a reflection across the plane of no brightness; share 0 or 1."""
+    return _on_colors(torch.eye(3, device=share.device) - 2 * share[:, None, None] * _gray(share.device))
+
+
+def hue(angle: Float[torch.Tensor, " b"]) -> Float[torch.Tensor, "b 4 4"]:
+    """Turns colors about the gray axis by radians (Rodrigues' formula)."""
+    gray, eye = _gray(angle.device), torch.eye(3, device=angle.device)
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=angle.device) / math.sqrt(3)
+    cos, sin = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
+    return _on_colors(gray + cos * (eye - gray) + sin * cross)
+
+
+def saturation(by: Float[torch.Tensor, " b"]) -> Float[torch.Tensor, "b 4 4"]:
+    """Multiplies the distance to gray; 0 is a gray picture."""
+    gray, eye = _gray(by.device), torch.eye(3, device=by.device)
+    return _on_colors(gray + by[:, None, None] * (eye - gray))
+
+
+def _gray(device) -> torch.Tensor:
+    # Projection on the gray axis.
+    return torch.full((3, 3), 1 / 3, device=device)
+
+
+def _on_colors(matrix: torch.Tensor) -> torch.Tensor:
+    whole = torch.eye(4, device=matrix.device).repeat(len(matrix), 1, 1)
+    whole[:, :3, :3] = matrix
+    return whole
+
+
+def _scaling(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.diag_embed(torch.stack([x, y, torch.ones_like(x)], 1))
+
+
+def _turn(angle: torch.Tensor) -> torch.Tensor:
+    cos, sin, zero, one = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle), torch.ones_like(angle)
+    rows = [cos, -sin, zero, sin, cos, zero, zero, zero, one]
+    return torch.stack(rows, 1).view(-1, 3, 3)
+
+
+def _shifting(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    matrix = torch.eye(3, device=x.device).repeat(len(x), 1, 1)
+    matrix[:, 0, 2], matrix[:, 1, 2] = x, y
+    return matrix

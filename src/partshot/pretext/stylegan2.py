@@ -1,0 +1,227 @@
+"""StyleGAN2 as a pretext: whoever can draw a kind of thing has learnt its parts.
+
+The game of Karras et al. 2020: non-saturating loss, lazy R1 and path-length regularization, style mixing, a running
+average of the generator by pictures seen, and adaptive augmentation for folders of hundreds to a few thousand pictures
+(pretext/ada.py). A run may start with small pictures and grow. Knows the game; the networks are nets/stylegan2.py's.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from pydantic import Field
+from torch import nn
+
+from partshot.errors import BadImage
+from partshot.game import Turn
+from partshot.nets.stylegan2 import Critic, Generator, shape_of
+from partshot.ops.adversary import critic_loss, generator_loss, path_lengths, r1_penalty
+from partshot.pretext.ada import Ada
+from partshot.recipe import Recipe
+
+# Fewer pictures than this are learnt by heart even by a critic that sees them changed.
+FEWEST = 50
+# Steps between penalties (section 3.1), pictures of one path-length step, its memory per step (official code).
+R1_EVERY, PATH_EVERY, PATH_SHARE, PATH_MEMORY = 16, 4, 0.5, 0.99
+MIXING = 0.9
+_MEAN_LATENT_MEMORY = 0.998
+# Share of the run in which a new, finer block comes in.
+FADE = 0.03
+
+
+class StyleGAN2Recipe(Recipe):
+    """size: side of the pictures in pixels, a power of two. kimg: horizon in thousands of pictures. batch: per step.
+
+    net: a name of nets.stylegan2.NETS. grow: (resolution, until which share of the run) for smaller pictures at first.
+    rate: Adam's learning rate. gamma: of R1; None takes 0.0002 * size^2 / batch (Karras et al. 2020, ADA's rule).
+    path: weight of path-length regularization; 0 leaves it out. average: half-life of the generator's running average
+    in thousands of pictures. ada: target of adaptive augmentation; 0 leaves it out. flip: mirror half of the pictures.
+    """
+
+    size: int = Field(ge=8)
+    kimg: float = Field(gt=0)
+    batch: int = Field(default=32, ge=2)
+    net: str = "config-f"
+    grow: tuple[tuple[int, float], ...] = ()
+    rate: float = Field(default=2.5e-3, gt=0)
+    gamma: float | None = None
+    path: float = Field(default=2.0, ge=0)
+    average: float = Field(default=10.0, gt=0)
+    ada: float = Field(default=0.6, ge=0, lt=1)
+    flip: bool = True
+
+
+PRESETS = {
+    # FFHQ at 1024 px, config F: 25 million pictures (StyleGAN2, table 1).
+    "stylegan2-paper": StyleGAN2Recipe(size=1024, kimg=25_000, rate=2e-3, gamma=10.0, ada=0),
+    # Drawn faces on two cores; R1 by ADA's rule, no path lengths, which small pictures do not need (its CIFAR row).
+    "toy-face-64": StyleGAN2Recipe(
+        size=64, kimg=600, net="small", grow=((16, 0.15), (32, 0.5)), path=0, average=5.0, ada=0
+    ),
+    # Hundreds to a few thousand pictures on two cores.
+    "small-folder": StyleGAN2Recipe(size=64, kimg=300, net="small", grow=((16, 0.15), (32, 0.5)), path=0, average=5.0),
+}
+
+
+class StyleGAN2:
+    """The game: the critic's turn and the generator's, each with a penalty now and then.
+
+    pictures: uint8 [n, s, s, 3] RGB. seed: of the initial weights. Raises BadImage for fewer than FEWEST pictures.
+    """
+
+    PRESETS: ClassVar[Mapping[str, StyleGAN2Recipe]] = PRESETS
+
+    def __init__(self, pictures: UInt8[np.ndarray, "n s s 3"], recipe: StyleGAN2Recipe, seed: int = 0):
+        if len(pictures) < FEWEST:
+            raise BadImage(
+                f"{len(pictures)} pictures given; StyleGAN2 learns from {FEWEST} or more, and well from a thousand: "
+                "add pictures, or use --representation simsiam"
+            )
+        self.pictures, self.recipe = torch.from_numpy(pictures), recipe
+        shape = shape_of(recipe.net, recipe.size)
+        sides = tuple(side for side, _ in recipe.grow)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            generator = Generator(shape)
+            # While growing, a picture comes in one block lower, too.
+            critic = Critic(shape, tuple(s for s in shape.resolutions if sides and s >= min(sides)))
+        average = copy.deepcopy(generator).requires_grad_(False)
+        self.path = _PathMemory()
+        self.modules: dict[str, nn.Module] = {
+            "generator": generator,
+            "critic": critic,
+            "average": average,
+            "ada": Ada(recipe.ada),
+            "path": self.path,
+        }
+        self.gamma = 0.0002 * recipe.size**2 / recipe.batch if recipe.gamma is None else recipe.gamma
+        self.optimizers = {
+            "generator": _adam(generator, recipe.rate, PATH_EVERY if recipe.path else None),
+            "critic": _adam(critic, recipe.rate, R1_EVERY),
+        }
+        self.resolution, self.fade = recipe.size, 1.0
+
+    def turns(self) -> Sequence[Turn]:
+        """Critic and generator, each with its penalty every few steps, by the same optimizer."""
+        turns = [
+            Turn("critic", self.optimizers["critic"], self.critic_turn),
+            Turn("r1", self.optimizers["critic"], self.r1_turn, every=R1_EVERY),
+            Turn("generator", self.optimizers["generator"], self.generator_turn),
+        ]
+        if self.recipe.path:
+            turns.append(Turn("path", self.optimizers["generator"], self.path_turn, every=PATH_EVERY))
+        return turns
+
+    def prepare(self, progress: float) -> None:
+        """Which resolution is played at this moment, and how far its last block has come in."""
+        self.resolution, begun = self.recipe.size, 0.0
+        for side, until in sorted(self.recipe.grow, reverse=True):
+            if progress < until:
+                self.resolution = side
+        for side, until in self.recipe.grow:
+            if side < self.resolution:
+                begun = max(begun, until)
+        self.fade = min(1.0, (progress - begun) / FADE) if begun else 1.0
+
+    def batch(self, rng: torch.Generator, images: int) -> Float[torch.Tensor, "b 3 r r"]:
+        """Real pictures in [-1, 1], at the resolution of the moment."""
+        chosen = torch.randint(len(self.pictures), (images,), generator=rng)
+        real = self.pictures[chosen].permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        if self.recipe.flip:
+            flipped = torch.rand(images, 1, 1, 1, generator=rng) < 0.5
+            real = torch.where(flipped, real.flip(3), real)
+        return F.avg_pool2d(real, self.recipe.size // self.resolution)
+
+    def critic_turn(self, real: torch.Tensor) -> torch.Tensor:
+        """Tell real pictures from made ones."""
+        critic, ada = self.modules["critic"].requires_grad_(True), self.modules["ada"]
+        with torch.no_grad():
+            fake, _ = self._make(len(real))
+        verdicts = critic(ada(real), self.fade), critic(ada(fake), self.fade)
+        ada.heed(verdicts[0])
+        return critic_loss(*verdicts)
+
+    def r1_turn(self, real: torch.Tensor) -> torch.Tensor:
+        """Keep the critic flat at real pictures; weighed for the steps it is left out."""
+        real = real.detach().requires_grad_(True)
+        verdicts = self.modules["critic"](self.modules["ada"](real), self.fade)
+        return R1_EVERY * r1_penalty(verdicts, real, self.gamma)
+
+    def generator_turn(self, real: torch.Tensor) -> torch.Tensor:
+        """Deceive the critic."""
+        fake, _ = self._make(len(real), remember=True)
+        return generator_loss(self.modules["critic"].requires_grad_(False)(self.modules["ada"](fake), self.fade))
+
+    def path_turn(self, real: torch.Tensor) -> torch.Tensor:
+        """Equal steps in the latent change pictures equally (section 3.2)."""
+        fake, ws = self._make(max(1, round(len(real) * PATH_SHARE)))
+        lengths = path_lengths(fake, ws, torch.randn_like(fake))
+        return PATH_EVERY * self.recipe.path * self.path(lengths)
+
+    def finish(self, progress: float) -> dict[str, torch.Tensor | float]:
+        """The running average, and augmentation."""
+        seen = progress * self.recipe.kimg * 1000
+        # At first a twentieth of what was seen, so that the first noise is soon forgotten (official code).
+        half_life = max(1.0, min(self.recipe.average * 1000, 0.05 * seen))
+        keep = 0.5 ** (self.recipe.batch / half_life)
+        with torch.no_grad():
+            now = self.modules["generator"].state_dict()
+            for name, value in self.modules["average"].state_dict().items():
+                value.copy_(now[name]) if name.endswith("w_avg") else value.lerp_(now[name], 1 - keep)
+        if self.recipe.ada:
+            self.modules["ada"].adjust()
+        return {"resolution": float(self.resolution), "ada": float(self.modules["ada"].p)}
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        """The running average of the generator, under the official names."""
+        return self.modules["average"].state_dict()
+
+    @torch.no_grad()
+    def samples(self, count: int) -> UInt8[np.ndarray, "n s s 3"]:
+        """What the running average draws of the first `count` seeds, at the resolution of the moment."""
+        average = self.modules["average"]
+        device = average.mapping.w_avg.device
+        z = torch.randn(count, average.shape.z_dim, generator=torch.Generator().manual_seed(0)).to(device)
+        images, _ = average.synthesis(average.mapping.spread(average.mapping(z)), None, self.resolution, self.fade)
+        return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    def _make(self, count: int, remember: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        # Made pictures and their latents, of which most have two styles; all chance is the loop's global one.
+        generator, shape = self.modules["generator"], self.modules["generator"].shape
+        device = generator.mapping.w_avg.device
+        both = generator.mapping(torch.randn(2 * count, shape.z_dim, device=device))
+        if remember:
+            mean = both.detach().mean(0)
+            generator.mapping.w_avg.copy_(mean.lerp(generator.mapping.w_avg, _MEAN_LATENT_MEMORY))
+        first, second = both.chunk(2)
+        # Where the second style begins; behind the last layer there is none.
+        cut = torch.randint(1, shape.num_ws, (count, 1, 1), device=device)
+        cut = torch.where(torch.rand(count, 1, 1, device=device) < MIXING, cut, shape.num_ws)
+        layer = torch.arange(shape.num_ws, device=device)[:, None]
+        ws = torch.where(layer < cut, first[:, None], second[:, None])
+        sides = [side for side in shape.layers if side <= self.resolution]
+        noise = tuple(torch.randn(count, 1, side, side, device=device) for side in sides)
+        return generator.synthesis(ws, noise, self.resolution, self.fade)[0], ws
+
+
+class _PathMemory(nn.Module):
+    """The mean path length so far, which every path is held to."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Mean squared distance of lengths from their running mean, which is moved first."""
+        self.mean.copy_(lengths.detach().mean().lerp(self.mean, PATH_MEMORY))
+        return (lengths - self.mean).square().mean()
+
+
+def _adam(net: nn.Module, rate: float, every: int | None) -> torch.optim.Adam:
+    # With a penalty every few steps there are more steps; rate and memory are stretched over them (appendix B).
+    stretch = 1.0 if every is None else every / (every + 1)
+    return torch.optim.Adam(net.parameters(), lr=rate * stretch, betas=(0.0, 0.99**stretch), eps=1e-8)

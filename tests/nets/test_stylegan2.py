@@ -1,0 +1,169 @@
+"""StyleGAN2's layers against their definitions, and its names and sizes against the official checkpoints'."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from partshot.errors import BadRecipe
+from partshot.nets.stylegan2 import Critic, Generator, Shape, minibatch_deviation, modulated_conv, shape_of
+from partshot.ops.fir import smooth, upsample
+
+TINY = Shape(resolution=16, z_dim=8, w_dim=12, mapping_layers=2, channel_base=64, channel_max=8)
+
+
+@pytest.fixture
+def generator():
+    torch.manual_seed(0)
+    return Generator(TINY).eval()
+
+
+def latents(generator, count=3, seed=1):
+    z = torch.randn(count, generator.shape.z_dim, generator=torch.Generator().manual_seed(seed))
+    return generator.mapping.spread(generator.mapping(z))
+
+
+def noise_of(shape, count, seed=2):
+    rng = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(count, 1, side, side, generator=rng) for side in shape.layers)
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_demodulation_by_its_definition(up):
+    """Weights scaled per picture and normalised per output, one convolution each (section 2.2, equations 1 and 3)."""
+    torch.manual_seed(0)
+    x, weight, styles = torch.randn(3, 5, 6, 6), torch.randn(4, 5, 3, 3), torch.randn(3, 5)
+    ours = modulated_conv(x, weight, styles, up=up)
+    for one, style, found in zip(x, styles, ours, strict=True):
+        scaled = weight * style[None, :, None, None]
+        scaled = scaled / (scaled.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
+        if up:
+            expected = smooth(F.conv_transpose2d(one[None], scaled.transpose(0, 1), stride=2), 1, gain=4.0)
+        else:
+            expected = F.conv2d(one[None], scaled, padding=1)
+        torch.testing.assert_close(found, expected[0], atol=1e-5, rtol=1e-5)
+
+
+def test_without_demodulation_only_styles_scale():
+    x, weight, styles = torch.randn(2, 5, 6, 6), torch.randn(3, 5, 1, 1), torch.randn(2, 5)
+    expected = torch.einsum("oi,bi,bihw->bohw", weight[:, :, 0, 0], styles, x)
+    torch.testing.assert_close(modulated_conv(x, weight, styles, demodulate=False), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_mapping_normalises_and_truncates(generator):
+    z = torch.randn(4, 8)
+    w = generator.mapping(z)
+    torch.testing.assert_close(generator.mapping(z * 7), w)
+    x = z / z.square().mean(1, keepdim=True).sqrt()
+    for i in range(2):
+        layer = getattr(generator.mapping, f"fc{i}")
+        x = F.linear(x, layer.weight * 0.01 / math.sqrt(x.shape[1]), layer.bias * 0.01)
+        x = F.leaky_relu(x, 0.2) * math.sqrt(2)
+    torch.testing.assert_close(w, x, atol=1e-5, rtol=1e-5)
+    generator.mapping.w_avg.fill_(0.25)
+    ws = generator.mapping.spread(w, psi=0.5, cutoff=2)
+    assert ws.shape == (4, TINY.num_ws, 12)
+    torch.testing.assert_close(ws[:, 0], 0.25 + (w - 0.25) * 0.5)
+    torch.testing.assert_close(ws[:, 1], ws[:, 0])
+    torch.testing.assert_close(ws[:, 2], w)
+
+
+def test_same_latent_same_pixels_and_features_in_any_batch(generator):
+    ws, noise = latents(generator), noise_of(TINY, 3)
+    for name in ("b4.conv1", "b16.conv1"):
+        generator.synthesis.get_submodule(name).noise_strength.data.fill_(0.3)
+    with torch.no_grad():
+        images, maps = generator.synthesis(ws, noise)
+        again, maps_again = generator.synthesis(ws, noise)
+        alone, maps_alone = generator.synthesis(ws[1:2], tuple(n[1:2] for n in noise))
+        other, _ = generator.synthesis(ws, noise_of(TINY, 3, seed=3))
+    assert torch.equal(images, again) and all(map(torch.equal, maps, maps_again))
+    torch.testing.assert_close(alone[0], images[1], atol=1e-5, rtol=1e-5)
+    for whole, one in zip(maps, maps_alone, strict=True):
+        torch.testing.assert_close(one[0], whole[1], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(images, other)
+
+
+def test_levels_are_those_that_regan_taps(generator):
+    images, maps = generator.synthesis(latents(generator))
+    assert images.shape == (3, 3, 16, 16)
+    assert [tuple(m.shape[1:]) for m in maps] == [(8, 4, 4), (8, 8, 8), (8, 8, 8), (4, 16, 16), (4, 16, 16)]
+    assert TINY.layers == (4, 8, 8, 16, 16) and TINY.num_ws == 6
+    # 5,056 dimensions: every convolution from 8 to 1024 px (method of ReGAN's code).
+    large = shape_of("config-f", 1024)
+    assert sum(large.channels(side) for side in large.layers[1:]) == 5056 and large.num_ws == 18
+
+
+def test_parameters_are_those_of_the_official_networks():
+    """30.0 and 24.8 million for 256 px (StyleGAN2-ADA's own summaries)."""
+    with torch.device("meta"):
+        counts = {
+            (net, kind): sum(p.numel() for p in kind(shape_of(net, 256)).parameters())
+            for net in ("config-f", "half")
+            for kind in (Generator, Critic)
+        }
+    assert [round(n / 1e6, 2) for n in counts.values()] == [30.03, 28.86, 24.77, 24.0]
+
+
+def test_names_are_the_official_ones(generator):
+    names = set(generator.state_dict())
+    assert {"mapping.fc0.weight", "mapping.fc1.bias", "mapping.w_avg", "synthesis.b4.const"} < names
+    for layer in ("b4.conv1", "b8.conv0", "b8.conv1", "b16.conv0"):
+        for part in ("weight", "bias", "affine.weight", "affine.bias", "noise_strength", "noise_const"):
+            assert f"synthesis.{layer}.{part}" in names
+    assert {"synthesis.b8.torgb.weight", "synthesis.b8.torgb.bias", "synthesis.b8.torgb.affine.weight"} < names
+    state = generator.state_dict()
+    assert state["synthesis.b4.const"].shape == (8, 4, 4) and state["synthesis.b8.torgb.weight"].shape == (3, 8, 1, 1)
+    assert state["synthesis.b4.conv1.noise_strength"].shape == ()
+    critic = set(Critic(TINY).state_dict())
+    assert {"b16.fromrgb.weight", "b16.conv0.bias", "b16.conv1.weight", "b16.skip.weight", "b4.conv.weight"} < critic
+    assert {"b4.fc.weight", "b4.out.bias"} < critic
+    assert "b8.fromrgb.weight" not in critic and "b16.skip.bias" not in critic
+
+
+def test_growing_begins_as_the_picture_enlarged(generator):
+    ws = latents(generator)
+    with torch.no_grad():
+        coarse, maps = generator.synthesis(ws, resolution=8)
+        fading, _ = generator.synthesis(ws, resolution=16, fade=0.0)
+        whole, _ = generator.synthesis(ws)
+        assert coarse.shape[2] == 8 and len(maps) == 3
+        torch.testing.assert_close(fading, upsample(coarse))
+        assert not torch.allclose(fading, whole)
+        critic = Critic(TINY, entries=(8,)).eval()
+        torch.testing.assert_close(critic(whole, fade=1.0), critic(whole))
+        small = F.conv2d(whole, torch.zeros(3, 3, 1, 1))  # black pictures
+        assert critic(coarse).shape == (3,) and critic(small, fade=0.0).shape == (3,)
+    with pytest.raises(AttributeError):
+        Critic(TINY)(coarse)
+
+
+def test_minibatch_deviation_sees_who_makes_always_the_same():
+    same = torch.randn(1, 3, 4, 4).expand(8, -1, -1, -1)
+    assert float(minibatch_deviation(same).max()) < 2e-4
+    varied = torch.randn(8, 3, 4, 4)
+    found = minibatch_deviation(varied)
+    assert found.shape == (8, 1, 4, 4)
+    group = varied[[0, 2, 4, 6]]
+    expected = (group.var(0, unbiased=False) + 1e-8).sqrt().mean()
+    torch.testing.assert_close(found[0, 0, 0, 0], expected)
+    assert minibatch_deviation(varied[:7]).shape == (7, 1, 4, 4)
+
+
+def test_a_resolution_that_is_no_power_of_two_is_refused_with_the_nearest():
+    for side, near in ((100, 128), (70, 64), (48, 64), (1000, 1024)):
+        with pytest.raises(BadRecipe, match=f"{side} px is no power of two; the nearest is {near}"):
+            shape_of("small", side)
+    with pytest.raises(BadRecipe, match="unknown StyleGAN2 net 'config-g'; did you mean 'config-f'"):
+        shape_of("config-g", 64)
+
+
+def test_bf16_stays_near_float32(generator):
+    ws, noise = latents(generator), noise_of(TINY, 3)
+    with torch.no_grad():
+        exact, _ = generator.synthesis(ws, noise)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough, maps = generator.synthesis(ws, noise)
+    assert maps[-1].dtype == torch.bfloat16
+    assert (rough - exact).abs().mean() < 0.03 * exact.abs().mean()

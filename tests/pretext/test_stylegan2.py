@@ -1,0 +1,125 @@
+"""StyleGAN2's game: who is trained in whose turn, growing, the average, and that a cut run ends with the same bits."""
+
+import numpy as np
+import pytest
+import torch
+
+from partshot.errors import BadImage
+from partshot.pretext.stylegan2 import FADE, FEWEST, PRESETS, R1_EVERY, StyleGAN2
+from partshot.train.journal import read_journal
+from partshot.train.loop import LoopRecipe, run_loop
+
+NETS = {"net": "small", "batch": 8, "average": 0.1}
+TINY = PRESETS["small-folder"].changed(size=16, kimg=0.16, grow=((8, 0.5),), path=2.0, gamma=0.1, **NETS)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (FEWEST, 4, 4, 3), dtype=np.uint8)
+    return np.kron(coarse, np.ones((1, 4, 4, 1), np.uint8))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def play(game, out, steps=None, seed=0):
+    recipe = LoopRecipe(kimg=TINY.kimg, batch=TINY.batch, seed=seed, precision="fp32", checkpoint_seconds=0)
+    if steps is None:
+        run_loop(game, recipe, out, "gan", "f", journal_every=4, quiet=True)
+        return
+    count = iter(range(10**6))
+    batch = game.batch
+
+    def stopping(rng, images):
+        if next(count) == steps:
+            raise KeyboardInterrupt
+        return batch(rng, images)
+
+    game.batch = stopping
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(game, recipe, out, "gan", "f", journal_every=4, quiet=True)
+
+
+def test_a_cut_run_ends_with_the_same_bits(pictures, tmp_path):
+    whole = StyleGAN2(pictures, TINY)
+    play(whole, tmp_path / "whole")
+    play(StyleGAN2(pictures, TINY), tmp_path / "cut", steps=7)
+    cut = StyleGAN2(pictures, TINY)
+    play(cut, tmp_path / "cut")
+    for name, module in whole.modules.items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, cut.modules[name].state_dict()[key]), (name, key)
+    lines = read_journal(tmp_path / "whole" / "journal.jsonl")
+    assert {"critic", "generator", "path", "ada", "resolution"} < set(lines[-1])
+    assert (lines[0]["resolution"], lines[-1]["resolution"]) == (8, 16)
+    assert "r1" in lines[0] and R1_EVERY > 4
+
+
+def weights(module):
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+def test_each_turn_trains_its_own(pictures):
+    game = StyleGAN2(pictures, TINY)
+    game.prepare(0.9)
+    batch = game.batch(torch.Generator().manual_seed(0), 8)
+    for turn in game.turns():
+        mine = "critic" if turn.name in ("critic", "r1") else "generator"
+        other = "generator" if mine == "critic" else "critic"
+        before = weights(game.modules[mine])
+        game.modules[other].zero_grad(set_to_none=True)
+        turn.optimizer.zero_grad(set_to_none=True)
+        turn.loss(batch).backward()
+        # Whoever is not stepped gets no gradient, which would be wasted work.
+        assert all(p.grad is None for p in game.modules[other].parameters()), turn.name
+        turn.optimizer.step()
+        after = weights(game.modules[mine])
+        assert any(not torch.equal(before[name], after[name]) for name in before), turn.name
+
+
+def test_growing_follows_the_recipe(pictures):
+    game = StyleGAN2(pictures, TINY.changed(grow=((4, 0.2), (8, 0.5))))
+    seen = []
+    for progress in (0.0, 0.19, 0.2, 0.2 + FADE / 2, 0.4, 0.5, 0.5 + 2 * FADE):
+        game.prepare(progress)
+        seen.append((game.resolution, round(game.fade, 3)))
+    assert seen == [(4, 1.0), (4, 1.0), (8, 0.0), (8, 0.5), (8, 1.0), (16, 0.0), (16, 1.0)]
+    game.prepare(0.3)
+    assert game.batch(torch.Generator().manual_seed(0), 5).shape == (5, 3, 8, 8)
+    assert game.samples(3).shape == (3, 8, 8, 3)
+
+
+def test_the_average_forgets_by_pictures_seen(pictures):
+    game = StyleGAN2(pictures, TINY)
+    now, average = game.modules["generator"].synthesis.b4.const, game.modules["average"].synthesis.b4.const
+    start = average.clone()
+    now.data += 1
+    # Half-life 100 pictures from 2,000 seen on; a step is 8.
+    game.recipe = TINY.changed(kimg=10.0)
+    game.finish(0.9)
+    torch.testing.assert_close(average - start, torch.full_like(start, 1 - 0.5 ** (8 / 100)))
+
+
+def test_mirrored_pictures_only_where_asked(pictures):
+    plain = StyleGAN2(pictures, TINY.changed(flip=False, grow=()))
+    plain.prepare(0.9)
+    batch = plain.batch(torch.Generator().manual_seed(0), 32)
+    known = {p.tobytes() for p in pictures}
+    back = ((batch + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    assert all(p.tobytes() in known for p in back)
+    mirrored = StyleGAN2(pictures, TINY.changed(grow=()))
+    mirrored.prepare(0.9)
+    batch = mirrored.batch(torch.Generator().manual_seed(0), 32)
+    back = ((batch + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    assert 4 < sum(p.tobytes() in known for p in back) < 28
+
+
+def test_too_few_pictures_are_refused(pictures):
+    with pytest.raises(BadImage, match=f"{FEWEST - 1} pictures given; StyleGAN2 learns from {FEWEST} or more"):
+        StyleGAN2(pictures[1:], TINY)
