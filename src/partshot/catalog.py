@@ -18,6 +18,7 @@ REPRESENTATIONS = {
     "pixels": "partshot.represent.pixels:Pixels",
     "random": "partshot.represent.resnet:random_resnet",
     "resnet": "partshot.represent.resnet:load_resnet",
+    "stylegan2": "partshot.represent.stylegan2:load_stylegan2",
     "timm": "partshot.represent.vit:timm_representation",
 }
 

@@ -132,9 +132,11 @@ def toy(
 
 @app.command(epilog="Example:  partshot pretrain simsiam --images photos/ --out trained/")
 def pretrain(
-    images: Images,
     out: Out,
-    pretext: Annotated[str, typer.Argument(help="How: simsiam.")] = "simsiam",
+    images: Annotated[
+        Path | None, typer.Option("--images", "-i", help="Folder of pictures; toy-face-64 draws its own.")
+    ] = None,
+    pretext: Annotated[str, typer.Argument(help="How: simsiam or stylegan2.")] = "simsiam",
     preset: Annotated[str | None, typer.Option(help="A row of the pretext's table of published settings.")] = None,
     size: Size = None,
     kimg: Kimg = None,
@@ -145,6 +147,21 @@ def pretrain(
     """Train a representation without labels."""
     task = _task("pretrain")
     _show(task(pretext, images, out, preset=preset, size=size, kimg=kimg, batch=batch, seed=seed, devices=devices))
+
+
+@app.command(epilog="Example:  partshot sample trained/representation --count 10 --out samples/")
+def sample(
+    generator: Annotated[Path, typer.Argument(help="What `partshot pretrain stylegan2` wrote: its representation/.")],
+    out: Out,
+    count: Annotated[int, typer.Option(help="How many pictures.")] = 10,
+    seed: Seed = 0,
+    psi: Annotated[float, typer.Option(help="Truncation: below 1 pictures are more alike and better drawn.")] = 1.0,
+) -> None:
+    """Draw pictures to label with a trained generator.
+
+    Writes images/ and, beside them, latents/, from which `partshot fit` reads their features.
+    """
+    _show(_task("sample")(generator, out, count=count, seed=seed, psi=psi))
 
 
 @app.command(epilog="Example:  partshot fit --images photos/ --labels masks/ --out teacher/ --representation random")
@@ -181,13 +198,16 @@ def distill(
     preset: Annotated[str, typer.Option(help="A row of the table of published settings.")] = "default",
     size: Size = None,
     kimg: Kimg = None,
+    drawn: Annotated[
+        int, typer.Option(min=1, help="Labelled pictures that a teacher draws, if it reads a generator.")
+    ] = 2000,
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
 ) -> None:
     """Train a fast student on all pictures."""
     task = _task("distill")
-    options = {"student": student, "preset": preset, "size": size, "kimg": kimg, "seed": seed, "rgb_masks": rgb_masks}
-    _show(task(images, labels, out, teacher=teacher, **options))
+    options = {"student": student, "preset": preset, "size": size, "kimg": kimg, "drawn": drawn, "seed": seed}
+    _show(task(images, labels, out, teacher=teacher, **options, rgb_masks=rgb_masks))
 
 
 @app.command(epilog="Example:  partshot predict student.onnx photos/ --out masks/ --overlays")

@@ -22,9 +22,10 @@ from partshot.data.shots import Shots
 from partshot.data.soft_labels import SoftLabels
 from partshot.errors import BadArtifact, NotFitted
 from partshot.nets.student import build_student
-from partshot.parts import PartSet
+from partshot.parts import IGNORE, PartSet
+from partshot.pyramid import Pyramid
 from partshot.represent.choose import rebuild, tensors_of
-from partshot.represent.spec import Representation
+from partshot.represent.spec import Representation, as_bytes
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead, as_pictures, fit_head
 from partshot.train.loop import native_bf16
@@ -71,9 +72,9 @@ class Segmenter:
         """An unfitted head for this representation and these parts."""
         return lookup(HEADS, self.head_name, "head")(self.representation.spec.channels, len(self.parts))
 
-    def fit(self, shots: Shots, quiet: bool = False) -> "Segmenter":
-        """Fits the head to the shots, forgetting an earlier fit."""
-        self.head_ = fit_head(self.make_head(), self.representation, shots, self.recipe, self.size, quiet)
+    def fit(self, shots: Shots, quiet: bool = False, read: Pyramid | None = None) -> "Segmenter":
+        """Fits the head to the shots, forgetting an earlier fit. read: their features, where they are known already."""
+        self.head_ = fit_head(self.make_head(), self.representation, shots, self.recipe, self.size, quiet, read)
         self.fitted = self.fingerprint(shots)
         return self
 
@@ -102,6 +103,27 @@ class Segmenter:
             kept.append(SoftLabels.of(logits.softmax(1)))
             progress(min(first + _BATCH, len(pictures)))
         return SoftLabels.join(kept)
+
+    def draw(
+        self, seeds: Sequence[int], sure: float = 0.0, progress: Callable[[int], None] = lambda done: None
+    ) -> Shots:
+        """Pictures that the representation, a Generator, draws of these seeds, labelled by the head (auto-shot, ReGAN).
+
+        sure: pixels whose likeliest part is less probable than this are 255. Raises NotFitted before `fit`.
+        """
+        head, images, labels = self._head(), [], []
+        for first in range(0, len(seeds), _BATCH):
+            with torch.no_grad():
+                drawn, pyramid = self.representation.synthesize(
+                    self.representation.sample(seeds[first : first + _BATCH])
+                )
+                likely, ids = head(pyramid).float().softmax(1).max(1)
+            ids = torch.where(likely >= sure, ids, IGNORE)
+            images += list(as_bytes(drawn))
+            labels += list(ids.byte().numpy())
+            progress(len(images))
+        names = tuple(f"seed {seed}" for seed in seeds)
+        return Shots(images=tuple(images), labels=tuple(labels), names=names, parts=self.parts)
 
     def save(self, folder: Path | str) -> Path:
         """Writes everything a prediction needs, the representation included."""

@@ -36,8 +36,9 @@ def path_lengths(
 ) -> Float[torch.Tensor, " b"]:
     """How far a picture moves for a step in its latent: |J^T y| with y a random picture.
 
-    Karras et al. 2020 (StyleGAN2), section 3.2. pictures: computed from `ws`, one latent per layer, which require a gradient; over layers the squares are averaged.
-    noise: standard normal, as large as the pictures; scaled here so that the length does not depend on their size.
+    Karras et al. 2020 (StyleGAN2), section 3.2. pictures: computed from `ws`, one latent per layer, which require a
+    gradient; over layers the squares are averaged. noise: standard normal, as large as the pictures; scaled here so
+    that the length does not depend on their size.
     """
     shown = (pictures.float() * noise).sum() / math.sqrt(pictures.shape[2] * pictures.shape[3])
     (gradient,) = torch.autograd.grad(shown, ws, create_graph=True)

@@ -82,7 +82,7 @@ class StyleGAN2:
                 "add pictures, or use --representation simsiam"
             )
         self.pictures, self.recipe = torch.from_numpy(pictures), recipe
-        shape = shape_of(recipe.net, recipe.size)
+        self.shape = shape = shape_of(recipe.net, recipe.size)
         sides = tuple(side for side, _ in recipe.grow)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -179,6 +179,12 @@ class StyleGAN2:
     def trained(self) -> dict[str, torch.Tensor]:
         """The running average of the generator, under the official names."""
         return self.modules["average"].state_dict()
+
+    def judge(self) -> dict[str, torch.Tensor]:
+        """The critic, without the entries that only growing needs: in its eyes pictures are inverted."""
+        entry = f"b{self.recipe.size}.fromrgb."
+        kept = self.modules["critic"].state_dict()
+        return {f"critic.{k}": v for k, v in kept.items() if ".fromrgb." not in k or k.startswith(entry)}
 
     @torch.no_grad()
     def samples(self, count: int) -> UInt8[np.ndarray, "n s s 3"]:

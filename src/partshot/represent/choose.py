@@ -1,7 +1,8 @@
 """Which representation a name means, and how one is made again from what was saved of it.
 
-Names: "pixels", "random" or "random:NET", "resnet" (trained, from a folder), "timm:NAME" or "timm:NAME@PATH"; each with
-"+position" behind it for a map of positions. Knows the names; how each is read stands in its own file.
+Names: "pixels", "random" or "random:NET", "resnet" and "stylegan2" or "stylegan2:LAYERS" (trained, from a folder),
+"timm:NAME" or "timm:NAME@PATH"; each with "+position" behind it for a map of positions. Knows the names; how each is
+read stands in its own file.
 """
 
 from collections.abc import Mapping
@@ -17,10 +18,14 @@ from partshot.represent.spec import Representation
 
 POSITION = "+position"
 
+# Names that need a folder that `partshot pretrain` wrote.
+TRAINED = ("resnet", "stylegan2")
+
 # The kind on a representation's card -> the class that rebuilds it.
 _KINDS = {
     "pixels": "partshot.represent.pixels:Pixels",
     "resnet": "partshot.represent.resnet:ResNet",
+    "stylegan2": "partshot.represent.stylegan2:StyleGAN2",
     "timm": "partshot.represent.vit:TimmEncoder",
 }
 
@@ -28,16 +33,17 @@ _KINDS = {
 def open_representation(name: str, folder: Path | None = None) -> Representation:
     """The representation of that name.
 
-    folder: where a trained one lies; needed by "resnet" and by no other. Raises BadRecipe for an unknown name,
+    folder: where a trained one lies; needed by TRAINED and by no other. Raises BadRecipe for an unknown name,
     BadArtifact when what the name points to cannot be read, MissingExtra without timm.
     """
     plain = name.removesuffix(POSITION)
     kind, _, detail = plain.partition(":")
     build = lookup(REPRESENTATIONS, kind, "representation")
-    if kind == "resnet":
+    if kind in TRAINED:
         if folder is None:
-            raise BadRecipe("representation 'resnet' is a trained one and needs its folder; run: partshot pretrain")
-        found = build(folder)
+            raise BadRecipe(f"representation '{kind}' is a trained one and needs its folder; run: partshot pretrain")
+        # LAYERS; load_resnet has none.
+        found = build(folder, detail) if detail and kind == "stylegan2" else build(folder)
     elif kind == "timm" and not detail:
         raise BadRecipe("representation 'timm' needs the encoder's name; write timm:NAME or timm:NAME@PATH")
     elif kind == "pixels" and detail:

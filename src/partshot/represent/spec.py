@@ -5,13 +5,16 @@ Knows the words that heads, laws and saved models need about a representation. R
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
+from partshot.artifact import Artifact
 from partshot.errors import BadImage
 from partshot.pyramid import Pyramid
 
@@ -42,6 +45,58 @@ class Representation(Protocol):
         """Plain JSON values from which, with the module's tensors, `choose.rebuild` makes it again."""
 
 
+@dataclass(frozen=True)
+class Latents:
+    """What pictures are drawn from, noise included.
+
+    ws: [b, layers, d], one latent per layer. noise: standard normal [b, 1, side, side] per convolution, coarsest first.
+    generator: the fingerprint of the weights that they belong to.
+    """
+
+    ws: torch.Tensor
+    noise: tuple[torch.Tensor, ...]
+    generator: str
+
+    def __len__(self) -> int:
+        return len(self.ws)
+
+    def __getitem__(self, index: slice | torch.Tensor) -> "Latents":
+        """Those of some of the pictures."""
+        return Latents(self.ws[index], tuple(n[index] for n in self.noise), self.generator)
+
+    def save(self, folder: Path | str, card: dict | None = None) -> Path:
+        """Writes them as an artifact of kind "latents"; card: further JSON values."""
+        tensors = {"ws": self.ws.numpy()} | {f"noise.{i}": n.numpy() for i, n in enumerate(self.noise)}
+        return Artifact("latents", {**(card or {}), "generator": self.generator}, tensors).save(folder)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Latents":
+        """Reads what `save` wrote; BadArtifact when it is something else."""
+        stored = Artifact.load(folder, kind="latents")
+        noise = [stored.tensors[f"noise.{i}"] for i in range(len(stored.tensors) - 1)]
+        ws, *noise = (torch.from_numpy(np.array(t)) for t in (stored.tensors["ws"], *noise))
+        return cls(ws, tuple(noise), stored.card["generator"])
+
+    @classmethod
+    def join(cls, several: Sequence["Latents"]) -> "Latents":
+        """Those of several batches as one."""
+        noise = tuple(torch.cat(maps) for maps in zip(*(s.noise for s in several), strict=True))
+        return cls(torch.cat([s.ws for s in several]), noise, several[0].generator)
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A frozen network that draws pictures and shows the Pyramid that each was drawn from."""
+
+    spec: Spec
+
+    def sample(self, seeds: Sequence[int]) -> Latents:
+        """One latent per seed, which alone decides it."""
+
+    def synthesize(self, latents: Latents) -> tuple[torch.Tensor, Pyramid]:
+        """Pictures [b, 3, s, s], about [-1, 1], and their Pyramid: the same for the same latents, always."""
+
+
 def fingerprint(card: dict, tensors: Mapping[str, torch.Tensor]) -> str:
     """12 hex digits of a representation's card and all of its weights."""
     digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
@@ -49,6 +104,11 @@ def fingerprint(card: dict, tensors: Mapping[str, torch.Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def as_bytes(images: Float[torch.Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
+    """Pictures in [-1, 1] as files hold them."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def refuse_small(images: torch.Tensor, stride: int, name: str) -> None:

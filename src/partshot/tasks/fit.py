@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from partshot.artifact import replacing_file
+from partshot.artifact import read_card, replacing_file
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
@@ -12,6 +12,7 @@ from partshot.recipe import preset as row_of
 from partshot.represent.choose import POSITION, open_representation
 from partshot.represent.spec import Representation
 from partshot.segmenter import Segmenter
+from partshot.tasks.sample import sampled_features
 from partshot.train.fit_head import PRESETS, FitHead, leave_one_out
 
 HEAD = "cnn-s"
@@ -44,8 +45,10 @@ def fit(
     pictures = read_stack(list_images(images, leave_out=masks), 64, skip_corrupt=True).images
     recipe = facing_fit(row_of(PRESETS, preset).changed(seed=seed), one_sided(pictures))
     found = named(representation)
-    teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet=quiet)
-    estimate = estimated(found, head, shots, recipe, size)
+    read = sampled_features(found, images, shots)
+    teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet=quiet, read=read)
+    # Left-out pictures of a generator's own would be inverted, and say little of real ones.
+    estimate = None if read is not None else estimated(found, head, shots, recipe, size)
     if estimate is not None:
         with replacing_file(Path(out) / "leave_one_out.json") as path:
             path.write_text(json.dumps(estimate.to_dict(), indent=1), encoding="utf-8")
@@ -55,9 +58,10 @@ def fit(
 def named(representation: str) -> Representation:
     """The representation of a name, or the pretrained one in a folder."""
     plain = representation.removesuffix(POSITION)
-    if Path(plain).is_dir():
-        return open_representation(representation.replace(plain, "resnet", 1), Path(plain))
-    return open_representation(representation)
+    if not Path(plain).is_dir():
+        return open_representation(representation)
+    kind = "stylegan2" if read_card(Path(plain)).get("pretext") == "stylegan2" else "resnet"
+    return open_representation(representation.replace(plain, kind, 1), Path(plain))
 
 
 def facing_fit(recipe: FitHead, faces_one_way: bool) -> FitHead:

@@ -89,6 +89,8 @@ def pretrain(
     }
     tensors = game.trained()
     if isinstance(game, StyleGAN2):
+        card["shape"] = game.shape.model_dump(mode="json")
+        tensors = {f"generator.{k}": v for k, v in tensors.items()} | game.judge()
         kept = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     else:
         kept = _as_it_is_read(recipe.net, title, tensors, pictures)

@@ -113,12 +113,19 @@ PRESETS = {
 
 
 def fit_head(
-    head: nn.Module, representation: Representation, shots: Shots, recipe: FitHead, size: int, quiet: bool = False
+    head: nn.Module,
+    representation: Representation,
+    shots: Shots,
+    recipe: FitHead,
+    size: int,
+    quiet: bool = False,
+    read: Pyramid | None = None,
 ) -> nn.Module:
     """Fits a head anew, whatever it was before, and returns it in evaluation mode.
 
     head: made for `representation.spec.channels` and `len(shots.parts)` classes; parts that no shot shows keep their
     outputs. size: side of the square that pictures and masks are resized to. quiet: no progress.
+    read: the shots' features where they are known already, as a generator's of what it drew; then nothing is augmented.
     Ignored pixels (255) count nowhere. The same arguments give the same weights.
 
     Raises BadLabels when no pixel is labelled, BadImage when `size` is too small for the representation, BadRecipe
@@ -127,7 +134,9 @@ def fit_head(
     images, labels = shots.stack(size)
     pictures, labels = as_pictures(images), torch.from_numpy(labels).long()
     weights = class_weights(labels, len(shots.parts), recipe.class_power)
-    draw = _Feed(representation, pictures, labels, shots.parts.mirrored_ids(), recipe)
+    if read is not None:
+        recipe = recipe.changed(augment=None)
+    draw = _Feed(representation, pictures, labels, shots.parts.mirrored_ids(), recipe, read)
 
     _restart(head.to(draw.device), recipe.seed)
     if recipe.standardize:
@@ -225,7 +234,9 @@ def pixel_loss(
 class _Feed:
     """Draws batches of features with their labels: from memory when pictures stay as they are, else read anew."""
 
-    def __init__(self, representation, pictures, labels, mirrored_ids: list[int], recipe: FitHead):
+    def __init__(
+        self, representation, pictures, labels, mirrored_ids: list[int], recipe: FitHead, read: Pyramid | None = None
+    ):
         self.representation, self.recipe, self.mirrored_ids = representation, recipe, mirrored_ids
         self.pictures, self.labels = pictures, labels
         # A representation without a tensor of its own computes where its pictures lie.
@@ -234,7 +245,9 @@ class _Feed:
         bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16())
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         self.queue: list[int] = []
-        self.plain = self._read(pictures) if recipe.standardize or recipe.augment is None else None
+        self.plain = None if read is None else read.to(self.device, self.dtype)
+        if self.plain is None and (recipe.standardize or recipe.augment is None):
+            self.plain = self._read(pictures)
 
     def __call__(self) -> tuple[Pyramid, torch.Tensor]:
         chosen = self._next(self.recipe.batch)

@@ -1,0 +1,74 @@
+"""sample: pictures that a generator draws, to be labelled by hand, with what they were drawn from beside them.
+
+The latents lie in a folder of their own, noise included, with the pictures' names on their card; a picture that is no
+longer what its latent draws (renamed, resized, edited) is refused, so that labels never belong to other features.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from partshot.artifact import read_card, replacing_file
+from partshot.data.shots import Shots
+from partshot.errors import BadArtifact, BadRecipe
+from partshot.pyramid import Pyramid
+from partshot.represent.spec import Generator, Latents, Representation, as_bytes
+from partshot.represent.stylegan2 import load_stylegan2
+from partshot.train.progress import Ticker
+
+_BATCH = 16
+# PNGs hold whole gray levels, and another machine's sums may round one of them otherwise.
+_ROUNDING = 2
+
+
+def sample(
+    generator: Path, out: Path, count: int = 10, seed: int = 0, psi: float | int = 1.0, quiet: bool = False
+) -> Path:
+    """Draws `count` pictures of the seeds seed, seed + 1, ...; returns out/images, beside which lie out/latents.
+
+    generator: what `partshot pretrain stylegan2` wrote (its representation/). psi: truncation; below 1 pictures are
+    more alike and better drawn. Raises BadArtifact when the folder holds no generator.
+    """
+    if count < 1:
+        raise BadRecipe(f"count {count} given; 1 or more pictures are drawn")
+    found = load_stylegan2(generator, psi=psi)
+    seeds, several = range(seed, seed + count), []
+    names = [f"{s:06d}" for s in seeds]
+    with Ticker("sample", count, 0, quiet) as ticker:
+        for first in range(0, count, _BATCH):
+            latents = found.sample(seeds[first : first + _BATCH])
+            with torch.no_grad():
+                pictures = as_bytes(found.synthesize(latents)[0])
+            for name, picture in zip(names[first:], pictures, strict=False):
+                with replacing_file(out / "images" / f"{name}.png") as path:
+                    Image.fromarray(picture).save(path)
+            several.append(latents)
+            ticker.tick(min(first + _BATCH, count))
+    Latents.join(several).save(out / "latents", {"names": names})
+    return out / "images"
+
+
+def sampled_features(representation: Representation, images: Path, shots: Shots) -> Pyramid | None:
+    """The features of shots that a generator drew, from their latents; None for shots from anywhere else.
+
+    images: the folder that `sample` returned, or a copy with latents/ beside it. Raises BadArtifact when a shot is not
+    what its latent draws, or has none.
+    """
+    folder = Path(images).parent / "latents"
+    if not isinstance(representation, Generator) or not folder.is_dir():
+        return None
+    latents, known = Latents.load(folder), {name: i for i, name in enumerate(read_card(folder)["names"])}
+    unknown = [name for name in shots.names if name not in known]
+    if unknown:
+        raise BadArtifact(f"{folder}: holds no latent of '{unknown[0]}'; label pictures that `partshot sample` drew")
+    with torch.no_grad():
+        drawn, pyramid = representation.synthesize(latents[torch.tensor([known[name] for name in shots.names])])
+    for name, picture, image in zip(shots.names, as_bytes(drawn), shots.images, strict=True):
+        same = picture.shape == image.shape
+        if not same or np.abs(picture.astype(int) - image.astype(int)).max() > _ROUNDING:
+            raise BadArtifact(
+                f"{images}: '{name}' is not the picture that its latent draws; restore it, or sample anew and label it"
+            )
+    return pyramid

@@ -1,0 +1,86 @@
+"""Inversion: pictures are found again, each as if it were alone, and the schedule and regularizer are the published."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from partshot.nets.perceptual import feature_distance
+from partshot.nets.stylegan2 import Critic, Generator, Shape
+from partshot.represent.invert import PRESETS, InvertRecipe, invert, noise_likeness, rate_at
+from partshot.represent.stylegan2 import StyleGAN2
+
+SHAPE = Shape(resolution=16, z_dim=8, w_dim=8, mapping_layers=2, channel_base=128, channel_max=16)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    torch.manual_seed(0)
+    net = Generator(SHAPE)
+    for name, parameter in net.named_parameters():
+        if name.endswith("noise_strength"):
+            parameter.data.fill_(0.05)
+    return StyleGAN2(net, Critic(SHAPE))
+
+
+@pytest.mark.parametrize("space", ["w", "w+"])
+def test_pictures_that_it_drew_are_found_again(generator, space):
+    truth = generator.sample([10, 11, 12])
+    images, pyramid = generator.synthesize(truth)
+    recipe = InvertRecipe(steps=150, space=space)
+    found = invert(generator, images, generator.distance(), recipe)
+    assert (found.errors < 0.35 * found.worst).all()
+    drawn, again = generator.synthesize(found.latents)
+    torch.testing.assert_close(generator.distance()(drawn, images), found.errors)
+    start = images - generator.synthesize(generator.sample([0]))[0]
+    assert (drawn - images).square().mean() < 0.3 * start.square().mean()
+    if space == "w":
+        assert torch.equal(found.latents.ws[:, 0], found.latents.ws[:, -1])
+    for maps in found.latents.noise:
+        torch.testing.assert_close(maps.mean((2, 3)), torch.zeros(3, 1), atol=1e-4, rtol=0)
+        torch.testing.assert_close(maps.square().mean((2, 3)), torch.ones(3, 1), atol=1e-4, rtol=0)
+
+
+def test_pictures_do_not_know_of_their_neighbours(generator):
+    images, _ = generator.synthesize(generator.sample([1, 2, 3]))
+    recipe, steps = InvertRecipe(steps=6, space="w+"), []
+    together = invert(generator, images, generator.distance(), recipe, steps.append)
+    alone = invert(generator, images[1:2], generator.distance(), recipe)
+    torch.testing.assert_close(together.latents.ws[1:2], alone.latents.ws, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(together.errors[1:2], alone.errors, atol=1e-3, rtol=1e-3)
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_rate_rises_and_falls_as_published():
+    recipe = PRESETS["stylegan2-paper"]
+    assert (recipe.steps, recipe.rate, recipe.space, recipe.noise) == (1000, 0.1, "w", 1e5)
+    assert rate_at(0.0, recipe) == 0 and rate_at(0.025, recipe) == pytest.approx(0.5)
+    assert rate_at(0.5, recipe) == 1
+    assert rate_at(0.875, recipe) == pytest.approx(0.5 - 0.5 * math.cos(math.pi / 2))
+    assert rate_at(1.0, recipe) == pytest.approx(0)
+
+
+def test_the_regularizer_tells_noise_from_pictures():
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, 1, 32, 32, generator=rng)
+    smooth = F.interpolate(torch.randn(1, 1, 4, 4, generator=rng), size=32, mode="bilinear")
+    smooth = (smooth - smooth.mean()) / smooth.std()
+    assert noise_likeness([noise]) < 0.05 < 1 < noise_likeness([smooth])
+    # By hand: products of neighbours at 8 px alone.
+    small = torch.randn(2, 1, 8, 8, generator=rng)
+    expected = sum((one * one.roll(1, axis)).mean() ** 2 for one in small for axis in (1, 2))
+    torch.testing.assert_close(noise_likeness([small]), expected)
+    assert noise_likeness([torch.ones(1, 1, 4, 4)]) == 0
+
+
+def test_the_distance_is_zero_for_the_same_and_differentiable():
+    distance = feature_distance(lambda x: [x, F.avg_pool2d(x, 2)], pixels=1.0)
+    a, b = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8, requires_grad=True)
+    assert distance(a, a).abs().max() == 0
+    unit = F.normalize(a, dim=1) - F.normalize(b, dim=1)
+    pooled = F.normalize(F.avg_pool2d(a, 2), dim=1) - F.normalize(F.avg_pool2d(b, 2), dim=1)
+    expected = unit.square().sum(1).mean((1, 2)) + pooled.square().sum(1).mean((1, 2))
+    torch.testing.assert_close(distance(a, b), expected + (a - b).square().mean((1, 2, 3)), atol=1e-5, rtol=1e-5)
+    distance(a, b).sum().backward()
+    assert b.grad.abs().sum() > 0

@@ -1,0 +1,108 @@
+"""A generator as it is read: the same latent gives the same pixels and maps, and latents of another are refused."""
+
+import pytest
+import torch
+
+from partshot.artifact import Artifact
+from partshot.errors import BadArtifact, BadRecipe
+from partshot.nets.stylegan2 import Critic, Shape
+from partshot.nets.stylegan2 import Generator as Net
+from partshot.represent.choose import rebuild, tensors_of
+from partshot.represent.invert import InvertRecipe
+from partshot.represent.spec import Generator, Latents, Representation
+from partshot.represent.stylegan2 import StyleGAN2, load_stylegan2
+
+SHAPE = Shape(resolution=32, z_dim=8, w_dim=8, mapping_layers=2, channel_base=128, channel_max=8)
+QUICK = InvertRecipe(steps=3, space="w+")
+
+
+def make(seed=0, **given) -> StyleGAN2:
+    torch.manual_seed(seed)
+    net = Net(SHAPE)
+    for name, parameter in net.named_parameters():
+        if name.endswith("noise_strength"):
+            parameter.data.fill_(0.2)
+    return StyleGAN2(net, Critic(SHAPE), recipe=QUICK, **given)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return make()
+
+
+def test_it_is_a_generator_and_a_representation(generator):
+    assert isinstance(generator, Generator) and isinstance(generator, Representation)
+    assert generator.spec.channels == (4, 4, 8, 8, 8, 8) and generator.spec.strides == (1, 1, 2, 2, 4, 4)
+    assert not any(p.requires_grad for p in generator.parameters())
+    generator.train()
+    assert not generator.training
+
+
+def test_a_seed_alone_decides_pixels_and_features(generator):
+    together, alone = generator.sample([5, 6, 7]), generator.sample([6])
+    images, pyramid = generator.synthesize(together)
+    image, maps = generator.synthesize(alone)
+    torch.testing.assert_close(image[0], images[1], atol=1e-5, rtol=1e-5)
+    for whole, one in zip(pyramid.maps, maps.maps, strict=True):
+        torch.testing.assert_close(one[0], whole[1], atol=1e-5, rtol=1e-5)
+    again, _ = generator.synthesize(together)
+    assert torch.equal(images, again)
+    # Without its noise it would be another picture.
+    quiet = Latents(together.ws, tuple(torch.zeros_like(n) for n in together.noise), together.generator)
+    assert not torch.allclose(generator.synthesize(quiet)[0], images)
+
+
+@pytest.mark.parametrize(
+    "layers, sides", [("coarse", [8, 8, 4]), ("middle", [32, 32, 16, 16]), ("all", [32, 32, 16, 16, 8, 8, 4])]
+)
+def test_groups_of_layers(layers, sides):
+    found = make(layers=layers)
+    _, pyramid = found.synthesize(found.sample([0]))
+    assert [m.shape[2] for m in pyramid.maps] == sides == [32 // s for s in found.spec.strides]
+    assert pyramid.channels == found.spec.channels and layers in found.spec.name
+    assert found.spec.fingerprint != make().spec.fingerprint and found.weights == make().weights
+
+
+def test_groups_that_do_not_exist_are_refused():
+    with pytest.raises(BadRecipe, match="unknown group of layers 'midle'; did you mean 'middle'"):
+        make(layers="midle")
+    with pytest.raises(BadRecipe, match="has no fine layers"):
+        make(layers="fine")
+
+
+def test_truncation_brings_samples_together(generator):
+    near = make(psi=0.3)
+    spread = [g.sample(range(20)).ws[:, 0].std(0).mean() for g in (generator, near)]
+    assert float(spread[1]) == pytest.approx(0.3 * float(spread[0]), rel=1e-3)
+
+
+def test_latents_are_kept_and_refused_by_another_generator(generator, tmp_path):
+    latents = generator.sample([1, 2])
+    back = Latents.load(latents.save(tmp_path / "latents", {"seeds": [1, 2]}))
+    assert torch.equal(back.ws, latents.ws) and all(map(torch.equal, back.noise, latents.noise)) and len(back) == 2
+    joined = Latents.join([back[:1], back[1:]])
+    assert torch.equal(generator.synthesize(joined)[0], generator.synthesize(latents)[0])
+    with pytest.raises(BadArtifact, match="these latents belong to generator"):
+        make(seed=1).synthesize(back)
+    with pytest.raises(BadArtifact, match="holds a latents, a representation is needed"):
+        load_stylegan2(tmp_path / "latents")
+
+
+def test_saved_and_rebuilt_it_draws_the_same(generator, tmp_path):
+    again = rebuild(generator.card(), tensors_of(generator))
+    assert again.spec == generator.spec
+    latents = generator.sample([3])
+    assert torch.equal(again.synthesize(latents)[0], generator.synthesize(latents)[0])
+    card = {"title": "mine", "shape": SHAPE.model_dump(mode="json")}
+    Artifact("representation", card, tensors_of(generator)).save(tmp_path / "made")
+    assert load_stylegan2(tmp_path / "made", layers="middle").weights == generator.weights
+    Artifact("representation", {"title": "a resnet"}, {}).save(tmp_path / "other")
+    with pytest.raises(BadArtifact, match="holds a resnet; a StyleGAN2 is needed"):
+        load_stylegan2(tmp_path / "other")
+
+
+def test_any_pictures_can_be_read_by_inversion(generator):
+    images = torch.rand(2, 3, 48, 40) * 2 - 1
+    pyramid = generator.features(images)
+    assert pyramid.image_size == (48, 40) and [m.shape[2] for m in pyramid.maps] == [32, 32, 16, 16, 8, 8]
+    assert not any(m.requires_grad for m in pyramid.maps)

@@ -1,0 +1,101 @@
+"""sample, and what follows: drawn pictures are labelled, a head reads their latents, a student learns what it draws."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from partshot.artifact import Artifact
+from partshot.data.shots import load_shots
+from partshot.errors import BadArtifact, BadRecipe
+from partshot.nets.stylegan2 import Critic, Generator, Shape
+from partshot.parts import IGNORE
+from partshot.represent.choose import open_representation, tensors_of
+from partshot.represent.stylegan2 import StyleGAN2
+from partshot.segmenter import Segmenter
+from partshot.tasks.distill import distill
+from partshot.tasks.fit import fit
+from partshot.tasks.sample import sample, sampled_features
+from partshot.train.fit_head import PRESETS
+
+SHAPE = Shape(resolution=32, z_dim=8, w_dim=8, mapping_layers=2, channel_base=256, channel_max=16)
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    """The folder of a generator that was never trained: its pictures are blobs."""
+    torch.manual_seed(0)
+    found = StyleGAN2(Generator(SHAPE), Critic(SHAPE))
+    card = {"title": "blobs", "pretext": "stylegan2", "shape": SHAPE.model_dump(mode="json")}
+    return Artifact("representation", card, tensors_of(found)).save(tmp_path_factory.mktemp("made") / "blobs")
+
+
+@pytest.fixture
+def labelled(generator, tmp_path):
+    """Three drawn pictures, whose brighter half is the part "bright"."""
+    images = sample(generator, tmp_path / "samples", count=3, seed=4, quiet=True)
+    masks = tmp_path / "samples" / "masks"
+    masks.mkdir()
+    for path in images.iterdir():
+        gray = np.asarray(Image.open(path)).mean(2)
+        Image.fromarray((gray > np.median(gray)).astype(np.uint8)).save(masks / path.name)
+    classes = [{"id": 0, "name": "background"}, {"id": 1, "name": "bright"}]
+    (masks / "classes.json").write_text(json.dumps({"classes": classes}))
+    return images, masks
+
+
+def test_pictures_and_latents_lie_side_by_side(generator, tmp_path):
+    images = sample(generator, tmp_path / "s", count=5, seed=10, quiet=True)
+    assert sorted(p.name for p in images.iterdir()) == [f"{s:06d}.png" for s in range(10, 15)]
+    more = sample(generator, tmp_path / "more", count=1, seed=12, quiet=True)
+    assert (more / "000012.png").read_bytes() == (images / "000012.png").read_bytes()
+    with pytest.raises(BadRecipe, match="count 0 given"):
+        sample(generator, tmp_path / "none", count=0)
+    with pytest.raises(BadArtifact, match="no artifact there"):
+        sample(tmp_path, tmp_path / "none")
+
+
+def test_features_come_from_the_latents(generator, labelled):
+    images, masks = labelled
+    reads, shots = open_representation("stylegan2", generator), load_shots(masks, images)
+    pyramid = sampled_features(reads, images, shots)
+    _, expected = reads.synthesize(reads.sample([4, 5, 6]))
+    assert all(torch.equal(a, b) for a, b in zip(pyramid.maps, expected.maps, strict=True))
+    assert sampled_features(open_representation("pixels"), images, shots) is None
+
+
+def test_a_picture_that_its_latent_does_not_draw_is_refused(generator, labelled):
+    images, masks = labelled
+    reads = open_representation("stylegan2", generator)
+    picture = np.asarray(Image.open(images / "000005.png")).copy()
+    picture[:8] = 255 - picture[:8]
+    Image.fromarray(picture).save(images / "000005.png")
+    with pytest.raises(BadArtifact, match="'000005' is not the picture that its latent draws"):
+        sampled_features(reads, images, load_shots(masks, images))
+    for folder in (images, masks):
+        (folder / "000005.png").rename(folder / "000099.png")
+    with pytest.raises(BadArtifact, match="holds no latent of '000099'"):
+        sampled_features(reads, images, load_shots(masks, images))
+
+
+def test_from_samples_to_a_student_that_was_drawn_its_pictures(generator, labelled, tmp_path, monkeypatch):
+    images, masks = labelled
+    monkeypatch.setitem(PRESETS, "fast", PRESETS["fast"].changed(images=240))
+    monkeypatch.setattr(StyleGAN2, "invert", lambda *_: pytest.fail("inverted what was drawn"))
+    fit(images, masks, tmp_path / "teacher", str(generator), "linear", size=32, quiet=True)
+    teacher = Segmenter.load(tmp_path / "teacher" / "segmenter")
+    drawn = teacher.draw([4, 5, 6, 70], sure=0.0)
+    assert drawn.names == ("seed 4", "seed 5", "seed 6", "seed 70") and drawn.images[0].shape == (32, 32, 3)
+    shots = load_shots(masks, images)
+    for ours, truth in zip(drawn.labels, shots.labels, strict=False):
+        assert (ours == truth).mean() > 0.75
+    unsure = teacher.draw([70], sure=0.99)
+    ignored = unsure.labels[0] == IGNORE
+    assert 0 < ignored.mean() < 1 and (unsure.labels[0][~ignored] == drawn.labels[3][~ignored]).all()
+
+    options = {"size": 32, "kimg": 0.032, "drawn": 6, "quiet": True}
+    assert distill(images, masks, tmp_path / "student", teacher=tmp_path / "teacher", **options).is_dir()
+    with pytest.raises(BadArtifact, match="other settings|another recipe"):
+        distill(images, masks, tmp_path / "student", teacher=tmp_path / "teacher", **{**options, "drawn": 5})
