@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
+from safetensors.torch import save_file
 
-from partshot.nets.perceptual import feature_distance
+from partshot.errors import BadArtifact
+from partshot.nets.perceptual import feature_distance, load_lpips
 from partshot.nets.stylegan2 import Critic, Generator, Shape
 from partshot.represent.invert import PRESETS, InvertRecipe, invert, noise_likeness, rate_at
 from partshot.represent.stylegan2 import StyleGAN2
@@ -84,3 +87,30 @@ def test_the_distance_is_zero_for_the_same_and_differentiable():
     torch.testing.assert_close(distance(a, b), expected + (a - b).square().mean((1, 2, 3)), atol=1e-5, rtol=1e-5)
     distance(a, b).sum().backward()
     assert b.grad.abs().sum() > 0
+
+
+def test_lpips_is_the_weighted_distance_of_vggs_features(tmp_path):
+    torch.manual_seed(0)
+    vgg = torchvision.models.vgg16(weights=None)
+    tensors = {f"features.{k}": v for k, v in vgg.features.state_dict().items()}
+    tensors |= {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}
+    save_file(tensors, tmp_path / "lpips.safetensors")
+    distance = load_lpips(tmp_path / "lpips.safetensors")
+    a, b = torch.rand(2, 3, 32, 32) * 2 - 1, torch.rand(2, 3, 32, 32) * 2 - 1
+    scale = torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)
+    shift = torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)
+    expected, x, y = 0, (a - shift) / scale, (b - shift) / scale
+    ends = {3: 0, 8: 1, 15: 2, 22: 3, 29: 4}  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3
+    for i, layer in enumerate(vgg.features[:30]):
+        x, y = layer(x), layer(y)
+        if i in ends:
+            apart = (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square()
+            expected = expected + (apart * tensors[f"lin{ends[i]}.model.1.weight"]).sum(1).mean((1, 2))
+    torch.testing.assert_close(distance(a, b), expected, atol=1e-5, rtol=1e-4)
+    del tensors["lin3.model.1.weight"]
+    save_file(tensors, tmp_path / "part.safetensors")
+    with pytest.raises(BadArtifact, match="lacks 'lin3.model.1.weight'"):
+        load_lpips(tmp_path / "part.safetensors")
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    with pytest.raises(BadArtifact, match="cannot be read as LPIPS weights"):
+        load_lpips(tmp_path / "torn.safetensors")

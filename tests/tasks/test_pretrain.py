@@ -7,7 +7,9 @@ from PIL import Image
 
 from partshot.artifact import Artifact, read_card
 from partshot.errors import BadArtifact, BadImage, BadRecipe
+from partshot.pretext.stylegan2 import PRESETS
 from partshot.represent.choose import open_representation
+from partshot.tasks import pretrain as task
 from partshot.tasks.pretrain import pretrain, resolve
 
 
@@ -96,3 +98,34 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path):
 def test_what_is_asked_replaces_the_presets_value():
     recipe = resolve("simsiam", preset="ganorcon", size=64, kimg=3)
     assert (recipe.size, recipe.kimg, recipe.batch, recipe.net) == (64, 3, 32, "resnet50")
+
+
+def test_a_generator_is_trained_on_drawn_pictures_and_shows_samples(tmp_path, monkeypatch):
+    small = PRESETS["toy-face-64"].changed(size=32, kimg=0.032, batch=8, grow=((16, 0.5),))
+    monkeypatch.setitem(PRESETS, "toy-face-64", small)
+    monkeypatch.setitem(task.DRAWN, "toy-face-64", ("faces", 50, 7))
+    options = {"preset": "toy-face-64", "quiet": True}
+    made = pretrain("stylegan2", None, tmp_path / "out", **options)
+    card = read_card(made)
+    assert (card["kind"], card["pretext"], card["pictures"], card["flip"]) == ("representation", "stylegan2", 50, True)
+    generator = open_representation("stylegan2", made)
+    images, pyramid = generator.synthesize(generator.sample([0, 1]))
+    assert images.shape == (2, 3, 32, 32) and len(pyramid.maps) == 6
+    assert float(generator.distance()(images[:1], images[1:])) > 0
+    grids = sorted((tmp_path / "out" / "samples").iterdir())
+    assert [Image.open(path).size for path in grids] == [(8 * 32, 4 * 32)] * 4
+    written = (made / "card.json").stat().st_mtime_ns
+    assert pretrain("stylegan2", None, tmp_path / "out", **options) == made
+    assert (made / "card.json").stat().st_mtime_ns == written
+
+
+def test_only_some_presets_draw_their_own_pictures(tmp_path):
+    with pytest.raises(BadRecipe, match="--images is missing; only these presets draw their own pictures: toy-face-64"):
+        pretrain("stylegan2", None, tmp_path / "out")
+
+
+def test_a_generator_needs_more_pictures_and_a_power_of_two(folder, tmp_path):
+    with pytest.warns(UserWarning), pytest.raises(BadImage, match="8 pictures given; StyleGAN2 learns from 50 or more"):
+        pretrain("stylegan2", folder, tmp_path / "out", size=32)
+    with pytest.raises(BadRecipe, match="100 px is no power of two; the nearest is 128"):
+        pretrain("stylegan2", folder, tmp_path / "out", size=100)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -81,7 +82,7 @@ def load_lpips(path: Path | str) -> Lpips:
     """LPIPS from a safetensors file with the names of `Lpips`; BadArtifact when it cannot be read or lacks one."""
     try:
         return Lpips(load_file(path))
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadArtifact(f"{path}: cannot be read as LPIPS weights ({str(error).splitlines()[0]})") from error
     except KeyError as error:
         raise BadArtifact(f"{path}: lacks {error}; LPIPS needs vgg16's features and its five linear layers") from error

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from partshot.errors import BadImage
@@ -53,6 +53,15 @@ class StyleGAN2Recipe(Recipe):
     average: float = Field(default=10.0, gt=0)
     ada: float = Field(default=0.6, ge=0, lt=1)
     flip: bool = True
+
+    @model_validator(mode="after")
+    def _can_be_built(self):
+        # Raises BadRecipe, before any picture is read.
+        shape = shape_of(self.net, self.size)
+        wrong = [side for side, _ in self.grow if side not in shape.resolutions]
+        if wrong:
+            raise ValueError(f"grow names {wrong[0]} px; the net's maps have {', '.join(map(str, shape.resolutions))}")
+        return self
 
 
 PRESETS = {

@@ -116,12 +116,12 @@ def _drawn(preset: str, size: int, quiet: bool) -> np.ndarray:
 
 
 def _show(folder: Path, game: StyleGAN2, seen: int) -> None:
-    """A grid of what a generator makes, as folder/KIMG.png."""
+    """A grid of what a generator makes, as folder/PICTURES_SEEN.png."""
     side = GRID[0] * game.recipe.size, GRID[1] * game.recipe.size
     pictures = game.samples(GRID[0] * GRID[1])
     rows = pictures.reshape(GRID[1], GRID[0], *pictures.shape[1:]).swapaxes(1, 2)
     grid = Image.fromarray(rows.reshape(rows.shape[0] * rows.shape[1], -1, 3)).resize(side, Image.Resampling.NEAREST)
-    with replacing_file(folder / f"{seen / 1000:07.1f}.png") as path:
+    with replacing_file(folder / f"{seen:09d}.png") as path:
         grid.save(path)
 
 
