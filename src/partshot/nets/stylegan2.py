@@ -186,9 +186,10 @@ class _StyledConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: torch.Tensor, w: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
-        x = modulated_conv(x, self.weight, self.affine(w), up=self.up)
-        x = x + (self.noise_const if noise is None else noise).to(x.dtype) * self.noise_strength.to(x.dtype)
-        return _activate(x + self.bias[:, None, None].to(x.dtype), clamp=self.clamp)
+        # The gain of the activation is carried by what comes before it, and two of three passes write in place.
+        x = modulated_conv(x, self.weight, self.affine(w), up=self.up, bias=self.bias, gain=_GAIN)
+        noise = self.noise_const if noise is None else noise
+        return _activate_in_place(x.add_((noise * (self.noise_strength * _GAIN)).to(x.dtype)), self.clamp)
 
 
 class _ToRGB(nn.Module):
@@ -203,7 +204,7 @@ class _ToRGB(nn.Module):
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         styles = self.affine(w) / math.sqrt(self.weight.shape[1])
-        x = modulated_conv(x, self.weight, styles, demodulate=False) + self.bias[:, None, None].to(x.dtype)
+        x = modulated_conv(x, self.weight, styles, demodulate=False, bias=self.bias)
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
@@ -213,23 +214,27 @@ def modulated_conv(
     styles: Float[torch.Tensor, "b i"],
     demodulate: bool = True,
     up: bool = False,
+    bias: Float[torch.Tensor, " o"] | None = None,
+    gain: float = 1.0,
 ) -> torch.Tensor:
     """A convolution whose input channels are scaled by each picture's own styles (section 2.2).
 
     demodulate: outputs are scaled back to the variance they would have for independent inputs. up: to twice the size,
-    by a transposed convolution and the FIR filter.
+    by a transposed convolution and the FIR filter. bias: added to the outputs. gain: multiplies all, bias included.
     """
     x = x * styles[:, :, None, None].to(x.dtype)
     if up:
         x = smooth(F.conv_transpose2d(x, weight.to(x.dtype).transpose(0, 1), stride=2), 1, gain=4.0)
     else:
         x = F.conv2d(x, weight.to(x.dtype), padding=weight.shape[2] // 2)
-    if not demodulate:
-        return x
-    # sum over inputs and taps of (weight * style)^2, for all pictures in one product; in float32, since it is squared.
-    with torch.autocast(x.device.type, enabled=False):
-        variance = styles.float().square() @ weight.float().square().sum((2, 3)).T
-    return x * (variance + 1e-8).rsqrt()[:, :, None, None].to(x.dtype)
+    scale = torch.full((1, 1), gain, device=x.device)
+    if demodulate:
+        # sum over inputs and taps of (weight * style)^2, for all pictures in one product; in float32, being squared.
+        with torch.autocast(x.device.type, enabled=False):
+            variance = styles.float().square() @ weight.float().square().sum((2, 3)).T
+            scale = (variance + 1e-8).rsqrt() * gain
+    scale = scale[:, :, None, None].to(x.dtype)
+    return x * scale if bias is None else torch.addcmul((bias * gain)[:, None, None].to(x.dtype), x, scale)
 
 
 class Critic(nn.Module):
@@ -320,14 +325,15 @@ class _Conv(nn.Module):
         self.scale = 1 / math.sqrt(inputs * kernel * kernel)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight = self.weight * self.scale
+        # As in synthesis, weight and bias carry the activation's gain.
+        gain, reach = 1.0 if self.bias is None else _GAIN, self.weight.shape[2] // 2
+        weight = (self.weight * (self.scale * gain)).to(x.dtype)
+        bias = None if self.bias is None else (self.bias * gain).to(x.dtype)
         if self.down:
-            x = F.conv2d(smooth(x, weight.shape[2] // 2 + 1), weight.to(x.dtype), stride=2)
+            x = F.conv2d(smooth(x, reach + 1), weight, bias, stride=2)
         else:
-            x = F.conv2d(x, weight.to(x.dtype), padding=weight.shape[2] // 2)
-        if self.bias is None:
-            return x
-        return _activate(x + self.bias[:, None, None].to(x.dtype), clamp=self.clamp)
+            x = F.conv2d(x, weight, bias, padding=reach)
+        return x if self.bias is None else _activate_in_place(x, self.clamp)
 
 
 class Linear(nn.Module):
@@ -345,9 +351,9 @@ class Linear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
             x = F.linear(x.float(), self.weight * self.scale, self.bias * self.rate)
-        return _activate(x) if self.activate else x
+        return F.leaky_relu(x, _SLOPE) * _GAIN if self.activate else x
 
 
-def _activate(x: torch.Tensor, clamp: float | None = None) -> torch.Tensor:
-    x = F.leaky_relu(x, _SLOPE) * _GAIN
+def _activate_in_place(x: torch.Tensor, clamp: float | None) -> torch.Tensor:
+    x = F.leaky_relu(x, _SLOPE, inplace=True)
     return x if clamp is None else x.clamp(-clamp, clamp)
