@@ -269,7 +269,7 @@ def run(
     labels: Labels,
     out: Out,
     representation: Annotated[
-        str, typer.Option(help="auto (= random), random, pixels, simsiam or timm:NAME[@WEIGHTS].")
+        str, typer.Option(help="auto (= random), random, pixels, simsiam, stylegan2 or timm:NAME[@WEIGHTS].")
     ] = "auto",
     size: Size = None,
     minutes: Annotated[float | None, typer.Option(help="About how long the student may train.")] = None,

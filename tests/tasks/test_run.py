@@ -11,6 +11,9 @@ from partshot.data.shots import load_shots
 from partshot.data.toy import write_toy
 from partshot.errors import BadLabels, BadRecipe
 from partshot.parts import PartSet
+from partshot.pretext.stylegan2 import FEWEST
+from partshot.pretext.stylegan2 import PRESETS as GAN_PRESETS
+from partshot.represent import stylegan2
 from partshot.segmenter import Segmenter
 from partshot.shipped import Shipped
 from partshot.tasks import distill as distilling
@@ -138,3 +141,20 @@ def test_wrong_settings_are_told_before_any_work(toy, tmp_path, given, hint):
     with pytest.raises(BadRecipe, match=hint):
         ran(toy, tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_generator_is_trained_on_the_folder_and_labels_what_it_draws(tmp_path, monkeypatch):
+    toy, out = make_toy(tmp_path / "toy", count=FEWEST), tmp_path / "out"
+    quick = GAN_PRESETS["small-folder"].changed(kimg=0.016, batch=8, grow=())
+    monkeypatch.setitem(GAN_PRESETS, "small-folder", quick)
+    monkeypatch.setattr(task, "DRAWN", 6)
+    slow = stylegan2.invert
+    monkeypatch.setattr(stylegan2, "invert", lambda g, x, d, recipe: slow(g, x, d, recipe.changed(steps=2)))
+    plan = ran(toy, out, representation="stylegan2", dry_run=True)
+    assert plan.representation == "stylegan2" and plan.fit.augment is None
+    ran(toy, out, representation="stylegan2")
+    assert len(list((out / "masks").glob("0*.png"))) == FEWEST
+    assert (out / "representation" / "samples").is_dir()
+    assert "labels 6 pictures that it draws" in (out / "report.html").read_text(encoding="utf-8")
+    teacher = Segmenter.load(out / "segmenter")
+    assert isinstance(teacher.representation, stylegan2.StyleGAN2) and teacher.size == 32

@@ -18,7 +18,7 @@ from partshot.data.symmetry import one_sided
 from partshot.evaluate import score
 from partshot.nets.student import build_student
 from partshot.recipe import preset as row_of
-from partshot.represent.spec import Generator
+from partshot.represent.stylegan2 import StyleGAN2
 from partshot.segmenter import Segmenter, Student
 from partshot.train.distill import PRESETS, Distill, Distillation
 from partshot.train.loop import LoopRecipe, run_loop
@@ -63,7 +63,7 @@ def distill(
     pictures = unlabelled_stack(images, labels, recipe.size)
     recipe = facing(recipe, pictures)
     segmenter = None if teacher is None else Segmenter.load(_fitted(Path(teacher)))
-    if segmenter is not None and isinstance(segmenter.representation, Generator):
+    if segmenter is not None and isinstance(segmenter.representation, StyleGAN2):
         shots, segmenter = shots.joined(drawn_shots(segmenter, drawn, seed, quiet)), None
     elif segmenter is not None and not is_heard(segmenter, shots, recipe):
         why = f"it reads its own shots to a mean IoU below {TRUSTED:g}"

@@ -11,6 +11,7 @@ from partshot.evaluate import Score, score_confusion
 from partshot.recipe import preset as row_of
 from partshot.represent.choose import POSITION, open_representation
 from partshot.represent.spec import Representation
+from partshot.represent.stylegan2 import StyleGAN2
 from partshot.segmenter import Segmenter
 from partshot.tasks.sample import sampled_features
 from partshot.train.fit_head import PRESETS, FitHead, leave_one_out
@@ -46,9 +47,12 @@ def fit(
     recipe = facing_fit(row_of(PRESETS, preset).changed(seed=seed), one_sided(pictures))
     found = named(representation)
     read = sampled_features(found, images, shots)
+    if isinstance(found, StyleGAN2):
+        # Inverted pictures are read once; an augmented one would have to be inverted anew in every step.
+        recipe = recipe.changed(augment=None)
     teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet=quiet, read=read)
-    # Left-out pictures of a generator's own would be inverted, and say little of real ones.
-    estimate = None if read is not None else estimated(found, head, shots, recipe, size)
+    # Leaving out would invert every picture once per fold.
+    estimate = None if isinstance(found, StyleGAN2) else estimated(found, head, shots, recipe, size)
     if estimate is not None:
         with replacing_file(Path(out) / "leave_one_out.json") as path:
             path.write_text(json.dumps(estimate.to_dict(), indent=1), encoding="utf-8")

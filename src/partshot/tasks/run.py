@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from partshot.artifact import standing
 from partshot.data.images import Stack, list_images, read_image, read_stack
-from partshot.data.shots import Pair, Shots, find_pairs, load_shots
+from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.errors import BadImage, BadRecipe
 from partshot.evaluate import Score
@@ -37,8 +39,9 @@ from partshot.report import (
 )
 from partshot.represent.choose import POSITION, open_representation
 from partshot.represent.spec import Representation
+from partshot.represent.stylegan2 import StyleGAN2
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.distill import STUDENT, is_heard, teacher_size, train_student
+from partshot.tasks.distill import DRAWN, STUDENT, drawn_shots, is_heard, teacher_size, train_student
 from partshot.tasks.export import export
 from partshot.tasks.fit import HEAD, estimated, facing_fit
 from partshot.tasks.predict import predict
@@ -53,6 +56,10 @@ _MOST_PICTURES = 4000
 # Thousands of shots per minute of two cores at 128 px, measured; a time limit is turned into a horizon by it.
 _KIMG_PER_MINUTE = 3.3
 _SHOWN = 12
+# Representations that `run` trains on the folder first, and what they are opened as.
+_PRETEXTS = {"simsiam": "resnet", "stylegan2": "stylegan2"}
+# A generator of more pixels takes days without a GPU; its student works at its own size.
+_LARGEST_DRAWN = 64
 
 
 class Plan(Recipe):
@@ -112,9 +119,10 @@ def run(
     """Does everything; returns the report's path, or with `dry_run` the plan and nothing is written.
 
     images, labels: see data.shots.load_shots. out: gets masks/, student.onnx, report.html and the stages' folders;
-    running it again goes on where it stopped. representation: "auto", "simsiam", "random", "pixels", "timm:NAME" or
-    "timm:NAME@WEIGHTS". size: side that pictures are worked on at, a multiple of 32; None takes the preset's.
-    minutes: about how long the student may train. Raises what the stages raise, before any work where it can be.
+    running it again goes on where it stopped. representation: "auto", "simsiam", "stylegan2" (hours without a GPU),
+    "random", "pixels", "timm:NAME" or "timm:NAME@WEIGHTS". size: side that pictures are worked on at, a multiple of
+    32; None takes the preset's. minutes: about how long the student may train. Raises what the stages raise, before
+    any work where it can be.
     """
     clock, out = _Clock(), Path(out)
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
@@ -124,7 +132,7 @@ def run(
     paths = list_images(images, leave_out=masks)
     # Built for nothing but their errors: an unknown name is told before any work.
     build_student(student, len(shots.parts))
-    if representation not in ("auto", "simsiam"):
+    if representation not in ("auto", *_PRETEXTS):
         open_representation(representation)
     stack = clock.time("read", lambda: read_stack(_some(paths), recipe.size, skip_corrupt=True))
     plan = _plan(shots, stack, len(paths), representation, recipe, student, seed)
@@ -134,18 +142,15 @@ def run(
     reads = clock.time("representation", lambda: _representation(plan, images, out, quiet))
     teacher = clock.time("fit", lambda: _teacher(plan, reads, shots, out, quiet))
     estimate = clock.time("leave one out", lambda: _estimate(plan, reads, shots))
-    trained = clock.time(
-        "distill",
-        lambda: train_student(shots, plan.distill, out / "distill", stack.images, teacher, student, seed, quiet),
-    )
+    trained = clock.time("distill", lambda: _student(plan, teacher, shots, stack.images, out, quiet))
     onnx = out / "student.onnx"
     clock.time("export", lambda: export(trained, onnx, shots.images))
     summary = clock.time("predict", lambda: predict(onnx, images, out / "masks", quiet=quiet, leave_out=masks))
-    pictures = _look(trained, teacher, paths, {pair.name: pair for pair in pairs}, shots)
+    pictures = _look(trained, teacher, paths, {pair.name for pair in pairs})
     sections = [
         Headline(
             estimate_in_words(None if estimate is None else estimate.miou, len(shots)),
-            _figures(plan, summary, is_heard(teacher, shots, plan.distill)),
+            _figures(plan, summary, _role(teacher, shots, plan)),
         ),
         shots_gallery(shots),
         Gallery("Predictions", pictures, prediction="student"),
@@ -180,15 +185,18 @@ def _plan(
     # Measured on real pictures, see LOG.md: small folders gain nothing from a contrastive encoder over random weights,
     # and the map of positions is worth more than either.
     name = "random" if representation == "auto" else representation
+    drawn = name.startswith("stylegan2")
+    fit = facing_fit(FIT_PRESETS["fast"].changed(seed=seed), faces_one_way)
     return Plan(
         pictures=pictures,
         shots=len(shots),
         parts=shots.parts.names,
         mirror_pairs=tuple(f"{shots.parts.names[a]} / {shots.parts.names[b]}" for a, b in shots.parts.mirror),
         mirror=not faces_one_way,
-        representation=name.removesuffix(POSITION) + POSITION,
+        # A generator draws features and picture alike; it has no map to add. What is inverted is read once.
+        representation=name if drawn else name.removesuffix(POSITION) + POSITION,
         head=HEAD,
-        fit=facing_fit(FIT_PRESETS["fast"].changed(seed=seed), faces_one_way),
+        fit=fit.changed(augment=None) if drawn else fit,
         student=student,
         distill=recipe.one_sided() if faces_one_way else recipe,
         seed=seed,
@@ -197,16 +205,18 @@ def _plan(
 
 def _representation(plan: Plan, images: Path, out: Path, quiet: bool) -> Representation:
     name = plan.representation.removesuffix(POSITION)
-    if name != "simsiam":
+    if name not in _PRETEXTS:
         return open_representation(plan.representation)
-    size = plan.distill.size
-    kimg = min(resolve(name).kimg, 4 * plan.distill.kimg)
+    size, kimg = plan.distill.size, min(resolve(name).kimg, 4 * plan.distill.kimg)
+    if name == "stylegan2":
+        size, kimg = min(_LARGEST_DRAWN, 1 << size.bit_length() - 1), resolve(name).kimg
     folder = pretrain(name, images, out / "representation", size=size, kimg=kimg, seed=plan.seed, quiet=quiet)
-    return open_representation("resnet" + POSITION, folder)
+    return open_representation(plan.representation.replace(name, _PRETEXTS[name], 1), folder)
 
 
 def _teacher(plan: Plan, reads: Representation, shots: Shots, out: Path, quiet: bool) -> Segmenter:
-    teacher = Segmenter(reads, shots.parts, plan.head, teacher_size(plan.distill), plan.fit)
+    size = reads.size if isinstance(reads, StyleGAN2) else teacher_size(plan.distill)
+    teacher = Segmenter(reads, shots.parts, plan.head, size, plan.fit)
     folder = out / "segmenter"
     if standing(folder).exists():
         earlier = Segmenter.load(folder)
@@ -216,15 +226,26 @@ def _teacher(plan: Plan, reads: Representation, shots: Shots, out: Path, quiet: 
     return teacher
 
 
+def _student(plan: Plan, teacher: Segmenter, shots: Shots, pictures: np.ndarray, out: Path, quiet: bool) -> Student:
+    """Distilled from a teacher's labels, or from pictures that the teacher's generator draws and it labels."""
+    heard = teacher
+    if isinstance(teacher.representation, StyleGAN2):
+        shots, heard = shots.joined(drawn_shots(teacher, DRAWN, plan.seed, quiet)), None
+    return train_student(shots, plan.distill, out / "distill", pictures, heard, plan.student, plan.seed, quiet)
+
+
 def _estimate(plan: Plan, reads: Representation, shots: Shots) -> Score | None:
+    if isinstance(reads, StyleGAN2):
+        # Every fold would invert every picture again.
+        return None
     return estimated(reads, plan.head, shots, plan.fit, teacher_size(plan.distill))
 
 
-def _look(
-    student: Student, teacher: Segmenter, paths: Sequence[Path], pairs: dict[str, Pair], shots: Shots
-) -> list[Picture]:
+def _look(student: Student, teacher: Segmenter, paths: Sequence[Path], labelled: set[str]) -> list[Picture]:
     """Some pictures of the folder, spread evenly over it, as student and teacher see them."""
-    chosen = [path for path in paths[:: max(1, len(paths) // (4 * _SHOWN))] if path.stem not in pairs][: 4 * _SHOWN]
+    # Fewer where the teacher has to invert each.
+    most = _SHOWN if isinstance(teacher.representation, StyleGAN2) else 4 * _SHOWN
+    chosen = [path for path in paths[:: max(1, len(paths) // most)] if path.stem not in labelled][:most]
     seen = []
     for path in chosen:
         try:
@@ -239,8 +260,13 @@ def _look(
     ]
 
 
-def _figures(plan: Plan, summary, heard: bool) -> list[Figure]:
-    role = "starts the student" if heard else "too weak to start the student"
+def _role(teacher: Segmenter, shots: Shots, plan: Plan) -> str:
+    if isinstance(teacher.representation, StyleGAN2):
+        return f"labels {DRAWN} pictures that it draws"
+    return "starts the student" if is_heard(teacher, shots, plan.distill) else "too weak to start the student"
+
+
+def _figures(plan: Plan, summary, role: str) -> list[Figure]:
     return [
         Figure("pictures", str(plan.pictures), f"{summary.written + summary.kept} have a mask now"),
         Figure("labelled", str(plan.shots), ", ".join(plan.parts)),

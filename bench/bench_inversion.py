@@ -1,0 +1,59 @@
+"""Projection of many pictures at once against one by one: pictures a second, at equal reconstruction.
+
+The embedded toy-face generator, drawn faces that it has never seen, the same recipe and steps for both. Equal
+reconstruction is measured, not assumed: the mean distances of both are compared, relative to their own size.
+
+    python bench/bench_inversion.py [--pictures 16] [--steps 100]
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from partshot.data.toy import draw
+from partshot.represent.invert import PRESETS, invert
+from partshot.represent.stylegan2 import StyleGAN2, load_stylegan2
+from partshot.train.fit_head import as_pictures
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Prints a card and one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--generator", type=Path, help="what `partshot pretrain stylegan2` wrote")
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    generator = load_stylegan2(args.generator)
+    recipe = PRESETS["fast"].changed(steps=args.steps)
+    drawn = np.stack([draw("faces", generator.size, 3, i)[0] for i in range(args.pictures)])
+    images = as_pictures(drawn)
+    together, batch_seconds = projected(generator, [images], recipe)
+    alone, single_seconds = projected(generator, list(images.split(1)), recipe)
+    last = {
+        "throughput_ratio": round(single_seconds / batch_seconds, 2),
+        "reconstruction_difference": round(float(abs(together - alone) / alone), 4),
+    }
+    card = {"pictures": args.pictures, "steps": args.steps, "seconds": [batch_seconds, single_seconds]}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "bench_inversion.json").write_text(json.dumps({**card, **last}, indent=1))
+    print(card)
+    print(json.dumps(last))
+
+
+def projected(generator: StyleGAN2, batches: list[torch.Tensor], recipe) -> tuple[float, float]:
+    """Mean distance between pictures and what their latents draw, and seconds for all."""
+    began, errors = time.perf_counter(), []
+    for batch in batches:
+        errors.append(invert(generator, batch, generator.distance(), recipe).errors)
+    return float(torch.cat(errors).mean()), round(time.perf_counter() - began, 2)
+
+
+if __name__ == "__main__":
+    main()
