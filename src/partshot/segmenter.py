@@ -22,12 +22,13 @@ from partshot.data.shots import Shots
 from partshot.data.soft_labels import SoftLabels
 from partshot.errors import BadArtifact, NotFitted
 from partshot.nets.student import build_student
+from partshot.ops.pictures import as_bytes, as_pictures
 from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import rebuild, tensors_of
-from partshot.represent.spec import Representation, as_bytes
+from partshot.represent.spec import Representation
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
-from partshot.train.fit_head import FitHead, as_pictures, fit_head
+from partshot.train.fit_head import FitHead, fit_head
 from partshot.train.loop import native_bf16
 
 # Pictures per forward pass: enough to keep two cores busy, few enough for 512 px pyramids in 2 GB.

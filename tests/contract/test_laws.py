@@ -18,6 +18,7 @@ from partshot.heads.linear import Linear
 from partshot.nets.resnet import ResNetTrunk
 from partshot.nets.stylegan2 import Critic, Generator, Shape
 from partshot.ops.hypercolumn import project, stack
+from partshot.ops.pictures import as_pictures
 from partshot.parts import PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import open_representation, rebuild, tensors_of
@@ -25,7 +26,7 @@ from partshot.represent.invert import InvertRecipe
 from partshot.represent.pixels import Pixels
 from partshot.represent.position import Positioned
 from partshot.represent.stylegan2 import StyleGAN2, load_stylegan2
-from partshot.train.fit_head import FitHead, as_pictures, class_weights, fit_head, pixel_loss
+from partshot.train.fit_head import FitHead, class_weights, fit_head, pixel_loss
 
 # Small examples of the names that need more than a name.
 FULL_NAMES = {"timm": "timm:resnet10t"}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from partshot.errors import BadImage
+from partshot.errors import BadImage, BadRecipe
 from partshot.pretext.stylegan2 import FADE, FEWEST, PRESETS, R1_EVERY, StyleGAN2
 from partshot.train.journal import read_journal
 from partshot.train.loop import LoopRecipe, run_loop
@@ -65,8 +65,10 @@ def weights(module):
     return {name: p.detach().clone() for name, p in module.named_parameters()}
 
 
-def test_each_turn_trains_its_own(pictures):
+@pytest.mark.parametrize("p", [0.0, 0.6])
+def test_each_turn_trains_its_own(pictures, p):
     game = StyleGAN2(pictures, TINY)
+    game.modules["ada"].p.fill_(p)
     game.prepare(0.9)
     batch = game.batch(torch.Generator().manual_seed(0), 8)
     for turn in game.turns():
@@ -93,6 +95,33 @@ def test_growing_follows_the_recipe(pictures):
     game.prepare(0.3)
     assert game.batch(torch.Generator().manual_seed(0), 5).shape == (5, 3, 8, 8)
     assert game.samples(3).shape == (3, 8, 8, 3)
+
+
+def test_real_pictures_sharpen_as_the_last_block_comes_in(pictures):
+    game = StyleGAN2(pictures, TINY.changed(flip=False))
+    found = {}
+    for progress in (0.4, 0.5, 0.5 + FADE / 2, 0.9):
+        game.prepare(progress)
+        found[game.resolution, round(game.fade, 2)] = game.batch(torch.Generator().manual_seed(0), 4)
+    small, blurred, halfway, sharp = found.values()
+    assert list(found) == [(8, 1.0), (16, 0.0), (16, 0.5), (16, 1.0)]
+    enlarged = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(blurred, enlarged)
+    torch.testing.assert_close(halfway, (blurred + sharp) / 2)
+
+
+@pytest.mark.parametrize(
+    "grow, said",
+    [
+        (((4, 0.5),), "each is half of the next, up to half of 16"),
+        (((16, 0.5),), "each is half of the next"),
+        (((4, 0.5), (8, 0.5)), "they rise, between 0 and 1"),
+        (((8, 1.0),), "they rise, between 0 and 1"),
+    ],
+)
+def test_growing_that_cannot_be_is_refused(grow, said):
+    with pytest.raises(BadRecipe, match=said):
+        TINY.changed(grow=grow)
 
 
 def test_the_average_forgets_by_pictures_seen(pictures):

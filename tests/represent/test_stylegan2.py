@@ -7,7 +7,7 @@ from partshot.artifact import Artifact
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.nets.stylegan2 import Critic, Shape
 from partshot.nets.stylegan2 import Generator as Net
-from partshot.represent.choose import rebuild, tensors_of
+from partshot.represent.choose import open_representation, rebuild, tensors_of
 from partshot.represent.invert import InvertRecipe
 from partshot.represent.spec import Generator, Latents, Representation
 from partshot.represent.stylegan2 import StyleGAN2, load_stylegan2
@@ -68,6 +68,26 @@ def test_groups_that_do_not_exist_are_refused():
         make(layers="midle")
     with pytest.raises(BadRecipe, match="has no fine layers"):
         make(layers="fine")
+
+
+def test_a_map_of_positions_is_refused(tmp_path):
+    with pytest.raises(BadRecipe, match=r"'stylegan2' takes no \+position"):
+        open_representation("stylegan2+position", tmp_path)
+
+
+def test_large_generators_see_with_their_critic_too():
+    shape = Shape(resolution=512, z_dim=4, w_dim=4, mapping_layers=2, channel_base=512, channel_max=2)
+    large = StyleGAN2(Net(shape), Critic(shape), recipe=QUICK.changed(steps=1))
+    found = large.invert(torch.zeros(1, 3, 512, 512))
+    assert found.errors.shape == (1,) and torch.isfinite(found.errors).all()
+
+
+def test_inversion_computes_in_float32_under_autocast(generator):
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    exact = generator.features(images).maps
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = generator.features(images).maps
+    assert all(map(torch.equal, exact, rough))
 
 
 def test_truncation_brings_samples_together(generator):

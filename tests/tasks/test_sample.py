@@ -51,6 +51,10 @@ def test_pictures_and_latents_lie_side_by_side(generator, tmp_path):
     assert sorted(p.name for p in images.iterdir()) == [f"{s:06d}.png" for s in range(10, 15)]
     more = sample(generator, tmp_path / "more", count=1, seed=12, quiet=True)
     assert (more / "000012.png").read_bytes() == (images / "000012.png").read_bytes()
+    assert sample(generator, tmp_path / "s", count=5, seed=10, quiet=True) == images
+    for other in ({"seed": 11}, {"count": 4}, {"psi": 0.5}):
+        with pytest.raises(BadArtifact, match="holds samples of other seeds, another psi or another generator"):
+            sample(generator, tmp_path / "s", **{"count": 5, "seed": 10, "quiet": True, **other})
     with pytest.raises(BadRecipe, match="count 0 given"):
         sample(generator, tmp_path / "none", count=0)
     with pytest.raises(BadArtifact, match="no artifact there"):
@@ -84,7 +88,9 @@ def test_from_samples_to_a_student_that_was_drawn_its_pictures(generator, labell
     images, masks = labelled
     monkeypatch.setitem(PRESETS, "fast", PRESETS["fast"].changed(images=240))
     monkeypatch.setattr(StyleGAN2, "invert", lambda *_: pytest.fail("inverted what was drawn"))
-    fit(images, masks, tmp_path / "teacher", str(generator), "linear", size=32, quiet=True)
+    # A generator's size is its own, whatever the default.
+    fit(images, masks, tmp_path / "teacher", f"{generator}:regan", "linear", quiet=True)
+    assert not (tmp_path / "teacher" / "leave_one_out.json").exists()
     teacher = Segmenter.load(tmp_path / "teacher" / "segmenter")
     drawn = teacher.draw([4, 5, 6, 70], sure=0.0)
     assert drawn.names == ("seed 4", "seed 5", "seed 6", "seed 70") and drawn.images[0].shape == (32, 32, 3)

@@ -142,6 +142,20 @@ def test_a_plain_batch_is_the_shots_themselves(toys):
         assert torch.equal(labels, toys[1][which])
 
 
+def test_drawn_pictures_take_half_of_the_places_and_nothing_else(toys):
+    shots, labels, plain = toys
+    drawn = torch.full((3, SIZE, SIZE, 3), 77, dtype=torch.uint8), torch.full((3, SIZE, SIZE), 4, dtype=torch.uint8)
+    game = Distillation(small_net(), shots, labels, list(range(10)), TINY, plain, None, drawn)
+    batch = game.batch(seeded(), 5)
+    made = (batch.labels == 4).flatten(1).all(1)
+    assert made.tolist() == [True, True, False, False, False]
+    torch.testing.assert_close(batch.shots[made], torch.full_like(batch.shots[made], 77 / 127.5 - 1))
+    # What a person labelled decides what classes weigh and how often they are called.
+    alone = make_game(toys)
+    assert torch.equal(game.weights, alone.weights) and torch.equal(game.balance.wanted, alone.balance.wanted)
+    assert torch.equal(game.labels, alone.labels)
+
+
 def test_only_the_students_view_is_moved_and_recolored(toys):
     moving = TINY.changed(consistency=Consistency(start=0, teacher=0))
     batch = make_game(toys, moving).batch(seeded(), 8)

@@ -21,7 +21,7 @@ Levels = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Pictures [b, 3, h, w] in [-1, 1], twice -> [b], how far apart each pair is; differentiable."""
 
-# Pictures are compared at this side at most, as projectors do.
+# LPIPS compares pictures at this side at most, as projectors do.
 LARGEST = 256
 # Of torchvision's vgg16.features: behind which layers LPIPS taps, and ImageNet's statistics as it applies them.
 _TAPS = (3, 8, 15, 22, 29)
@@ -37,7 +37,7 @@ def feature_distance(levels: Levels, pixels: float = 0.0) -> Distance:
     def distance(
         first: Float[torch.Tensor, "b 3 h w"], second: Float[torch.Tensor, "b 3 h w"]
     ) -> Float[torch.Tensor, " b"]:
-        pairs = zip(levels(_small(first)), levels(_small(second)), strict=True)
+        pairs = zip(levels(first), levels(second), strict=True)
         total = sum((_unit(a) - _unit(b)).square().sum(1).mean((1, 2)) for a, b in pairs)
         return total + pixels * (first - second).float().square().mean((1, 2, 3))
 

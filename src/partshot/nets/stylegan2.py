@@ -155,7 +155,9 @@ class Synthesis(nn.Module):
                 maps.append(x)
             colors = block.torgb(x, ws[:, len(maps)]).float()
             last = r == (resolution or self.shape.resolution)
-            image = colors if image is None else upsample(image) + (colors * fade if last else colors)
+            # In float32 throughout: rounding at every level would add up.
+            with torch.autocast(x.device.type, enabled=False):
+                image = colors if image is None else upsample(image) + (colors * fade if last else colors)
             if last:
                 break
         return image, maps
@@ -315,7 +317,7 @@ def minibatch_deviation(x: Float[torch.Tensor, "b c h w"], group: int = 4) -> Fl
 
 
 class _Conv(nn.Module):
-    """A convolution with equalized learning rate (Karras et al. 2018, section 4.1); 3 x 3 ones activate."""
+    """A convolution with equalized learning rate (Karras et al. 2018, section 4.1); those with a bias activate."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, clamp: float | None, down: bool = False, bias=True):
         super().__init__()

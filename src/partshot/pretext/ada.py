@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import nn
 
-from partshot.ops.fir import downsample, upsample
-
 # Widths of the published distributions (appendix B): translations as shares of the side, scales as powers of two.
 _BLIT, _SHIFT, _SCALE = 0.125, 0.125, 0.2
 _BRIGHTNESS, _CONTRAST, _SATURATION = 0.2, 0.5, 1.0
@@ -40,7 +38,9 @@ class Ada(nn.Module):
         if float(self.p) == 0:
             return images
         b, device = len(images), images.device
-        return change(images, geometry(b, images.shape[2], self.p, device), colors(b, self.p, device))
+        # In float32: bf16 knows places in a picture of 256 px to the pixel at best.
+        with torch.autocast(device.type, enabled=False):
+            return change(images.float(), geometry(b, images.shape[2], self.p, device), colors(b, self.p, device))
 
     def heed(self, verdicts: Float[torch.Tensor, " b"]) -> None:
         """Notes how sure the critic was of real pictures."""
@@ -50,7 +50,12 @@ class Ada(nn.Module):
     def adjust(self) -> None:
         """After a step; moves p every EVERY steps (the paper's heuristic r_t)."""
         self.steps += 1
-        if int(self.steps) % self.EVERY or not float(self.pictures):
+        if int(self.steps) % self.EVERY:
+            return
+        # Of all processes, so that every one plays with the same p.
+        for count in (self.signs, self.pictures):
+            add_up(count)
+        if not float(self.pictures):
             return
         sure = self.signs / self.pictures
         self.p += torch.sign(sure - self.target) * self.pictures / (self.kimg * 1000)
@@ -67,13 +72,63 @@ def change(
 
     where: from places in the result to places in the picture, both in [-1, 1]. color: RGB1 to RGB.
     """
-    # Between pixels at twice the resolution, so that a turned picture is no softer than a plain one.
-    fine = upsample(F.pad(images.float(), [2] * 4, mode="reflect"))[:, :, 4:-4, 4:-4]
-    grid = F.affine_grid(where, list(fine.shape), align_corners=False)
-    moved = downsample(
-        F.pad(F.grid_sample(fine, grid, padding_mode="reflection", align_corners=False), [2] * 4, mode="reflect")
-    )[:, :, 1:-1, 1:-1]
+    # At twice the resolution, so that a turned picture is hardly softer than a plain one.
+    matrix, shift = where[:, :, :2], where[:, :, 2]
+    lag = torch.full((2,), _LAG / images.shape[2], device=images.device)
+    there = torch.cat([matrix, (shift + lag - matrix @ lag)[:, :, None]], 2)
+    grid = F.affine_grid(there, [len(images), 3, 2 * images.shape[2], 2 * images.shape[3]], align_corners=False)
+    moved = coarser(F.grid_sample(finer(images), grid, padding_mode="reflection", align_corners=False))
+    # Who stays in place stays as sharp as before.
+    still = (where == torch.eye(3, device=images.device)[:2]).all(2).all(1)
+    moved = torch.where(still[:, None, None, None], images, moved)
     return torch.einsum("bij,bjhw->bihw", color[:, :, :3], moved) + color[:, :, 3, None, None]
+
+
+# sym6, the orthogonal wavelet that the paper resamples with (appendix B; PyWavelets' coefficients).
+_SYM6 = (
+    0.015404109327027373,
+    0.0034907120842174702,
+    -0.11799011114819057,
+    -0.048311742585633,
+    0.4910559419267466,
+    0.787641141030194,
+    0.3379294217276218,
+    -0.07263752278646252,
+    -0.021060292512300564,
+    0.04472490177066578,
+    0.0017677118642428036,
+    -0.007800708325034148,
+)
+_PAD = len(_SYM6) // 2 - 1
+# Its center lies so many fine pixels before the middle of its taps; places are corrected by that.
+_LAG = sum(k * tap for k, tap in enumerate(_SYM6)) / sum(_SYM6) - (len(_SYM6) - 1) / 2
+# Pixels of reflection around a picture that the filter may reach into, there and back.
+_MARGIN = 6
+
+
+def finer(images: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b c 2*h 2*w"]:
+    """Twice the size through the wavelet's low pass."""
+    c, taps = images.shape[1], 2**0.5 * torch.tensor(_SYM6, device=images.device)
+    x = F.pad(images, [_MARGIN] * 4, mode="reflect")
+    for shape, stride, pad in (((12, 1), (2, 1), (_PAD, 0)), ((1, 12), (1, 2), (0, _PAD))):
+        kernel = taps.view(1, 1, *shape).expand(c, 1, -1, -1)
+        x = F.conv_transpose2d(x, kernel, stride=stride, padding=pad, groups=c)
+    return x[:, :, 2 * _MARGIN : -2 * _MARGIN, 2 * _MARGIN : -2 * _MARGIN]
+
+
+def coarser(images: Float[torch.Tensor, "b c h w"]) -> torch.Tensor:
+    """Half the size, [b, c, h/2, w/2]: what `finer` did is undone."""
+    c, taps = images.shape[1], 0.5**0.5 * torch.tensor(_SYM6, device=images.device)
+    x = F.pad(images, [2 * _MARGIN] * 4, mode="reflect")
+    for shape, stride, pad in (((12, 1), (2, 1), (_PAD, 0)), ((1, 12), (1, 2), (0, _PAD))):
+        x = F.conv2d(x, taps.view(1, 1, *shape).expand(c, 1, -1, -1), stride=stride, padding=pad, groups=c)
+    return x[:, :, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+
+
+def add_up(count: torch.Tensor) -> None:
+    """A count of this process becomes that of all processes of a run."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
 
 
 def geometry(batch: int, size: int, p: torch.Tensor | float, device="cpu") -> Float[torch.Tensor, "b 2 3"]:

@@ -20,7 +20,8 @@ from partshot.errors import BadImage
 from partshot.game import Turn
 from partshot.nets.stylegan2 import Critic, Generator, shape_of
 from partshot.ops.adversary import critic_loss, generator_loss, path_lengths, r1_penalty
-from partshot.pretext.ada import Ada
+from partshot.ops.pictures import as_bytes, as_pictures
+from partshot.pretext.ada import Ada, add_up
 from partshot.recipe import Recipe
 
 # Fewer pictures than this are learnt by heart even by a critic that sees them changed.
@@ -28,7 +29,7 @@ FEWEST = 50
 # Steps between penalties (section 3.1), pictures of one path-length step, its memory per step (official code).
 R1_EVERY, PATH_EVERY, PATH_SHARE, PATH_MEMORY = 16, 4, 0.5, 0.99
 MIXING = 0.9
-_MEAN_LATENT_MEMORY = 0.998
+_MEAN_LATENT_MEMORY = 0.995
 # Share of the run in which a new, finer block comes in.
 FADE = 0.03
 
@@ -37,7 +38,7 @@ class StyleGAN2Recipe(Recipe):
     """size: side of the pictures in pixels, a power of two. kimg: horizon in thousands of pictures. batch: per step.
 
     net: a name of nets.stylegan2.NETS. grow: (resolution, until which share of the run) for smaller pictures at first.
-    rate: Adam's learning rate. gamma: of R1; None takes 0.0002 * size^2 / batch (Karras et al. 2020, ADA's rule).
+    rate: Adam's learning rate. gamma: of R1; None takes 0.0002 * side^2 / batch (ADA's rule), side as it grows.
     path: weight of path-length regularization; 0 leaves it out. average: half-life of the generator's running average
     in thousands of pictures. ada: target of adaptive augmentation; 0 leaves it out. flip: mirror half of the pictures.
     """
@@ -58,9 +59,11 @@ class StyleGAN2Recipe(Recipe):
     def _can_be_built(self):
         # Raises BadRecipe, before any picture is read.
         shape = shape_of(self.net, self.size)
-        wrong = [side for side, _ in self.grow if side not in shape.resolutions]
-        if wrong:
-            raise ValueError(f"grow names {wrong[0]} px; the net's maps have {', '.join(map(str, shape.resolutions))}")
+        sides, shares = [side for side, _ in self.grow], [0.0, *(share for _, share in self.grow), 1.0]
+        if sides != [side for side in shape.resolutions if sides and sides[0] <= side < self.size]:
+            raise ValueError(f"grow names {sides} px; each is half of the next, up to half of {self.size}")
+        if any(a >= b for a, b in zip(shares, shares[1:], strict=False)):
+            raise ValueError(f"grow's shares of the run are {shares[1:-1]}; they rise, between 0 and 1")
         return self
 
 
@@ -90,7 +93,7 @@ class StyleGAN2:
                 f"{len(pictures)} pictures given; StyleGAN2 learns from {FEWEST} or more, and well from a thousand: "
                 "add pictures, or use --representation simsiam"
             )
-        self.pictures, self.recipe = torch.from_numpy(pictures), recipe
+        self.pictures, self.recipe = pictures, recipe
         self.shape = shape = shape_of(recipe.net, recipe.size)
         sides = tuple(side for side, _ in recipe.grow)
         with torch.random.fork_rng(devices=[]):
@@ -107,7 +110,6 @@ class StyleGAN2:
             "ada": Ada(recipe.ada),
             "path": self.path,
         }
-        self.gamma = 0.0002 * recipe.size**2 / recipe.batch if recipe.gamma is None else recipe.gamma
         self.optimizers = {
             "generator": _adam(generator, recipe.rate, PATH_EVERY if recipe.path else None),
             "critic": _adam(critic, recipe.rate, R1_EVERY),
@@ -139,11 +141,16 @@ class StyleGAN2:
     def batch(self, rng: torch.Generator, images: int) -> Float[torch.Tensor, "b 3 r r"]:
         """Real pictures in [-1, 1], at the resolution of the moment."""
         chosen = torch.randint(len(self.pictures), (images,), generator=rng)
-        real = self.pictures[chosen].permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        real = as_pictures(self.pictures[chosen.numpy()])
         if self.recipe.flip:
             flipped = torch.rand(images, 1, 1, 1, generator=rng) < 0.5
             real = torch.where(flipped, real.flip(3), real)
-        return F.avg_pool2d(real, self.recipe.size // self.resolution)
+        real = F.avg_pool2d(real, self.recipe.size // self.resolution)
+        if self.fade == 1:
+            return real
+        # As made pictures are while the last block comes in, or sharpness alone would give real ones away.
+        coarse = F.interpolate(F.avg_pool2d(real, 2), scale_factor=2, mode="bilinear", align_corners=False)
+        return coarse.lerp(real, self.fade)
 
     def critic_turn(self, real: torch.Tensor) -> torch.Tensor:
         """Tell real pictures from made ones."""
@@ -158,7 +165,10 @@ class StyleGAN2:
         """Keep the critic flat at real pictures; weighed for the steps it is left out."""
         real = real.detach().requires_grad_(True)
         verdicts = self.modules["critic"](self.modules["ada"](real), self.fade)
-        return R1_EVERY * r1_penalty(verdicts, real, self.gamma)
+        gamma = self.recipe.gamma
+        if gamma is None:
+            gamma = 0.0002 * self.resolution**2 / self.recipe.batch
+        return R1_EVERY * r1_penalty(verdicts, real, gamma)
 
     def generator_turn(self, real: torch.Tensor) -> torch.Tensor:
         """Deceive the critic."""
@@ -202,7 +212,7 @@ class StyleGAN2:
         device = average.mapping.w_avg.device
         z = torch.randn(count, average.shape.z_dim, generator=torch.Generator().manual_seed(0)).to(device)
         images, _ = average.synthesis(average.mapping.spread(average.mapping(z)), None, self.resolution, self.fade)
-        return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return as_bytes(images)
 
     def _make(self, count: int, remember: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         # Made pictures and their latents, of which most have two styles; all chance is the loop's global one.
@@ -232,7 +242,10 @@ class _PathMemory(nn.Module):
 
     def forward(self, lengths: torch.Tensor) -> torch.Tensor:
         """Mean squared distance of lengths from their running mean, which is moved first."""
-        self.mean.copy_(lengths.detach().mean().lerp(self.mean, PATH_MEMORY))
+        total, count = lengths.detach().sum(), torch.tensor(float(len(lengths)), device=lengths.device)
+        for figure in (total, count):
+            add_up(figure)
+        self.mean.copy_((total / count).lerp(self.mean, PATH_MEMORY))
         return (lengths - self.mean).square().mean()
 
 

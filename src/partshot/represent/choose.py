@@ -42,8 +42,11 @@ def open_representation(name: str, folder: Path | None = None) -> Representation
     if kind in TRAINED:
         if folder is None:
             raise BadRecipe(f"representation '{kind}' is a trained one and needs its folder; run: partshot pretrain")
-        # LAYERS; load_resnet has none.
-        found = build(folder, detail) if detail and kind == "stylegan2" else build(folder)
+        if kind == "stylegan2" and name.endswith(POSITION):
+            raise BadRecipe(f"representation 'stylegan2' takes no {POSITION}: a generator's features know their places")
+        if kind == "resnet" and detail:
+            raise BadRecipe(f"representation 'resnet' takes no '{detail}'; write resnet or resnet{POSITION}")
+        found = build(folder, detail) if detail else build(folder)
     elif kind == "timm" and not detail:
         raise BadRecipe("representation 'timm' needs the encoder's name; write timm:NAME or timm:NAME@PATH")
     elif kind == "pixels" and detail:

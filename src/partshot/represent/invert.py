@@ -73,10 +73,15 @@ def invert(
 ) -> Inverted:
     """Latents that draw these pictures, in [-1, 1] and of the generator's size; in any batch the same.
 
-    Also where the caller has gradients switched off.
+    Also where the caller has gradients switched off or computes in bf16, whose rounding hundreds of steps would keep.
 
     generator: a represent.stylegan2.StyleGAN2. progress: told the steps done.
     """
+    with torch.autocast(images.device.type, enabled=False):
+        return _projected(generator, images.float(), distance, recipe, progress)
+
+
+def _projected(generator, images, distance, recipe, progress) -> Inverted:
     mean, deviation = _statistics(generator, recipe.seed)
     shape, device, count = generator.generator.shape, images.device, len(images)
     layers = 1 if recipe.space == "w" else shape.num_ws
@@ -124,10 +129,12 @@ def noise_likeness(noise: list[Float[torch.Tensor, "b 1 _ _"]]) -> Float[torch.T
     """
     total = torch.zeros((), device=noise[0].device)
     for maps in noise:
-        while maps.shape[2] >= _COARSEST:
+        scales = [maps]
+        while scales[-1].shape[2] > _COARSEST:
+            scales.append(F.avg_pool2d(scales[-1], 2))
+        for scale in scales:
             for axis in (2, 3):
-                total = total + (maps * maps.roll(1, axis)).mean((1, 2, 3)).square().sum()
-            maps = F.avg_pool2d(maps, 2)
+                total = total + (scale * scale.roll(1, axis)).mean((1, 2, 3)).square().sum()
     return total
 
 

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from partshot.artifact import Artifact
 from partshot.errors import BadImage
@@ -104,11 +104,6 @@ def fingerprint(card: dict, tensors: Mapping[str, torch.Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
-
-
-def as_bytes(images: Float[torch.Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
-    """Pictures in [-1, 1] as files hold them."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def refuse_small(images: torch.Tensor, stride: int, name: str) -> None:

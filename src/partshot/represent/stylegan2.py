@@ -6,7 +6,7 @@ noise is part of the latent, so that the same latent gives the same pixels and f
 drawn by it are inverted first (represent/invert.py), in the eyes of the critic that it was trained against.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,7 @@ class StyleGAN2(nn.Module):
             title if layers == "regan" else f"{title}, {layers} layers",
             tuple(shape.channels(side) for side in sides),
             tuple(shape.resolution // side for side in sides),
-            fingerprint({"weights": self.weights, "layers": layers, "invert": recipe.fingerprint}, {}),
+            fingerprint({"weights": self.weights, "layers": layers, "invert": recipe.fingerprint}, critic.state_dict()),
         )
 
     @property
@@ -113,15 +113,20 @@ class StyleGAN2(nn.Module):
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
         """The Pyramid of any pictures, by inversion: seconds per picture. Resized to the generator's size."""
         height, width = images.shape[2:]
-        with torch.no_grad():
-            _, pyramid = self.synthesize(self.invert(images.detach()).latents)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            _, pyramid = self.synthesize(self.invert(images.detach().float()).latents)
         return Pyramid(pyramid.maps, (height, width))
 
-    def invert(self, images: Float[torch.Tensor, "b 3 h w"], distance: Distance | None = None) -> Inverted:
-        """Latents that draw these pictures. distance: None takes the critic's eyes."""
+    def invert(
+        self,
+        images: Float[torch.Tensor, "b 3 h w"],
+        distance: Distance | None = None,
+        progress: Callable[[int], None] = lambda step: None,
+    ) -> Inverted:
+        """Latents that draw these pictures. distance: None takes the critic's eyes. progress: told the steps done."""
         if tuple(images.shape[2:]) != (self.size, self.size):
             images = nn.functional.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
-        return invert(self, images, distance or self.distance(), self.recipe)
+        return invert(self, images, distance or self.distance(), self.recipe, progress)
 
     def distance(self) -> Distance:
         """How far apart two pictures look to the critic."""

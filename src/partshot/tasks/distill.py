@@ -63,18 +63,21 @@ def distill(
     pictures = unlabelled_stack(images, labels, recipe.size)
     recipe = facing(recipe, pictures)
     segmenter = None if teacher is None else Segmenter.load(_fitted(Path(teacher)))
-    if segmenter is not None and isinstance(segmenter.representation, StyleGAN2):
-        shots, segmenter = shots.joined(drawn_shots(segmenter, drawn, seed, quiet)), None
-    elif segmenter is not None and not is_heard(segmenter, shots, recipe):
+    if segmenter is not None and not draws(segmenter) and not is_heard(segmenter, shots, recipe):
         why = f"it reads its own shots to a mean IoU below {TRUSTED:g}"
         why = why if recipe.unlabelled else "the preset hears none"
         warnings.warn(f"{teacher}: this teacher is not heard: {why}", stacklevel=1)
-    train_student(shots, recipe, Path(out), pictures, segmenter, student, seed, quiet)
+    train_student(shots, recipe, Path(out), pictures, segmenter, student, seed, quiet, drawn)
     return Path(out) / "student"
 
 
 def _fitted(folder: Path) -> Path:
     return folder / "segmenter" if standing(folder / "segmenter").exists() else folder
+
+
+def draws(teacher: Segmenter) -> bool:
+    """Whether a teacher reads a generator, and so draws pictures that it labels instead of labelling given ones."""
+    return isinstance(teacher.representation, StyleGAN2)
 
 
 def drawn_shots(teacher: Segmenter, count: int, seed: int = 0, quiet: bool = False) -> Shots:
@@ -102,20 +105,24 @@ def train_student(
     student: str = STUDENT,
     seed: int = 0,
     quiet: bool = False,
+    drawn: int = DRAWN,
 ) -> Student:
     """Trains a student, or goes on where an earlier call stopped, or reads what it finished.
 
     shots: the labelled pictures, in every batch. recipe: where things face one way (see data.symmetry), call with
     `recipe.one_sided()`. out: the run's folder. pictures: uint8 [n, s, s, 3] at the recipe's size, unlabelled; None
     trains on the shots alone. teacher: whose soft labels of `pictures` start the student, if it reads its own shots
-    well enough (TRUSTED); a recipe without consistency follows any.
+    well enough (TRUSTED); a recipe without consistency follows any. One that draws gives `drawn` pictures with its
+    labels instead, which take half of the shots' places.
     """
-    fingerprint = _fingerprint(shots, recipe, pictures, teacher, student, seed)
+    fingerprint = _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn)
     folder = out / "student"
     if standing(folder).exists():
         return Student.load(folder, fingerprint)
-    soft = None
-    if teacher is not None and pictures is not None and is_heard(teacher, shots, recipe):
+    soft, extra = None, None
+    if teacher is not None and draws(teacher):
+        extra = tuple(map(torch.from_numpy, drawn_shots(teacher, drawn, seed, quiet).stack(recipe.size)))
+    elif teacher is not None and pictures is not None and is_heard(teacher, shots, recipe):
         with Ticker("teacher labels pictures", len(pictures), 0, quiet) as ticker:
             soft = teacher.soft_labels(pictures, ticker.tick)
     with torch.random.fork_rng(devices=[]):
@@ -130,6 +137,7 @@ def train_student(
         recipe,
         None if pictures is None else torch.from_numpy(pictures),
         soft,
+        extra,
     )
     loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=seed)
     what = f"student from {len(shots)} label{'s' if len(shots) > 1 else ''}"
@@ -163,7 +171,7 @@ def is_heard(teacher: Segmenter, shots: Shots, recipe: Distill) -> bool:
     return score(shots.labels, own, shots.parts, shots.names).miou_nan >= TRUSTED
 
 
-def _fingerprint(shots, recipe, pictures, teacher, student, seed) -> str:
+def _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn) -> str:
     digest = hashlib.sha256(f"{recipe.fingerprint}/{student}/{seed}/{shots.fingerprint}".encode())
     if pictures is not None:
         digest.update(f"{pictures.shape}".encode())
@@ -171,4 +179,6 @@ def _fingerprint(shots, recipe, pictures, teacher, student, seed) -> str:
     if teacher is not None:
         # Not its weights: fitted anew on another number of threads, they differ in the last digits.
         digest.update(teacher.fitted.encode())
+        if draws(teacher):
+            digest.update(f"{drawn}/{_SURE}".encode())
     return digest.hexdigest()[:12]

@@ -38,8 +38,8 @@ def fit(
 
     images, labels: see data.shots.load_shots. representation: a name of represent.choose, or the folder of a
     pretrained one; "+position" behind either adds the map of positions. head: a name of catalog.HEADS. preset: a row
-    of train.fit_head.PRESETS. size: side of the square that pictures are resized to. With two or more shots,
-    out/leave_one_out.json holds the estimate from them alone.
+    of train.fit_head.PRESETS. size: side of the square that pictures are resized to; a generator has its own. With two
+    or more shots, out/leave_one_out.json holds the estimate from them alone, but for a generator.
     """
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
     masks = [pair.mask for pair in find_pairs(labels, images)]
@@ -49,23 +49,27 @@ def fit(
     read = sampled_features(found, images, shots)
     if isinstance(found, StyleGAN2):
         # Inverted pictures are read once; an augmented one would have to be inverted anew in every step.
-        recipe = recipe.changed(augment=None)
+        recipe, size = recipe.changed(augment=None), found.size
     teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet=quiet, read=read)
     # Leaving out would invert every picture once per fold.
     estimate = None if isinstance(found, StyleGAN2) else estimated(found, head, shots, recipe, size)
+    told = Path(out) / "leave_one_out.json"
+    told.unlink(missing_ok=True)
     if estimate is not None:
-        with replacing_file(Path(out) / "leave_one_out.json") as path:
+        with replacing_file(told) as path:
             path.write_text(json.dumps(estimate.to_dict(), indent=1), encoding="utf-8")
     return teacher.save(Path(out) / "segmenter")
 
 
 def named(representation: str) -> Representation:
-    """The representation of a name, or the pretrained one in a folder."""
+    """The representation of a name, or the pretrained one in a folder; FOLDER:LAYERS of a generator."""
     plain = representation.removesuffix(POSITION)
-    if not Path(plain).is_dir():
+    folder, _, layers = (plain, "", "") if Path(plain).is_dir() else plain.rpartition(":")
+    if not folder or not Path(folder).is_dir():
         return open_representation(representation)
-    kind = "stylegan2" if read_card(Path(plain)).get("pretext") == "stylegan2" else "resnet"
-    return open_representation(representation.replace(plain, kind, 1), Path(plain))
+    kind = "stylegan2" if read_card(Path(folder)).get("pretext") == "stylegan2" else "resnet"
+    kind = f"{kind}:{layers}" if layers else kind
+    return open_representation(representation.replace(plain, kind, 1), Path(folder))
 
 
 def facing_fit(recipe: FitHead, faces_one_way: bool) -> FitHead:

@@ -47,13 +47,15 @@ def pretrain(
     seed: int = 0,
     devices: int = 1,
     quiet: bool = False,
+    leave_out: Sequence[Path] = (),
 ) -> Path:
     """Trains a pretext on a folder of pictures; returns out/representation, for `open_representation`.
 
     pretext: a name of `catalog.PRETEXTS`. images: the folder; None for a preset that draws its own (DRAWN).
     preset: a row of the pretext's table; None takes DEFAULT. size: side of the pictures in pixels; kimg: horizon in
-    thousands of pictures seen; batch: pictures per step; each replaces the preset's. Pictures that cannot be read are
-    left out, and a warning names them. A pretext that makes pictures shows some in out/samples/.
+    thousands of pictures seen; batch: pictures per step; each replaces the preset's. leave_out: files of the folder
+    that are no pictures, such as masks. Pictures that cannot be read are left out, and a warning names them. A pretext
+    that makes pictures shows some in out/samples/.
 
     Running it again goes on where it stopped, and returns at once when it was done. Raises BadImage for a folder
     without pictures, BadRecipe for a setting that cannot be, BadArtifact when `out` holds a run of other settings or
@@ -62,7 +64,7 @@ def pretrain(
     recipe = resolve(pretext, preset, size, kimg, batch)
     if images is None and preset not in DRAWN:
         raise BadRecipe(f"--images is missing; only these presets draw their own pictures: {', '.join(DRAWN)}")
-    paths = [] if images is None else list_images(images)
+    paths = [] if images is None else list_images(images, leave_out)
     source = f"drawn {DRAWN[preset]}" if images is None else _listing(paths)
     fingerprint = hashlib.sha256(f"{recipe.fingerprint}/{seed}/{source}".encode()).hexdigest()[:12]
     folder = Path(out) / "representation"
@@ -76,7 +78,9 @@ def pretrain(
     game = lookup(PRETEXTS, pretext, "pretext")(pictures, recipe, seed)
     loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=seed, devices=devices)
     show = partial(_show, Path(out) / "samples") if isinstance(game, StyleGAN2) else None
-    run_loop(game, loop, Path(out), f"{pretext} on {len(pictures)} pictures", fingerprint, quiet=quiet, show=show)
+    # With the recipe as it is played: whether things face one way is read off the pictures, not off their names.
+    played = f"{fingerprint}-{recipe.fingerprint}"
+    run_loop(game, loop, Path(out), f"{pretext} on {len(pictures)} pictures", played, quiet=quiet, show=show)
 
     title = f"{pretext} {recipe.net}"
     card = {
@@ -134,8 +138,10 @@ def resolve(
 ) -> Recipe:
     """The recipe that `pretrain` would train by, for showing it beforehand; arguments and errors as there."""
     row = row_of(lookup(PRETEXTS, pretext, "pretext").PRESETS, preset or DEFAULT)
-    given = {"size": size, "kimg": kimg, "batch": batch}
-    return row.changed(**{key: value for key, value in given.items() if value is not None})
+    given = {key: value for key, value in {"size": size, "kimg": kimg, "batch": batch}.items() if value is not None}
+    if size is not None and isinstance(row, StyleGAN2Recipe):
+        given["grow"] = tuple((side, until) for side, until in row.grow if side < size)
+    return row.changed(**given)
 
 
 def _listing(paths: Sequence[Path]) -> str:

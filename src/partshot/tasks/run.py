@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from partshot.artifact import standing
 from partshot.data.images import Stack, list_images, read_image, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
@@ -41,7 +39,7 @@ from partshot.represent.choose import POSITION, open_representation
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan2 import StyleGAN2
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.distill import DRAWN, STUDENT, drawn_shots, is_heard, teacher_size, train_student
+from partshot.tasks.distill import DRAWN, STUDENT, draws, is_heard, teacher_size, train_student
 from partshot.tasks.export import export
 from partshot.tasks.fit import HEAD, estimated, facing_fit
 from partshot.tasks.predict import predict
@@ -139,10 +137,13 @@ def run(
     if dry_run:
         return plan
 
-    reads = clock.time("representation", lambda: _representation(plan, images, out, quiet))
+    reads = clock.time("representation", lambda: _representation(plan, images, masks, out, quiet))
     teacher = clock.time("fit", lambda: _teacher(plan, reads, shots, out, quiet))
     estimate = clock.time("leave one out", lambda: _estimate(plan, reads, shots))
-    trained = clock.time("distill", lambda: _student(plan, teacher, shots, stack.images, out, quiet))
+    trained = clock.time(
+        "distill",
+        lambda: train_student(shots, plan.distill, out / "distill", stack.images, teacher, student, seed, quiet),
+    )
     onnx = out / "student.onnx"
     clock.time("export", lambda: export(trained, onnx, shots.images))
     summary = clock.time("predict", lambda: predict(onnx, images, out / "masks", quiet=quiet, leave_out=masks))
@@ -203,14 +204,15 @@ def _plan(
     )
 
 
-def _representation(plan: Plan, images: Path, out: Path, quiet: bool) -> Representation:
+def _representation(plan: Plan, images: Path, masks: Sequence[Path], out: Path, quiet: bool) -> Representation:
     name = plan.representation.removesuffix(POSITION)
     if name not in _PRETEXTS:
         return open_representation(plan.representation)
     size, kimg = plan.distill.size, min(resolve(name).kimg, 4 * plan.distill.kimg)
     if name == "stylegan2":
         size, kimg = min(_LARGEST_DRAWN, 1 << size.bit_length() - 1), resolve(name).kimg
-    folder = pretrain(name, images, out / "representation", size=size, kimg=kimg, seed=plan.seed, quiet=quiet)
+    given = {"size": size, "kimg": kimg, "seed": plan.seed, "quiet": quiet, "leave_out": masks}
+    folder = pretrain(name, images, out / "representation", **given)
     return open_representation(plan.representation.replace(name, _PRETEXTS[name], 1), folder)
 
 
@@ -226,14 +228,6 @@ def _teacher(plan: Plan, reads: Representation, shots: Shots, out: Path, quiet: 
     return teacher
 
 
-def _student(plan: Plan, teacher: Segmenter, shots: Shots, pictures: np.ndarray, out: Path, quiet: bool) -> Student:
-    """Distilled from a teacher's labels, or from pictures that the teacher's generator draws and it labels."""
-    heard = teacher
-    if isinstance(teacher.representation, StyleGAN2):
-        shots, heard = shots.joined(drawn_shots(teacher, DRAWN, plan.seed, quiet)), None
-    return train_student(shots, plan.distill, out / "distill", pictures, heard, plan.student, plan.seed, quiet)
-
-
 def _estimate(plan: Plan, reads: Representation, shots: Shots) -> Score | None:
     if isinstance(reads, StyleGAN2):
         # Every fold would invert every picture again.
@@ -244,7 +238,7 @@ def _estimate(plan: Plan, reads: Representation, shots: Shots) -> Score | None:
 def _look(student: Student, teacher: Segmenter, paths: Sequence[Path], labelled: set[str]) -> list[Picture]:
     """Some pictures of the folder, spread evenly over it, as student and teacher see them."""
     # Fewer where the teacher has to invert each.
-    most = _SHOWN if isinstance(teacher.representation, StyleGAN2) else 4 * _SHOWN
+    most = _SHOWN if draws(teacher) else 4 * _SHOWN
     chosen = [path for path in paths[:: max(1, len(paths) // most)] if path.stem not in labelled][:most]
     seen = []
     for path in chosen:
@@ -261,7 +255,7 @@ def _look(student: Student, teacher: Segmenter, paths: Sequence[Path], labelled:
 
 
 def _role(teacher: Segmenter, shots: Shots, plan: Plan) -> str:
-    if isinstance(teacher.representation, StyleGAN2):
+    if draws(teacher):
         return f"labels {DRAWN} pictures that it draws"
     return "starts the student" if is_heard(teacher, shots, plan.distill) else "too weak to start the student"
 

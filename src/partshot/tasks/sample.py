@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from partshot.artifact import read_card, replacing_file
+from partshot.artifact import read_card, replacing_file, standing
 from partshot.data.shots import Shots
 from partshot.errors import BadArtifact, BadRecipe
+from partshot.ops.pictures import as_bytes
 from partshot.pyramid import Pyramid
-from partshot.represent.spec import Generator, Latents, Representation, as_bytes
+from partshot.represent.spec import Generator, Latents, Representation
 from partshot.represent.stylegan2 import load_stylegan2
 from partshot.train.progress import Ticker
 
@@ -29,13 +30,22 @@ def sample(
     """Draws `count` pictures of the seeds seed, seed + 1, ...; returns out/images, beside which lie out/latents.
 
     generator: what `partshot pretrain stylegan2` wrote (its representation/). psi: truncation; below 1 pictures are
-    more alike and better drawn. Raises BadArtifact when the folder holds no generator.
+    more alike and better drawn. Raises BadArtifact when the folder holds no generator, or `out` other samples.
     """
     if count < 1:
         raise BadRecipe(f"count {count} given; 1 or more pictures are drawn")
     found = load_stylegan2(generator, psi=psi)
     seeds, several = range(seed, seed + count), []
     names = [f"{s:06d}" for s in seeds]
+    # Written last, so that a folder with latents is whole.
+    card = {"names": names, "psi": float(psi), "from": found.weights}
+    if standing(out / "latents").exists():
+        before = read_card(out / "latents")
+        if {key: before.get(key) for key in card} != card:
+            raise BadArtifact(
+                f"{out}: holds samples of other seeds, another psi or another generator, whose masks would be misread; "
+                "choose another --out"
+            )
     with Ticker("sample", count, 0, quiet) as ticker:
         for first in range(0, count, _BATCH):
             latents = found.sample(seeds[first : first + _BATCH])
@@ -46,7 +56,7 @@ def sample(
                     Image.fromarray(picture).save(path)
             several.append(latents)
             ticker.tick(min(first + _BATCH, count))
-    Latents.join(several).save(out / "latents", {"names": names})
+    Latents.join(several).save(out / "latents", card)
     return out / "images"
 
 

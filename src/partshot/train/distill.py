@@ -128,7 +128,8 @@ class Distillation:
 
     student: float [b, 3, s, s] in [-1, 1] -> logits [b, k, s, s]. shots, labels: the labelled pictures at the recipe's
     size, uint8 [n, s, s, 3] and ids [n, s, s]. pictures: unlabelled ones, uint8 [m, s, s, 3]; None trains on the shots
-    alone. soft: the few-shot teacher's labels of `pictures`; None starts without a teacher.
+    alone. soft: the few-shot teacher's labels of `pictures`; None starts without a teacher. drawn: pictures and ids, as
+    `shots` and `labels`, that a teacher's generator drew and the teacher labelled: they take half of the shots' places.
     """
 
     def __init__(
@@ -140,10 +141,11 @@ class Distillation:
         recipe: Distill,
         pictures: UInt8[torch.Tensor, "m s s 3"] | None = None,
         soft: SoftLabels | None = None,
+        drawn: tuple[UInt8[torch.Tensor, "d s s 3"], UInt8[torch.Tensor, "d s s"]] | None = None,
     ):
         average = copy.deepcopy(student).requires_grad_(False)
         self.recipe, self.mirrored_ids = recipe, mirrored_ids
-        self.shots, self.labels, self.pictures, self.soft = shots, labels.long(), pictures, soft
+        self.shots, self.labels, self.pictures, self.soft, self.drawn = shots, labels.long(), pictures, soft, drawn
         self.weights = class_weights(self.labels, len(mirrored_ids), recipe.class_power)
         # Classes that no shot shows weigh nothing and are left as they are.
         self.lean = torch.where(self.weights > 0, self.weights, 1).log()
@@ -177,6 +179,10 @@ class Distillation:
         size = self.recipe.size // 2 if coarse else self.recipe.size
         chosen = torch.randint(len(self.shots), (images,), generator=rng)
         shots, labels = self._read(self.shots, chosen, size), self.labels[chosen]
+        if self.drawn is not None:
+            others = torch.randint(len(self.drawn[0]), (images // 2,), generator=rng)
+            shots[: len(others)] = self._read(self.drawn[0], others, size)
+            labels[: len(others)] = self.drawn[1][others].long()
         if size != self.recipe.size:
             # Any of the four pixels that became one: always the same would shift all labels by a quarter pixel.
             down, right = torch.randint(2, (2,), generator=rng).tolist()

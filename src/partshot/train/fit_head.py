@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -26,6 +26,7 @@ from partshot.errors import BadLabels, BadRecipe
 from partshot.heads.linear import Linear
 from partshot.ops.hypercolumn import resize
 from partshot.ops.overlap import confusion
+from partshot.ops.pictures import as_pictures
 from partshot.parts import IGNORE
 from partshot.pyramid import Pyramid
 from partshot.recipe import Recipe
@@ -201,11 +202,6 @@ def leave_one_out(
                 logits = resize(head(representation.features(image[None].to(device))), truth.shape)
             total += confusion(truth, logits[0].argmax(0).byte().cpu().numpy(), len(shots.parts))
     return total
-
-
-def as_pictures(images: UInt8[np.ndarray, "n h w 3"]) -> Float[torch.Tensor, "n 3 h w"]:
-    """Pictures as networks here take them: channels first, in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def class_weights(
