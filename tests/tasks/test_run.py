@@ -149,7 +149,7 @@ def test_a_generator_is_trained_on_the_folder_and_labels_what_it_draws(tmp_path,
     monkeypatch.setitem(GAN_PRESETS, "small-folder", quick)
     monkeypatch.setattr(task, "DRAWN", 6)
     slow = stylegan2.invert
-    monkeypatch.setattr(stylegan2, "invert", lambda g, x, d, recipe: slow(g, x, d, recipe.changed(steps=2)))
+    monkeypatch.setattr(stylegan2, "invert", lambda g, x, d, recipe, _: slow(g, x, d, recipe.changed(steps=2)))
     plan = ran(toy, out, representation="stylegan2", dry_run=True)
     assert plan.representation == "stylegan2" and plan.fit.augment is None
     ran(toy, out, representation="stylegan2")
