@@ -104,3 +104,17 @@ def test_other_artifacts_are_refused(fitted, student, tmp_path):
     wrong.save(tmp_path / "wrong")
     with pytest.raises(BadArtifact, match="do not fit"):
         Student.load(tmp_path / "wrong")
+
+
+@pytest.mark.parametrize("size, reads", [(32, 32), (64, 64), (128, 160), (160, 192), (256, 320)])
+def test_students_read_a_quarter_larger_than_they_were_trained(shots, size, reads):
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, pictures):
+            seen.append(pictures.shape[2])
+            return torch.zeros(len(pictures), len(shots.parts), *pictures.shape[2:])
+
+    spy = Student(Spy(), "swift", shots.parts, size)
+    assert spy.reads == reads
+    assert spy.predict(shots.images[:1])[0].labels.shape == shots.images[0].shape[:2] and seen == [reads]

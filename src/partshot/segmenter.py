@@ -21,7 +21,7 @@ from partshot.data.images import resize_image
 from partshot.data.shots import Shots
 from partshot.data.soft_labels import SoftLabels
 from partshot.errors import BadArtifact, NotFitted
-from partshot.nets.student import build_student
+from partshot.nets.student import STRIDE, build_student
 from partshot.ops.pictures import as_bytes, as_pictures
 from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
@@ -166,8 +166,8 @@ class Segmenter:
 class Student:
     """One fast network with what it takes to use it.
 
-    net: float [b, 3, size, size] in [-1, 1] -> logits [b, k, size, size], in evaluation mode. name: of its
-    architecture, for `nets.student.build_student`. card: plain JSON values on how it was trained.
+    net: float [b, 3, s, s] in [-1, 1] -> logits [b, k, s, s], in evaluation mode. name: of its architecture, for
+    `nets.student.build_student`. size: side of the pictures it was trained on. card: plain JSON values on how.
     """
 
     def __init__(self, net: nn.Module, name: str, parts: PartSet, size: int, card: dict | None = None):
@@ -176,7 +176,15 @@ class Student:
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """One Prediction per picture, uint8 [h, w, 3], of any sizes."""
-        return list(_predictions(self._logits, images, self.size))
+        return list(_predictions(self._logits, images, self.reads))
+
+    @property
+    def reads(self) -> int:
+        """Side of the square that pictures are resized to: a quarter larger than in training, in whole strides.
+
+        Networks see more at a size somewhat above that of their training (Touvron et al. 2019); measured in LOG.md.
+        """
+        return self.size * 5 // 4 // STRIDE * STRIDE
 
     def save(self, folder: Path | str) -> Path:
         """Writes the network and its card."""
