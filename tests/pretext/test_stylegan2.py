@@ -9,6 +9,8 @@ from partshot.pretext.stylegan2 import FADE, FEWEST, PRESETS, R1_EVERY, StyleGAN
 from partshot.train.journal import read_journal
 from partshot.train.loop import LoopRecipe, run_loop
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NETS = {"net": "small", "batch": 8, "average": 0.1}
 TINY = PRESETS["small-folder"].changed(size=16, kimg=0.16, grow=((8, 0.5),), path=2.0, gamma=0.1, **NETS)
 
@@ -18,14 +20,6 @@ def pictures():
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (FEWEST, 4, 4, 3), dtype=np.uint8)
     return np.kron(coarse, np.ones((1, 4, 4, 1), np.uint8))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def play(game, out, steps=None, seed=0):
