@@ -68,17 +68,6 @@ class Shots:
             parts=self.parts,
         )
 
-    def joined(self, others: "Shots") -> "Shots":
-        """These shots and then the others; BadLabels when their parts are not the same."""
-        if self.parts != others.parts:
-            raise BadLabels("shots of other parts cannot be joined; their parts' names, colors and order must be equal")
-        return Shots(
-            images=self.images + others.images,
-            labels=self.labels + others.labels,
-            names=self.names + others.names,
-            parts=self.parts,
-        )
-
     @property
     def fingerprint(self) -> str:
         """12 hex digits that are equal exactly when pictures, labels, names and parts are."""

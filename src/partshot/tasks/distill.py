@@ -53,9 +53,9 @@ def distill(
     """Trains a student on the pictures in `images` and the masks in `labels`; returns out/student.
 
     teacher: the --out of `fit` or its segmenter/, whose soft labels start the student; None starts from the labels
-    alone. A teacher that reads a generator draws `drawn` pictures instead, which join the shots with its labels
-    (auto-shot). student: see nets.student. preset: a row of train.distill.PRESETS; size and kimg replace the row's.
-    Running it again goes on where it stopped.
+    alone. A teacher that reads a generator draws `drawn` pictures instead, which with its labels take half of the
+    shots' places (auto-shot). student: see nets.student. preset: a row of train.distill.PRESETS; size and kimg replace
+    the row's. Running it again goes on where it stopped.
     """
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
     given = {k: v for k, v in {"size": size, "kimg": kimg}.items() if v is not None}

@@ -38,10 +38,10 @@ def sample(
     seeds, several = range(seed, seed + count), []
     names = [f"{s:06d}" for s in seeds]
     # Written last, so that a folder with latents is whole.
-    card = {"names": names, "psi": float(psi), "from": found.weights}
+    card = {"names": names, "psi": float(psi)}
     if standing(out / "latents").exists():
         before = read_card(out / "latents")
-        if {key: before.get(key) for key in card} != card:
+        if before.get("generator") != found.weights or {key: before.get(key) for key in card} != card:
             raise BadArtifact(
                 f"{out}: holds samples of other seeds, another psi or another generator, whose masks would be misread; "
                 "choose another --out"
