@@ -46,9 +46,9 @@ FIT = FIT_PRESETS["fast"].changed(images=600)
 def main() -> None:
     """Measures what is missing, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packs", type=_names, default=PACKS)
-    parser.add_argument("--ks", type=_numbers, default=KS)
-    parser.add_argument("--seeds", type=_numbers, default=SEEDS)
+    parser.add_argument("--packs", type=names, default=PACKS)
+    parser.add_argument("--ks", type=numbers, default=KS)
+    parser.add_argument("--seeds", type=numbers, default=SEEDS)
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes, of one thread each")
     parser.add_argument("--out", type=Path, default=Path("bench/work/packs"))
     args = parser.parse_args()
@@ -60,11 +60,11 @@ def main() -> None:
     report(args.out)
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 

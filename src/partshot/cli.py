@@ -59,6 +59,12 @@ Kimg = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is left to chance.")]
 RgbMasks = Annotated[bool, typer.Option("--rgb-masks", help="Read RGB masks by the exact colors in classes.json.")]
+Generator = Annotated[
+    Path | None,
+    typer.Option(
+        "--generator", "-g", help="What `partshot pretrain stylegan2` wrote; without: the faces it comes with."
+    ),
+]
 Student = Annotated[
     str, typer.Option(help="The network: swift, regan-unet, or ARCHITECTURE-ENCODER such as unet-resnet18.")
 ]
@@ -149,10 +155,10 @@ def pretrain(
     _show(task(pretext, images, out, preset=preset, size=size, kimg=kimg, batch=batch, seed=seed, devices=devices))
 
 
-@app.command(epilog="Example:  partshot sample trained/representation --count 10 --out samples/")
+@app.command(epilog="Example:  partshot sample --generator trained/representation --count 10 --out samples/")
 def sample(
-    generator: Annotated[Path, typer.Argument(help="What `partshot pretrain stylegan2` wrote: its representation/.")],
     out: Out,
+    generator: Generator = None,
     count: Annotated[int, typer.Option(help="How many pictures.")] = 10,
     seed: Seed = 0,
     psi: Annotated[float, typer.Option(help="Truncation: below 1 pictures are more alike and better drawn.")] = 1.0,
@@ -162,6 +168,25 @@ def sample(
     Writes images/ and, beside them, latents/, from which `partshot fit` reads their features.
     """
     _show(_task("sample")(generator, out, count=count, seed=seed, psi=psi))
+
+
+@app.command(epilog="Example:  partshot invert --images photos/ --generator trained/representation --out found/")
+def invert(
+    images: Images,
+    out: Out,
+    generator: Generator = None,
+    preset: Annotated[str, typer.Option(help="fast, or stylegan2-paper: 1,000 steps in W.")] = "fast",
+    steps: Annotated[int | None, typer.Option(min=1, help="Of the search; default: the preset's.")] = None,
+    lpips: Annotated[
+        Path | None, typer.Option(help="LPIPS' weights, a safetensors file; without: the critic's eyes.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 16,
+) -> None:
+    """Find what a generator would draw given pictures from.
+
+    Writes latents/, what they draw, how far it is from the pictures, and names pictures that do not invert.
+    """
+    _show(_task("invert")(generator, images, out, preset=preset, steps=steps, lpips=lpips, batch=batch))
 
 
 @app.command(epilog="Example:  partshot fit --images photos/ --labels masks/ --out teacher/ --representation random")

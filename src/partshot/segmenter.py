@@ -87,9 +87,17 @@ class Segmenter:
         given = (self.representation.spec.fingerprint, self.head_name, self.size, self.recipe.fingerprint)
         return hashlib.sha256(f"{given}/{shots.fingerprint}".encode()).hexdigest()[:12]
 
-    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """One Prediction per picture, uint8 [h, w, 3], of any sizes. Raises NotFitted before `fit`."""
-        return list(_predictions(self._logits, images, self.size))
+    def predict(self, images: Sequence[np.ndarray], read: Pyramid | None = None) -> list[Prediction]:
+        """One Prediction per picture, uint8 [h, w, 3], of any sizes. read: their features, where they are known.
+
+
+        Raises NotFitted before `fit`.
+        """
+        if read is None:
+            return list(_predictions(self._logits, images, self.size))
+        head = self._head()
+        with torch.no_grad():
+            return [_prediction(head(read[i : i + 1]).float(), image.shape[:2]) for i, image in enumerate(images)]
 
     def soft_labels(self, pictures: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> SoftLabels:
         """Soft labels of a stack, uint8 [n, s, s, 3], at half its size, for a student to start from."""
@@ -212,11 +220,12 @@ def _predictions(
     for first in range(0, len(images), _BATCH):
         several = images[first : first + _BATCH]
         logits = logits_of(as_pictures(np.stack([resize_image(image, size) for image in several])))
-        for one, image in zip(logits, several, strict=True):
-            yield _prediction(F.interpolate(one[None], size=image.shape[:2], mode="bilinear", align_corners=False)[0])
+        for one, image in zip(logits.split(1), several, strict=True):
+            yield _prediction(one, image.shape[:2])
 
 
-def _prediction(logits: torch.Tensor) -> Prediction:
+def _prediction(logits: torch.Tensor, size: tuple[int, int]) -> Prediction:
+    logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0]
     shares = logits.softmax(0)
     entropy = -(shares * shares.clamp(min=1e-9).log()).sum(0) / max(1e-9, float(np.log(len(shares))))
     return Prediction(logits.argmax(0).byte().numpy(), shares.numpy(), entropy.clamp(0, 1).numpy())

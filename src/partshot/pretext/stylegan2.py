@@ -72,7 +72,7 @@ PRESETS = {
     "stylegan2-paper": StyleGAN2Recipe(size=1024, kimg=25_000, rate=2e-3, gamma=10.0, ada=0),
     # Drawn faces on two cores; R1 by ADA's rule, no path lengths, which small pictures do not need (its CIFAR row).
     "toy-face-64": StyleGAN2Recipe(
-        size=64, kimg=600, net="small", grow=((16, 0.15), (32, 0.5)), path=0, average=5.0, ada=0
+        size=64, kimg=240, net="small", grow=((16, 0.2), (32, 0.4)), path=0, average=5.0, ada=0
     ),
     # Hundreds to a few thousand pictures on two cores.
     "small-folder": StyleGAN2Recipe(size=64, kimg=300, net="small", grow=((16, 0.15), (32, 0.5)), path=0, average=5.0),

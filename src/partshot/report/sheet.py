@@ -22,11 +22,12 @@ def write_sheet(
     path: Path | str,
     images: Sequence[np.ndarray],
     rows: Mapping[str, Sequence[np.ndarray] | None],
-    parts: PartSet,
+    parts: PartSet | None = None,
 ) -> Path:
     """Writes the sheet, whole or not at all; returns its path.
 
-    images: uint8 [h, w, 3] each. rows: title -> labels, uint8 [h, w] per picture, or None for the bare pictures.
+    images: uint8 [h, w, 3] each. rows: title -> labels, uint8 [h, w] per picture, with which the pictures are tinted in
+    the colors of `parts`; or other pictures, uint8 [h, w, 3]; or None for the bare pictures.
     """
     step = _SIDE + _GAP
     sheet = Image.new("RGB", (len(images) * step + _GAP, len(rows) * (step + _TITLE) + _GAP), "white")
@@ -35,9 +36,10 @@ def write_sheet(
         top = row * (step + _TITLE) + _GAP
         draw.text((_GAP, top), title, fill="black", font=font)
         for column, image in enumerate(images):
-            tile = resize_image(image, _SIDE)
-            if labels is not None:
-                tile = overlay(tile, resize_labels(labels[column], _SIDE), parts)
+            seen = None if labels is None else labels[column]
+            tile = resize_image(image if seen is None or seen.ndim == 2 else seen, _SIDE)
+            if seen is not None and seen.ndim == 2:
+                tile = overlay(tile, resize_labels(seen, _SIDE), parts)
             sheet.paste(Image.fromarray(tile), (column * step + _GAP, top + _TITLE))
     blob = io.BytesIO()
     sheet.save(blob, "PNG", optimize=True)

@@ -1,8 +1,8 @@
 """Which representation a name means, and how one is made again from what was saved of it.
 
-Names: "pixels", "random" or "random:NET", "resnet" and "stylegan2" or "stylegan2:LAYERS" (trained, from a folder),
-"timm:NAME" or "timm:NAME@PATH"; each with "+position" behind it for a map of positions. Knows the names; how each is
-read stands in its own file.
+Names: "pixels", "random" or "random:NET", "resnet" (trained, from a folder), "stylegan2" or "stylegan2:LAYERS" (from a
+folder, or the embedded one), "timm:NAME" or "timm:NAME@PATH"; each but a generator with "+position" behind it for a map
+of positions. Knows the names; how each is read stands in its own file.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,6 @@ from partshot.represent.spec import Representation
 
 POSITION = "+position"
 
-# Names that need a folder that `partshot pretrain` wrote.
-TRAINED = ("resnet", "stylegan2")
-
 # The kind on a representation's card -> the class that rebuilds it.
 _KINDS = {
     "pixels": "partshot.represent.pixels:Pixels",
@@ -33,19 +30,21 @@ _KINDS = {
 def open_representation(name: str, folder: Path | None = None) -> Representation:
     """The representation of that name.
 
-    folder: where a trained one lies; needed by TRAINED and by no other. Raises BadRecipe for an unknown name,
-    BadArtifact when what the name points to cannot be read, MissingExtra without timm.
+    folder: where a trained one lies; "resnet" needs it, "stylegan2" takes the embedded generator without it. Raises
+    BadRecipe for an unknown name, BadArtifact when what the name points to cannot be read, MissingExtra without timm.
     """
     plain = name.removesuffix(POSITION)
     kind, _, detail = plain.partition(":")
     build = lookup(REPRESENTATIONS, kind, "representation")
-    if kind in TRAINED:
+    if kind == "resnet":
         if folder is None:
             raise BadRecipe(f"representation '{kind}' is a trained one and needs its folder; run: partshot pretrain")
-        if kind == "stylegan2" and name.endswith(POSITION):
-            raise BadRecipe(f"representation 'stylegan2' takes no {POSITION}: a generator's features know their places")
-        if kind == "resnet" and detail:
+        if detail:
             raise BadRecipe(f"representation 'resnet' takes no '{detail}'; write resnet or resnet{POSITION}")
+        found = build(folder)
+    elif kind == "stylegan2":
+        if name.endswith(POSITION):
+            raise BadRecipe(f"representation 'stylegan2' takes no {POSITION}: a generator's features know their places")
         found = build(folder, detail) if detail else build(folder)
     elif kind == "timm" and not detail:
         raise BadRecipe("representation 'timm' needs the encoder's name; write timm:NAME or timm:NAME@PATH")

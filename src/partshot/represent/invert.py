@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import nn
 
@@ -52,6 +52,10 @@ PRESETS = {
 }
 
 
+# A picture that keeps more than this share of its distance from the mean picture was not found.
+_ASTRAY = 0.5
+
+
 class Inverted(NamedTuple):
     """latents: of each picture, noise included. errors: [b], the distance between picture and what its latent draws.
 
@@ -61,6 +65,11 @@ class Inverted(NamedTuple):
     latents: Latents
     errors: torch.Tensor
     worst: torch.Tensor
+
+
+def astray(errors: Float[torch.Tensor, " b"], worst: Float[torch.Tensor, " b"]) -> Bool[torch.Tensor, " b"]:
+    """Which pictures do not invert, by the figures of `Inverted`: the generator cannot draw them."""
+    return errors > _ASTRAY * worst
 
 
 @torch.enable_grad()

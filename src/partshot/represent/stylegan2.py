@@ -24,6 +24,9 @@ from partshot.represent.invert import PRESETS, Inverted, InvertRecipe, invert
 from partshot.represent.resnet import load_exactly
 from partshot.represent.spec import Latents, Spec, fingerprint
 
+EMBEDDED = Path(__file__).parent / "toy_face_64"
+"""The generator that the package brings along, drawn faces of 64 px; its card says how it was trained."""
+
 _LARGEST = 1 << 16
 GROUPS: Mapping[str, tuple[int, int]] = {
     "regan": (8, _LARGEST),
@@ -156,9 +159,11 @@ class StyleGAN2(nn.Module):
 
 
 def load_stylegan2(
-    folder: Path | str, layers: str = "regan", psi: float = 1.0, recipe: InvertRecipe = PRESETS["fast"]
+    folder: Path | str | None = None, layers: str = "regan", psi: float = 1.0, recipe: InvertRecipe = PRESETS["fast"]
 ) -> StyleGAN2:
-    """A generator that `partshot pretrain stylegan2` wrote; BadArtifact when the folder holds something else."""
+    """A generator that `partshot pretrain stylegan2` wrote, or the embedded one; BadArtifact when the folder holds
+    something else."""
+    folder = folder or EMBEDDED
     stored = Artifact.load(folder, kind="representation")
     if "shape" not in stored.card:
         raise BadArtifact(f"{folder}: holds {stored.card.get('title', 'no generator')}; a StyleGAN2 is needed")

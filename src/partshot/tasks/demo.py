@@ -33,10 +33,13 @@ from partshot.report import (
     write_sheet,
 )
 from partshot.represent.choose import open_representation
+from partshot.represent.stylegan2 import load_stylegan2
+from partshot.tasks.auto_shot import AutoShot
 from partshot.tasks.compare import Contest
 from partshot.tasks.distill import facing
 from partshot.tasks.export import export
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
+from partshot.tasks.sample import embedded_shots
 from partshot.train.distill import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.journal import Journal, read_journal
@@ -48,6 +51,10 @@ PICTURES, HELD_OUT = 600, 200
 LEAST_SIZE = 128
 # What two cores train in two minutes per student at 128 px.
 KIMG = 7.0
+# What the embedded generator draws; other kinds go the encoder's road alone.
+DRAWN_KIND = "faces"
+# Held-out faces that are inverted: about two seconds each.
+INVERTED = 32
 # Seeds of the toy: unlabelled pictures, labelled ones and held-out ones never meet.
 _PLAIN, _LABELLED, _TEST = 1, 2, 3
 
@@ -76,6 +83,12 @@ def demo(out: Path, kind: str = "faces", size: int = 64, seed: int = 0, quiet: b
     done = [Row.from_dict(line) for line in read_journal(journal.path)]
     methods = contest.methods()
     rows = kshot(methods, pool, test, KS, [seed], on_result=lambda row: journal.write(row.to_dict()), done=done)
+    if kind == DRAWN_KIND:
+        generated = AutoShot(out / "runs", load_stylegan2(), PRESETS["auto-shot"], fit, seed=seed, quiet=quiet)
+        own, told = embedded_shots(), {"on_result": lambda row: journal.write(row.to_dict()), "done": done}
+        rows += kshot({"auto_shot": generated.auto_shot}, own, test, KS, [seed], **told)
+        few = test.subset(range(min(INVERTED, len(test))))
+        rows += kshot({"few_shot": generated.few_shot}, own, few, KS, [seed], **told)
     table = tabulate(rows)
     with replacing_file(out / "results.json") as path:
         path.write_text(json.dumps(table_to_dict(table), indent=1), encoding="utf-8")

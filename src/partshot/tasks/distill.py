@@ -53,9 +53,9 @@ def distill(
     """Trains a student on the pictures in `images` and the masks in `labels`; returns out/student.
 
     teacher: the --out of `fit` or its segmenter/, whose soft labels start the student; None starts from the labels
-    alone. A teacher that reads a generator draws `drawn` pictures instead, which with its labels take half of the
-    shots' places (auto-shot). student: see nets.student. preset: a row of train.distill.PRESETS; size and kimg replace
-    the row's. Running it again goes on where it stopped.
+    alone. A teacher that reads a generator draws `drawn` pictures instead, which with its labels take the recipe's
+    share of the shots' places (auto-shot). student: see nets.student. preset: a row of train.distill.PRESETS; size and
+    kimg replace the row's. Running it again goes on where it stopped.
     """
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
     given = {k: v for k, v in {"size": size, "kimg": kimg}.items() if v is not None}
@@ -113,7 +113,7 @@ def train_student(
     `recipe.one_sided()`. out: the run's folder. pictures: uint8 [n, s, s, 3] at the recipe's size, unlabelled; None
     trains on the shots alone. teacher: whose soft labels of `pictures` start the student, if it reads its own shots
     well enough (TRUSTED); a recipe without consistency follows any. One that draws gives `drawn` pictures with its
-    labels instead, which take half of the shots' places.
+    labels instead, which take the recipe's share of the shots' places.
     """
     fingerprint = _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn)
     folder = out / "student"

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from partshot.artifact import read_card, replacing_file, standing
-from partshot.data.shots import Shots
+from partshot.data.shots import Shots, load_shots
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.ops.pictures import as_bytes
 from partshot.pyramid import Pyramid
 from partshot.represent.spec import Generator, Latents, Representation
-from partshot.represent.stylegan2 import load_stylegan2
+from partshot.represent.stylegan2 import EMBEDDED, load_stylegan2
 from partshot.train.progress import Ticker
 
 _BATCH = 16
@@ -25,12 +25,13 @@ _ROUNDING = 2
 
 
 def sample(
-    generator: Path, out: Path, count: int = 10, seed: int = 0, psi: float | int = 1.0, quiet: bool = False
+    generator: Path | None, out: Path, count: int = 10, seed: int = 0, psi: float | int = 1.0, quiet: bool = False
 ) -> Path:
     """Draws `count` pictures of the seeds seed, seed + 1, ...; returns out/images, beside which lie out/latents.
 
-    generator: what `partshot pretrain stylegan2` wrote (its representation/). psi: truncation; below 1 pictures are
-    more alike and better drawn. Raises BadArtifact when the folder holds no generator, or `out` other samples.
+    generator: what `partshot pretrain stylegan2` wrote (its representation/); None takes the embedded one. psi:
+    truncation; below 1 pictures are more alike and better drawn. Raises BadArtifact when the folder holds no generator,
+    or `out` other samples.
     """
     if count < 1:
         raise BadRecipe(f"count {count} given; 1 or more pictures are drawn")
@@ -73,12 +74,26 @@ def sampled_features(representation: Representation, images: Path, shots: Shots)
     unknown = [name for name in shots.names if name not in known]
     if unknown:
         raise BadArtifact(f"{folder}: holds no latent of '{unknown[0]}'; label pictures that `partshot sample` drew")
+    return _features(representation, latents[torch.tensor([known[name] for name in shots.names])], shots, str(images))
+
+
+def embedded_shots() -> Shots:
+    """Ten faces that the embedded generator drew, named after their seeds, with the annotator's masks."""
+    return load_shots(EMBEDDED / "masks", EMBEDDED / "images")
+
+
+def seeded_features(generator: Generator, shots: Shots) -> Pyramid:
+    """The features of shots that are named after the seeds they were drawn from; BadArtifact when one was not."""
+    return _features(generator, generator.sample([int(name) for name in shots.names]), shots, "labelled pictures")
+
+
+def _features(generator: Generator, latents: Latents, shots: Shots, where: str) -> Pyramid:
     with torch.no_grad():
-        drawn, pyramid = representation.synthesize(latents[torch.tensor([known[name] for name in shots.names])])
+        drawn, pyramid = generator.synthesize(latents)
     for name, picture, image in zip(shots.names, as_bytes(drawn), shots.images, strict=True):
         same = picture.shape == image.shape
         if not same or np.abs(picture.astype(int) - image.astype(int)).max() > _ROUNDING:
             raise BadArtifact(
-                f"{images}: '{name}' is not the picture that its latent draws; restore it, or sample anew and label it"
+                f"{where}: '{name}' is not the picture that its latent draws; restore it, or sample anew and label it"
             )
     return pyramid

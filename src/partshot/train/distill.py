@@ -58,6 +58,7 @@ class Distill(Recipe):
 
     size: side of the square pictures, a multiple of 32. kimg: thousands of shots seen, each changed anew.
     batch: shots per step. unlabelled: other pictures per step, which come on top: they never take a shot's place.
+    drawn: share of the shots' places that pictures drawn and labelled by a generator take, where there are any.
     borrow: probability that a shot takes on the colors of an unlabelled picture. lr, weight_decay: AdamW's.
     schedule: "cosine" to zero after a short warm-up, or ReGAN's "plateau": a tenth when the loss stops falling.
     class_power: a class's pixels weigh (their number)^-class_power. average: the running average's memory per step.
@@ -70,6 +71,7 @@ class Distill(Recipe):
     kimg: float = Field(default=18, gt=0)
     batch: int = Field(default=8, ge=1)
     unlabelled: int = Field(default=16, ge=0)
+    drawn: float = Field(default=0.5, ge=0, le=1)
     borrow: float = Field(default=0.5, ge=0, le=1)
     lr: float = Field(default=3e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
@@ -104,6 +106,8 @@ PRESETS = {
         augment=AUGMENTS["regan-autoshot"],
         consistency=None,
     ),
+    # From a generator's pictures alone, at their own size: thousands of others need no strong changes (LOG.md).
+    "auto-shot": Distill(size=64, kimg=24, unlabelled=0, drawn=1, borrow=0, augment=AUGMENTS["weak"], consistency=None),
     # What the labels alone give, as strongly augmented as the default.
     "supervised": Distill(unlabelled=0, borrow=0, consistency=None),
 }
@@ -129,7 +133,7 @@ class Distillation:
     student: float [b, 3, s, s] in [-1, 1] -> logits [b, k, s, s]. shots, labels: the labelled pictures at the recipe's
     size, uint8 [n, s, s, 3] and ids [n, s, s]. pictures: unlabelled ones, uint8 [m, s, s, 3]; None trains on the shots
     alone. soft: the few-shot teacher's labels of `pictures`; None starts without a teacher. drawn: pictures and ids, as
-    `shots` and `labels`, that a teacher's generator drew and the teacher labelled: they take half of the shots' places.
+    `shots` and `labels`, that a teacher's generator drew and the teacher labelled: they take some of the shots' places.
     """
 
     def __init__(
@@ -180,7 +184,7 @@ class Distillation:
         chosen = torch.randint(len(self.shots), (images,), generator=rng)
         shots, labels = self._read(self.shots, chosen, size), self.labels[chosen]
         if self.drawn is not None:
-            others = torch.randint(len(self.drawn[0]), (images // 2,), generator=rng)
+            others = torch.randint(len(self.drawn[0]), (round(images * self.recipe.drawn),), generator=rng)
             shots[: len(others)] = self._read(self.drawn[0], others, size)
             labels[: len(others)] = self.drawn[1][others].long()
         if size != self.recipe.size:

@@ -1,0 +1,83 @@
+"""The generator's road on real pictures: few-shot by inversion, and auto-shot, beside the encoder's (bench_packs.py).
+
+The generator is trained on the pack's unlabelled pictures first:
+
+    partshot pretrain stylegan2 --images ../shared/data/wbc/unlabeled --size 64 --kimg 100 --out trained-wbc
+    python bench/bench_generator.py --trained trained-wbc [--pack wbc] [--ks 1,5,10] [--seeds 0,1,2,3,4]
+
+The same draws, the same `val` and the same measure as there. Labelled pictures and those to measure on are inverted;
+students learn from what the generator draws at its own size. Writes bench/results/generator.md with the sample grid.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from bench_packs import DATA, FIT, RESULTS, WHAT, numbers, read_rows
+from partshot.artifact import read_card
+from partshot.data.shots import load_shots
+from partshot.evaluate import kshot, table_to_dict, table_to_markdown, tabulate
+from partshot.represent.stylegan2 import load_stylegan2
+from partshot.tasks.auto_shot import AutoShot
+from partshot.train.distill import PRESETS
+from partshot.train.journal import Journal
+
+
+def main() -> None:
+    """Measures what is missing, writes and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trained", type=Path, required=True, help="the --out of `partshot pretrain stylegan2`")
+    parser.add_argument("--pack", default="wbc")
+    parser.add_argument("--ks", type=numbers, default=(1, 5, 10))
+    parser.add_argument("--seeds", type=numbers, default=(0, 1, 2, 3, 4))
+    args = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    generator = load_stylegan2(args.trained / "representation")
+    out = Path("bench/work/generator") / f"{args.pack}-{generator.weights}"
+    split = json.loads((DATA / args.pack / "split.json").read_text())
+    pool, test = (load_shots(DATA / args.pack, names=split[part]) for part in ("train", "val"))
+    draws = {int(k): {int(s): names for s, names in by.items()} for k, by in split["fewshot"].items()}
+    auto = AutoShot(out, generator, PRESETS["auto-shot"].changed(kimg=12), FIT, own=False)
+    journal = Journal(out / "rows.jsonl")
+    journal.rewind(0)
+    methods = {"auto-shot": auto.auto_shot, "few-shot, inverted": auto.few_shot}
+    rows = []
+    for seed in args.seeds:
+        given = (args.ks, [seed], draws, lambda row: journal.write(row.to_dict()), read_rows(out))
+        rows += kshot(methods, pool, test, *given)
+        print(table_to_markdown(tabulate(rows)), flush=True)
+    report(args.pack, args.trained, table_to_dict(tabulate(rows)), table_to_markdown(tabulate(rows)), args.seeds)
+
+
+def report(pack: str, trained: Path, table: dict, text: str, seeds) -> None:
+    """Table and grid, with the encoder's rows from packs.json below."""
+    card = read_card(trained / "representation")
+    grid = sorted((trained / "samples").glob("*.png"))[-1]
+    Image.open(grid).save(RESULTS / f"generator_{pack}.png", optimize=True)
+    encoder = json.loads((RESULTS / "packs.json").read_text())["tables"][pack]
+    lines = [f"| {m} | " + " | ".join(f"{c['miou']:.3f}" for c in by.values()) + " |" for m, by in encoder.items()]
+    page = [
+        f"# The generator's road: {pack}",
+        "",
+        WHAT,
+        f"A StyleGAN2 of {card['size']} px, {card['kimg']:g} thousand of {card['pictures']} unlabelled pictures seen; "
+        f"draws {', '.join(map(str, seeds))}. What it draws: ![samples](generator_{pack}.png)",
+        "",
+        text,
+        "The encoder's road and the rivals (packs.md), five draws:",
+        "",
+        "| mIoU | k = 1 | k = 5 | k = 10 |\n|---|---|---|---|",
+        *lines,
+        "",
+    ]
+    (RESULTS / "generator.md").write_text("\n".join(page), encoding="utf-8")
+    (RESULTS / "generator.json").write_text(json.dumps({"card": card, "table": table}, indent=1), encoding="utf-8")
+    print(json.dumps({m: {k: round(c["miou"], 3) for k, c in by.items()} for m, by in table.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""How many labels a supervised U-Net needs to match ours with one and with ten (ReGAN, figure 6: 150 and 500).
+
+Ours are auto-shot students: one or ten faces that the embedded generator drew are labelled, a few-shot head labels
+thousands that it draws, a student learns those. The U-Net (ResNet-18 encoder) learns from 1 to 1,000 drawn faces with
+exact masks, with strong and with weak augmentation, of which the better one counts; all see 64 px pictures. Measured is
+ReGAN's weighted IoU on 200 drawn faces. Between two counts the curve is a line over log(labels).
+
+    python bench/bench_labels_worth.py [--draws 3] [--jobs 2]
+
+Rows are written down as they come in bench/work/labels_worth: run it again to go on.
+"""
+
+import argparse
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+
+from partshot.data.augment import PRESETS as AUGMENTS
+from partshot.data.toy import toy_shots
+from partshot.evaluate import score
+from partshot.represent.stylegan2 import load_stylegan2
+from partshot.tasks.auto_shot import AutoShot
+from partshot.tasks.distill import train_student
+from partshot.tasks.sample import embedded_shots
+from partshot.train.distill import PRESETS
+from partshot.train.fit_head import PRESETS as FIT_PRESETS
+from partshot.train.journal import Journal, read_journal
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results"
+COUNTS, AUGMENTATIONS, OURS = (1, 3, 10, 30, 100, 300, 1000), ("strong", "weak"), (1, 10)
+UNET, SIZE = "unet-resnet18", 64
+# Thousands of pictures that a U-Net sees.
+KIMG = 20.0
+# The toy's seeds of what the U-Net learns from, and of what all are measured on.
+LEARNT, TESTED, HELD_OUT = 21, 22, 200
+
+
+def main() -> None:
+    """Measures what is missing; prints a table and one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=3, help="of our labelled faces")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
+    parser.add_argument("--out", type=Path, default=Path("bench/work/labels_worth"))
+    args = parser.parse_args()
+    journal = Journal(args.out / "rows.jsonl")
+    journal.rewind(0)
+    rows = read_journal(journal.path)
+    wanted = [("unet", count, which) for count in COUNTS for which in AUGMENTATIONS]
+    wanted += [("ours", count, str(draw)) for draw in range(args.draws) for count in OURS]
+    todo = [row for row in wanted if row not in {(r["who"], r["labels"], r["which"]) for r in rows}]
+    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+        for work in [pool.submit(measure, *row) for row in todo]:
+            journal.write(work.result())
+            print(read_journal(journal.path)[-1], flush=True)
+    report([row for row in read_journal(journal.path) if (row["who"], row["labels"], row["which"]) in wanted])
+
+
+def measure(who: str, labels: int, which: str) -> dict:
+    """One row. which: the U-Net's augmentation, or the seed of our draw."""
+    torch.set_num_threads(1)
+    test = toy_shots("faces", SIZE, HELD_OUT, TESTED)
+    with tempfile.TemporaryDirectory() as folder:
+        if who == "unet":
+            recipe = PRESETS["supervised"].changed(size=SIZE, kimg=KIMG, augment=AUGMENTS[which])
+            shots = toy_shots("faces", SIZE, labels, LEARNT)
+            trained = train_student(shots, recipe, Path(folder), student=UNET, quiet=True)
+        else:
+            ours = AutoShot(Path(folder), load_stylegan2(), PRESETS["auto-shot"], FIT_PRESETS["fast"], quiet=True)
+            trained = ours.student(embedded_shots().draw(labels, int(which)))
+        found = score(test.labels, [one.labels for one in trained.predict(test.images)], test.parts, test.names)
+    return {"who": who, "labels": labels, "which": which, "wiou": found.wiou, "miou": found.miou}
+
+
+def report(rows: Sequence[dict]) -> None:
+    """Table, plot and the last line."""
+    curve = [max(r["wiou"] for r in rows if r["who"] == "unet" and r["labels"] == count) for count in COUNTS]
+    ours = {k: float(np.mean([r["wiou"] for r in rows if r["who"] == "ours" and r["labels"] == k])) for k in OURS}
+    worth = {k: labels_at(curve, ours[k]) for k in OURS}
+    last = {"one_label_is_worth": worth[1], "ten_labels_are_worth": worth[10]}
+    card = {"unet_wiou": dict(zip(COUNTS, curve, strict=True)), "our_wiou": ours, "kimg": KIMG, "rows": list(rows)}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "labels_worth.json").write_text(json.dumps({**card, **last}, indent=1))
+
+    figure, axes = plt.subplots(figsize=(6, 4), dpi=120)
+    axes.semilogx(COUNTS, curve, "o-", color="#555555", label=f"{UNET}, exact labels")
+    for k, color in zip(OURS, ("#d1495b", "#00798c"), strict=True):
+        axes.axhline(ours[k], color=color, linestyle="--")
+        name = f"auto-shot, {k} label{'s' if k > 1 else ''} = {worth[k]}"
+        axes.plot([worth[k]], [ours[k]], "o", color=color, label=name)
+    axes.set(xlabel="labels of the supervised network", ylabel=f"weighted IoU on {HELD_OUT} faces")
+    axes.legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(RESULTS / "labels_worth.png")
+    print({"unet": dict(zip(COUNTS, np.round(curve, 3).tolist(), strict=True)), "ours": ours})
+    print(json.dumps(last))
+
+
+def labels_at(curve: Sequence[float], wanted: float) -> int:
+    """At how many labels the curve first reaches `wanted`; the largest count when it never does."""
+    for i, value in enumerate(curve):
+        if value >= wanted:
+            if i == 0:
+                return COUNTS[0]
+            share = (wanted - curve[i - 1]) / (value - curve[i - 1])
+            return round(math.exp((1 - share) * math.log(COUNTS[i - 1]) + share * math.log(COUNTS[i])))
+    return COUNTS[-1]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""auto-shot: the road by way of a generator. A few of its own pictures are labelled, and it draws and labels thousands.
+
+The rows that the demo and the benchmarks show of it. auto_shot: a student that learns from what the generator drew and
+the few-shot head labelled, and needs no generator afterwards (ReGAN). few_shot: that head itself, which reads given
+pictures by inversion, seconds each.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from partshot.data.images import resize_image
+from partshot.data.shots import Shots
+from partshot.ops.pictures import as_pictures
+from partshot.pyramid import Pyramid
+from partshot.represent.stylegan2 import StyleGAN2
+from partshot.segmenter import Segmenter, Student
+from partshot.tasks.distill import DRAWN, STUDENT, train_student
+from partshot.tasks.fit import HEAD
+from partshot.tasks.sample import seeded_features
+from partshot.train.distill import Distill
+from partshot.train.fit_head import FitHead
+from partshot.train.progress import Ticker
+
+# Pictures that are inverted together.
+_BATCH = 16
+
+Predictor = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+
+
+class AutoShot:
+    """The rows of one generator.
+
+    folder: where students are trained, one sub-folder each. generator: draws and reads. recipe, pictures: the
+    student's, as `train_student` takes them. fit: of the head. own: whether the labelled pictures are the generator's,
+    named after their seeds; others are inverted. drawn: how many pictures the student learns from.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        generator: StyleGAN2,
+        recipe: Distill,
+        fit: FitHead,
+        pictures: np.ndarray | None = None,
+        own: bool = True,
+        drawn: int = DRAWN,
+        seed: int = 0,
+        quiet: bool = False,
+    ):
+        self.folder, self.generator, self.recipe, self.pictures = folder, generator, recipe, pictures
+        self.fit, self.own, self.drawn, self.seed, self.quiet = fit, own, drawn, seed, quiet
+        self._teachers: dict[tuple[str, ...], Segmenter] = {}
+        self._found: dict[str, Pyramid] = {}
+
+    def auto_shot(self, shots: Shots) -> Predictor:
+        """A student of what the head that these shots were fitted to labels."""
+        student = self.student(shots)
+        return lambda images: [one.labels for one in student.predict(images)]
+
+    def few_shot(self, shots: Shots) -> Predictor:
+        """The head itself, on what the pictures are inverted to: once, whatever the shots."""
+        teacher = self.teacher(shots)
+        return lambda images: [one.labels for one in teacher.predict(images, read=self.inverted(images))]
+
+    def student(self, shots: Shots) -> Student:
+        """Trained, or read."""
+        draw = hashlib.sha256("/".join(shots.names).encode()).hexdigest()[:8]
+        folder, teacher = self.folder / f"auto-shot-{len(shots)}-{draw}", self.teacher(shots)
+        given = (self.pictures, teacher, STUDENT, self.seed, self.quiet, self.drawn)
+        return train_student(shots, self.recipe, folder, *given)
+
+    def teacher(self, shots: Shots) -> Segmenter:
+        """The head, fitted once per draw."""
+        if shots.names not in self._teachers:
+            read = seeded_features(self.generator, shots) if self.own else self.inverted(shots.images)
+            fitted = Segmenter(self.generator, shots.parts, HEAD, self.generator.size, self.fit)
+            self._teachers[shots.names] = fitted.fit(shots, quiet=self.quiet, read=read)
+        return self._teachers[shots.names]
+
+    def inverted(self, images: Sequence[np.ndarray]) -> Pyramid:
+        """The features of the latents that draw these pictures; each picture is inverted once."""
+        size = self.generator.size
+        stack = np.stack([resize_image(image, size) for image in images])
+        keys = [hashlib.sha256(image.tobytes()).hexdigest() for image in stack]
+        new = [i for i, key in enumerate(keys) if key not in self._found]
+        with Ticker("invert", len(new), 0, self.quiet) as ticker:
+            for first in range(0, len(new), _BATCH):
+                some = new[first : first + _BATCH]
+                read = self.generator.features(as_pictures(stack[some]))
+                self._found |= {keys[i]: read[j : j + 1] for j, i in enumerate(some)}
+                ticker.tick(min(first + _BATCH, len(new)))
+        levels = zip(*(self._found[key].maps for key in keys), strict=True)
+        return Pyramid(tuple(torch.cat(level) for level in levels), (size, size))

@@ -1,0 +1,81 @@
+"""auto-shot: heads are fitted to what seeds draw, students learn what is drawn, pictures are inverted once."""
+
+import numpy as np
+import pytest
+import torch
+
+from partshot.data.shots import Shots
+from partshot.errors import BadArtifact
+from partshot.evaluate import kshot
+from partshot.nets.stylegan2 import Critic, Generator, Shape
+from partshot.ops.pictures import as_bytes
+from partshot.parts import PartSet
+from partshot.represent.invert import InvertRecipe
+from partshot.represent.stylegan2 import EMBEDDED, StyleGAN2, load_stylegan2
+from partshot.tasks.auto_shot import AutoShot
+from partshot.tasks.sample import embedded_shots, seeded_features
+from partshot.train.distill import PRESETS
+from partshot.train.fit_head import PRESETS as FIT_PRESETS
+
+SHAPE = Shape(resolution=32, z_dim=8, w_dim=8, mapping_layers=2, channel_base=256, channel_max=16)
+PARTS = PartSet.of("background", "bright")
+
+
+@pytest.fixture(scope="module")
+def generator():
+    torch.manual_seed(0)
+    return StyleGAN2(Generator(SHAPE), Critic(SHAPE), recipe=InvertRecipe(steps=2, space="w+"))
+
+
+def drawn(generator, seeds) -> Shots:
+    """Pictures of these seeds, whose brighter half is a part."""
+    images = as_bytes(generator.synthesize(generator.sample(seeds))[0])
+    gray = images.mean(3)
+    labels = (gray > np.median(gray, (1, 2), keepdims=True)).astype(np.uint8)
+    return Shots(tuple(images), tuple(labels), tuple(f"{seed:06d}" for seed in seeds), PARTS)
+
+
+@pytest.fixture
+def road(generator, tmp_path):
+    recipe = PRESETS["auto-shot"].changed(size=32, kimg=0.032)
+    return AutoShot(tmp_path, generator, recipe, FIT_PRESETS["fast"].changed(images=60), drawn=6, quiet=True)
+
+
+def test_both_rows_learn_from_what_was_drawn(road, generator, monkeypatch):
+    shots, test = drawn(generator, [3, 4, 5]), drawn(generator, [100, 101])
+    rows = kshot({"auto_shot": road.auto_shot, "few_shot": road.few_shot}, shots, test, [1, 3], [0])
+    assert [(row.method, row.k) for row in rows] == [(m, k) for k in (1, 3) for m in ("auto_shot", "few_shot")]
+    assert all(0 < row.score.miou <= 1 for row in rows)
+    # The head alone, on features that need no inversion, must have learnt what it was shown.
+    read = seeded_features(generator, test)
+    seen = [one.labels for one in road.teacher(shots).predict(test.images, read=read)]
+    assert np.mean([(a == b).mean() for a, b in zip(seen, test.labels, strict=True)]) > 0.75
+    monkeypatch.setattr("partshot.tasks.distill.run_loop", lambda *_, **__: pytest.fail("trained again"))
+    road.auto_shot(shots)(test.images)
+
+
+def test_a_picture_is_inverted_once(road, generator, monkeypatch):
+    seen, plain = [], StyleGAN2.features
+    monkeypatch.setattr(StyleGAN2, "features", lambda self, images: seen.append(len(images)) or plain(self, images))
+    images = drawn(generator, [1, 2, 3]).images
+    whole, again = road.inverted(images), road.inverted(images[::-1])
+    assert seen == [3] and whole.batch == 3
+    assert torch.equal(whole.maps[0].flip(0), again.maps[0])
+
+
+def test_pictures_of_elsewhere_are_inverted_and_of_other_seeds_refused(road, generator, tmp_path):
+    shots = drawn(generator, [3, 4])
+    foreign = Shots(shots.images, shots.labels, ("000003", "000005"), PARTS)
+    with pytest.raises(BadArtifact, match="'000005' is not the picture that its latent draws"):
+        road.teacher(foreign)
+    named = Shots(shots.images, shots.labels, ("a", "b"), PARTS)
+    other = AutoShot(tmp_path, generator, road.recipe, road.fit, own=False, quiet=True)
+    assert len(other.teacher(named).predict(shots.images[:1])) == 1
+
+
+def test_the_embedded_faces_are_what_their_seeds_draw():
+    generator, shots = load_stylegan2(), embedded_shots()
+    assert len(shots) == 10 and generator.size == 64
+    assert all(set(np.unique(labels)) == set(range(10)) for labels in shots.labels)
+    assert seeded_features(generator, shots).batch == 10
+    assert sum(path.stat().st_size for path in EMBEDDED.rglob("*") if path.is_file()) < 5_000_000

@@ -1,0 +1,103 @@
+"""invert: each picture of a folder gets latent and distance, what cannot be drawn is named, a stop loses little."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from partshot.artifact import Artifact
+from partshot.errors import BadArtifact, BadRecipe
+from partshot.nets.stylegan2 import Critic, Generator, Shape
+from partshot.represent.choose import tensors_of
+from partshot.represent.invert import astray
+from partshot.represent.spec import Latents
+from partshot.represent.stylegan2 import StyleGAN2, load_stylegan2
+from partshot.tasks import invert as task
+from partshot.tasks.invert import invert
+from partshot.tasks.sample import sample
+
+SHAPE = Shape(resolution=16, z_dim=8, w_dim=8, mapping_layers=2, channel_base=128, channel_max=16)
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    torch.manual_seed(0)
+    found = StyleGAN2(Generator(SHAPE), Critic(SHAPE))
+    card = {"title": "blobs", "pretext": "stylegan2", "shape": SHAPE.model_dump(mode="json")}
+    return Artifact("representation", card, tensors_of(found)).save(tmp_path_factory.mktemp("made") / "blobs")
+
+
+@pytest.fixture
+def pictures(generator, tmp_path):
+    """Four blobs that it drew, and a checkerboard that it cannot draw."""
+    images = sample(generator, tmp_path / "samples", count=4, quiet=True)
+    board = np.indices((16, 16)).sum(0) % 2 * 255
+    Image.fromarray(np.repeat(board[..., None], 3, 2).astype(np.uint8)).save(images / "board.png")
+    (images / "torn.png").write_bytes(b"\x89PNG")
+    return images
+
+
+def test_every_picture_is_found_or_named(generator, pictures, tmp_path):
+    found = invert(generator, pictures, tmp_path / "out", steps=120, batch=2, quiet=True)
+    assert list(found.errors) == ["000000", "000001", "000002", "000003", "board"]
+    assert found.astray == ("board",) and [name for name, _ in found.skipped] == ["torn.png"]
+    assert "1 of 5 do not invert: board" in str(found) and "torn.png skipped" in str(found)
+    with open(tmp_path / "out" / "inversion.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["inverts"] for row in rows] == ["yes"] * 4 + ["no"]
+    assert float(rows[0]["distance"]) == pytest.approx(found.errors["000000"], abs=1e-5)
+
+    latents = Latents.load(tmp_path / "out" / "latents")
+    with torch.no_grad():
+        drawn, _ = load_stylegan2(generator).synthesize(latents)
+    kept = np.asarray(Image.open(tmp_path / "out" / "images" / "000002.png"))
+    assert np.abs(kept - ((drawn[2].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255)).max() <= 1
+    assert Image.open(tmp_path / "out" / "inversion.png").width > 5 * 128
+    assert not (tmp_path / "out" / "batches").exists()
+
+
+def test_a_stopped_inversion_goes_on(generator, pictures, tmp_path, monkeypatch):
+    whole = invert(generator, pictures, tmp_path / "whole", steps=5, batch=2, quiet=True)
+    with monkeypatch.context() as patch:
+        batches, plain = [], StyleGAN2.invert
+
+        def stop(self, images, *rest):
+            if len(batches) == 2:
+                raise KeyboardInterrupt
+            batches.append(images)
+            return plain(self, images, *rest)
+
+        patch.setattr(StyleGAN2, "invert", stop)
+        with pytest.raises(KeyboardInterrupt):
+            invert(generator, pictures, tmp_path / "out", steps=5, batch=2, quiet=True)
+    seen, plain = [], StyleGAN2.invert
+    monkeypatch.setattr(
+        StyleGAN2, "invert", lambda self, images, *rest: seen.append(images) or plain(self, images, *rest)
+    )
+    again = invert(generator, pictures, tmp_path / "out", steps=5, batch=2, quiet=True)
+    assert [len(images) for images in seen] == [1]
+    assert again.errors == whole.errors
+
+
+def test_other_settings_are_not_taken_for_these(generator, pictures, tmp_path):
+    few = invert(generator, pictures, tmp_path / "out", steps=1, quiet=True)
+    more = invert(generator, pictures, tmp_path / "out", steps=40, quiet=True)
+    assert more.errors["000000"] < few.errors["000000"]
+
+
+def test_bad_settings_are_refused(generator, pictures, tmp_path):
+    with pytest.raises(BadRecipe, match="batch 0 given"):
+        invert(generator, pictures, tmp_path / "out", batch=0)
+    with pytest.raises(BadRecipe, match="did you mean 'fast'"):
+        invert(generator, pictures, tmp_path / "out", preset="fats")
+    (tmp_path / "lpips.safetensors").write_bytes(b"none")
+    with pytest.raises(BadArtifact, match="cannot be read as LPIPS weights"):
+        invert(generator, pictures, tmp_path / "out", lpips=tmp_path / "lpips.safetensors")
+    assert task.PRESETS["fast"].space == "w+"
+
+
+def test_astray_is_measured_against_the_mean_picture():
+    errors, worst = torch.tensor([0.1, 0.6, 0.3]), torch.tensor([1.0, 1.0, 0.5])
+    assert astray(errors, worst).tolist() == [False, True, True]

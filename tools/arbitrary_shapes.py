@@ -1,0 +1,63 @@
+"""Shapes that mean nothing follow across generated faces (ReGAN, figure 8): docs/arbitrary_shapes.png.
+
+A ring about one eye, a bar across the forehead and a disc on a cheek are painted onto one face that the embedded
+generator drew; a few-shot head learns them from that face alone and finds them on others.
+
+    python tools/arbitrary_shapes.py [--out docs/arbitrary_shapes.png]
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from partshot.data.shots import Shots
+from partshot.ops.pictures import as_bytes
+from partshot.parts import PartSet
+from partshot.report import write_sheet
+from partshot.represent.stylegan2 import load_stylegan2
+from partshot.segmenter import Segmenter
+from partshot.tasks.sample import seeded_features
+from partshot.train.fit_head import PRESETS
+
+OTHERS = range(100, 108)
+
+
+def main() -> None:
+    """Paints, fits, draws the sheet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("docs/arbitrary_shapes.png"))
+    parser.add_argument("--seed", type=int, default=0, help="of the face that is painted on")
+    args = parser.parse_args()
+    generator = load_stylegan2()
+    with torch.no_grad():
+        picture = as_bytes(generator.synthesize(generator.sample([args.seed]))[0])[0]
+    parts = PartSet.of("background", "ring", "bar", "disc")
+    shot = Shots(images=(picture,), labels=(painted(),), names=(f"{args.seed:06d}",), parts=parts)
+    fit = PRESETS["fast"].changed(augment=None)
+    teacher = Segmenter(generator, parts, "cnn-s", generator.size, fit).fit(shot, read=seeded_features(generator, shot))
+    drawn = teacher.draw(OTHERS)
+    images = [picture, *drawn.images]
+    write_sheet(
+        args.out,
+        images,
+        {"painted on one face": None, "found on others": [shot.labels[0], *drawn.labels]},
+        parts,
+    )
+    print(f"written: {args.out}")
+
+
+def painted() -> np.ndarray:
+    """The shapes as ids, uint8 [64, 64]."""
+    canvas = Image.new("L", (64, 64))
+    draw = ImageDraw.Draw(canvas)
+    draw.ellipse((20, 24, 31, 33), outline=1, width=2)
+    draw.rectangle((24, 17, 42, 20), fill=2)
+    draw.ellipse((35, 35, 42, 42), fill=3)
+    return np.array(canvas)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Makes the embedded generator of toy faces, and ten of its faces with masks, from a finished training.
+
+The masks come from an annotator: a student's network trained on thousands of drawn faces with their exact masks. It
+stands in for the person who would label ten generated faces; nothing else ever sees those masks. It labels the faces
+that a person would choose, the first seeds in which every part is plainly to be seen.
+
+    partshot pretrain stylegan2 --preset toy-face-64 --out trained
+    python tools/embed_toy_face.py --trained trained [--out src/partshot/represent/toy_face_64]
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from partshot.artifact import Artifact
+from partshot.data.augment import PRESETS as AUGMENTS
+from partshot.data.labels import write_labels
+from partshot.data.toy import toy_shots
+from partshot.evaluate import score
+from partshot.ops.pictures import as_bytes
+from partshot.represent.stylegan2 import load_stylegan2
+from partshot.segmenter import Student
+from partshot.tasks.distill import train_student
+from partshot.train.distill import PRESETS
+
+# Drawn faces that the annotator learns from and is tested on, and the toy's seeds of them, used nowhere else.
+LEARNT, TESTED, LEARNT_SEED, TESTED_SEED = 3000, 200, 8, 9
+RECIPE = PRESETS["supervised"].changed(size=96, kimg=60, augment=AUGMENTS["weak"], class_power=0.2)
+FACES = 10
+# A part is plainly to be seen from so many pixels of a 64 px face on, if the annotator is this sure of them.
+PIXELS, SURE = 8, 0.8
+
+
+def main() -> None:
+    """Trains the annotator (minutes), labels, writes, and prints what it did."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trained", type=Path, help="the --out of `partshot pretrain`; without it, only the annotator")
+    parser.add_argument("--out", type=Path, default=Path("src/partshot/represent/toy_face_64"))
+    parser.add_argument("--work", type=Path, default=Path("annotator"), help="where the annotator is trained")
+    args = parser.parse_args()
+    annotator = trained_annotator(args.work)
+    if args.trained is not None:
+        embed(args.trained, annotator, args.out)
+
+
+def trained_annotator(folder: Path) -> Student:
+    """The annotator, trained or read."""
+    parts = toy_shots("faces", 64, LEARNT, LEARNT_SEED)
+    annotator = train_student(parts, RECIPE, folder)
+    test = toy_shots("faces", 64, TESTED, TESTED_SEED)
+    found = score(test.labels, [one.labels for one in annotator.predict(test.images)], test.parts, test.names)
+    print(f"annotator: mean IoU {found.miou:.3f}, weighted {found.wiou:.3f} on {TESTED} drawn faces", flush=True)
+    return annotator
+
+
+def embed(trained: Path, annotator: Student, out: Path) -> None:
+    """Writes generator, card, faces and masks."""
+    stored = Artifact.load(trained / "representation", kind="representation")
+    seconds = json.loads((trained / "journal.jsonl").read_text().splitlines()[-1])["seconds"]
+    card = {**stored.card, "title": "toy faces, 64 px", "trained_seconds": round(seconds), "trained_on": "2 cores"}
+    Artifact("representation", card, {k: v.astype(np.float16) for k, v in stored.tensors.items()}).save(out)
+
+    generator, chosen, seed = load_stylegan2(out), [], 0
+    while len(chosen) < FACES:
+        with torch.no_grad():
+            picture = as_bytes(generator.synthesize(generator.sample([seed]))[0])[0]
+        (seen,) = annotator.predict([picture])
+        counts = np.bincount(seen.labels[seen.probabilities.max(0) >= SURE], minlength=len(annotator.parts))
+        if counts.min() >= PIXELS:
+            chosen.append((seed, picture, seen.labels))
+        seed += 1
+    for folder in ("images", "masks"):
+        (out / folder).mkdir(exist_ok=True)
+    for number, picture, labels in chosen:
+        Image.fromarray(picture).save(out / "images" / f"{number:06d}.png")
+        write_labels(out / "masks" / f"{number:06d}.png", labels, annotator.parts)
+    print(f"{FACES} faces of {seed} seeds: {', '.join(str(number) for number, _, _ in chosen)}")
+
+
+if __name__ == "__main__":
+    main()
