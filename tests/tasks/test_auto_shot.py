@@ -38,7 +38,7 @@ def drawn(generator, seeds) -> Shots:
 @pytest.fixture
 def road(generator, tmp_path):
     recipe = PRESETS["auto-shot"].changed(size=32, kimg=0.032)
-    return AutoShot(tmp_path, generator, recipe, FIT_PRESETS["fast"].changed(images=60), drawn=6, quiet=True)
+    return AutoShot(tmp_path, generator, recipe, FIT_PRESETS["fast"].changed(images=200), drawn=6, quiet=True)
 
 
 def test_both_rows_learn_from_what_was_drawn(road, generator, monkeypatch):
@@ -46,12 +46,11 @@ def test_both_rows_learn_from_what_was_drawn(road, generator, monkeypatch):
     rows = kshot({"auto_shot": road.auto_shot, "few_shot": road.few_shot}, shots, test, [1, 3], [0])
     assert [(row.method, row.k) for row in rows] == [(m, k) for k in (1, 3) for m in ("auto_shot", "few_shot")]
     assert all(0 < row.score.miou <= 1 for row in rows)
-    # The head alone, on features that need no inversion, must have learnt what it was shown.
-    read = seeded_features(generator, test)
-    seen = [one.labels for one in road.teacher(shots).predict(test.images, read=read)]
-    assert np.mean([(a == b).mean() for a, b in zip(seen, test.labels, strict=True)]) > 0.75
+    # The head has learnt what it was shown, on features that need no inversion.
+    seen = road.teacher(shots).predict(shots.images, read=seeded_features(generator, shots))
+    assert np.mean([(a.labels == b).mean() for a, b in zip(seen, shots.labels, strict=True)]) > 0.9
     monkeypatch.setattr("partshot.tasks.distill.run_loop", lambda *_, **__: pytest.fail("trained again"))
-    road.auto_shot(shots)(test.images)
+    road.auto_shot(shots.draw(3, 0))(test.images)
 
 
 def test_a_picture_is_inverted_once(road, generator, monkeypatch):

@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 
 from partshot.errors import BadRecipe
+from partshot.represent import stylegan2
+from partshot.represent.invert import invert
 from partshot.shipped import Shipped
 from partshot.tasks import demo as task
 from partshot.tasks.demo import demo
@@ -22,15 +24,17 @@ def made(tmp_path_factory):
 
 
 def small(patch):
-    for name, value in (("KIMG", 0.032), ("PICTURES", 6), ("HELD_OUT", 3), ("LEAST_SIZE", 32)):
+    few = {"KIMG": 0.032, "AUTO_KIMG": 0.032, "PICTURES": 6, "HELD_OUT": 3, "INVERTED": 2, "DRAWN": 6, "LEAST_SIZE": 32}
+    for name, value in few.items():
         patch.setattr(task, name, value)
+    patch.setattr(stylegan2, "invert", lambda g, x, d, recipe, _: invert(g, x, d, recipe.changed(steps=2)))
     patch.setattr("partshot.train.forest._TREES", 3)
     patch.setitem(FIT_PRESETS, "fast", FIT_PRESETS["fast"].changed(images=8))
 
 
 def test_results_have_a_row_for_every_method_and_count(made):
     results = json.loads((made / "results.json").read_text())
-    assert {"student", "head", "forest", "linear", "supervised"} <= set(results)
+    assert {"student", "head", "forest", "linear", "supervised", "auto_shot", "few_shot"} <= set(results)
     for row in results.values():
         assert set(row) == {"1", "10"}
         for cell in row.values():
@@ -63,3 +67,10 @@ def test_another_size_in_the_same_folder_is_refused(made, monkeypatch):
     small(monkeypatch)
     with pytest.raises(BadRecipe, match="choose an empty folder"):
         demo(made, size=64, quiet=True)
+
+
+def test_other_kinds_go_the_encoders_road_alone(tmp_path, monkeypatch):
+    small(monkeypatch)
+    demo(tmp_path, kind="cars", size=32, quiet=True)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert "student" in results and "auto_shot" not in results

@@ -9,7 +9,7 @@ from PIL import Image
 from partshot.data.labels import read_labels
 from partshot.data.shots import load_shots
 from partshot.data.toy import write_toy
-from partshot.errors import BadLabels, BadRecipe
+from partshot.errors import BadImage, BadLabels, BadRecipe
 from partshot.parts import PartSet
 from partshot.pretext.stylegan2 import FEWEST
 from partshot.pretext.stylegan2 import PRESETS as GAN_PRESETS
@@ -158,3 +158,8 @@ def test_a_generator_is_trained_on_the_folder_and_labels_what_it_draws(tmp_path,
     assert "labels 6 pictures that it draws" in (out / "report.html").read_text(encoding="utf-8")
     teacher = Segmenter.load(out / "segmenter")
     assert isinstance(teacher.representation, stylegan2.StyleGAN2) and teacher.size == 32
+
+
+def test_too_few_pictures_for_a_generator_are_told_before_any_work(toy, tmp_path):
+    with pytest.raises(BadImage, match="StyleGAN2 learns from 50 or more"):
+        ran(toy, tmp_path / "out", representation="stylegan2", dry_run=True)

@@ -41,6 +41,7 @@ class StyleGAN2Recipe(Recipe):
     rate: Adam's learning rate. gamma: of R1; None takes 0.0002 * side^2 / batch (ADA's rule), side as it grows.
     path: weight of path-length regularization; 0 leaves it out. average: half-life of the generator's running average
     in thousands of pictures. ada: target of adaptive augmentation; 0 leaves it out. flip: mirror half of the pictures.
+    noise: whether the generator may learn to use its noise; short runs paint speckles with it and no features (LOG.md).
     """
 
     size: int = Field(ge=8)
@@ -54,6 +55,7 @@ class StyleGAN2Recipe(Recipe):
     average: float = Field(default=10.0, gt=0)
     ada: float = Field(default=0.6, ge=0, lt=1)
     flip: bool = True
+    noise: bool = True
 
     @model_validator(mode="after")
     def _can_be_built(self):
@@ -67,15 +69,18 @@ class StyleGAN2Recipe(Recipe):
         return self
 
 
+# What two cores train in one to three hours at 64 px: R1 by ADA's rule; no path lengths, which small pictures need not
+# (its CIFAR row); small batches at twice the usual rate, which learn most in the time (LOG.md).
+_TWO_CORES = StyleGAN2Recipe(
+    size=64, kimg=300, batch=16, net="small", grow=((16, 0.15), (32, 0.4)), rate=5e-3, path=0, average=5.0, noise=False
+)
 PRESETS = {
     # FFHQ at 1024 px, config F: 25 million pictures (StyleGAN2, table 1).
     "stylegan2-paper": StyleGAN2Recipe(size=1024, kimg=25_000, rate=2e-3, gamma=10.0, ada=0),
-    # Drawn faces on two cores; R1 by ADA's rule, no path lengths, which small pictures do not need (its CIFAR row).
-    "toy-face-64": StyleGAN2Recipe(
-        size=64, kimg=240, net="small", grow=((16, 0.2), (32, 0.4)), path=0, average=5.0, ada=0
-    ),
-    # Hundreds to a few thousand pictures on two cores.
-    "small-folder": StyleGAN2Recipe(size=64, kimg=300, net="small", grow=((16, 0.15), (32, 0.5)), path=0, average=5.0),
+    # Drawn faces, of which there are enough to leave ADA out.
+    "toy-face-64": _TWO_CORES.changed(kimg=180, ada=0),
+    # Hundreds to a few thousand pictures.
+    "small-folder": _TWO_CORES,
 }
 
 
@@ -88,11 +93,7 @@ class StyleGAN2:
     PRESETS: ClassVar[Mapping[str, StyleGAN2Recipe]] = PRESETS
 
     def __init__(self, pictures: UInt8[np.ndarray, "n s s 3"], recipe: StyleGAN2Recipe, seed: int = 0):
-        if len(pictures) < FEWEST:
-            raise BadImage(
-                f"{len(pictures)} pictures given; StyleGAN2 learns from {FEWEST} or more, and well from a thousand: "
-                "add pictures, or use --representation simsiam"
-            )
+        refuse_few(len(pictures))
         self.pictures, self.recipe = pictures, recipe
         self.shape = shape = shape_of(recipe.net, recipe.size)
         sides = tuple(side for side, _ in recipe.grow)
@@ -101,6 +102,9 @@ class StyleGAN2:
             generator = Generator(shape)
             # While growing, a picture comes in one block lower, too.
             critic = Critic(shape, tuple(s for s in shape.resolutions if sides and s >= min(sides)))
+        if not recipe.noise:
+            for name, strength in generator.named_parameters():
+                strength.requires_grad_(not name.endswith("noise_strength"))
         average = copy.deepcopy(generator).requires_grad_(False)
         self.path = _PathMemory()
         self.modules: dict[str, nn.Module] = {
@@ -231,6 +235,15 @@ class StyleGAN2:
         sides = [side for side in shape.layers if side <= self.resolution]
         noise = tuple(torch.randn(count, 1, side, side, device=device) for side in sides)
         return generator.synthesis(ws, noise, self.resolution, self.fade)[0], ws
+
+
+def refuse_few(pictures: int) -> None:
+    """BadImage for fewer than FEWEST pictures."""
+    if pictures < FEWEST:
+        raise BadImage(
+            f"{pictures} pictures given; StyleGAN2 learns from {FEWEST} or more, and well from a thousand: "
+            "add pictures, or use --representation simsiam"
+        )
 
 
 class _PathMemory(nn.Module):

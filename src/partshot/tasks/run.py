@@ -18,6 +18,7 @@ from partshot.data.symmetry import one_sided
 from partshot.errors import BadImage, BadRecipe
 from partshot.evaluate import Score
 from partshot.nets.student import build_student
+from partshot.pretext.stylegan2 import refuse_few
 from partshot.recipe import Recipe
 from partshot.report import (
     Curves,
@@ -132,6 +133,8 @@ def run(
     build_student(student, len(shots.parts))
     if representation not in ("auto", *_PRETEXTS):
         open_representation(representation)
+    if representation == "stylegan2":
+        refuse_few(len(paths))
     stack = clock.time("read", lambda: read_stack(_some(paths), recipe.size, skip_corrupt=True))
     plan = _plan(shots, stack, len(paths), representation, recipe, student, seed)
     if dry_run:
