@@ -19,7 +19,7 @@ from partshot.parts import PartSet
 from partshot.report import write_sheet
 from partshot.represent.stylegan2 import load_stylegan2
 from partshot.segmenter import Segmenter
-from partshot.tasks.sample import seeded_features
+from partshot.tasks.sample import latents_of_seeds
 from partshot.train.fit_head import PRESETS
 
 OTHERS = range(100, 108)
@@ -37,7 +37,9 @@ def main() -> None:
     parts = PartSet.of("background", "ring", "bar", "disc")
     shot = Shots(images=(picture,), labels=(painted(),), names=(f"{args.seed:06d}",), parts=parts)
     fit = PRESETS["fast"].changed(augment=None)
-    teacher = Segmenter(generator, parts, "cnn-s", generator.size, fit).fit(shot, read=seeded_features(generator, shot))
+    teacher = Segmenter(generator, parts, "cnn-s", generator.size, fit).fit(
+        shot, latents=latents_of_seeds(generator, shot)
+    )
     drawn = teacher.draw(OTHERS)
     images = [picture, *drawn.images]
     write_sheet(

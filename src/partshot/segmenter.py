@@ -6,6 +6,7 @@ fitting once, and what is saved predicts the same to the last bit. Neither knows
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,15 @@ from partshot.ops.pictures import as_bytes, as_pictures
 from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import rebuild, tensors_of
-from partshot.represent.spec import Representation
+from partshot.represent.spec import Latents, Representation
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead, fit_head
 from partshot.train.loop import native_bf16
 
 # Pictures per forward pass: enough to keep two cores busy, few enough for 512 px pyramids in 2 GB.
 _BATCH = 8
+# Copies of drawn shots in other styles, in all, and how much room their features may take.
+_STYLES, _STYLES_FROM, _MOST_BYTES = 24, 2_000_000, 2 << 30
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,16 @@ class Segmenter:
         """An unfitted head for this representation and these parts."""
         return lookup(HEADS, self.head_name, "head")(self.representation.spec.channels, len(self.parts))
 
-    def fit(self, shots: Shots, quiet: bool = False, read: Pyramid | None = None) -> "Segmenter":
-        """Fits the head to the shots, forgetting an earlier fit. read: their features, where they are known already."""
-        self.head_ = fit_head(self.make_head(), self.representation, shots, self.recipe, self.size, quiet, read)
+    def fit(self, shots: Shots, quiet: bool = False, latents: Latents | None = None) -> "Segmenter":
+        """Fits the head to the shots, forgetting an earlier fit.
+
+        latents: from which the representation, a Generator, draws the shots; they are read in other styles, too, which
+        is worth most where labels are fewest (LOG.md).
+        """
+        shown, read = shots, None
+        if latents is not None:
+            shown, read = self._restyled(shots, latents)
+        self.head_ = fit_head(self.make_head(), self.representation, shown, self.recipe, self.size, quiet, read)
         self.fitted = self.fingerprint(shots)
         return self
 
@@ -87,15 +97,14 @@ class Segmenter:
         given = (self.representation.spec.fingerprint, self.head_name, self.size, self.recipe.fingerprint)
         return hashlib.sha256(f"{given}/{shots.fingerprint}".encode()).hexdigest()[:12]
 
-    def predict(self, images: Sequence[np.ndarray], read: Pyramid | None = None) -> list[Prediction]:
-        """One Prediction per picture, uint8 [h, w, 3], of any sizes. read: their features, where they are known.
+    def predict(self, images: Sequence[np.ndarray], latents: Latents | None = None) -> list[Prediction]:
+        """One Prediction per picture, uint8 [h, w, 3], of any sizes. Raises NotFitted before `fit`.
 
-
-        Raises NotFitted before `fit`.
+        latents: from which the representation, a Generator, draws the pictures, where they are known already.
         """
-        if read is None:
+        if latents is None:
             return list(_predictions(self._logits, images, self.size))
-        head = self._head()
+        head, read = self._head(), self._read(latents)
         with torch.no_grad():
             return [_prediction(head(read[i : i + 1]).float(), image.shape[:2]) for i, image in enumerate(images)]
 
@@ -159,6 +168,25 @@ class Segmenter:
         found.head_ = _loaded(found.make_head(), _below(stored, "head."), folder)
         found.fitted = card["fingerprint"]
         return found
+
+    def _restyled(self, shots: Shots, latents: Latents) -> tuple[Shots, Pyramid]:
+        """The shots and copies of them in other styles, with their features."""
+        own = self._read(latents)
+        room = _MOST_BYTES // sum(m.nbytes for m in own.maps)
+        copies = max(0, min(math.ceil(_STYLES / len(shots)), room))
+        # Seeds that nothing else draws.
+        seeds = [range(_STYLES_FROM + i * len(shots), _STYLES_FROM + (i + 1) * len(shots)) for i in range(copies)]
+        pyramids = [own, *(self._read(self.representation.restyled(latents, some)) for some in seeds)]
+        maps = tuple(torch.cat(level) for level in zip(*(p.maps for p in pyramids), strict=True))
+        names = tuple(f"{name}, style {i}" for i in range(copies + 1) for name in shots.names)
+        shown = Shots(shots.images * (copies + 1), shots.labels * (copies + 1), names, shots.parts)
+        return shown, Pyramid(maps, own.image_size)
+
+    def _read(self, latents: Latents) -> Pyramid:
+        with torch.no_grad():
+            read = [self.representation.synthesize(latents[i : i + _BATCH])[1] for i in range(0, len(latents), _BATCH)]
+        maps = tuple(torch.cat(level) for level in zip(*(p.maps for p in read), strict=True))
+        return Pyramid(maps, read[0].image_size)
 
     def _head(self) -> nn.Module:
         if self.head_ is None:

@@ -52,6 +52,16 @@ def test_a_seed_alone_decides_pixels_and_features(generator):
     assert not torch.allclose(generator.synthesize(quiet)[0], images)
 
 
+def test_another_style_leaves_the_coarse_layers_alone(generator):
+    latents = generator.sample([5, 6])
+    other, again = generator.restyled(latents, [8, 9]), generator.restyled(latents, [8, 9])
+    fine = torch.tensor([side >= 16 for side in (*SHAPE.layers, 32)])
+    assert torch.equal(other.ws[:, ~fine], latents.ws[:, ~fine])
+    assert torch.equal(other.ws[:, fine], generator.sample([8, 9]).ws[:, fine])
+    assert torch.equal(other.ws, again.ws) and not torch.equal(other.noise[0], latents.noise[0])
+    assert torch.equal(generator.restyled(latents, [8, 9], side=64).ws, latents.ws)
+
+
 @pytest.mark.parametrize(
     "layers, sides", [("coarse", [8, 8, 4]), ("middle", [32, 32, 16, 16]), ("all", [32, 32, 16, 16, 8, 8, 4])]
 )

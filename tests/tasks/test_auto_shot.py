@@ -13,7 +13,7 @@ from partshot.parts import PartSet
 from partshot.represent.invert import InvertRecipe
 from partshot.represent.stylegan2 import EMBEDDED, StyleGAN2, load_stylegan2
 from partshot.tasks.auto_shot import AutoShot
-from partshot.tasks.sample import embedded_shots, seeded_features
+from partshot.tasks.sample import embedded_shots, latents_of_seeds
 from partshot.train.distill import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 
@@ -47,19 +47,19 @@ def test_both_rows_learn_from_what_was_drawn(road, generator, monkeypatch):
     assert [(row.method, row.k) for row in rows] == [(m, k) for k in (1, 3) for m in ("auto_shot", "few_shot")]
     assert all(0 < row.score.miou <= 1 for row in rows)
     # The head has learnt what it was shown, on features that need no inversion.
-    seen = road.teacher(shots).predict(shots.images, read=seeded_features(generator, shots))
+    seen = road.teacher(shots).predict(shots.images, latents_of_seeds(generator, shots))
     assert np.mean([(a.labels == b).mean() for a, b in zip(seen, shots.labels, strict=True)]) > 0.9
     monkeypatch.setattr("partshot.tasks.distill.run_loop", lambda *_, **__: pytest.fail("trained again"))
     road.auto_shot(shots.draw(3, 0))(test.images)
 
 
 def test_a_picture_is_inverted_once(road, generator, monkeypatch):
-    seen, plain = [], StyleGAN2.features
-    monkeypatch.setattr(StyleGAN2, "features", lambda self, images: seen.append(len(images)) or plain(self, images))
+    seen, plain = [], StyleGAN2.invert
+    monkeypatch.setattr(StyleGAN2, "invert", lambda self, images: seen.append(len(images)) or plain(self, images))
     images = drawn(generator, [1, 2, 3]).images
     whole, again = road.inverted(images), road.inverted(images[::-1])
-    assert seen == [3] and whole.batch == 3
-    assert torch.equal(whole.maps[0].flip(0), again.maps[0])
+    assert seen == [3] and len(whole) == 3
+    assert torch.equal(whole.ws.flip(0), again.ws)
 
 
 def test_pictures_of_elsewhere_are_inverted_and_of_other_seeds_refused(road, generator, tmp_path):
@@ -76,5 +76,5 @@ def test_the_embedded_faces_are_what_their_seeds_draw():
     generator, shots = load_stylegan2(), embedded_shots()
     assert len(shots) == 10 and generator.size == 64
     assert all(set(np.unique(labels)) == set(range(10)) for labels in shots.labels)
-    assert seeded_features(generator, shots).batch == 10
+    assert len(latents_of_seeds(generator, shots)) == 10
     assert sum(path.stat().st_size for path in EMBEDDED.rglob("*") if path.is_file()) < 5_000_000

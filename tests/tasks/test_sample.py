@@ -13,11 +13,12 @@ from partshot.errors import BadArtifact, BadRecipe
 from partshot.nets.stylegan2 import Critic, Generator, Shape
 from partshot.parts import IGNORE
 from partshot.represent.choose import open_representation, tensors_of
+from partshot.represent.invert import Inverted
 from partshot.represent.stylegan2 import StyleGAN2
 from partshot.segmenter import Segmenter
 from partshot.tasks.distill import distill
 from partshot.tasks.fit import fit
-from partshot.tasks.sample import sample, sampled_features
+from partshot.tasks.sample import latents_of, sample
 from partshot.train.fit_head import PRESETS
 
 SHAPE = Shape(resolution=32, z_dim=8, w_dim=8, mapping_layers=2, channel_base=256, channel_max=16)
@@ -61,13 +62,18 @@ def test_pictures_and_latents_lie_side_by_side(generator, tmp_path):
         sample(tmp_path, tmp_path / "none")
 
 
-def test_features_come_from_the_latents(generator, labelled):
+def test_latents_come_from_beside_the_pictures(generator, labelled, monkeypatch):
     images, masks = labelled
     reads, shots = open_representation("stylegan2", generator), load_shots(masks, images)
-    pyramid = sampled_features(reads, images, shots)
-    _, expected = reads.synthesize(reads.sample([4, 5, 6]))
-    assert all(torch.equal(a, b) for a, b in zip(pyramid.maps, expected.maps, strict=True))
-    assert sampled_features(open_representation("pixels"), images, shots) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(StyleGAN2, "invert", lambda *_: pytest.fail("inverted what was drawn"))
+        found = latents_of(reads, shots, images)
+    expected = reads.sample([4, 5, 6])
+    assert torch.equal(found.ws, expected.ws) and all(map(torch.equal, found.noise, expected.noise))
+    # Without a folder, or without latents beside it, pictures are inverted.
+    monkeypatch.setattr(StyleGAN2, "invert", lambda self, images: Inverted(self.sample([9]), None, None))
+    assert torch.equal(latents_of(reads, shots).ws, reads.sample([9]).ws)
+    assert torch.equal(latents_of(reads, shots, masks / "none" / "images").ws, reads.sample([9]).ws)
 
 
 def test_a_picture_that_its_latent_does_not_draw_is_refused(generator, labelled):
@@ -77,11 +83,11 @@ def test_a_picture_that_its_latent_does_not_draw_is_refused(generator, labelled)
     picture[:8] = 255 - picture[:8]
     Image.fromarray(picture).save(images / "000005.png")
     with pytest.raises(BadArtifact, match="'000005' is not the picture that its latent draws"):
-        sampled_features(reads, images, load_shots(masks, images))
+        latents_of(reads, load_shots(masks, images), images)
     for folder in (images, masks):
         (folder / "000005.png").rename(folder / "000099.png")
     with pytest.raises(BadArtifact, match="holds no latent of '000099'"):
-        sampled_features(reads, images, load_shots(masks, images))
+        latents_of(reads, load_shots(masks, images), images)
 
 
 def test_from_samples_to_a_student_that_was_drawn_its_pictures(generator, labelled, tmp_path, monkeypatch):

@@ -93,6 +93,9 @@ class Generator(Protocol):
     def sample(self, seeds: Sequence[int]) -> Latents:
         """One latent per seed, which alone decides it."""
 
+    def restyled(self, latents: Latents, seeds: Sequence[int]) -> Latents:
+        """What lies where these latents put it, in the colors of other seeds."""
+
     def synthesize(self, latents: Latents) -> tuple[torch.Tensor, Pyramid]:
         """Pictures [b, 3, s, s], about [-1, 1], and their Pyramid: the same for the same latents, always."""
 

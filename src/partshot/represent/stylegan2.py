@@ -113,6 +113,16 @@ class StyleGAN2(nn.Module):
         images, maps = self.generator.synthesis(latents.ws, latents.noise)
         return images, Pyramid(tuple(maps[i] for i in self._read), (self.size, self.size))
 
+    def restyled(self, latents: Latents, seeds: Sequence[int], side: int = 16) -> Latents:
+        """The same things in other colors, one seed for each: the layers from `side` px on, and the noise, of others.
+
+        Style mixing (Karras et al. 2019, section 3.1): the coarse layers decide what lies where, so that labels stay
+        true. Those of the drawn faces do to a weighted IoU of .81 with 16 px, .87 with 32 and .92 with 64 (LOG.md).
+        """
+        other, sides = self.sample(seeds), [*self.generator.shape.layers, self.size]
+        swapped = torch.tensor([at >= side for at in sides], device=latents.ws.device)
+        return Latents(torch.where(swapped[:, None], other.ws, latents.ws), other.noise, latents.generator)
+
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
         """The Pyramid of any pictures, by inversion: seconds per picture. Resized to the generator's size."""
         height, width = images.shape[2:]

@@ -10,17 +10,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from partshot.data.images import resize_image
 from partshot.data.shots import Shots
 from partshot.ops.pictures import as_pictures
-from partshot.pyramid import Pyramid
+from partshot.represent.spec import Latents
 from partshot.represent.stylegan2 import StyleGAN2
 from partshot.segmenter import Segmenter, Student
 from partshot.tasks.distill import DRAWN, STUDENT, train_student
 from partshot.tasks.fit import HEAD
-from partshot.tasks.sample import seeded_features
+from partshot.tasks.sample import latents_of_seeds
 from partshot.train.distill import Distill
 from partshot.train.fit_head import FitHead
 from partshot.train.progress import Ticker
@@ -54,7 +53,7 @@ class AutoShot:
         self.folder, self.generator, self.recipe, self.pictures = folder, generator, recipe, pictures
         self.fit, self.own, self.drawn, self.seed, self.quiet = fit, own, drawn, seed, quiet
         self._teachers: dict[tuple[str, ...], Segmenter] = {}
-        self._found: dict[str, Pyramid] = {}
+        self._found: dict[str, Latents] = {}
 
     def auto_shot(self, shots: Shots) -> Predictor:
         """A student of what the head that these shots were fitted to labels."""
@@ -64,7 +63,7 @@ class AutoShot:
     def few_shot(self, shots: Shots) -> Predictor:
         """The head itself, on what the pictures are inverted to: once, whatever the shots."""
         teacher = self.teacher(shots)
-        return lambda images: [one.labels for one in teacher.predict(images, read=self.inverted(images))]
+        return lambda images: [one.labels for one in teacher.predict(images, self.inverted(images))]
 
     def student(self, shots: Shots) -> Student:
         """Trained, or read."""
@@ -76,22 +75,20 @@ class AutoShot:
     def teacher(self, shots: Shots) -> Segmenter:
         """The head, fitted once per draw."""
         if shots.names not in self._teachers:
-            read = seeded_features(self.generator, shots) if self.own else self.inverted(shots.images)
+            latents = latents_of_seeds(self.generator, shots) if self.own else self.inverted(shots.images)
             fitted = Segmenter(self.generator, shots.parts, HEAD, self.generator.size, self.fit)
-            self._teachers[shots.names] = fitted.fit(shots, quiet=self.quiet, read=read)
+            self._teachers[shots.names] = fitted.fit(shots, self.quiet, latents)
         return self._teachers[shots.names]
 
-    def inverted(self, images: Sequence[np.ndarray]) -> Pyramid:
-        """The features of the latents that draw these pictures; each picture is inverted once."""
-        size = self.generator.size
-        stack = np.stack([resize_image(image, size) for image in images])
+    def inverted(self, images: Sequence[np.ndarray]) -> Latents:
+        """The latents that draw these pictures; each picture is inverted once."""
+        stack = np.stack([resize_image(image, self.generator.size) for image in images])
         keys = [hashlib.sha256(image.tobytes()).hexdigest() for image in stack]
         new = [i for i, key in enumerate(keys) if key not in self._found]
         with Ticker("invert", len(new), 0, self.quiet) as ticker:
             for first in range(0, len(new), _BATCH):
                 some = new[first : first + _BATCH]
-                read = self.generator.features(as_pictures(stack[some]))
-                self._found |= {keys[i]: read[j : j + 1] for j, i in enumerate(some)}
+                found = self.generator.invert(as_pictures(stack[some])).latents
+                self._found |= {keys[i]: found[j : j + 1] for j, i in enumerate(some)}
                 ticker.tick(min(first + _BATCH, len(new)))
-        levels = zip(*(self._found[key].maps for key in keys), strict=True)
-        return Pyramid(tuple(torch.cat(level) for level in levels), (size, size))
+        return Latents.join([self._found[key] for key in keys])

@@ -13,7 +13,7 @@ from partshot.represent.choose import POSITION, open_representation
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan2 import StyleGAN2
 from partshot.segmenter import Segmenter
-from partshot.tasks.sample import sampled_features
+from partshot.tasks.sample import latents_of
 from partshot.train.fit_head import PRESETS, FitHead, leave_one_out
 
 HEAD = "cnn-s"
@@ -46,11 +46,12 @@ def fit(
     pictures = read_stack(list_images(images, leave_out=masks), 64, skip_corrupt=True).images
     recipe = facing_fit(row_of(PRESETS, preset).changed(seed=seed), one_sided(pictures))
     found = named(representation)
-    read = sampled_features(found, images, shots)
+    latents = None
     if isinstance(found, StyleGAN2):
         # Inverted pictures are read once; an augmented one would have to be inverted anew in every step.
         recipe, size = recipe.changed(augment=None), found.size
-    teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet=quiet, read=read)
+        latents = latents_of(found, shots, images)
+    teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet, latents)
     # Leaving out would invert every picture once per fold.
     estimate = None if isinstance(found, StyleGAN2) else estimated(found, head, shots, recipe, size)
     told = Path(out) / "leave_one_out.json"

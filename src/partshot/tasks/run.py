@@ -45,6 +45,7 @@ from partshot.tasks.export import export
 from partshot.tasks.fit import HEAD, estimated, facing_fit
 from partshot.tasks.predict import predict
 from partshot.tasks.pretrain import pretrain, resolve
+from partshot.tasks.sample import latents_of
 from partshot.train.distill import PRESETS, Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
@@ -227,7 +228,8 @@ def _teacher(plan: Plan, reads: Representation, shots: Shots, out: Path, quiet: 
         earlier = Segmenter.load(folder)
         if earlier.fitted == teacher.fingerprint(shots):
             return earlier
-    teacher.fit(shots, quiet=quiet).save(folder)
+    latents = latents_of(reads, shots) if isinstance(reads, StyleGAN2) else None
+    teacher.fit(shots, quiet, latents).save(folder)
     return teacher
 
 

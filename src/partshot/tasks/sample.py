@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from partshot.artifact import read_card, replacing_file, standing
+from partshot.data.images import resize_image
 from partshot.data.shots import Shots, load_shots
 from partshot.errors import BadArtifact, BadRecipe
-from partshot.ops.pictures import as_bytes
-from partshot.pyramid import Pyramid
-from partshot.represent.spec import Generator, Latents, Representation
+from partshot.ops.pictures import as_bytes, as_pictures
+from partshot.represent.spec import Generator, Latents
 from partshot.represent.stylegan2 import EMBEDDED, load_stylegan2
 from partshot.train.progress import Ticker
 
@@ -61,20 +61,22 @@ def sample(
     return out / "images"
 
 
-def sampled_features(representation: Representation, images: Path, shots: Shots) -> Pyramid | None:
-    """The features of shots that a generator drew, from their latents; None for shots from anywhere else.
+def latents_of(generator: Generator, shots: Shots, images: Path | None = None) -> Latents:
+    """What a generator draws shots from: the latents beside the pictures, or what the pictures are inverted to.
 
     images: the folder that `sample` returned, or a copy with latents/ beside it. Raises BadArtifact when a shot is not
     what its latent draws, or has none.
     """
-    folder = Path(images).parent / "latents"
-    if not isinstance(representation, Generator) or not folder.is_dir():
-        return None
+    folder = None if images is None else Path(images).parent / "latents"
+    if folder is None or not folder.is_dir():
+        return generator.invert(as_pictures(np.stack([resize_image(i, generator.size) for i in shots.images]))).latents
     latents, known = Latents.load(folder), {name: i for i, name in enumerate(read_card(folder)["names"])}
     unknown = [name for name in shots.names if name not in known]
     if unknown:
         raise BadArtifact(f"{folder}: holds no latent of '{unknown[0]}'; label pictures that `partshot sample` drew")
-    return _features(representation, latents[torch.tensor([known[name] for name in shots.names])], shots, str(images))
+    chosen = latents[torch.tensor([known[name] for name in shots.names])]
+    _refuse_others(generator, chosen, shots, str(images))
+    return chosen
 
 
 def embedded_shots() -> Shots:
@@ -82,18 +84,19 @@ def embedded_shots() -> Shots:
     return load_shots(EMBEDDED / "masks", EMBEDDED / "images")
 
 
-def seeded_features(generator: Generator, shots: Shots) -> Pyramid:
-    """The features of shots that are named after the seeds they were drawn from; BadArtifact when one was not."""
-    return _features(generator, generator.sample([int(name) for name in shots.names]), shots, "labelled pictures")
+def latents_of_seeds(generator: Generator, shots: Shots) -> Latents:
+    """The latents of shots that are named after the seeds they were drawn from; BadArtifact when one was not."""
+    latents = generator.sample([int(name) for name in shots.names])
+    _refuse_others(generator, latents, shots, "labelled pictures")
+    return latents
 
 
-def _features(generator: Generator, latents: Latents, shots: Shots, where: str) -> Pyramid:
+def _refuse_others(generator: Generator, latents: Latents, shots: Shots, where: str) -> None:
     with torch.no_grad():
-        drawn, pyramid = generator.synthesize(latents)
+        drawn, _ = generator.synthesize(latents)
     for name, picture, image in zip(shots.names, as_bytes(drawn), shots.images, strict=True):
         same = picture.shape == image.shape
         if not same or np.abs(picture.astype(int) - image.astype(int)).max() > _ROUNDING:
             raise BadArtifact(
                 f"{where}: '{name}' is not the picture that its latent draws; restore it, or sample anew and label it"
             )
-    return pyramid
