@@ -17,14 +17,17 @@ from partshot import cli
 from partshot.cli import app
 from partshot.errors import BadImage
 
-VERBS = ("doctor", "demo", "toy", "pretrain", "sample", "fit", "distill", "predict", "evaluate", "export", "run")
+VERBS = (
+    "doctor", "demo", "toy", "pretrain", "sample", "invert", "fit", "distill", "predict", "evaluate", "export", "run",
+)  # fmt: skip
 
 # Each command with every option it has: what the task must be able to take.
 WHOLE_LINES = {
     "demo": "--out o --kind cars --size 32 --seed 1",
     "toy": "faces d --count 2 --size 32 --seed 1",
     "pretrain": "simsiam --images i --out o --preset p --size 32 --kimg 0.5 --batch 4 --seed 1 --devices 1",
-    "sample": "g --out o --count 2 --seed 1 --psi 0.5",
+    "sample": "--out o --generator g --count 2 --seed 1 --psi 0.5",
+    "invert": "--images i --out o --generator g --preset p --steps 5 --lpips l --batch 2",
     "fit": "--images i --labels l --out o --representation pixels --head linear --preset p --size 32 --seed 1 "
     "--rgb-masks",
     "distill": "--images i --labels l --out o --teacher t --student swift --preset p --size 32 --kimg 1 --drawn 5 "

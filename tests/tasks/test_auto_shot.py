@@ -75,6 +75,7 @@ def test_pictures_of_elsewhere_are_inverted_and_of_other_seeds_refused(road, gen
 def test_the_embedded_faces_are_what_their_seeds_draw():
     generator, shots = load_stylegan2(), embedded_shots()
     assert len(shots) == 10 and generator.size == 64
-    assert all(set(np.unique(labels)) == set(range(10)) for labels in shots.labels)
+    assert all(len(np.unique(labels)) >= 8 for labels in shots.labels)
+    assert len(np.unique(np.stack(shots.labels))) == len(shots.parts) == 10
     assert len(latents_of_seeds(generator, shots)) == 10
     assert sum(path.stat().st_size for path in EMBEDDED.rglob("*") if path.is_file()) < 5_000_000
