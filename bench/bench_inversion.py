@@ -1,9 +1,9 @@
 """Projection of many pictures at once against one by one: pictures a second, at equal reconstruction.
 
-A generator of toy faces, drawn faces that it has never seen, the same recipe and steps for both. Equal
+The embedded generator of toy faces, drawn faces that it has never seen, the same recipe and steps for both. Equal
 reconstruction is measured, not assumed: the mean distances of both are compared, relative to their own size.
 
-    python bench/bench_inversion.py --generator trained/representation [--pictures 16] [--steps 100]
+    python bench/bench_inversion.py [--pictures 16] [--steps 100] [--generator trained/representation]
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=16)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--generator", type=Path, required=True, help="what `partshot pretrain stylegan2` wrote")
+    parser.add_argument("--generator", type=Path, help="what `partshot pretrain stylegan2` wrote; the embedded one")
     args = parser.parse_args()
     torch.set_num_threads(2)
     generator = load_stylegan2(args.generator)
