@@ -7,10 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from partshot.artifact import Artifact
 from partshot.errors import BadArtifact, BadRecipe
-from partshot.nets.stylegan2 import Critic, Generator, Shape
-from partshot.represent.choose import tensors_of
 from partshot.represent.invert import astray
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan2 import StyleGAN2, load_stylegan2
@@ -18,15 +15,10 @@ from partshot.tasks import invert as task
 from partshot.tasks.invert import invert
 from partshot.tasks.sample import sample
 
-SHAPE = Shape(resolution=16, z_dim=8, w_dim=8, mapping_layers=2, channel_base=128, channel_max=16)
-
 
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory):
-    torch.manual_seed(0)
-    found = StyleGAN2(Generator(SHAPE), Critic(SHAPE))
-    card = {"title": "blobs", "pretext": "stylegan2", "shape": SHAPE.model_dump(mode="json")}
-    return Artifact("representation", card, tensors_of(found)).save(tmp_path_factory.mktemp("made") / "blobs")
+def generator(blobs):
+    return blobs(16)
 
 
 @pytest.fixture

@@ -7,12 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from partshot.artifact import Artifact
 from partshot.data.shots import load_shots
 from partshot.errors import BadArtifact, BadRecipe
-from partshot.nets.stylegan2 import Critic, Generator, Shape
 from partshot.parts import IGNORE
-from partshot.represent.choose import open_representation, tensors_of
+from partshot.represent.choose import open_representation
 from partshot.represent.invert import Inverted
 from partshot.represent.stylegan2 import StyleGAN2
 from partshot.segmenter import Segmenter
@@ -21,16 +19,10 @@ from partshot.tasks.fit import fit
 from partshot.tasks.sample import latents_of, sample
 from partshot.train.fit_head import PRESETS
 
-SHAPE = Shape(resolution=32, z_dim=8, w_dim=8, mapping_layers=2, channel_base=256, channel_max=16)
-
 
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory):
-    """The folder of a generator that was never trained: its pictures are blobs."""
-    torch.manual_seed(0)
-    found = StyleGAN2(Generator(SHAPE), Critic(SHAPE))
-    card = {"title": "blobs", "pretext": "stylegan2", "shape": SHAPE.model_dump(mode="json")}
-    return Artifact("representation", card, tensors_of(found)).save(tmp_path_factory.mktemp("made") / "blobs")
+def generator(blobs):
+    return blobs(32)
 
 
 @pytest.fixture
