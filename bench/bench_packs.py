@@ -61,10 +61,12 @@ def main() -> None:
 
 
 def names(text: str) -> tuple[str, ...]:
+    """Of an option with commas between."""
     return tuple(text.split(","))
 
 
 def numbers(text: str) -> tuple[int, ...]:
+    """Of an option with commas between."""
     return tuple(map(int, text.split(",")))
 
 

@@ -35,7 +35,7 @@ from partshot.train.loop import native_bf16
 # Pictures per forward pass: enough to keep two cores busy, few enough for 512 px pyramids in 2 GB.
 _BATCH = 8
 # Copies of drawn shots in other styles, in all, and how much room their features may take.
-_STYLES, _STYLES_FROM, _MOST_BYTES = 24, 2_000_000, 2 << 30
+_STYLES, _STYLES_FROM, _MOST_BYTES = 24, 2_000_000, 1 << 30
 
 
 @dataclass(frozen=True)

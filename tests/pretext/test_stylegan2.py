@@ -11,7 +11,7 @@ from partshot.train.loop import LoopRecipe, run_loop
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NETS = {"net": "small", "batch": 8, "average": 0.1}
+NETS = {"net": "small", "batch": 8, "average": 0.1, "noise": True}
 TINY = PRESETS["small-folder"].changed(size=16, kimg=0.16, grow=((8, 0.5),), path=2.0, gamma=0.1, **NETS)
 
 
@@ -57,6 +57,20 @@ def test_a_cut_run_ends_with_the_same_bits(pictures, tmp_path):
 
 def weights(module):
     return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+@pytest.mark.parametrize("noise", [True, False])
+def test_noise_is_learnt_where_it_may_be(pictures, noise):
+    game = StyleGAN2(pictures, TINY.changed(noise=noise))
+    game.prepare(0.9)
+    batch = game.batch(torch.Generator().manual_seed(0), 8)
+    for turn in game.turns():
+        turn.optimizer.zero_grad(set_to_none=True)
+        turn.loss(batch).backward()
+        turn.optimizer.step()
+    strengths = {n: p for n, p in game.modules["generator"].named_parameters() if n.endswith("noise_strength")}
+    assert len(strengths) == 5 and all(bool(s) == noise for s in strengths.values())
+    assert all(p.requires_grad for n, p in game.modules["generator"].named_parameters() if n not in strengths)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.6])

@@ -32,11 +32,11 @@ def write_sheet(
     step = _SIDE + _GAP
     sheet = Image.new("RGB", (len(images) * step + _GAP, len(rows) * (step + _TITLE) + _GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    for row, (title, labels) in enumerate(rows.items()):
+    for row, (title, views) in enumerate(rows.items()):
         top = row * (step + _TITLE) + _GAP
         draw.text((_GAP, top), title, fill="black", font=font)
         for column, image in enumerate(images):
-            seen = None if labels is None else labels[column]
+            seen = None if views is None else views[column]
             tile = resize_image(image if seen is None or seen.ndim == 2 else seen, _SIDE)
             if seen is not None and seen.ndim == 2:
                 tile = overlay(tile, resize_labels(seen, _SIDE), parts)

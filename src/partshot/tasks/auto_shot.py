@@ -6,7 +6,7 @@ pictures by inversion, seconds each.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from partshot.ops.pictures import as_pictures
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan2 import StyleGAN2
 from partshot.segmenter import Segmenter, Student
+from partshot.tasks.compare import Predictor, folder_of_draw, predictor
 from partshot.tasks.distill import DRAWN, STUDENT, train_student
 from partshot.tasks.fit import HEAD
 from partshot.tasks.sample import latents_of_seeds
@@ -27,14 +28,12 @@ from partshot.train.progress import Ticker
 # Pictures that are inverted together.
 _BATCH = 16
 
-Predictor = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
-
 
 class AutoShot:
     """The rows of one generator.
 
-    folder: where students are trained, one sub-folder each. generator: draws and reads. recipe, pictures: the
-    student's, as `train_student` takes them. fit: of the head. own: whether the labelled pictures are the generator's,
+    folder: where students are trained, one sub-folder each. generator: draws and reads. recipe: the
+    student's; it sees no unlabelled pictures. fit: of the head. own: whether the labelled pictures are the generator's,
     named after their seeds; others are inverted. drawn: how many pictures the student learns from.
     """
 
@@ -44,21 +43,19 @@ class AutoShot:
         generator: StyleGAN2,
         recipe: Distill,
         fit: FitHead,
-        pictures: np.ndarray | None = None,
         own: bool = True,
         drawn: int = DRAWN,
         seed: int = 0,
         quiet: bool = False,
     ):
-        self.folder, self.generator, self.recipe, self.pictures = folder, generator, recipe, pictures
+        self.folder, self.generator, self.recipe = folder, generator, recipe
         self.fit, self.own, self.drawn, self.seed, self.quiet = fit, own, drawn, seed, quiet
         self._teachers: dict[tuple[str, ...], Segmenter] = {}
         self._found: dict[str, Latents] = {}
 
     def auto_shot(self, shots: Shots) -> Predictor:
         """A student of what the head that these shots were fitted to labels."""
-        student = self.student(shots)
-        return lambda images: [one.labels for one in student.predict(images)]
+        return predictor(self.student(shots))
 
     def few_shot(self, shots: Shots) -> Predictor:
         """The head itself, on what the pictures are inverted to: once, whatever the shots."""
@@ -67,9 +64,8 @@ class AutoShot:
 
     def student(self, shots: Shots) -> Student:
         """Trained, or read."""
-        draw = hashlib.sha256("/".join(shots.names).encode()).hexdigest()[:8]
-        folder, teacher = self.folder / f"auto-shot-{len(shots)}-{draw}", self.teacher(shots)
-        given = (self.pictures, teacher, STUDENT, self.seed, self.quiet, self.drawn)
+        folder = folder_of_draw(self.folder, "auto-shot", shots)
+        given = (None, self.teacher(shots), STUDENT, self.seed, self.quiet, self.drawn)
         return train_student(shots, self.recipe, folder, *given)
 
     def teacher(self, shots: Shots) -> Segmenter:

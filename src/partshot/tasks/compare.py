@@ -58,12 +58,12 @@ class Contest:
     def methods(self) -> dict[str, Callable[[Shots], Predictor]]:
         """Name -> fit, in the order in which tables show them."""
         return {
-            "student": lambda shots: _labels(self.distilled(shots)),
-            "head": lambda shots: _labels(self.teacher(shots)),
-            "mean teacher": lambda shots: _labels(self.mean_teacher(shots)),
-            "supervised": lambda shots: _labels(self.supervised(shots)),
-            "linear": lambda shots: _labels(self._segmenter(self.representation, "linear", shots)),
-            "random": lambda shots: _labels(self._of_random_weights(shots)),
+            "student": lambda shots: predictor(self.distilled(shots)),
+            "head": lambda shots: predictor(self.teacher(shots)),
+            "mean teacher": lambda shots: predictor(self.mean_teacher(shots)),
+            "supervised": lambda shots: predictor(self.supervised(shots)),
+            "linear": lambda shots: predictor(self._segmenter(self.representation, "linear", shots)),
+            "random": lambda shots: predictor(self._of_random_weights(shots)),
             "forest": lambda shots: Forest(shots.parts, seed=self.seed).fit(shots).predict,
         }
 
@@ -110,9 +110,14 @@ class Contest:
         return train_student(shots, recipe, out, pictures, teacher, self.student, self.seed, self.quiet)
 
     def _run(self, name: str, shots: Shots) -> Path:
-        draw = hashlib.sha256("/".join(shots.names).encode()).hexdigest()[:8]
-        return self.folder / f"{name}-{len(shots)}-{draw}"
+        return folder_of_draw(self.folder, name, shots)
 
 
-def _labels(fitted: Segmenter | Student) -> Predictor:
+def folder_of_draw(folder: Path, name: str, shots: Shots) -> Path:
+    """Where the row `name` is trained on this draw of shots."""
+    draw = hashlib.sha256("/".join(shots.names).encode()).hexdigest()[:8]
+    return folder / f"{name}-{len(shots)}-{draw}"
+
+
+def predictor(fitted: Segmenter | Student) -> Predictor:
     return lambda images: [one.labels for one in fitted.predict(images)]

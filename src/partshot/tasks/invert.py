@@ -72,7 +72,9 @@ def invert(
     recipe = row_of(PRESETS, preset)
     recipe = recipe if steps is None else recipe.changed(steps=steps)
     found = load_stylegan2(generator, recipe=recipe)
-    distance, eyes = (found.distance(), "critic") if lpips is None else (load_lpips(lpips), "LPIPS")
+    distance, eyes = found.distance(), "critic"
+    if lpips is not None:
+        distance, eyes = load_lpips(lpips), f"LPIPS {_digest_of(lpips.read_bytes())}"
     paths, out = list_images(images), Path(out)
     stack = read_stack(paths, found.size, skip_corrupt=True)
     unread = {path for path, _ in stack.skipped}
@@ -120,9 +122,11 @@ def _tell(ticker: Ticker, before: int, batch: int, step: int) -> None:
 
 
 def _digest(generator: StyleGAN2, recipe, eyes: str, pictures: np.ndarray) -> str:
-    digest = hashlib.sha256(f"{generator.weights}/{recipe.fingerprint}/{eyes}".encode())
-    digest.update(np.ascontiguousarray(pictures).tobytes())
-    return digest.hexdigest()[:12]
+    return _digest_of(f"{generator.weights}/{recipe.fingerprint}/{eyes}".encode() + pictures.tobytes())
+
+
+def _digest_of(blob: bytes) -> str:
+    return hashlib.sha256(blob).hexdigest()[:12]
 
 
 def _drawn(generator: StyleGAN2, several: Sequence[Latents]) -> np.ndarray:
