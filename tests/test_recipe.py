@@ -26,6 +26,10 @@ class Stove(Recipe):
     heat: float | None = 1.0
 
 
+class Kitchen(Recipe):
+    stove: Stove | None = Stove()
+
+
 PRESETS = {"rapid": Oven(kimg=0.1), "patient": Oven(kimg=500)}
 
 
@@ -36,9 +40,14 @@ def test_toml_brings_back_the_same_recipe(tmp_path):
         assert Oven.from_toml(path) == oven
 
 
-def test_none_is_not_written_where_reading_would_bring_another_value_back():
-    with pytest.raises(BadRecipe, match="setting 'heat' = None cannot be written"):
-        Stove(heat=None).to_toml()
+def test_what_is_switched_off_is_written_as_false(tmp_path):
+    for kitchen in (Kitchen(), Kitchen(stove=None), Kitchen(stove=Stove(heat=None)), Kitchen(stove=Stove(heat=0.0))):
+        path = tmp_path / "kitchen.toml"
+        path.write_text(kitchen.to_toml(), encoding="utf-8")
+        assert Kitchen.from_toml(path) == kitchen
+    assert Stove(heat=None).to_toml() == "heat = false\n"
+    with pytest.raises(BadRecipe, match="setting 'kimg' = False"):
+        Oven.parse({"kimg": False})
 
 
 def test_fingerprints_are_equal_exactly_when_the_settings_are():

@@ -9,9 +9,10 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from types import NoneType
+from typing import TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from partshot.errors import BadRecipe, nearest
 
@@ -23,6 +24,14 @@ class Recipe(BaseModel):
     """Base of every recipe: plain values, frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _off(cls, values):
+        """`false` switches off what may be None but is not by itself, as `to_toml` writes it."""
+        if not isinstance(values, Mapping):
+            return values
+        return {key: None if value is False and key in _switches(cls) else value for key, value in values.items()}
 
     @property
     def fingerprint(self) -> str:
@@ -48,15 +57,9 @@ class Recipe(BaseModel):
             raise BadRecipe(f"{where}setting '{key}' = {first.get('input')!r}: {first['msg']}") from None
 
     def to_toml(self) -> str:
-        """The settings as TOML, one per line; None is left out, since TOML has no such value.
-
-        Raises BadRecipe for a None whose default is another value, since reading would bring that one back.
-        """
-        values = self.model_dump(mode="json")
-        for key, value in values.items():
-            if value is None and type(self).model_fields[key].get_default(call_default_factory=True) is not None:
-                raise BadRecipe(f"setting '{key}' = None cannot be written as TOML; give it a value")
-        return "".join(f"{k} = {_toml(v)}\n" for k, v in values.items() if v is not None)
+        """The settings as TOML, one per line. It has no None: what is None is left out, or `false` where the default is
+        another value, which reading would else bring back."""
+        return "".join(f"{key} = {_toml(value)}\n" for key, value in _written(self).items())
 
     @classmethod
     def from_toml(cls: type[R], path: Path | str) -> R:
@@ -76,8 +79,27 @@ def preset(presets: Mapping[str, R], name: str) -> R:
     return presets[name]
 
 
+def _switches(kind: type[Recipe]) -> set[str]:
+    """Settings that may be None and have another default. None of them is a bool."""
+    optional = {k: f for k, f in kind.model_fields.items() if NoneType in get_args(f.annotation)}
+    return {key for key, field in optional.items() if field.get_default(call_default_factory=True) is not None}
+
+
+def _written(recipe: Recipe) -> dict:
+    values = {}
+    for key, value in recipe.model_dump(mode="json").items():
+        inner = getattr(recipe, key)
+        if isinstance(inner, Recipe):
+            values[key] = _written(inner)
+        elif value is not None:
+            values[key] = value
+        elif key in _switches(type(recipe)):
+            values[key] = False
+    return values
+
+
 def _toml(value) -> str:
     # JSON's strings, numbers, booleans and lists of them are TOML's too; a recipe inside a recipe is an inline table.
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items() if v is not None) + " }"
+        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)
