@@ -24,13 +24,13 @@ from partshot.data.soft_labels import SoftLabels
 from partshot.errors import BadArtifact, NotFitted
 from partshot.nets.student import STRIDE, build_student
 from partshot.ops.pictures import as_bytes, as_pictures
+from partshot.ops.precision import native_bf16
 from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import rebuild, tensors_of
 from partshot.represent.spec import Latents, Representation
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead, fit_head
-from partshot.train.loop import native_bf16
 
 # Pictures per forward pass: enough to keep two cores busy, few enough for 512 px pyramids in 2 GB.
 _BATCH = 8

@@ -35,7 +35,7 @@ def test_pictures_that_it_drew_are_found_again(generator, space):
     found = invert(generator, images, generator.distance(), recipe)
     assert (found.errors < 0.35 * found.worst).all()
     drawn, again = generator.synthesize(found.latents)
-    torch.testing.assert_close(generator.distance()(drawn, images), found.errors)
+    torch.testing.assert_close(generator.distance()(images)(drawn), found.errors)
     start = images - generator.synthesize(generator.sample([0]))[0]
     assert (drawn - images).square().mean() < 0.3 * start.square().mean()
     if space == "w":
@@ -80,12 +80,12 @@ def test_the_regularizer_tells_noise_from_pictures():
 def test_the_distance_is_zero_for_the_same_and_differentiable():
     distance = feature_distance(lambda x: [x, F.avg_pool2d(x, 2)], pixels=1.0)
     a, b = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8, requires_grad=True)
-    assert distance(a, a).abs().max() == 0
+    assert distance(a)(a).abs().max() == 0
     unit = F.normalize(a, dim=1) - F.normalize(b, dim=1)
     pooled = F.normalize(F.avg_pool2d(a, 2), dim=1) - F.normalize(F.avg_pool2d(b, 2), dim=1)
     expected = unit.square().sum(1).mean((1, 2)) + pooled.square().sum(1).mean((1, 2))
-    torch.testing.assert_close(distance(a, b), expected + (a - b).square().mean((1, 2, 3)), atol=1e-5, rtol=1e-5)
-    distance(a, b).sum().backward()
+    torch.testing.assert_close(distance(a)(b), expected + (a - b).square().mean((1, 2, 3)), atol=1e-5, rtol=1e-5)
+    distance(a)(b).sum().backward()
     assert b.grad.abs().sum() > 0
 
 
@@ -106,7 +106,7 @@ def test_lpips_is_the_weighted_distance_of_vggs_features(tmp_path):
         if i in ends:
             apart = (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square()
             expected = expected + (apart * tensors[f"lin{ends[i]}.model.1.weight"]).sum(1).mean((1, 2))
-    torch.testing.assert_close(distance(a, b), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(distance(a)(b), expected, atol=1e-5, rtol=1e-4)
     del tensors["lin3.model.1.weight"]
     save_file(tensors, tmp_path / "part.safetensors")
     with pytest.raises(BadArtifact, match="lacks 'lin3.model.1.weight'"):

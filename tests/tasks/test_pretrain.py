@@ -111,7 +111,7 @@ def test_a_generator_is_trained_on_drawn_pictures_and_shows_samples(tmp_path, mo
     generator = open_representation("stylegan2", made)
     images, pyramid = generator.synthesize(generator.sample([0, 1]))
     assert images.shape == (2, 3, 32, 32) and len(pyramid.maps) == 6
-    assert float(generator.distance()(images[:1], images[1:])) > 0
+    assert float(generator.distance()(images[:1])(images[1:])) > 0
     grids = sorted((tmp_path / "out" / "samples").iterdir())
     assert [Image.open(path).size for path in grids] == [(8 * 32, 4 * 32)] * 4
     written = (made / "card.json").stat().st_mtime_ns

@@ -18,8 +18,11 @@ from torch import nn
 from partshot.errors import BadArtifact
 
 Levels = Callable[[torch.Tensor], Sequence[torch.Tensor]]
-Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Pictures [b, 3, h, w] in [-1, 1], twice -> [b], how far apart each pair is; differentiable."""
+Distance = Callable[[torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]
+"""Pictures [b, 3, h, w] in [-1, 1] -> a measure: others -> [b], how far apart each pair is; differentiable in these.
+
+What the first look like to the network is worked out once, however often others are measured against them.
+"""
 
 # LPIPS compares pictures at this side at most, as projectors do.
 LARGEST = 256
@@ -28,24 +31,29 @@ _TAPS = (3, 8, 15, 22, 29)
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
-def feature_distance(levels: Levels, pixels: float = 0.0) -> Distance:
-    """Mean squared difference of unit feature vectors, summed over levels (LPIPS' formula, equation 1, all weights 1).
+def feature_distance(levels: Levels, pixels: float = 0.0, weights: Sequence[torch.Tensor] | None = None) -> Distance:
+    """Mean squared difference of unit feature vectors, summed over levels (LPIPS' formula, equation 1).
 
-    pixels: weight of the pixels' own mean squared difference beside it.
+    pixels: weight of the pixels' own mean squared difference beside it. weights: of each level's channels; None: all 1.
     """
 
-    def distance(
-        first: Float[torch.Tensor, "b 3 h w"], second: Float[torch.Tensor, "b 3 h w"]
-    ) -> Float[torch.Tensor, " b"]:
-        pairs = zip(levels(first), levels(second), strict=True)
-        total = sum((_unit(a) - _unit(b)).square().sum(1).mean((1, 2)) for a, b in pairs)
-        return total + pixels * (first - second).float().square().mean((1, 2, 3))
+    def distance(target: Float[torch.Tensor, "b 3 h w"]) -> Callable[[torch.Tensor], torch.Tensor]:
+        with torch.no_grad():
+            goals = [_unit(maps) for maps in levels(target)]
+        scales = [1.0] * len(goals) if weights is None else [w[:, None, None] for w in weights]
+
+        def apart(images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, " b"]:
+            found = zip(levels(images), goals, scales, strict=True)
+            total = sum(((_unit(a) - b).square() * w).sum(1).mean((1, 2)) for a, b, w in found)
+            return total + pixels * (images - target).float().square().mean((1, 2, 3))
+
+        return apart
 
     return distance
 
 
 class Lpips(nn.Module):
-    """LPIPS with VGG-16.
+    """What LPIPS looks at: levels of VGG-16, and weights of their channels.
 
     tensors: torchvision's vgg16 ("features.0.weight", ...) and, as the lpips package names them, the five linear layers
     ("lin0.model.1.weight", ...), in one mapping.
@@ -62,14 +70,9 @@ class Lpips(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
         self.requires_grad_(False).eval()
 
-    def forward(
-        self, first: Float[torch.Tensor, "b 3 h w"], second: Float[torch.Tensor, "b 3 h w"]
-    ) -> Float[torch.Tensor, " b"]:
-        """The distance of each pair of pictures."""
-        pairs = zip(self._levels(_small(first)), self._levels(_small(second)), self.lins, strict=True)
-        return sum(((_unit(a) - _unit(b)).square() * w[:, None, None]).sum(1).mean((1, 2)) for a, b, w in pairs)
-
-    def _levels(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, images: Float[torch.Tensor, "b 3 h w"]) -> list[torch.Tensor]:
+        """The levels, finest first."""
+        images = _small(images)
         x, found = (images - self.shift) / self.scale, []
         for i, layer in enumerate(self.features):
             x = layer(x)
@@ -78,14 +81,15 @@ class Lpips(nn.Module):
         return found
 
 
-def load_lpips(path: Path | str) -> Lpips:
+def load_lpips(path: Path | str) -> Distance:
     """LPIPS from a safetensors file with the names of `Lpips`; BadArtifact when it cannot be read or lacks one."""
     try:
-        return Lpips(load_file(path))
+        lpips = Lpips(load_file(path))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadArtifact(f"{path}: cannot be read as LPIPS weights ({str(error).splitlines()[0]})") from error
     except KeyError as error:
         raise BadArtifact(f"{path}: lacks {error}; LPIPS needs vgg16's features and its five linear layers") from error
+    return feature_distance(lpips, weights=list(lpips.lins))
 
 
 def _small(images: torch.Tensor) -> torch.Tensor:

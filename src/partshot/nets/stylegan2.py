@@ -162,6 +162,12 @@ class Synthesis(nn.Module):
                 break
         return image, maps
 
+    def noise_strengths(self) -> list[float]:
+        """By how much each of `shape.layers` multiplies its noise; 0 hears none."""
+        blocks = [getattr(self, f"b{r}") for r in self.shape.resolutions]
+        layers = [layer for block in blocks for name, layer in block.named_children() if name != "torgb"]
+        return [float(layer.noise_strength.detach()) for layer in layers]
+
 
 class _SynthesisBlock(nn.Module):
     def __init__(self, shape: Shape, resolution: int):

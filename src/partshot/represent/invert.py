@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import nn
 
 from partshot.nets.perceptual import Distance
+from partshot.ops.precision import Precision, is_bf16
 from partshot.recipe import Recipe
 from partshot.represent.spec import Latents
 
@@ -31,6 +32,7 @@ class InvertRecipe(Recipe):
 
     up, down: shares of the steps in which the rate rises and falls. explore: deviation of the noise on the latent, in
     deviations of w; it is gone after `settle` of the steps. noise: weight of what keeps noise maps noise.
+    precision: of the networks; what is searched for, and the errors that are told, are float32 in any.
     """
 
     steps: int = Field(default=1000, ge=1)
@@ -41,6 +43,7 @@ class InvertRecipe(Recipe):
     explore: float = Field(default=0.05, ge=0)
     settle: float = Field(default=0.75, gt=0, le=1)
     noise: float = Field(default=1e5, ge=0)
+    precision: Precision = "fp32"
     seed: int = 0
 
 
@@ -48,7 +51,7 @@ PRESETS = {
     # StyleGAN2, appendix D, and the official code.
     "stylegan2-paper": InvertRecipe(),
     # Small generators on two cores: a latent per layer finds a picture in a fifth of the steps.
-    "fast": InvertRecipe(steps=200, space="w+"),
+    "fast": InvertRecipe(steps=200, space="w+", precision="auto"),
 }
 
 
@@ -80,9 +83,9 @@ def invert(
     recipe: InvertRecipe = PRESETS["fast"],
     progress: Callable[[int], None] = lambda step: None,
 ) -> Inverted:
-    """Latents that draw these pictures, in [-1, 1] and of the generator's size; in any batch the same.
+    """Latents that draw these pictures, in [-1, 1] and of the generator's size; in any batch the same, up to rounding.
 
-    Also where the caller has gradients switched off or computes in bf16, whose rounding hundreds of steps would keep.
+    Also where the caller has gradients switched off; the recipe alone says where bf16 is used.
 
     generator: a represent.stylegan2.StyleGAN2. progress: told the steps done.
     """
@@ -98,29 +101,33 @@ def _projected(generator, images, distance, recipe, progress) -> Inverted:
     # The same start and the same exploration for every picture, so that none depends on its neighbours.
     rng = torch.Generator().manual_seed(recipe.seed)
     noise = [torch.randn(1, 1, side, side, generator=rng).to(device) for side in shape.layers]
-    noise = [n.repeat(count, 1, 1, 1).requires_grad_() for n in noise]
-    optimizer = torch.optim.Adam([w, *noise], lr=recipe.rate, betas=(0.9, 0.999))
+    noise = [n.repeat(count, 1, 1, 1) for n in noise]
+    strengths = generator.generator.synthesis.noise_strengths()
+    heard = [maps.requires_grad_() for maps, strength in zip(noise, strengths, strict=True) if strength]
+    optimizer = torch.optim.Adam([w, *heard], lr=recipe.rate, betas=(0.9, 0.999))
 
+    apart = distance(images)
     with torch.no_grad():
-        start = generator.synthesize(_latents(generator, w, noise))[0]
-        worst = distance(start, images)
+        worst = apart(generator.synthesize(_latents(generator, w, noise))[0])
     for step in range(recipe.steps):
         done = step / recipe.steps
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate * rate_at(done, recipe)
         strength = deviation * recipe.explore * max(0.0, 1 - done / recipe.settle) ** 2
         moved = w + torch.randn(w.shape[1:], generator=rng).to(device) * strength
-        drawn, _ = generator.synthesize(_latents(generator, moved, noise))
-        apart = distance(drawn, images)
-        loss = apart.sum() + recipe.noise * noise_likeness(noise)
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16(recipe.precision)):
+            drawn, _ = generator.synthesize(_latents(generator, moved, noise))
+            loss = apart(drawn).sum()
+        if heard:
+            loss = loss + recipe.noise * noise_likeness(heard)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        _renormalize(noise)
+        _renormalize(heard)
         progress(step + 1)
     with torch.no_grad():
         latents = _latents(generator, w.detach(), [n.detach() for n in noise])
-        errors = distance(generator.synthesize(latents)[0], images)
+        errors = apart(generator.synthesize(latents)[0])
     return Inverted(latents, errors, worst)
 
 

@@ -27,11 +27,11 @@ from partshot.heads.linear import Linear
 from partshot.ops.hypercolumn import resize
 from partshot.ops.overlap import confusion
 from partshot.ops.pictures import as_pictures
+from partshot.ops.precision import Precision, is_bf16
 from partshot.parts import IGNORE
 from partshot.pyramid import Pyramid
 from partshot.recipe import Recipe
 from partshot.represent.spec import Representation
-from partshot.train.loop import native_bf16
 from partshot.train.progress import Ticker
 
 # Epoch and share of the horizon that is done -> what the learning rate is multiplied with.
@@ -72,7 +72,7 @@ class FitHead(Recipe):
     class_power: float = Field(default=0.0, ge=0, le=1)
     standardize: bool = False
     augment: Augment | None = None
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Precision = "auto"
     seed: int = 0
 
     @model_validator(mode="after")
@@ -238,8 +238,7 @@ class _Feed:
         # A representation without a tensor of its own computes where its pictures lie.
         self.device = next((t.device for t in representation.state_dict().values()), pictures.device)
         self.rng = torch.Generator().manual_seed(recipe.seed)
-        bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and native_bf16())
-        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        self.dtype = torch.bfloat16 if is_bf16(recipe.precision) else torch.float32
         self.queue: list[int] = []
         self.plain = None if read is None else read.to(self.device, self.dtype)
         if self.plain is None and (recipe.standardize or recipe.augment is None):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from partshot.errors import BadRecipe
 from partshot.game import Game, Turn
+from partshot.ops.precision import Precision, is_bf16
 from partshot.recipe import Recipe
 from partshot.train.checkpoint import load_checkpoint, save_checkpoint, sweep
 from partshot.train.journal import Journal
@@ -45,7 +46,7 @@ class LoopRecipe(Recipe):
     batch: int
     seed: int = 0
     checkpoint_seconds: float = 60
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Precision = "auto"
     devices: int = 1
 
     @property
@@ -228,27 +229,16 @@ def _take(fabric: Fabric, turn: Turn, batch: Any) -> torch.Tensor:
 
 
 def _fabric(recipe: LoopRecipe) -> Fabric:
-    precision = recipe.precision
-    if precision == "auto":
-        precision = "bf16" if native_bf16() else "fp32"
     # It tells the precision anew for every network, in the middle of our progress.
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     try:
         return Fabric(
             devices=recipe.devices,
             strategy="auto" if recipe.devices == 1 else "ddp_spawn",
-            precision="bf16-mixed" if precision == "bf16" else "32-true",
+            precision="bf16-mixed" if is_bf16(recipe.precision) else "32-true",
         )
     except (RuntimeError, ValueError, TypeError) as error:
         raise BadRecipe(f"devices = {recipe.devices}: {str(error).splitlines()[0]}; run: partshot doctor") from error
-
-
-def native_bf16() -> bool:
-    """Whether the device computes in bf16 by its own instructions."""
-    # Emulated bf16 is slower than fp32; in hardware a ResNet-18's step took 0.55 of fp32's time on one core.
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _optimizers(turns: Sequence[Turn]) -> dict[str, Optimizer]:
