@@ -2,10 +2,11 @@
 
 Ours are auto-shot students: one or ten faces that the embedded generator drew are labelled, a few-shot head labels
 thousands that it draws, a student learns those. The U-Net (ResNet-18 encoder) learns from 1 to 1,000 drawn faces with
-exact masks, with strong and with weak augmentation, of which the better one counts; all see 64 px pictures. Measured is
-ReGAN's weighted IoU on 200 drawn faces. Between two counts the curve is a line over log(labels).
+exact masks, with strong and with weak augmentation, of which the better one counts; all see 64 px pictures, at full size
+from the first step and without class weights. Measured is ReGAN's weighted IoU on 200 drawn faces. Between two counts
+the curve is a line over log(labels).
 
-    python bench/bench_labels_worth.py [--draws 3] [--jobs 2]
+    python bench/bench_labels_worth.py [--runs 3] [--jobs 2]
 
 Rows are written down as they come in bench/work/labels_worth: run it again to go on.
 """
@@ -38,7 +39,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
-COUNTS, AUGMENTATIONS, OURS = (1, 3, 10, 30, 100, 300, 1000), ("strong", "weak"), (1, 10)
+COUNTS, AUGMENTATIONS, OURS = (1, 10, 30, 100, 300, 1000), ("strong", "weak"), (1, 10)
 UNET, SIZE = "unet-resnet18", 64
 # Thousands of pictures that a U-Net sees.
 KIMG = 20.0
@@ -49,7 +50,7 @@ LEARNT, TESTED, HELD_OUT = 21, 22, 200
 def main() -> None:
     """Measures what is missing; prints a table and one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=3, help="of our labelled faces")
+    parser.add_argument("--runs", type=int, default=3, help="of our students, each of other drawn pictures")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--out", type=Path, default=Path("bench/work/labels_worth"))
     args = parser.parse_args()
@@ -57,7 +58,7 @@ def main() -> None:
     journal.rewind(0)
     rows = read_journal(journal.path)
     wanted = [("unet", count, which) for count in COUNTS for which in AUGMENTATIONS]
-    wanted += [("ours", count, str(draw)) for draw in range(args.draws) for count in OURS]
+    wanted += [("ours", count, str(run)) for run in range(args.runs) for count in OURS]
     todo = [row for row in wanted if row not in {(r["who"], r["labels"], r["which"]) for r in rows}]
     with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
         for work in [pool.submit(measure, *row) for row in todo]:
@@ -67,17 +68,20 @@ def main() -> None:
 
 
 def measure(who: str, labels: int, which: str) -> dict:
-    """One row. which: the U-Net's augmentation, or the seed of our draw."""
+    """One row. which: the U-Net's augmentation, or the seed of our run."""
     torch.set_num_threads(1)
     test = toy_shots("faces", SIZE, HELD_OUT, TESTED)
     with tempfile.TemporaryDirectory() as folder:
         if who == "unet":
-            recipe = PRESETS["supervised"].changed(size=SIZE, kimg=KIMG, augment=AUGMENTS[which])
+            recipe = PRESETS["supervised"].changed(
+                size=SIZE, kimg=KIMG, augment=AUGMENTS[which], class_power=0, coarse=0
+            )
             shots = toy_shots("faces", SIZE, labels, LEARNT)
             trained = train_student(shots, recipe, Path(folder), student=UNET, quiet=True)
         else:
-            ours = AutoShot(Path(folder), load_stylegan2(), PRESETS["auto-shot"], FIT_PRESETS["fast"], quiet=True)
-            trained = ours.student(embedded_shots().draw(labels, int(which)))
+            fit = FIT_PRESETS["fast"].changed(seed=int(which))
+            ours = AutoShot(Path(folder), load_stylegan2(), PRESETS["auto-shot"], fit, seed=int(which), quiet=True)
+            trained = ours.student(embedded_shots().subset(range(labels)))
         found = score(test.labels, [one.labels for one in trained.predict(test.images)], test.parts, test.names)
     return {"who": who, "labels": labels, "which": which, "wiou": found.wiou, "miou": found.miou}
 

@@ -1,8 +1,9 @@
 """Makes the embedded generator of toy faces, and ten of its faces with masks, from a finished training.
 
 The masks come from an annotator: a student's network trained on thousands of drawn faces with their exact masks. It
-stands in for the person who would label ten generated faces; nothing else ever sees those masks. It labels the first
-seeds that it is sure of, as a person would be of nearly all.
+stands in for the person who would label ten generated faces; nothing else ever sees those masks. It labels as a person
+would choose: of the faces that it is sure of, the most typical one first, then each time the one that shows most of
+what those before it did not. The card tells the order, so that the first k are the k to label.
 
     partshot pretrain stylegan2 --preset toy-face-64 --out trained
     python tools/embed_toy_face.py --trained trained [--out src/partshot/represent/toy_face_64]
@@ -10,11 +11,15 @@ seeds that it is sure of, as a person would be of nearly all.
 
 import argparse
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.metrics import pairwise_distances
 
 from partshot.artifact import Artifact
 from partshot.data.augment import PRESETS as AUGMENTS
@@ -23,20 +28,22 @@ from partshot.data.toy import toy_shots
 from partshot.evaluate import score
 from partshot.ops.pictures import as_bytes
 from partshot.represent.stylegan2 import load_stylegan2
-from partshot.segmenter import Student
+from partshot.segmenter import Prediction, Student
 from partshot.tasks.distill import train_student
 from partshot.train.distill import PRESETS
 
 # Drawn faces that the annotator learns from and is tested on, and the toy's seeds of them, used nowhere else.
 LEARNT, TESTED, LEARNT_SEED, TESTED_SEED = 3000, 200, 8, 9
 RECIPE = PRESETS["supervised"].changed(size=96, kimg=60, augment=AUGMENTS["weak"], class_power=0.2)
-FACES, TRIED = 10, 500
+FACES, TRIED = 10, 400
 MADE_BY = "partshot pretrain stylegan2 --preset toy-face-64; the first 58 kimg with learnt noise (LOG.md)"
 TRAINED_ON = "10,000 drawn faces; about 65 minutes on two cores of an AMD EPYC, bf16"
-# A part is to be seen from so many pixels of a 64 px face on; hair or a hat may hide two. A face is labelled if the
+# A part is to be seen from so many pixels of a 64 px face on; hair or a hat may hide two. A face may be labelled if the
 # annotator is this sure of this share of its pixels, as it is of two faces in three.
 PIXELS, HIDDEN = 6, 2
 SURE, SHARE = 0.8, 0.92
+# Label maps are compared at this side, in so many principal components.
+COMPARED, COMPONENTS = 8, 32
 
 
 def main() -> None:
@@ -65,29 +72,48 @@ def embed(trained: Path, annotator: Student, out: Path) -> None:
     """Writes generator, card, faces and masks."""
     stored = Artifact.load(trained / "representation", kind="representation")
     card = {**stored.card, "title": "toy faces, 64 px", "made_by": MADE_BY, "trained_on": TRAINED_ON}
-    Artifact("representation", card, {k: v.astype(np.float16) for k, v in stored.tensors.items()}).save(out)
+    tensors = {k: v.astype(np.float16) for k, v in stored.tensors.items()}
+    Artifact("representation", card, tensors).save(out)
 
-    generator, chosen, seed = load_stylegan2(out), [], 0
-    while len(chosen) < FACES:
-        if seed == TRIED:
-            raise SystemExit(
-                f"the annotator is sure of only {len(chosen)} of {TRIED} faces; train the generator longer"
-            )
-        with torch.no_grad():
-            picture = as_bytes(generator.synthesize(generator.sample([seed]))[0])[0]
-        (seen,) = annotator.predict([picture])
-        sure = seen.probabilities.max(0) >= SURE
-        counts = np.bincount(seen.labels[sure], minlength=len(annotator.parts))
-        if sure.mean() >= SHARE and (counts < PIXELS).sum() <= HIDDEN:
-            chosen.append((seed, picture, seen.labels))
-        seed += 1
+    generator = load_stylegan2(out)
+    with torch.no_grad():
+        pictures = as_bytes(generator.synthesize(generator.sample(range(TRIED)))[0])
+    seen = annotator.predict(list(pictures))
+    sure = [seed for seed, one in enumerate(seen) if _is_sure(one, len(annotator.parts))]
+    if len(sure) < FACES:
+        raise SystemExit(f"the annotator is sure of only {len(sure)} of {TRIED} faces; train the generator longer")
+    chosen = _telling([seen[seed] for seed in sure])
+    faces = [(sure[i], pictures[sure[i]], seen[sure[i]].labels) for i in chosen]
+    card["faces"] = [seed for seed, _, _ in faces]
+    Artifact("representation", card, tensors).save(out)
     for folder in ("images", "masks"):
+        shutil.rmtree(out / folder, ignore_errors=True)
         (out / folder).mkdir()
     (out / "classes.json").write_text(json.dumps(annotator.parts.to_dict(), indent=1), encoding="utf-8")
-    for number, picture, labels in chosen:
+    for number, picture, labels in faces:
         Image.fromarray(picture).save(out / "images" / f"{number:06d}.png")
         write_labels(out / "masks" / f"{number:06d}.png", labels, annotator.parts)
-    print(f"{FACES} faces of {seed} seeds: {', '.join(str(number) for number, _, _ in chosen)}")
+    print(f"{FACES} faces of {TRIED} seeds: {', '.join(str(number) for number, _, _ in faces)}")
+
+
+def _is_sure(seen: Prediction, parts: int) -> bool:
+    sure = seen.probabilities.max(0) >= SURE
+    counts = np.bincount(seen.labels[sure], minlength=parts)
+    return sure.mean() >= SHARE and (counts < PIXELS).sum() <= HIDDEN
+
+
+def _telling(seen: Sequence[Prediction]) -> list[int]:
+    """Indices of FACES label maps, greedily such that the others lie near to one of them (k-medoids)."""
+    layouts = np.stack([one.probabilities for one in seen])
+    n, k, height, width = layouts.shape
+    blocks = layouts.reshape(n, k, COMPARED, height // COMPARED, COMPARED, width // COMPARED).mean((3, 5))
+    found = PCA(COMPONENTS, svd_solver="full").fit_transform(blocks.reshape(n, -1))
+    apart = pairwise_distances(found, metric="sqeuclidean")
+    chosen, left = [], np.full(n, np.inf)
+    while len(chosen) < FACES:
+        chosen.append(int(np.minimum(left, apart).sum(1).argmin()))
+        left = np.minimum(left, apart[chosen[-1]])
+    return chosen
 
 
 if __name__ == "__main__":

@@ -127,14 +127,14 @@ class Segmenter:
     ) -> Shots:
         """Pictures that the representation, a Generator, draws of these seeds, labelled by the head (auto-shot, ReGAN).
 
-        sure: pixels whose likeliest part is less probable than this are 255. Raises NotFitted before `fit`.
+        sure: pixels whose likeliest part is less probable than this are 255. In bf16 where the device has it, which
+        rounds a color here and there. Raises NotFitted before `fit`.
         """
         head, images, labels = self._head(), [], []
         for first in range(0, len(seeds), _BATCH):
-            with torch.no_grad():
-                drawn, pyramid = self.representation.synthesize(
-                    self.representation.sample(seeds[first : first + _BATCH])
-                )
+            latents = self.representation.sample(seeds[first : first + _BATCH])
+            with torch.no_grad(), torch.autocast(latents.ws.device.type, torch.bfloat16, enabled=native_bf16()):
+                drawn, pyramid = self.representation.synthesize(latents)
                 likely, ids = head(pyramid).float().softmax(1).max(1)
             ids = torch.where(likely >= sure, ids, IGNORE)
             images += list(as_bytes(drawn))

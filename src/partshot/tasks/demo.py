@@ -98,9 +98,11 @@ def demo(out: Path, kind: str = "faces", size: int = 64, seed: int = 0, quiet: b
         auto = PRESETS["auto-shot"].changed(kimg=AUTO_KIMG)
         generator = load_stylegan2(recipe=INVERT_PRESETS["fast"].changed(steps=STEPS))
         road = AutoShot(out / "runs", generator, auto, fit, drawn=DRAWN, seed=seed, quiet=quiet)
-        rows += measured({"auto_shot": road.auto_shot}, embedded_shots(), test, KS, [seed])
+        faces = embedded_shots()
+        first = {k: {seed: faces.names[:k]} for k in KS}
+        rows += measured({"auto_shot": road.auto_shot}, faces, test, KS, [seed], first)
         inverted = test.subset(range(min(INVERTED, len(test))))
-        rows += measured({"few_shot": road.few_shot}, embedded_shots(), inverted, KS, [seed])
+        rows += measured({"few_shot": road.few_shot}, faces, inverted, KS, [seed], first)
     table = tabulate(rows)
     with replacing_file(out / "results.json") as path:
         path.write_text(json.dumps(table_to_dict(table), indent=1), encoding="utf-8")
@@ -110,7 +112,7 @@ def demo(out: Path, kind: str = "faces", size: int = 64, seed: int = 0, quiet: b
     predictions = best.predict(test.images)
     students = {"student": {k: contest.distilled(pool.draw(k, seed)) for k in KS}}
     if road is not None:
-        students["auto-shot"] = {k: road.student(embedded_shots().draw(k, seed)) for k in KS}
+        students["auto-shot"] = {k: road.student(faces.subset(range(k))) for k in KS}
     _draw_sheet(out / "demo.png", test, students)
     teacher = contest.teacher(pool.draw(max(KS), seed)).predict(test.images)
     result = score(test.labels, [p.labels for p in predictions], test.parts, test.names)

@@ -80,8 +80,12 @@ def latents_of(generator: Generator, shots: Shots, images: Path | None = None) -
 
 
 def embedded_shots() -> Shots:
-    """Ten faces that the embedded generator drew, named after their seeds, with the annotator's masks."""
-    return load_shots(EMBEDDED / "masks", EMBEDDED / "images")
+    """Ten faces that the embedded generator drew, named after their seeds, with the annotator's masks.
+
+    The most typical one comes first, then each time the one that shows most of what those before it did not.
+    """
+    shots = load_shots(EMBEDDED / "masks", EMBEDDED / "images")
+    return shots.subset([shots.names.index(f"{seed:06d}") for seed in read_card(EMBEDDED)["faces"]])
 
 
 def latents_of_seeds(generator: Generator, shots: Shots) -> Latents:

@@ -107,7 +107,20 @@ PRESETS = {
         consistency=None,
     ),
     # From a generator's pictures alone, at their own size: thousands of others need no strong changes (LOG.md).
-    "auto-shot": Distill(size=64, kimg=24, unlabelled=0, drawn=1, borrow=0, augment=AUGMENTS["weak"], consistency=None),
+    # Of a generator's own size; what each setting is worth is in LOG.md.
+    "auto-shot": Distill(
+        size=64,
+        kimg=24,
+        batch=16,
+        unlabelled=0,
+        drawn=1,
+        borrow=0,
+        lr=1.4e-2,
+        class_power=0,
+        coarse=0,
+        augment=AUGMENTS["weak"].changed(color=0.3),
+        consistency=None,
+    ),
     # What the labels alone give, as strongly augmented as the default.
     "supervised": Distill(unlabelled=0, borrow=0, consistency=None),
 }
@@ -150,14 +163,16 @@ class Distillation:
         average = copy.deepcopy(student).requires_grad_(False)
         self.recipe, self.mirrored_ids = recipe, mirrored_ids
         self.shots, self.labels, self.pictures, self.soft, self.drawn = shots, labels.long(), pictures, soft, drawn
-        self.weights = class_weights(self.labels, len(mirrored_ids), recipe.class_power)
+        # What is known of the parts' sizes; one label may be far from the rule.
+        known = self.labels if drawn is None else torch.cat([self.labels, drawn[1].long()])
+        self.weights = class_weights(known, len(mirrored_ids), recipe.class_power)
         # Classes that no shot shows weigh nothing and are left as they are.
         self.lean = torch.where(self.weights > 0, self.weights, 1).log()
         self.optimizer = torch.optim.AdamW(
             student.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True
         )
         self.clock = Clock(recipe.lr)
-        self.balance = Balance(self.labels, len(mirrored_ids))
+        self.balance = Balance(known, len(mirrored_ids))
         self.modules = {"student": student, "average": average, "clock": self.clock, "balance": self.balance}
         self.progress = 0.0
         self.last_loss = torch.zeros(())
