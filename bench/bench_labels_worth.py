@@ -1,10 +1,9 @@
 """How many labels a supervised U-Net needs to match ours with one and with ten (ReGAN, figure 6: 150 and 500).
 
 Ours are auto-shot students: one or ten faces that the embedded generator drew are labelled, a few-shot head labels
-thousands that it draws, a student learns those. The U-Net (ResNet-18 encoder) learns from 1 to 1,000 drawn faces with
-exact masks, with strong and with weak augmentation, of which the better one counts; all see 64 px pictures, at full size
-from the first step and without class weights. Measured is ReGAN's weighted IoU on 200 drawn faces. Between two counts
-the curve is a line over log(labels).
+thousands that it draws, a student learns those. The rival is the same network, a residual U-Net, trained by the same
+recipe on 1 to 1,000 drawn faces with exact masks, with strong and with weak augmentation, of which the better counts.
+Measured is ReGAN's weighted IoU on 200 drawn faces of 64 px. Between two counts the curve is a line over log(labels).
 
     python bench/bench_labels_worth.py [--runs 3] [--jobs 2]
 
@@ -40,9 +39,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 COUNTS, AUGMENTATIONS, OURS = (1, 10, 30, 100, 300, 1000), ("strong", "weak"), (1, 10)
-UNET, SIZE = "unet-resnet18", 64
-# Thousands of pictures that a U-Net sees.
-KIMG = 20.0
+RECIPE, SIZE = PRESETS["auto-shot"], 64
 # The toy's seeds of what the U-Net learns from, and of what all are measured on.
 LEARNT, TESTED, HELD_OUT = 21, 22, 200
 
@@ -73,14 +70,12 @@ def measure(who: str, labels: int, which: str) -> dict:
     test = toy_shots("faces", SIZE, HELD_OUT, TESTED)
     with tempfile.TemporaryDirectory() as folder:
         if who == "unet":
-            recipe = PRESETS["supervised"].changed(
-                size=SIZE, kimg=KIMG, augment=AUGMENTS[which], class_power=0, coarse=0
-            )
+            recipe = RECIPE.changed(augment=AUGMENTS[which] if which == "strong" else RECIPE.augment)
             shots = toy_shots("faces", SIZE, labels, LEARNT)
-            trained = train_student(shots, recipe, Path(folder), student=UNET, quiet=True)
+            trained = train_student(shots, recipe, Path(folder), quiet=True)
         else:
             fit = FIT_PRESETS["fast"].changed(seed=int(which))
-            ours = AutoShot(Path(folder), load_stylegan2(), PRESETS["auto-shot"], fit, seed=int(which), quiet=True)
+            ours = AutoShot(Path(folder), load_stylegan2(), RECIPE, fit, seed=int(which), quiet=True)
             trained = ours.student(embedded_shots().subset(range(labels)))
         found = score(test.labels, [one.labels for one in trained.predict(test.images)], test.parts, test.names)
     return {"who": who, "labels": labels, "which": which, "wiou": found.wiou, "miou": found.miou}
@@ -92,12 +87,17 @@ def report(rows: Sequence[dict]) -> None:
     ours = {k: float(np.mean([r["wiou"] for r in rows if r["who"] == "ours" and r["labels"] == k])) for k in OURS}
     worth = {k: labels_at(curve, ours[k]) for k in OURS}
     last = {"one_label_is_worth": worth[1], "ten_labels_are_worth": worth[10]}
-    card = {"unet_wiou": dict(zip(COUNTS, curve, strict=True)), "our_wiou": ours, "kimg": KIMG, "rows": list(rows)}
+    card = {
+        "unet_wiou": dict(zip(COUNTS, curve, strict=True)),
+        "our_wiou": ours,
+        "kimg": RECIPE.kimg,
+        "rows": list(rows),
+    }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "labels_worth.json").write_text(json.dumps({**card, **last}, indent=1))
 
     figure, axes = plt.subplots(figsize=(6, 4), dpi=120)
-    axes.semilogx(COUNTS, curve, "o-", color="#555555", label=f"{UNET}, exact labels")
+    axes.semilogx(COUNTS, curve, "o-", color="#555555", label="supervised U-Net, exact labels")
     for k, color in zip(OURS, ("#d1495b", "#00798c"), strict=True):
         axes.axhline(ours[k], color=color, linestyle="--")
         name = f"auto-shot, {k} label{'s' if k > 1 else ''} = {worth[k]}"

@@ -19,7 +19,7 @@ from partshot.parts import PartSet
 from partshot.report import write_sheet
 from partshot.represent.stylegan2 import load_stylegan2
 from partshot.segmenter import Segmenter
-from partshot.tasks.sample import latents_of_seeds
+from partshot.tasks.sample import latents_of_names
 from partshot.train.fit_head import PRESETS
 
 OTHERS = range(100, 108)
@@ -38,7 +38,7 @@ def main() -> None:
     shot = Shots(images=(picture,), labels=(painted(),), names=(f"{args.seed:06d}",), parts=parts)
     fit = PRESETS["fast"].changed(augment=None)
     teacher = Segmenter(generator, parts, "cnn-s", generator.size, fit).fit(
-        shot, latents=latents_of_seeds(generator, shot)
+        shot, latents=latents_of_names(generator, shot)
     )
     drawn = teacher.draw(OTHERS)
     images = [picture, *drawn.images]

@@ -2,8 +2,9 @@
 
 The masks come from an annotator: a student's network trained on thousands of drawn faces with their exact masks. It
 stands in for the person who would label ten generated faces; nothing else ever sees those masks. It labels as a person
-would choose: of the faces that it is sure of, the most typical one first, then each time the one that shows most of
-what those before it did not. The card tells the order, so that the first k are the k to label.
+would choose: the generator's mean face first (truncation to 0), from which one label reaches furthest; then, of the
+faces that it is sure of, each time the one that shows most of what those before it did not. The card tells the order,
+so that the first k are the k to label.
 
     partshot pretrain stylegan2 --preset toy-face-64 --out trained
     python tools/embed_toy_face.py --trained trained [--out src/partshot/represent/toy_face_64]
@@ -27,9 +28,11 @@ from partshot.data.labels import write_labels
 from partshot.data.toy import toy_shots
 from partshot.evaluate import score
 from partshot.ops.pictures import as_bytes
+from partshot.represent.spec import Latents
 from partshot.represent.stylegan2 import load_stylegan2
 from partshot.segmenter import Prediction, Student
 from partshot.tasks.distill import train_student
+from partshot.tasks.sample import drawn_name
 from partshot.train.distill import PRESETS
 
 # Drawn faces that the annotator learns from and is tested on, and the toy's seeds of them, used nowhere else.
@@ -76,24 +79,25 @@ def embed(trained: Path, annotator: Student, out: Path) -> None:
     Artifact("representation", card, tensors).save(out)
 
     generator = load_stylegan2(out)
+    drawn = [(0, 0.0), *((seed, 1.0) for seed in range(TRIED))]
     with torch.no_grad():
-        pictures = as_bytes(generator.synthesize(generator.sample(range(TRIED)))[0])
+        latents = Latents.join([generator.sample([seed], psi) for seed, psi in drawn])
+        pictures = as_bytes(generator.synthesize(latents)[0])
     seen = annotator.predict(list(pictures))
-    sure = [seed for seed, one in enumerate(seen) if _is_sure(one, len(annotator.parts))]
+    sure = [0, *(i for i in range(1, len(seen)) if _is_sure(seen[i], len(annotator.parts)))]
     if len(sure) < FACES:
         raise SystemExit(f"the annotator is sure of only {len(sure)} of {TRIED} faces; train the generator longer")
-    chosen = _telling([seen[seed] for seed in sure])
-    faces = [(sure[i], pictures[sure[i]], seen[sure[i]].labels) for i in chosen]
-    card["faces"] = [seed for seed, _, _ in faces]
+    chosen = [sure[i] for i in _telling([seen[i] for i in sure])]
+    card["faces"] = [drawn_name(*drawn[i]) for i in chosen]
     Artifact("representation", card, tensors).save(out)
     for folder in ("images", "masks"):
         shutil.rmtree(out / folder, ignore_errors=True)
         (out / folder).mkdir()
     (out / "classes.json").write_text(json.dumps(annotator.parts.to_dict(), indent=1), encoding="utf-8")
-    for number, picture, labels in faces:
-        Image.fromarray(picture).save(out / "images" / f"{number:06d}.png")
-        write_labels(out / "masks" / f"{number:06d}.png", labels, annotator.parts)
-    print(f"{FACES} faces of {TRIED} seeds: {', '.join(str(number) for number, _, _ in faces)}")
+    for name, i in zip(card["faces"], chosen, strict=True):
+        Image.fromarray(pictures[i]).save(out / "images" / f"{name}.png")
+        write_labels(out / "masks" / f"{name}.png", seen[i].labels, annotator.parts)
+    print(f"{FACES} faces of {TRIED} seeds: {', '.join(card['faces'])}")
 
 
 def _is_sure(seen: Prediction, parts: int) -> bool:
@@ -103,13 +107,13 @@ def _is_sure(seen: Prediction, parts: int) -> bool:
 
 
 def _telling(seen: Sequence[Prediction]) -> list[int]:
-    """Indices of FACES label maps, greedily such that the others lie near to one of them (k-medoids)."""
+    """Indices of FACES label maps: the first, then greedily such that all lie near to one of them (k-medoids)."""
     layouts = np.stack([one.probabilities for one in seen])
     n, k, height, width = layouts.shape
     blocks = layouts.reshape(n, k, COMPARED, height // COMPARED, COMPARED, width // COMPARED).mean((3, 5))
     found = PCA(COMPONENTS, svd_solver="full").fit_transform(blocks.reshape(n, -1))
     apart = pairwise_distances(found, metric="sqeuclidean")
-    chosen, left = [], np.full(n, np.inf)
+    chosen, left = [0], apart[0]
     while len(chosen) < FACES:
         chosen.append(int(np.minimum(left, apart).sum(1).argmin()))
         left = np.minimum(left, apart[chosen[-1]])

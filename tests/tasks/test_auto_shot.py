@@ -13,7 +13,7 @@ from partshot.parts import PartSet
 from partshot.represent.invert import InvertRecipe
 from partshot.represent.stylegan2 import EMBEDDED, StyleGAN2, load_stylegan2
 from partshot.tasks.auto_shot import AutoShot
-from partshot.tasks.sample import embedded_shots, latents_of_seeds
+from partshot.tasks.sample import drawn_name, embedded_shots, latents_of_names
 from partshot.train.distill import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 
@@ -47,7 +47,7 @@ def test_both_rows_learn_from_what_was_drawn(road, generator, monkeypatch):
     assert [(row.method, row.k) for row in rows] == [(m, k) for k in (1, 3) for m in ("auto_shot", "few_shot")]
     assert all(0 < row.score.miou <= 1 for row in rows)
     # The head has learnt what it was shown, on features that need no inversion.
-    seen = road.teacher(shots).predict(shots.images, latents_of_seeds(generator, shots))
+    seen = road.teacher(shots).predict(shots.images, latents_of_names(generator, shots))
     assert np.mean([(a.labels == b).mean() for a, b in zip(seen, shots.labels, strict=True)]) > 0.9
     monkeypatch.setattr("partshot.tasks.distill.run_loop", lambda *_, **__: pytest.fail("trained again"))
     road.auto_shot(shots.draw(3, 0))(test.images)
@@ -77,5 +77,9 @@ def test_the_embedded_faces_are_what_their_seeds_draw():
     assert len(shots) == 10 and generator.size == 64
     assert all(len(np.unique(labels)) >= 8 for labels in shots.labels)
     assert len(np.unique(np.stack(shots.labels))) == len(shots.parts) == 10
-    assert len(latents_of_seeds(generator, shots)) == 10
+    # The mean face is labelled first; the others are drawn as they come.
+    latents, mean = latents_of_names(generator, shots), generator.generator.mapping.w_avg
+    torch.testing.assert_close(latents.ws[0], mean.expand_as(latents.ws[0]))
+    assert torch.equal(latents.ws[1:], generator.sample([int(name) for name in shots.names[1:]]).ws)
+    assert (drawn_name(7), drawn_name(0, 0.5)) == ("000007", "000000-psi0.5")
     assert sum(path.stat().st_size for path in EMBEDDED.rglob("*") if path.is_file()) < 5_000_000

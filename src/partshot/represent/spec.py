@@ -90,8 +90,8 @@ class Generator(Protocol):
 
     spec: Spec
 
-    def sample(self, seeds: Sequence[int]) -> Latents:
-        """One latent per seed, which alone decides it."""
+    def sample(self, seeds: Sequence[int], psi: float | None = None) -> Latents:
+        """One latent per seed, which alone decides it, truncated by psi; None takes the generator's own."""
 
     def restyled(self, latents: Latents, seeds: Sequence[int]) -> Latents:
         """What lies where these latents put it, in the colors of other seeds."""

@@ -87,8 +87,8 @@ class StyleGAN2(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def sample(self, seeds: Sequence[int]) -> Latents:
-        """One latent per seed, which alone decides it; truncated by psi."""
+    def sample(self, seeds: Sequence[int], psi: float | None = None) -> Latents:
+        """One latent per seed, which alone decides it; truncated by psi, or by the generator's own when None."""
         shape, drawn = self.generator.shape, []
         for seed in seeds:
             rng = torch.Generator().manual_seed(seed)
@@ -96,7 +96,7 @@ class StyleGAN2(nn.Module):
             drawn.append((z, [torch.randn(1, side, side, generator=rng) for side in shape.layers]))
         mapping = self.generator.mapping
         device = mapping.w_avg.device
-        ws = mapping.spread(mapping(torch.stack([z for z, _ in drawn]).to(device)), self.psi)
+        ws = mapping.spread(mapping(torch.stack([z for z, _ in drawn]).to(device)), self.psi if psi is None else psi)
         noise = tuple(torch.stack(maps).to(device) for maps in zip(*(n for _, n in drawn), strict=True))
         return Latents(ws, noise, self.weights)
 

@@ -20,7 +20,7 @@ from partshot.segmenter import Segmenter, Student
 from partshot.tasks.compare import Predictor, folder_of_draw, predictor
 from partshot.tasks.distill import DRAWN, STUDENT, train_student
 from partshot.tasks.fit import HEAD
-from partshot.tasks.sample import latents_of_seeds
+from partshot.tasks.sample import latents_of_names
 from partshot.train.distill import Distill
 from partshot.train.fit_head import FitHead
 from partshot.train.progress import Ticker
@@ -71,7 +71,7 @@ class AutoShot:
     def teacher(self, shots: Shots) -> Segmenter:
         """The head, fitted once per draw."""
         if shots.names not in self._teachers:
-            latents = latents_of_seeds(self.generator, shots) if self.own else self.inverted(shots.images)
+            latents = latents_of_names(self.generator, shots) if self.own else self.inverted(shots.images)
             fitted = Segmenter(self.generator, shots.parts, HEAD, self.generator.size, self.fit)
             self._teachers[shots.names] = fitted.fit(shots, self.quiet, latents)
         return self._teachers[shots.names]

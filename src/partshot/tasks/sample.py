@@ -80,17 +80,23 @@ def latents_of(generator: Generator, shots: Shots, images: Path | None = None) -
 
 
 def embedded_shots() -> Shots:
-    """Ten faces that the embedded generator drew, named after their seeds, with the annotator's masks.
+    """Ten faces that the embedded generator drew, with the annotator's masks, in the order in which to label them.
 
-    The most typical one comes first, then each time the one that shows most of what those before it did not.
+    The mean face comes first, then each time the face that shows most of what those before it did not.
     """
     shots = load_shots(EMBEDDED / "masks", EMBEDDED / "images")
-    return shots.subset([shots.names.index(f"{seed:06d}") for seed in read_card(EMBEDDED)["faces"]])
+    return shots.subset([shots.names.index(name) for name in read_card(EMBEDDED)["faces"]])
 
 
-def latents_of_seeds(generator: Generator, shots: Shots) -> Latents:
-    """The latents of shots that are named after the seeds they were drawn from; BadArtifact when one was not."""
-    latents = generator.sample([int(name) for name in shots.names])
+def drawn_name(seed: int, psi: float = 1.0) -> str:
+    """The name of a picture that a seed and a truncation decide: "000170", or "000170-psi0.5" where it is not 1."""
+    return f"{seed:06d}" if psi == 1 else f"{seed:06d}-psi{psi:g}"
+
+
+def latents_of_names(generator: Generator, shots: Shots) -> Latents:
+    """The latents of shots that bear the names of `drawn_name`; BadArtifact when one is another picture."""
+    given = [name.partition("-psi") for name in shots.names]
+    latents = Latents.join([generator.sample([int(seed)], float(psi or 1)) for seed, _, psi in given])
     _refuse_others(generator, latents, shots, "labelled pictures")
     return latents
 
