@@ -15,8 +15,6 @@ import json
 import math
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import matplotlib
@@ -33,6 +31,7 @@ from partshot.tasks.sample import embedded_shots
 from partshot.train.distill import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.journal import Journal, read_journal
+from workers import workers
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -57,7 +56,7 @@ def main() -> None:
     wanted = [("unet", count, which) for count in COUNTS for which in AUGMENTATIONS]
     wanted += [("ours", count, str(run)) for run in range(args.runs) for count in OURS]
     todo = [row for row in wanted if row not in {(r["who"], r["labels"], r["which"]) for r in rows}]
-    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+    with workers(args.jobs) as pool:
         for work in [pool.submit(measure, *row) for row in todo]:
             journal.write(work.result())
             print(read_journal(journal.path)[-1], flush=True)

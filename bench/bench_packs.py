@@ -13,8 +13,6 @@ import hashlib
 import json
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +28,7 @@ from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
 from partshot.train.distill import PRESETS, Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.journal import Journal, read_journal
+from workers import workers
 
 PACKS, KS, SEEDS = ("wbc", "ants"), (1, 5, 10), (0, 1, 2, 3, 4)
 SIZE = 128
@@ -54,7 +53,7 @@ def main() -> None:
     args = parser.parse_args()
     # Whole seeds first, so that a run that is cut short has complete ones to show.
     todo = [(pack, k, seed, args.out) for seed in args.seeds for pack in args.packs for k in args.ks]
-    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+    with workers(args.jobs) as pool:
         for done in [pool.submit(measure, *one) for one in todo]:
             done.result()
     report(args.out)

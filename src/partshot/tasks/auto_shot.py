@@ -34,7 +34,7 @@ class AutoShot:
 
     folder: where students are trained, one sub-folder each. generator: draws and reads. recipe: the
     student's; it sees no unlabelled pictures. fit: of the head. own: whether the labelled pictures are the generator's,
-    named after their seeds; others are inverted. drawn: how many pictures the student learns from.
+    under the names of sample.drawn_name; others are inverted. drawn: how many pictures the student learns from.
     """
 
     def __init__(

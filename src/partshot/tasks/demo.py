@@ -58,8 +58,8 @@ KIMG = 4.0
 DRAWN_KIND = "faces"
 # Held-out faces that are inverted, in steps that take about 1.5 seconds for each.
 INVERTED, STEPS = 32, 100
-# Of a student of what the generator drew, at the generator's 64 px: about a minute.
-AUTO_KIMG = 14.0
+# Of a student of what the generator drew, at the generator's 64 px: a minute and a half.
+AUTO_KIMG = 20.0
 _BY_GENERATOR = (
     " auto_shot and few_shot go by way of the embedded generator: the labels are of faces that it drew. auto_shot is a "
     f"student of {DRAWN:,} that it drew and labelled; few_shot reads the first {INVERTED} held-out faces by inversion."
