@@ -52,14 +52,14 @@ KS = (1, 10)
 PICTURES, HELD_OUT = 600, 200
 # Small pictures are worked on enlarged: at 64 px an eye is two pixels wide, and no network tells it from its lid.
 LEAST_SIZE = 128
-# What two cores train in 80 seconds per student at 128 px.
-KIMG = 4.0
+# What two cores train in a minute per student at 128 px.
+KIMG = 3.0
 # What the embedded generator draws; other kinds go the encoder's road alone.
 DRAWN_KIND = "faces"
 # Held-out faces that are inverted, in steps that take about 1.5 seconds for each.
 INVERTED, STEPS = 32, 100
-# Of a student of what the generator drew, at the generator's 64 px: a minute and a half.
-AUTO_KIMG = 20.0
+# Of a student of what the generator drew, at the generator's 64 px: a good minute.
+AUTO_KIMG = 22.0
 _BY_GENERATOR = (
     " auto_shot and few_shot go by way of the embedded generator: the labels are of faces that it drew. auto_shot is a "
     f"student of {DRAWN:,} that it drew and labelled; few_shot reads the first {INVERTED} held-out faces by inversion."
