@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--out", type=Path, default=Path("bench/work/labels_worth"))
     args = parser.parse_args()
-    journal = Journal(args.out / "rows.jsonl")
+    journal = Journal(args.out / RECIPE.fingerprint / "rows.jsonl")
     journal.rewind(0)
     rows = read_journal(journal.path)
     wanted = [("unet", count, which) for count in COUNTS for which in AUGMENTATIONS]

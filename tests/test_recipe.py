@@ -46,6 +46,7 @@ def test_what_is_switched_off_is_written_as_false(tmp_path):
         path.write_text(kitchen.to_toml(), encoding="utf-8")
         assert Kitchen.from_toml(path) == kitchen
     assert Stove(heat=None).to_toml() == "heat = false\n"
+    assert Oven(clip=0.5).changed(clip=False).clip is None
     with pytest.raises(BadRecipe, match="setting 'kimg' = False"):
         Oven.parse({"kimg": False})
 

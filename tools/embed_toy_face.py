@@ -75,10 +75,8 @@ def embed(trained: Path, annotator: Student, out: Path) -> None:
     """Writes generator, card, faces and masks."""
     stored = Artifact.load(trained / "representation", kind="representation")
     card = {**stored.card, "title": "toy faces, 64 px", "made_by": MADE_BY, "trained_on": TRAINED_ON}
-    tensors = {k: v.astype(np.float16) for k, v in stored.tensors.items()}
-    Artifact("representation", card, tensors).save(out)
-
-    generator = load_stylegan2(out)
+    # As it is kept: in float16.
+    generator = load_stylegan2(trained / "representation").half().float()
     drawn = [(0, 0.0), *((seed, 1.0) for seed in range(TRIED))]
     with torch.no_grad():
         latents = Latents.join([generator.sample([seed], psi) for seed, psi in drawn])
@@ -89,7 +87,7 @@ def embed(trained: Path, annotator: Student, out: Path) -> None:
         raise SystemExit(f"the annotator is sure of only {len(sure)} of {TRIED} faces; train the generator longer")
     chosen = [sure[i] for i in _telling([seen[i] for i in sure])]
     card["faces"] = [drawn_name(*drawn[i]) for i in chosen]
-    Artifact("representation", card, tensors).save(out)
+    Artifact("representation", card, {k: v.astype(np.float16) for k, v in stored.tensors.items()}).save(out)
     for folder in ("images", "masks"):
         shutil.rmtree(out / folder, ignore_errors=True)
         (out / folder).mkdir()

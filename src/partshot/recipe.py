@@ -28,10 +28,10 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _off(cls, values):
-        """`false` switches off what may be None but is not by itself, as `to_toml` writes it."""
+        """`false` switches off what may be None."""
         if not isinstance(values, Mapping):
             return values
-        return {key: None if value is False and key in _switches(cls) else value for key, value in values.items()}
+        return {key: None if value is False and key in _optional(cls) else value for key, value in values.items()}
 
     @property
     def fingerprint(self) -> str:
@@ -79,21 +79,20 @@ def preset(presets: Mapping[str, R], name: str) -> R:
     return presets[name]
 
 
-def _switches(kind: type[Recipe]) -> set[str]:
-    """Settings that may be None and have another default. None of them is a bool."""
-    optional = {k: f for k, f in kind.model_fields.items() if NoneType in get_args(f.annotation)}
-    return {key for key, field in optional.items() if field.get_default(call_default_factory=True) is not None}
+def _optional(kind: type[Recipe]) -> set[str]:
+    kinds = {key: get_args(field.annotation) for key, field in kind.model_fields.items()}
+    return {key for key, several in kinds.items() if NoneType in several and bool not in several}
 
 
 def _written(recipe: Recipe) -> dict:
-    values = {}
+    fields, values = type(recipe).model_fields, {}
     for key, value in recipe.model_dump(mode="json").items():
         inner = getattr(recipe, key)
         if isinstance(inner, Recipe):
             values[key] = _written(inner)
         elif value is not None:
             values[key] = value
-        elif key in _switches(type(recipe)):
+        elif fields[key].get_default(call_default_factory=True) is not None:
             values[key] = False
     return values
 

@@ -133,12 +133,12 @@ class Segmenter:
         head, images, labels = self._head(), [], []
         for first in range(0, len(seeds), _BATCH):
             latents = self.representation.sample(seeds[first : first + _BATCH])
-            with torch.no_grad(), torch.autocast(latents.ws.device.type, torch.bfloat16, enabled=native_bf16()):
+            with torch.no_grad(), _autocast(latents.ws.device):
                 drawn, pyramid = self.representation.synthesize(latents)
                 likely, ids = head(pyramid).float().softmax(1).max(1)
             ids = torch.where(likely >= sure, ids, IGNORE)
             images += list(as_bytes(drawn))
-            labels += list(ids.byte().numpy())
+            labels += list(ids.byte().cpu().numpy())
             progress(len(images))
         names = tuple(f"seed {seed}" for seed in seeds)
         return Shots(images=tuple(images), labels=tuple(labels), names=names, parts=self.parts)
@@ -238,8 +238,12 @@ class Student:
 
     def _logits(self, pictures: torch.Tensor) -> torch.Tensor:
         pictures = pictures.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), torch.autocast(pictures.device.type, torch.bfloat16, enabled=native_bf16()):
+        with torch.no_grad(), _autocast(pictures.device):
             return self.net(pictures).float()
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(device))
 
 
 def _predictions(

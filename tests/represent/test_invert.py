@@ -55,6 +55,43 @@ def test_pictures_do_not_know_of_their_neighbours(generator):
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
+def test_noise_that_no_layer_hears_is_not_searched_for():
+    torch.manual_seed(0)
+    net = Generator(SHAPE)
+    net.synthesis.b8.conv1.noise_strength.data.fill_(0.05)
+    assert net.synthesis.noise_strengths() == pytest.approx([0, 0, 0.05, 0, 0])
+    generator, recipe = StyleGAN2(net, Critic(SHAPE)), InvertRecipe(steps=3, space="w+")
+    images, _ = generator.synthesize(generator.sample([1]))
+    start, found = (
+        invert(generator, images, generator.distance(), recipe.changed(steps=n)).latents.noise for n in (1, 3)
+    )
+    moved = [not torch.equal(a, b) for a, b in zip(start, found, strict=True)]
+    assert moved == [False, False, True, False, False]
+    net.synthesis.b8.conv1.noise_strength.data.zero_()
+    silent = StyleGAN2(net, Critic(SHAPE))
+    assert invert(silent, images, silent.distance(), recipe).errors.isfinite().all()
+
+
+def test_in_bf16_what_is_found_and_told_is_float32(generator):
+    images, _ = generator.synthesize(generator.sample([10, 11]))
+    rounded, exact = (
+        invert(generator, images, generator.distance(), InvertRecipe(steps=60, precision=p)) for p in ("bf16", "fp32")
+    )
+    assert rounded.errors.dtype == rounded.latents.ws.dtype == torch.float32
+    torch.testing.assert_close(rounded.worst, exact.worst, rtol=0, atol=0)
+    assert not torch.equal(rounded.errors, exact.errors)
+    torch.testing.assert_close(rounded.errors, exact.errors, rtol=0.25, atol=0)
+
+
+def test_the_target_is_looked_at_once(generator):
+    seen = []
+    distance = feature_distance(lambda x: [seen.append(x.requires_grad) or x])
+    images, _ = generator.synthesize(generator.sample([5]))
+    invert(generator, images, distance, InvertRecipe(steps=4))
+    # The target, where the search begins, four steps, the end.
+    assert len(seen) == 1 + 1 + 4 + 1 and sum(seen) == 4
+
+
 def test_the_rate_rises_and_falls_as_published():
     recipe = PRESETS["stylegan2-paper"]
     assert (recipe.steps, recipe.rate, recipe.space, recipe.noise) == (1000, 0.1, "w", 1e5)

@@ -11,6 +11,7 @@ from partshot.nets.stylegan2 import Critic, Generator, Shape
 from partshot.ops.pictures import as_bytes
 from partshot.parts import PartSet
 from partshot.represent.invert import InvertRecipe
+from partshot.represent.spec import Latents
 from partshot.represent.stylegan2 import EMBEDDED, StyleGAN2, load_stylegan2
 from partshot.tasks.auto_shot import AutoShot
 from partshot.tasks.sample import drawn_name, embedded_shots, latents_of_names
@@ -72,6 +73,25 @@ def test_pictures_of_elsewhere_are_inverted_and_of_other_seeds_refused(road, gen
     assert len(other.teacher(named).predict(shots.images[:1])) == 1
 
 
+def test_names_tell_seed_and_truncation(generator):
+    assert (drawn_name(7), drawn_name(0, 0.0), drawn_name(3, 0.123456789)) == (
+        "000007",
+        "000000-psi0",
+        "000003-psi0.123456789",
+    )
+    wanted = Latents.join([generator.sample([3], 0.5), generator.sample([4])])
+    with torch.no_grad():
+        images = tuple(as_bytes(generator.synthesize(wanted)[0]))
+    labels = tuple(np.zeros((generator.size,) * 2, np.uint8) for _ in images)
+    found = latents_of_names(generator, Shots(images, labels, (drawn_name(3, 0.5), drawn_name(4)), PARTS))
+    torch.testing.assert_close(found.ws, wanted.ws)
+    for names in (("photo", "000004"), ("000003-psix", "000004")):
+        with pytest.raises(BadArtifact, match="tells no seed"):
+            latents_of_names(generator, Shots(images, labels, names, PARTS))
+    with pytest.raises(BadArtifact, match="'000003' is not the picture"):
+        latents_of_names(generator, Shots(images, labels, ("000003", "000004"), PARTS))
+
+
 def test_the_embedded_faces_are_what_their_seeds_draw():
     generator, shots = load_stylegan2(), embedded_shots()
     assert len(shots) == 10 and generator.size == 64
@@ -81,5 +101,4 @@ def test_the_embedded_faces_are_what_their_seeds_draw():
     latents, mean = latents_of_names(generator, shots), generator.generator.mapping.w_avg
     torch.testing.assert_close(latents.ws[0], mean.expand_as(latents.ws[0]))
     torch.testing.assert_close(latents.ws[1:], generator.sample([int(name) for name in shots.names[1:]]).ws)
-    assert (drawn_name(7), drawn_name(0, 0.5)) == ("000007", "000000-psi0.5")
     assert sum(path.stat().st_size for path in EMBEDDED.rglob("*") if path.is_file()) < 5_000_000

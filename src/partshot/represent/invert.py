@@ -106,7 +106,7 @@ def _projected(generator, images, distance, recipe, progress) -> Inverted:
     heard = [maps.requires_grad_() for maps, strength in zip(noise, strengths, strict=True) if strength]
     optimizer = torch.optim.Adam([w, *heard], lr=recipe.rate, betas=(0.9, 0.999))
 
-    apart = distance(images)
+    apart, bf16 = distance(images), is_bf16(recipe.precision, device)
     with torch.no_grad():
         worst = apart(generator.synthesize(_latents(generator, w, noise))[0])
     for step in range(recipe.steps):
@@ -115,7 +115,7 @@ def _projected(generator, images, distance, recipe, progress) -> Inverted:
             group["lr"] = recipe.rate * rate_at(done, recipe)
         strength = deviation * recipe.explore * max(0.0, 1 - done / recipe.settle) ** 2
         moved = w + torch.randn(w.shape[1:], generator=rng).to(device) * strength
-        with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16(recipe.precision)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             drawn, _ = generator.synthesize(_latents(generator, moved, noise))
             loss = apart(drawn).sum()
         if heard:

@@ -61,8 +61,9 @@ INVERTED, STEPS = 32, 100
 # Of a student of what the generator drew, at the generator's 64 px: a good minute.
 AUTO_KIMG = 22.0
 _BY_GENERATOR = (
-    " auto_shot and few_shot go by way of the embedded generator: the labels are of faces that it drew. auto_shot is a "
-    f"student of {DRAWN:,} that it drew and labelled; few_shot reads the first {INVERTED} held-out faces by inversion."
+    " auto_shot and few_shot go by way of the embedded generator: the labels are of faces that it drew, chosen and not "
+    "random: its mean face first, then ones that differ. auto_shot is a student of "
+    f"{DRAWN:,} that it drew and labelled; few_shot reads the first {INVERTED} held-out faces by inversion."
 )
 # Seeds of the toy: unlabelled pictures, labelled ones and held-out ones never meet.
 _PLAIN, _LABELLED, _TEST = 1, 2, 3
@@ -98,11 +99,11 @@ def demo(out: Path, kind: str = "faces", size: int = 64, seed: int = 0, quiet: b
         auto = PRESETS["auto-shot"].changed(kimg=AUTO_KIMG)
         generator = load_stylegan2(recipe=INVERT_PRESETS["fast"].changed(steps=STEPS))
         road = AutoShot(out / "runs", generator, auto, fit, drawn=DRAWN, seed=seed, quiet=quiet)
-        faces = embedded_shots()
-        first = {k: {seed: faces.names[:k]} for k in KS}
-        rows += measured({"auto_shot": road.auto_shot}, faces, test, KS, [seed], first)
+        faces = {k: embedded_shots().subset(range(k)) for k in KS}
+        first = {k: {seed: some.names} for k, some in faces.items()}
+        rows += measured({"auto_shot": road.auto_shot}, faces[max(KS)], test, KS, [seed], first)
         inverted = test.subset(range(min(INVERTED, len(test))))
-        rows += measured({"few_shot": road.few_shot}, faces, inverted, KS, [seed], first)
+        rows += measured({"few_shot": road.few_shot}, faces[max(KS)], inverted, KS, [seed], first)
     table = tabulate(rows)
     with replacing_file(out / "results.json") as path:
         path.write_text(json.dumps(table_to_dict(table), indent=1), encoding="utf-8")
@@ -112,7 +113,7 @@ def demo(out: Path, kind: str = "faces", size: int = 64, seed: int = 0, quiet: b
     predictions = best.predict(test.images)
     students = {"student": {k: contest.distilled(pool.draw(k, seed)) for k in KS}}
     if road is not None:
-        students["auto-shot"] = {k: road.student(faces.subset(range(k))) for k in KS}
+        students["auto-shot"] = {k: road.student(some) for k, some in faces.items()}
     _draw_sheet(out / "demo.png", test, students)
     teacher = contest.teacher(pool.draw(max(KS), seed)).predict(test.images)
     result = score(test.labels, [p.labels for p in predictions], test.parts, test.names)

@@ -37,7 +37,7 @@ def sample(
         raise BadRecipe(f"count {count} given; 1 or more pictures are drawn")
     found = load_stylegan2(generator, psi=psi)
     seeds, several = range(seed, seed + count), []
-    names = [f"{s:06d}" for s in seeds]
+    names = [drawn_name(s, float(psi)) for s in seeds]
     # Written last, so that a folder with latents is whole.
     card = {"names": names, "psi": float(psi)}
     if standing(out / "latents").exists():
@@ -90,13 +90,24 @@ def embedded_shots() -> Shots:
 
 def drawn_name(seed: int, psi: float = 1.0) -> str:
     """The name of a picture that a seed and a truncation decide: "000170", or "000170-psi0.5" where it is not 1."""
-    return f"{seed:06d}" if psi == 1 else f"{seed:06d}-psi{psi:g}"
+    return f"{seed:06d}" if psi == 1 else f"{seed:06d}-psi{str(psi).removesuffix('.0')}"
 
 
 def latents_of_names(generator: Generator, shots: Shots) -> Latents:
-    """The latents of shots that bear the names of `drawn_name`; BadArtifact when one is another picture."""
-    given = [name.partition("-psi") for name in shots.names]
-    latents = Latents.join([generator.sample([int(seed)], float(psi or 1)) for seed, _, psi in given])
+    """The latents of shots that bear the names of `drawn_name`.
+
+    Raises BadArtifact for another name, and for a picture that its name does not draw.
+    """
+    several = []
+    for name in shots.names:
+        seed, _, psi = name.partition("-psi")
+        try:
+            several.append(generator.sample([int(seed)], float(psi or 1)))
+        except ValueError as error:
+            raise BadArtifact(
+                f"labelled pictures: '{name}' tells no seed; keep the names that `partshot sample` gave"
+            ) from error
+    latents = Latents.join(several)
     _refuse_others(generator, latents, shots, "labelled pictures")
     return latents
 

@@ -1,6 +1,7 @@
 """Distillation with consistency: from a few labels, a teacher's soft labels and many plain pictures to a student.
 
-One game of three sources. The labelled shots stand in every batch, from the first to the last. A few-shot teacher's
+One game of three sources. The labelled shots, or in part or whole what a generator drew and a teacher labelled, stand
+in every batch, from the first to the last. A few-shot teacher's
 soft labels on the unlabelled pictures start the student off (ReGAN's distillation). From there, consistency carries
 it further than any teacher: the student's own running average looks at the plain picture, and the student must say
 the same, moved alike, of a strongly moved and recolored one wherever the average is sure (mean teacher, Tarvainen &
@@ -106,8 +107,8 @@ PRESETS = {
         augment=AUGMENTS["regan-autoshot"],
         consistency=None,
     ),
-    # From a generator's pictures alone, at their own size: thousands of others need no strong changes (LOG.md).
-    # Of a generator's own size; what each setting is worth is in LOG.md.
+    # From a generator's pictures alone, at the embedded one's size: thousands need no strong changes. What each setting
+    # is worth is in LOG.md.
     "auto-shot": Distill(
         size=64,
         kimg=24,
@@ -163,16 +164,14 @@ class Distillation:
         average = copy.deepcopy(student).requires_grad_(False)
         self.recipe, self.mirrored_ids = recipe, mirrored_ids
         self.shots, self.labels, self.pictures, self.soft, self.drawn = shots, labels.long(), pictures, soft, drawn
-        # What is known of the parts' sizes; one label may be far from the rule.
-        known = self.labels if drawn is None else torch.cat([self.labels, drawn[1].long()])
-        self.weights = class_weights(known, len(mirrored_ids), recipe.class_power)
+        self.weights = class_weights(self.labels, len(mirrored_ids), recipe.class_power)
         # Classes that no shot shows weigh nothing and are left as they are.
         self.lean = torch.where(self.weights > 0, self.weights, 1).log()
         self.optimizer = torch.optim.AdamW(
             student.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True
         )
         self.clock = Clock(recipe.lr)
-        self.balance = Balance(known, len(mirrored_ids))
+        self.balance = Balance(self.labels, len(mirrored_ids))
         self.modules = {"student": student, "average": average, "clock": self.clock, "balance": self.balance}
         self.progress = 0.0
         self.last_loss = torch.zeros(())

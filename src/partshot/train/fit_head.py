@@ -238,7 +238,7 @@ class _Feed:
         # A representation without a tensor of its own computes where its pictures lie.
         self.device = next((t.device for t in representation.state_dict().values()), pictures.device)
         self.rng = torch.Generator().manual_seed(recipe.seed)
-        self.dtype = torch.bfloat16 if is_bf16(recipe.precision) else torch.float32
+        self.dtype = torch.bfloat16 if is_bf16(recipe.precision, self.device) else torch.float32
         self.queue: list[int] = []
         self.plain = None if read is None else read.to(self.device, self.dtype)
         if self.plain is None and (recipe.standardize or recipe.augment is None):
