@@ -11,7 +11,6 @@ students learn from what the generator draws at its own size. Writes bench/resul
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from bench_packs import DATA, FIT, RESULTS, WHAT, numbers, read_rows
 from partshot.artifact import read_card
 from partshot.data.shots import load_shots
 from partshot.evaluate import kshot, table_to_dict, table_to_markdown, tabulate
+from partshot.machine import available_cores
 from partshot.represent.stylegan2 import load_stylegan2
 from partshot.tasks.auto_shot import AutoShot
 from partshot.train.distill import PRESETS
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--ks", type=numbers, default=(1, 5, 10))
     parser.add_argument("--seeds", type=numbers, default=(0, 1, 2, 3, 4))
     args = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(available_cores())
     generator = load_stylegan2(args.trained / "representation")
     out = Path("bench/work/generator") / f"{args.pack}-{generator.weights}"
     split = json.loads((DATA / args.pack / "split.json").read_text())

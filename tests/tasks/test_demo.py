@@ -24,8 +24,8 @@ def made(tmp_path_factory):
 
 
 def small(patch):
-    few = {"KIMG": 0.032, "AUTO_KIMG": 0.032, "PICTURES": 6, "HELD_OUT": 3, "INVERTED": 2, "DRAWN": 6, "LEAST_SIZE": 32}
-    for name, value in few.items():
+    few = {"KIMG": 0.032, "AUTO_KIMG": 0.032, "FIT_IMAGES": 8, "PICTURES": 6, "HELD_OUT": 3, "INVERTED": 2, "DRAWN": 6}
+    for name, value in (few | {"LEAST_SIZE": 32}).items():
         patch.setattr(task, name, value)
     patch.setattr(stylegan2, "invert", lambda g, x, d, recipe, _: invert(g, x, d, recipe.changed(steps=2)))
     patch.setattr("partshot.train.forest._TREES", 3)
