@@ -37,8 +37,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
-COUNTS, AUGMENTATIONS, OURS = (1, 10, 30, 100, 300, 1000), ("strong", "weak"), (1, 10)
+COUNTS, OURS = (1, 10, 30, 100, 300, 1000), (1, 10)
 RECIPE, SIZE = PRESETS["auto-shot"], 64
+AUGMENTATIONS = {"strong": AUGMENTS["strong"], "weak": RECIPE.augment}
 # The toy's seeds of what the U-Net learns from, and of what all are measured on.
 LEARNT, TESTED, HELD_OUT = 21, 22, 200
 
@@ -69,7 +70,7 @@ def measure(who: str, labels: int, which: str) -> dict:
     test = toy_shots("faces", SIZE, HELD_OUT, TESTED)
     with tempfile.TemporaryDirectory() as folder:
         if who == "unet":
-            recipe = RECIPE.changed(augment=AUGMENTS[which] if which == "strong" else RECIPE.augment)
+            recipe = RECIPE.changed(augment=AUGMENTATIONS[which])
             shots = toy_shots("faces", SIZE, labels, LEARNT)
             trained = train_student(shots, recipe, Path(folder), quiet=True)
         else:

@@ -58,7 +58,7 @@ KIMG = 4.0
 FIT_IMAGES = 600
 # What the embedded generator draws; other kinds go the encoder's road alone.
 DRAWN_KIND = "faces"
-# Held-out faces that are inverted, in steps that take about 1.5 seconds for each.
+# Held-out faces that are inverted, in steps that take about a second for each.
 INVERTED, STEPS = 32, 100
 # Of a student of what the generator drew, at the generator's 64 px: a good minute.
 AUTO_KIMG = 20.0
