@@ -21,7 +21,7 @@ from partshot.artifact import read_card
 from partshot.data.shots import load_shots
 from partshot.evaluate import kshot, table_to_dict, table_to_markdown, tabulate
 from partshot.machine import available_cores
-from partshot.represent.stylegan2 import load_stylegan2
+from partshot.represent.stylegan import load_stylegan
 from partshot.tasks.auto_shot import AutoShot
 from partshot.train.distill import PRESETS
 from partshot.train.journal import Journal
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=numbers, default=(0, 1, 2, 3, 4))
     args = parser.parse_args()
     torch.set_num_threads(available_cores())
-    generator = load_stylegan2(args.trained / "representation")
+    generator = load_stylegan(args.trained / "representation")
     out = Path("bench/work/generator") / f"{args.pack}-{generator.weights}"
     split = json.loads((DATA / args.pack / "split.json").read_text())
     pool, test = (load_shots(DATA / args.pack, names=split[part]) for part in ("train", "val"))

@@ -17,7 +17,7 @@ import torch
 from partshot.data.toy import draw
 from partshot.ops.pictures import as_pictures
 from partshot.represent.invert import PRESETS, invert
-from partshot.represent.stylegan2 import StyleGAN2, load_stylegan2
+from partshot.represent.stylegan import StyleGAN, load_stylegan
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--generator", type=Path, help="what `partshot pretrain stylegan2` wrote; the embedded one")
     args = parser.parse_args()
     torch.set_num_threads(2)
-    generator = load_stylegan2(args.generator)
+    generator = load_stylegan(args.generator)
     recipe = PRESETS["fast"].changed(steps=args.steps)
     drawn = np.stack([draw("faces", generator.size, 3, i)[0] for i in range(args.pictures)])
     images = as_pictures(drawn)
@@ -47,7 +47,7 @@ def main() -> None:
     print(json.dumps(last))
 
 
-def projected(generator: StyleGAN2, batches: list[torch.Tensor], recipe) -> tuple[float, float]:
+def projected(generator: StyleGAN, batches: list[torch.Tensor], recipe) -> tuple[float, float]:
     """Mean distance between pictures and what their latents draw, and seconds for all."""
     began, errors = time.perf_counter(), []
     for batch in batches:

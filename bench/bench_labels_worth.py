@@ -24,7 +24,7 @@ import torch
 from partshot.data.augment import PRESETS as AUGMENTS
 from partshot.data.toy import toy_shots
 from partshot.evaluate import score
-from partshot.represent.stylegan2 import load_stylegan2
+from partshot.represent.stylegan import load_stylegan
 from partshot.tasks.auto_shot import AutoShot
 from partshot.tasks.distill import train_student
 from partshot.tasks.sample import embedded_shots
@@ -75,7 +75,7 @@ def measure(who: str, labels: int, which: str) -> dict:
             trained = train_student(shots, recipe, Path(folder), quiet=True)
         else:
             fit = FIT_PRESETS["fast"].changed(seed=int(which))
-            ours = AutoShot(Path(folder), load_stylegan2(), RECIPE, fit, seed=int(which), quiet=True)
+            ours = AutoShot(Path(folder), load_stylegan(), RECIPE, fit, seed=int(which), quiet=True)
             trained = ours.student(embedded_shots().subset(range(labels)))
         found = score(test.labels, [one.labels for one in trained.predict(test.images)], test.parts, test.names)
     return {"who": who, "labels": labels, "which": which, "wiou": found.wiou, "miou": found.miou}

@@ -83,7 +83,7 @@ def our_work() -> dict[str, Callable[[], object]]:
     critic = Critic(Shape(resolution=SIZE, channel_base=CAPACITY * 256, channel_max=512, **channels))
     for net in (generator, critic):
         net.to(memory_format=torch.channels_last)
-    sides = generator.shape.layers
+    sides = generator.layers
 
     def draw() -> torch.Tensor:
         ws = generator.mapping.spread(generator.mapping(torch.randn(BATCH, LATENT)))

@@ -19,6 +19,7 @@ from partshot.errors import BadImage
 
 VERBS = (
     "doctor", "demo", "toy", "pretrain", "sample", "invert", "fit", "distill", "predict", "evaluate", "export", "run",
+    "bench",
 )  # fmt: skip
 
 # Each command with every option it has: what the task must be able to take.
@@ -31,13 +32,13 @@ WHOLE_LINES = {
     "fit": "--images i --labels l --out o --representation pixels --head linear --preset p --size 32 --seed 1 "
     "--rgb-masks",
     "distill": "--images i --labels l --out o --teacher t --student swift --preset p --size 32 --kimg 1 --drawn 5 "
-    "--seed 1 "
-    "--rgb-masks",
+    "--seed 1 --start w --rgb-masks",
     "predict": "m.onnx i --out o --overlays --confidence --batch 2 --overwrite",
     "evaluate": "m.onnx --images i --masks m --out o --rgb-masks",
     "export": "s s.onnx",
     "run": "--images i --labels l --out o --representation auto --size 32 --minutes 1 --student swift --seed 1 "
-    "--rgb-masks --dry-run",
+    "--rgb-masks --dry-run --auto-minutes 3",
+    "bench": "heads --data toy-car --out o --work w --ks 1,2 --seeds 0 --size 32 --kimg 1 --generator g",
 }
 
 

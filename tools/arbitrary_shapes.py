@@ -17,7 +17,7 @@ from partshot.data.shots import Shots
 from partshot.ops.pictures import as_bytes
 from partshot.parts import PartSet
 from partshot.report import write_sheet
-from partshot.represent.stylegan2 import load_stylegan2
+from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Segmenter
 from partshot.tasks.sample import latents_of_names
 from partshot.train.fit_head import PRESETS
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/arbitrary_shapes.png"))
     parser.add_argument("--seed", type=int, default=0, help="of the face that is painted on")
     args = parser.parse_args()
-    generator = load_stylegan2()
+    generator = load_stylegan()
     with torch.no_grad():
         picture = as_bytes(generator.synthesize(generator.sample([args.seed]))[0])[0]
     parts = PartSet.of("background", "ring", "bar", "disc")

@@ -29,7 +29,7 @@ from partshot.data.toy import toy_shots
 from partshot.evaluate import score
 from partshot.ops.pictures import as_bytes
 from partshot.represent.spec import Latents
-from partshot.represent.stylegan2 import load_stylegan2
+from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Prediction, Student
 from partshot.tasks.distill import train_student
 from partshot.tasks.sample import drawn_name
@@ -76,7 +76,7 @@ def embed(trained: Path, annotator: Student, out: Path) -> None:
     stored = Artifact.load(trained / "representation", kind="representation")
     card = {**stored.card, "title": "toy faces, 64 px", "made_by": MADE_BY, "trained_on": TRAINED_ON}
     # As it is kept: in float16.
-    generator = load_stylegan2(trained / "representation").half().float()
+    generator = load_stylegan(trained / "representation").half().float()
     drawn = [(0, 0.0), *((seed, 1.0) for seed in range(TRIED))]
     with torch.no_grad():
         latents = Latents.join([generator.sample([seed], psi) for seed, psi in drawn])

@@ -95,6 +95,11 @@ def read_card(folder: Path) -> dict:
     return card
 
 
+def below(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """What is stored under a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def standing(folder: Path) -> Path:
     """Where the artifact that belongs at `folder` is to be read.
 

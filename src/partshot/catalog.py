@@ -10,7 +10,9 @@ from importlib import import_module
 from partshot.errors import BadRecipe, MissingExtra, nearest
 
 PRETEXTS = {
+    "moco": "partshot.pretext.moco:MoCo",
     "simsiam": "partshot.pretext.simsiam:SimSiam",
+    "stylegan1": "partshot.pretext.stylegan1:stylegan1",
     "stylegan2": "partshot.pretext.stylegan2:StyleGAN2",
 }
 
@@ -18,7 +20,8 @@ REPRESENTATIONS = {
     "pixels": "partshot.represent.pixels:Pixels",
     "random": "partshot.represent.resnet:random_resnet",
     "resnet": "partshot.represent.resnet:load_resnet",
-    "stylegan2": "partshot.represent.stylegan2:load_stylegan2",
+    "stylegan1": "partshot.represent.stylegan:load_stylegan",
+    "stylegan2": "partshot.represent.stylegan:load_stylegan",
     "timm": "partshot.represent.vit:timm_representation",
 }
 
@@ -31,6 +34,7 @@ HEADS = {
     "cnn-m": "partshot.heads.cnn:cnn_m",
     "cnn-l": "partshot.heads.cnn:cnn_l",
     "conv": "partshot.heads.unet:conv_head",
+    "ensemble": "partshot.heads.ensemble:Ensemble",
 }
 
 

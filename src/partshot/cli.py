@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 import partshot
-from partshot.errors import MissingExtra, PartshotError
+from partshot.errors import BadRecipe, MissingExtra, PartshotError
 
 _TRAIN_LINE = "pip install 'partshot[train]'"
 _LISTED = 10  # skipped pictures, on the terminal; predictions.json has them all
@@ -62,8 +62,12 @@ RgbMasks = Annotated[bool, typer.Option("--rgb-masks", help="Read RGB masks by t
 Generator = Annotated[
     Path | None,
     typer.Option(
-        "--generator", "-g", help="What `partshot pretrain stylegan2` wrote; without: the faces it comes with."
+        "--generator", "-g", help="What `partshot pretrain stylegan2` (or 1) wrote; without: the faces it comes with."
     ),
+]
+Cache = Annotated[
+    bool,
+    typer.Option("--cache/--no-cache", help="Keep what is read and trained here for later runs; see PARTSHOT_CACHE."),
 ]
 Student = Annotated[
     str, typer.Option(help="The network: swift, regan-unet, or ARCHITECTURE-ENCODER such as unet-resnet18.")
@@ -142,7 +146,7 @@ def pretrain(
     images: Annotated[
         Path | None, typer.Option("--images", "-i", help="Folder of pictures; toy-face-64 draws its own.")
     ] = None,
-    pretext: Annotated[str, typer.Argument(help="How: simsiam or stylegan2.")] = "simsiam",
+    pretext: Annotated[str, typer.Argument(help="How: moco, simsiam, stylegan1 or stylegan2.")] = "simsiam",
     preset: Annotated[str | None, typer.Option(help="A row of the pretext's table of published settings.")] = None,
     size: Size = None,
     kimg: Kimg = None,
@@ -198,11 +202,12 @@ def fit(
         str,
         typer.Option(help="pixels, random, timm:NAME, timm:NAME@WEIGHTS, or a pretrained folder; +position behind it."),
     ] = "random+position",
-    head: Annotated[str, typer.Option(help="linear, mlp-1, mlp-2, cnn-s, cnn-m, cnn-l or conv.")] = "cnn-s",
+    head: Annotated[str, typer.Option(help="linear, mlp-1, mlp-2, cnn-s, cnn-m, cnn-l, conv or ensemble.")] = "cnn-s",
     preset: Annotated[str, typer.Option(help="A row of the table of published settings.")] = "fast",
     size: Annotated[int, typer.Option(help="Side in pixels that pictures are worked on at.")] = 128,
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
+    cache: Cache = True,
 ) -> None:
     """Fit a head to a few labelled pictures.
 
@@ -210,7 +215,7 @@ def fit(
     """
     task = _task("fit")
     options = {"representation": representation, "head": head, "preset": preset, "size": size, "seed": seed}
-    _show(task(images=images, labels=labels, out=out, **options, rgb_masks=rgb_masks))
+    _show(task(images=images, labels=labels, out=out, **options, rgb_masks=rgb_masks, cache=cache))
 
 
 @app.command(epilog="Example:  partshot distill --images photos/ --labels masks/ --teacher teacher/ --out student/")
@@ -226,12 +231,16 @@ def distill(
     drawn: Annotated[
         int, typer.Option(min=1, help="Labelled pictures that a teacher draws, if it reads a generator.")
     ] = 2000,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights to begin with: another student's folder, or an encoder's file.")
+    ] = None,
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
 ) -> None:
     """Train a fast student on all pictures."""
     task = _task("distill")
     options = {"student": student, "preset": preset, "size": size, "kimg": kimg, "drawn": drawn, "seed": seed}
+    options["start"] = start
     _show(task(images, labels, out, teacher=teacher, **options, rgb_masks=rgb_masks))
 
 
@@ -294,13 +303,18 @@ def run(
     labels: Labels,
     out: Out,
     representation: Annotated[
-        str, typer.Option(help="auto (= random), random, pixels, simsiam, stylegan2 or timm:NAME[@WEIGHTS].")
+        str,
+        typer.Option(help="auto, random, pixels, moco, simsiam, stylegan1, stylegan2, timm:NAME[@WEIGHTS]."),
     ] = "auto",
     size: Size = None,
     minutes: Annotated[float | None, typer.Option(help="About how long the student may train.")] = None,
+    auto_minutes: Annotated[
+        float, typer.Option(min=0, help="About how long auto may compare representations on left-out shots.")
+    ] = 2,
     student: Student = "swift",
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
+    cache: Cache = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
 ) -> None:
     """Do everything: pictures and a few masks in, parts out.
@@ -309,7 +323,48 @@ def run(
     """
     task = _task("run")
     options = {"representation": representation, "size": size, "minutes": minutes, "student": student, "seed": seed}
-    _show(task(images, labels, out, **options, rgb_masks=rgb_masks, dry_run=dry_run))
+    options["auto_minutes"] = auto_minutes
+    _show(task(images, labels, out, **options, rgb_masks=rgb_masks, dry_run=dry_run, cache=cache))
+
+
+@app.command(epilog="Example:  partshot bench representations --data toy-face --out tables/")
+def bench(
+    table: Annotated[
+        str,
+        typer.Argument(
+            help="representations, heads, layers, moco-vs-simsiam, pretraining, gan-images, inversion, shift, "
+            "or supervised."
+        ),
+    ],
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="toy-face, toy-car, toy-horse, or a folder with images/ and masks/.")
+    ] = "toy-face",
+    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder for the tables.")] = Path(
+        "partshot-bench"
+    ),
+    work: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder for what is trained; default: OUT/work.")
+    ] = None,
+    ks: Annotated[str, typer.Option(help="Numbers of labels, with commas between.")] = "1,5,10",
+    seeds: Annotated[str, typer.Option(help="Draws of the labels, with commas between; default: the data's.")] = "",
+    size: Size = None,
+    kimg: Annotated[float | None, typer.Option(help="Thousands of pictures that each encoder sees.")] = None,
+    generator: Generator = None,
+) -> None:
+    """Compare representations, heads and more, on the same work.
+
+    Writes the table as Markdown and JSON with a plot, and every row's recipe; goes on where it stopped.
+    """
+    options = {"data": data, "out": out, "work": work, "size": size, "kimg": kimg, "generator": generator}
+    _show(_task("bench")(table, ks=_numbers("ks", ks), seeds=_numbers("seeds", seeds), **options))
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    # Of an option with commas between.
+    try:
+        return tuple(int(number) for number in text.split(",") if number)
+    except ValueError:
+        raise BadRecipe(f"--{name} {text}: whole numbers with commas between are needed, such as 1,5,10") from None
 
 
 def _task(verb: str) -> Callable:

@@ -8,7 +8,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -232,13 +232,17 @@ def table_to_dict(table: Table) -> dict:
     return {method: {str(k): cell.to_dict() for k, cell in by_k.items()} for method, by_k in table.items()}
 
 
-def table_to_markdown(table: Table) -> str:
-    """A table for people: one line per method, mean IoU and its deviation over seeds per k, the best in bold."""
+def table_to_markdown(table: Table, measure: Literal["miou", "wiou"] = "miou") -> str:
+    """A table for people: one line per method, its mean and deviation over seeds per k, the best in bold.
+
+    measure: mean IoU, or ReGAN's weighted IoU.
+    """
     ks = sorted({k for by_k in table.values() for k in by_k})
-    best = {k: max(by_k[k].miou for by_k in table.values() if k in by_k) for k in ks}
-    lines = ["| mIoU | " + " | ".join(f"k = {k}" for k in ks) + " |", "|---|" + "---|" * len(ks)]
+    best = {k: max(getattr(by_k[k], measure) for by_k in table.values() if k in by_k) for k in ks}
+    title = {"miou": "mIoU", "wiou": "weighted IoU"}[measure]
+    lines = [f"| {title} | " + " | ".join(f"k = {k}" for k in ks) + " |", "|---|" + "---|" * len(ks)]
     for method, by_k in table.items():
-        lines.append(f"| {method} | " + " | ".join(_cell(by_k.get(k), best[k]) for k in ks) + " |")
+        lines.append(f"| {method} | " + " | ".join(_cell(by_k.get(k), best[k], measure) for k in ks) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -337,8 +341,9 @@ def _measure(name: str, method: Method, k: int, seed: int, shots: Shots, test: S
     return Row(name, k, seed, shots.names, fitted - start, ended - fitted, result)
 
 
-def _cell(cell: Summary | None, best: float) -> str:
+def _cell(cell: Summary | None, best: float, measure: str) -> str:
     if cell is None:
         return "-"
-    text = f"{cell.miou:.3f}" + (f" ± {cell.miou_std:.3f}" if cell.seeds > 1 else "")
-    return f"**{text}**" if cell.miou == best else text
+    value, deviation = getattr(cell, measure), getattr(cell, f"{measure}_std")
+    text = f"{value:.3f}" + (f" ± {deviation:.3f}" if cell.seeds > 1 else "")
+    return f"**{text}**" if value == best else text

@@ -7,7 +7,7 @@ fitting once, and what is saved predicts the same to the last bit. Neither knows
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,26 +16,31 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from partshot.artifact import Artifact
+from partshot.artifact import Artifact, below
 from partshot.catalog import HEADS, lookup
 from partshot.data.images import resize_image
 from partshot.data.shots import Shots
 from partshot.data.soft_labels import SoftLabels
-from partshot.errors import BadArtifact, NotFitted
+from partshot.errors import BadArtifact, BadRecipe, NotFitted
+from partshot.heads.ensemble import Ensemble
 from partshot.nets.student import STRIDE, build_student
+from partshot.ops.disagreement import entropy, image_score, keep_by_score, verdict
 from partshot.ops.pictures import as_bytes, as_pictures
 from partshot.ops.precision import native_bf16
 from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import rebuild, tensors_of
 from partshot.represent.spec import Latents, Representation
-from partshot.train.fit_head import PRESETS as FIT_PRESETS
-from partshot.train.fit_head import FitHead, fit_head
+from partshot.train.fit_ensemble import FitEnsemble, fit_presets, fitter
+from partshot.train.fit_head import FitHead
 
 # Pictures per forward pass: enough to keep two cores busy, few enough for 512 px pyramids in 2 GB.
 _BATCH = 8
 # Copies of drawn shots in other styles, in all, and how much room their features may take.
 _STYLES, _STYLES_FROM, _MOST_BYTES = 24, 2_000_000, 1 << 30
+
+DOUBTED = 0.1
+"""Share of drawn pictures that are left out where an ensemble's members disagree; the default of DDPM-segmentation."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Prediction:
 
     labels: uint8 [h, w], part ids. probabilities: float32 [k, h, w], summing to 1 over the parts.
     uncertainty: float32 [h, w], entropy of the probabilities over its largest possible value, 0..1.
+    An ensemble's labels are its members' majority, its probabilities their mean, and its uncertainty is their
+    Jensen-Shannon divergence over its largest possible value: log k, or of fewer members than parts log m.
     """
 
     labels: np.ndarray
@@ -55,8 +62,8 @@ class Segmenter:
     """A representation with a head.
 
     representation: reads the pictures. parts: what the head tells apart. head: a name of `catalog.HEADS`.
-    size: side of the square that pictures are resized to before they are read. recipe: how the head is fitted.
-    fitted: the fingerprint of the last fit, empty before it.
+    size: side of the square that pictures are resized to before they are read. recipe: how the head is fitted, of the
+    kind of `fit_presets(head)`; None takes its "fast". fitted: the fingerprint of the last fit, empty before it.
     """
 
     def __init__(
@@ -65,10 +72,13 @@ class Segmenter:
         parts: PartSet,
         head: str = "cnn-s",
         size: int = 128,
-        recipe: FitHead = FIT_PRESETS["fast"],
+        recipe: FitHead | FitEnsemble | None = None,
     ):
+        usual = fit_presets(head)["fast"]
+        if not isinstance(recipe or usual, type(usual)):
+            raise BadRecipe(f"head '{head}' is fitted by a {type(usual).__name__}, given is a {type(recipe).__name__}")
         self.representation, self.parts, self.head_name = representation, parts, head
-        self.size, self.recipe = size, recipe
+        self.size, self.recipe = size, recipe or usual
         self.head_: nn.Module | None = None
         self.fitted = ""
 
@@ -85,7 +95,8 @@ class Segmenter:
         shown, read = shots, None
         if latents is not None:
             shown, read = self._restyled(shots, latents)
-        self.head_ = fit_head(self.make_head(), self.representation, shown, self.recipe, self.size, quiet, read)
+        fit = fitter(self.recipe)
+        self.head_ = fit(self.make_head(), self.representation, shown, self.recipe, self.size, quiet, read)
         self.fitted = self.fingerprint(shots)
         return self
 
@@ -102,11 +113,12 @@ class Segmenter:
 
         latents: from which the representation, a Generator, draws the pictures, where they are known already.
         """
+        self._head()
         if latents is None:
-            return list(_predictions(self._logits, images, self.size))
-        head, read = self._head(), self._read(latents)
-        with torch.no_grad():
-            return [_prediction(head(read[i : i + 1]).float(), image.shape[:2]) for i, image in enumerate(images)]
+            read = self.representation.features
+            return _predictions(lambda x, sizes: self._answers(read(x), sizes), images, self.size)
+        read = self._read(latents)
+        return [one for i, image in enumerate(images) for one in self._answers(read[i : i + 1], [image.shape[:2]])]
 
     def soft_labels(self, pictures: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> SoftLabels:
         """Soft labels of a stack, uint8 [n, s, s, 3], at half its size, for a student to start from."""
@@ -115,7 +127,8 @@ class Segmenter:
             several = as_pictures(pictures[first : first + _BATCH])
             if several.shape[2] != self.size:
                 several = F.interpolate(several, size=(self.size, self.size), mode="bilinear", antialias=True)
-            logits = self._logits(several)
+            with torch.no_grad():
+                logits = self._head()(self.representation.features(several)).float()
             size = pictures.shape[1] // 2
             logits = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
             kept.append(SoftLabels.of(logits.softmax(1)))
@@ -123,25 +136,36 @@ class Segmenter:
         return SoftLabels.join(kept)
 
     def draw(
-        self, seeds: Sequence[int], sure: float = 0.0, progress: Callable[[int], None] = lambda done: None
+        self,
+        seeds: Sequence[int],
+        sure: float = 0.0,
+        progress: Callable[[int], None] = lambda done: None,
+        doubted: float = DOUBTED,
     ) -> Shots:
         """Pictures that the representation, a Generator, draws of these seeds, labelled by the head (auto-shot, ReGAN).
 
-        sure: pixels whose likeliest part is less probable than this are 255. In bf16 where the device has it, which
-        rounds a color here and there. Raises NotFitted before `fit`.
+        sure: pixels whose likeliest part is less probable than this are 255. doubted: share of the pictures, those on
+        which an ensemble's members disagree most, that is left out (DatasetGAN); other heads have none and leave out
+        none. In bf16 where the device has it, which rounds a color here and there. Raises NotFitted before `fit`.
         """
-        head, images, labels = self._head(), [], []
+        head, images, labels, scores = self._head(), [], [], []
         for first in range(0, len(seeds), _BATCH):
             latents = self.representation.sample(seeds[first : first + _BATCH])
             with torch.no_grad(), _autocast(latents.ws.device):
                 drawn, pyramid = self.representation.synthesize(latents)
-                likely, ids = head(pyramid).float().softmax(1).max(1)
+                if isinstance(head, Ensemble):
+                    ids, shares, disagreement = verdict(head.members(pyramid))
+                    likely = shares.amax(1)
+                    scores.append(image_score(disagreement))
+                else:
+                    likely, ids = head(pyramid).float().softmax(1).max(1)
             ids = torch.where(likely >= sure, ids, IGNORE)
             images += list(as_bytes(drawn))
             labels += list(ids.byte().cpu().numpy())
             progress(len(images))
         names = tuple(f"seed {seed}" for seed in seeds)
-        return Shots(images=tuple(images), labels=tuple(labels), names=names, parts=self.parts)
+        shots = Shots(images=tuple(images), labels=tuple(labels), names=names, parts=self.parts)
+        return shots.subset(keep_by_score(torch.cat(scores), doubted).tolist()) if scores else shots
 
     def save(self, folder: Path | str) -> Path:
         """Writes everything a prediction needs, the representation included."""
@@ -162,10 +186,11 @@ class Segmenter:
         """Reads what `save` wrote; BadArtifact when it is not one or not whole."""
         stored = Artifact.load(folder, kind="segmenter")
         card = stored.card
-        representation = rebuild(card["representation"], _below(stored, "representation."))
+        representation = rebuild(card["representation"], below(stored.tensors, "representation."))
         parts = PartSet.from_dict(card["parts"], str(folder))
-        found = cls(representation, parts, card["head"], card["size"], FitHead.parse(card["recipe"], str(folder)))
-        found.head_ = _loaded(found.make_head(), _below(stored, "head."), folder)
+        kind = type(fit_presets(card["head"])["fast"])
+        found = cls(representation, parts, card["head"], card["size"], kind.parse(card["recipe"], str(folder)))
+        found.head_ = _loaded(found.make_head(), below(stored.tensors, "head."), folder)
         found.fitted = card["fingerprint"]
         return found
 
@@ -193,10 +218,13 @@ class Segmenter:
             raise NotFitted("this Segmenter has not been fitted; call fit(shots) first, or load a fitted one")
         return self.head_
 
-    def _logits(self, pictures: torch.Tensor) -> torch.Tensor:
+    @torch.no_grad()
+    def _answers(self, pyramid: Pyramid, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         head = self._head()
-        with torch.no_grad():
-            return head(self.representation.features(pictures)).float()
+        if isinstance(head, Ensemble):
+            # One by one, since every member's opinion is there at once.
+            return [_agreed(head.members(pyramid[i : i + 1])[:, 0], size) for i, size in enumerate(sizes)]
+        return _separate(head(pyramid).float(), sizes)
 
 
 class Student:
@@ -212,7 +240,7 @@ class Student:
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """One Prediction per picture, uint8 [h, w, 3], of any sizes."""
-        return list(_predictions(self._logits, images, self.reads))
+        return _predictions(lambda x, sizes: _separate(self._logits(x), sizes), images, self.reads)
 
     @property
     def reads(self) -> int:
@@ -247,24 +275,33 @@ def _autocast(device: torch.device) -> torch.autocast:
 
 
 def _predictions(
-    logits_of: Callable[[torch.Tensor], torch.Tensor], images: Sequence[np.ndarray], size: int
-) -> Iterator[Prediction]:
+    answers: Callable[[torch.Tensor, list[tuple[int, int]]], list[Prediction]], images: Sequence[np.ndarray], size: int
+) -> list[Prediction]:
+    found = []
     for first in range(0, len(images), _BATCH):
         several = images[first : first + _BATCH]
-        logits = logits_of(as_pictures(np.stack([resize_image(image, size) for image in several])))
-        for one, image in zip(logits.split(1), several, strict=True):
-            yield _prediction(one, image.shape[:2])
+        pictures = as_pictures(np.stack([resize_image(image, size) for image in several]))
+        found += answers(pictures, [image.shape[:2] for image in several])
+    return found
+
+
+def _separate(logits: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+    return [_prediction(one, size) for one, size in zip(logits.split(1), sizes, strict=True)]
 
 
 def _prediction(logits: torch.Tensor, size: tuple[int, int]) -> Prediction:
     logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0]
     shares = logits.softmax(0)
-    entropy = -(shares * shares.clamp(min=1e-9).log()).sum(0) / max(1e-9, float(np.log(len(shares))))
-    return Prediction(logits.argmax(0).byte().numpy(), shares.numpy(), entropy.clamp(0, 1).numpy())
+    doubt = entropy(shares, 0) / max(1e-9, math.log(len(shares)))
+    return Prediction(logits.argmax(0).byte().numpy(), shares.numpy(), doubt.clamp(0, 1).numpy())
 
 
-def _below(stored: Artifact, prefix: str) -> dict[str, np.ndarray]:
-    return {k.removeprefix(prefix): v for k, v in stored.tensors.items() if k.startswith(prefix)}
+def _agreed(members: torch.Tensor, size: tuple[int, int]) -> Prediction:
+    # Probabilities [m, k, h, w], brought to the picture's size one member at a time.
+    resized = (F.interpolate(one[None], size=size, mode="bilinear", align_corners=False) for one in members)
+    labels, shares, disagreement = verdict(resized)
+    doubt = disagreement / max(1e-9, math.log(min(members.shape[:2])))
+    return Prediction(labels[0].numpy(), shares[0].numpy(), doubt[0].clamp(0, 1).numpy())
 
 
 def _loaded(net: nn.Module, tensors, folder) -> nn.Module:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from partshot.errors import BadRecipe
-from partshot.nets.student import STRIDE, build_student
+from partshot.errors import BadArtifact, BadRecipe
+from partshot.nets.resnet import ResNetTrunk
+from partshot.nets.student import STRIDE, build_student, start_from
 from partshot.ops.position import CHANNELS, position_map
 
 
@@ -87,3 +88,24 @@ def test_positions_run_from_minus_one_to_one_between_the_edges():
     assert y[:, 0].tolist() == [-0.75, -0.25, 0.25, 0.75]
     assert torch.equal(xx, x * x) and torch.equal(yy, y * y) and torch.equal(xy, x * y)
     assert torch.equal(x, -x.flip(1)) and torch.equal(y, -y.flip(0))
+
+
+def test_a_start_takes_over_all_but_the_classifier():
+    torch.manual_seed(0)
+    known, net = build_student("swift", 6), build_student("swift", 4)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    start_from(net, known.state_dict(), "cars")
+    for name, tensor in net.state_dict().items():
+        expected = before[name] if name.startswith("head.") else known.state_dict()[name]
+        assert torch.equal(tensor, expected), name
+
+
+def test_an_encoders_own_names_will_do():
+    trunk, net = ResNetTrunk("resnet18"), build_student("unet-resnet18", 3)
+    start_from(net, trunk.state_dict(), "resnet18.pth")
+    assert torch.equal(net.encoder.layer3[0].conv1.weight, trunk.layer3[0].conv1.weight)
+
+
+def test_weights_of_another_net_are_refused():
+    with pytest.raises(BadArtifact, match=r"resnet18.pth: 0 of its \d+ tensors fit"):
+        start_from(build_student("swift", 3), ResNetTrunk("resnet18").state_dict(), "resnet18.pth")

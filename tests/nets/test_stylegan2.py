@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from partshot.errors import BadRecipe
-from partshot.nets.stylegan2 import Critic, Generator, Shape, minibatch_deviation, modulated_conv, shape_of
+from partshot.nets.stylegan import Shape, shape_of
+from partshot.nets.stylegan2 import Critic, Generator, minibatch_deviation, modulated_conv
 from partshot.ops.fir import downsample, smooth, upsample
 
 TINY = Shape(resolution=16, z_dim=8, w_dim=12, mapping_layers=2, channel_base=64, channel_max=8)
@@ -24,9 +25,9 @@ def latents(generator, count=3, seed=1):
     return generator.mapping.spread(generator.mapping(z))
 
 
-def noise_of(shape, count, seed=2):
+def noise_of(generator, count, seed=2):
     rng = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(count, 1, side, side, generator=rng) for side in shape.layers)
+    return tuple(torch.randn(count, 1, side, side, generator=rng) for side in generator.layers)
 
 
 @pytest.mark.parametrize("up", [False, True])
@@ -63,21 +64,21 @@ def test_the_mapping_normalises_and_truncates(generator):
     torch.testing.assert_close(w, x, atol=1e-5, rtol=1e-5)
     generator.mapping.w_avg.fill_(0.25)
     ws = generator.mapping.spread(w, psi=0.5, cutoff=2)
-    assert ws.shape == (4, TINY.num_ws, 12)
+    assert ws.shape == (4, generator.num_ws, 12)
     torch.testing.assert_close(ws[:, 0], 0.25 + (w - 0.25) * 0.5)
     torch.testing.assert_close(ws[:, 1], ws[:, 0])
     torch.testing.assert_close(ws[:, 2], w)
 
 
 def test_same_latent_same_pixels_and_features_in_any_batch(generator):
-    ws, noise = latents(generator), noise_of(TINY, 3)
+    ws, noise = latents(generator), noise_of(generator, 3)
     for name in ("b4.conv1", "b16.conv1"):
         generator.synthesis.get_submodule(name).noise_strength.data.fill_(0.3)
     with torch.no_grad():
         images, maps = generator.synthesis(ws, noise)
         again, maps_again = generator.synthesis(ws, noise)
         alone, maps_alone = generator.synthesis(ws[1:2], tuple(n[1:2] for n in noise))
-        other, _ = generator.synthesis(ws, noise_of(TINY, 3, seed=3))
+        other, _ = generator.synthesis(ws, noise_of(generator, 3, seed=3))
     assert torch.equal(images, again) and all(map(torch.equal, maps, maps_again))
     torch.testing.assert_close(alone[0], images[1], atol=1e-5, rtol=1e-5)
     for whole, one in zip(maps, maps_alone, strict=True):
@@ -89,10 +90,32 @@ def test_levels_are_those_that_regan_taps(generator):
     images, maps = generator.synthesis(latents(generator))
     assert images.shape == (3, 3, 16, 16)
     assert [tuple(m.shape[1:]) for m in maps] == [(8, 4, 4), (8, 8, 8), (8, 8, 8), (4, 16, 16), (4, 16, 16)]
-    assert TINY.layers == (4, 8, 8, 16, 16) and TINY.num_ws == 6
+    assert generator.layers == (4, 8, 8, 16, 16) and generator.num_ws == 6
     # 5,056 dimensions: every convolution from 8 to 1024 px (method of ReGAN's code).
-    large = shape_of("config-f", 1024)
-    assert sum(large.channels(side) for side in large.layers[1:]) == 5056 and large.num_ws == 18
+    with torch.device("meta"):
+        large = Generator(shape_of("config-f", 1024))
+    assert sum(large.shape.channels(side) for side in large.layers[1:]) == 5056 and large.num_ws == 18
+
+
+def test_raw_results_are_the_convolutions(generator):
+    """Before noise, bias and activation, of weights scaled and normalised picture by picture."""
+    ws, noise = latents(generator), noise_of(generator, 3)
+    for name, parameter in generator.synthesis.named_parameters():
+        if name.endswith(("noise_strength", "conv0.bias", "conv1.bias")):
+            torch.nn.init.normal_(parameter, std=0.3)
+    with torch.no_grad():
+        images, maps = generator.synthesis(ws, noise)
+        same, found = generator.synthesis(ws, noise, raw=True)
+    assert torch.equal(same, images) and len(found) == 10 and all(map(torch.equal, maps, found))
+    for layer, name in ((2, "b8.conv1"), (4, "b16.conv1")):
+        conv = generator.synthesis.get_submodule(name)
+        for b in range(3):
+            weight = conv.weight * conv.affine(ws[:, layer])[b, :, None, None]
+            weight = weight / (weight.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
+            plain = F.conv2d(maps[layer - 1][b], weight, padding=1)
+            torch.testing.assert_close(found[5 + layer][b], plain, atol=1e-5, rtol=1e-4)
+            heard = plain + conv.bias[:, None, None] + conv.noise_strength * noise[layer][b]
+            torch.testing.assert_close(maps[layer][b], F.leaky_relu(heard, 0.2) * math.sqrt(2), atol=1e-5, rtol=1e-4)
 
 
 def test_parameters_are_those_of_the_official_networks():
@@ -156,12 +179,12 @@ def test_a_resolution_that_is_no_power_of_two_is_refused_with_the_nearest():
     for side, near in ((100, 128), (70, 64), (48, 64), (1000, 1024)):
         with pytest.raises(BadRecipe, match=f"{side} px is no power of two; the nearest is {near}"):
             shape_of("small", side)
-    with pytest.raises(BadRecipe, match="unknown StyleGAN2 net 'config-g'; did you mean 'config-f'"):
+    with pytest.raises(BadRecipe, match="unknown StyleGAN net 'config-g'; did you mean 'config-f'"):
         shape_of("config-g", 64)
 
 
 def test_bf16_stays_near_float32(generator):
-    ws, noise = latents(generator), noise_of(TINY, 3)
+    ws, noise = latents(generator), noise_of(generator, 3)
     with torch.no_grad():
         exact, _ = generator.synthesis(ws, noise)
         with torch.autocast("cpu", torch.bfloat16):

@@ -110,6 +110,16 @@ def test_reading_pixels_equals_indexing_the_stack(image_size):
     )
 
 
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float16, 0.01), (torch.bfloat16, 0.06)])
+def test_reading_pixels_of_sixteen_bits_rounds_and_no_more(dtype, apart):
+    pyramid = make_pyramid()
+    half = pyramid.to(dtype, memory_format=torch.channels_last)
+    at = torch.randint(0, 2, (50,)), torch.randint(0, 48, (50,)), torch.randint(0, 40, (50,))
+    found = at_pixels(half, *at)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), at_pixels(pyramid, *at), atol=apart, rtol=0)
+
+
 def test_resizing_averages_where_it_shrinks_and_interpolates_where_it_grows():
     level = torch.arange(16.0).view(1, 1, 4, 4)
     assert torch.equal(resize(level, (2, 2)), F.avg_pool2d(level, 2))

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 import torchvision
 
 from partshot.errors import BadRecipe
-from partshot.pretext.simsiam import PRESETS, SimSiam, _at_spots, normalized, spread
+from partshot.pretext.pairs import normalized
+from partshot.pretext.simsiam import PRESETS, SimSiam
 from partshot.train.journal import read_journal
 from partshot.train.loop import LoopRecipe, run_loop
 
@@ -42,11 +43,6 @@ def test_a_short_training_lowers_the_loss_and_does_not_collapse(pictures, tmp_pa
     assert not torch.equal(before["layer1.0.conv1.weight"], game.trained()["layer1.0.conv1.weight"])
 
 
-def test_spread_tells_collapse_from_health():
-    assert spread(torch.ones(8, 16) + 1e-6 * torch.randn(8, 16)) < 1e-4
-    assert abs(spread(torch.randn(512, 64)) - 1) < 0.05
-
-
 def test_the_loss_is_equation_one_with_stopped_gradients(pictures):
     game = SimSiam(pictures, TINY.changed(dense=0))
     views = batch_of(game)
@@ -73,17 +69,6 @@ def test_the_dense_term_adds_its_weight(pictures):
     assert not any(name.startswith("dense") for name in plain.modules)
 
 
-def test_spots_are_read_from_every_map_at_their_place():
-    fine = torch.arange(16.0).view(1, 1, 4, 4)
-    coarse = torch.tensor([[[[100.0, 200], [300, 400]]]])
-    spots = torch.tensor([[[-0.75, -0.75], [0.25, -0.75], [0.75, 0.75]]])  # middles of cells of the fine map
-
-    read = _at_spots((fine, coarse), spots)
-
-    torch.testing.assert_close(read[:, 0], torch.tensor([0.0, 2.0, 15.0]))
-    torch.testing.assert_close(read[:, 1], torch.tensor([100.0, 175.0, 400.0]))
-
-
 def test_the_predictors_keep_their_rate(pictures):
     game = SimSiam(pictures, TINY)
     game.prepare(0.5)
@@ -92,14 +77,6 @@ def test_the_predictors_keep_their_rate(pictures):
     assert others == pytest.approx(predictors / 2)
     counted = sum(p.numel() for g in game.optimizer.param_groups for p in g["params"])
     assert counted == sum(p.numel() for m in game.modules.values() for p in m.parameters())
-
-
-def test_a_batch_holds_each_picture_once_while_there_are_enough(pictures):
-    marked = np.zeros((8, 32, 32, 3), np.uint8) + np.arange(0, 160, 20, dtype=np.uint8)[:, None, None, None]
-    game = SimSiam(marked, TINY.changed(color=0))
-    firsts = batch_of(game).first.mean((1, 2, 3))
-    assert len(torch.unique((firsts * 255).round())) == 8
-    assert game.batch(torch.Generator(), 20).first.shape[0] == 20
 
 
 def test_what_is_kept_has_torchvisions_names(pictures):

@@ -15,6 +15,9 @@ NETS = {"net": "small", "batch": 8, "average": 0.1, "noise": True}
 TINY = PRESETS["small-folder"].changed(size=16, kimg=0.16, grow=((8, 0.5),), path=2.0, gamma=0.1, **NETS)
 
 
+both = pytest.mark.parametrize("net", ["small", "adain-small"])
+
+
 @pytest.fixture(scope="module")
 def pictures():
     rng = np.random.default_rng(0)
@@ -59,23 +62,27 @@ def weights(module):
     return {name: p.detach().clone() for name, p in module.named_parameters()}
 
 
+@both
 @pytest.mark.parametrize("noise", [True, False])
-def test_noise_is_learnt_where_it_may_be(pictures, noise):
-    game = StyleGAN2(pictures, TINY.changed(noise=noise))
+def test_noise_is_learnt_where_it_may_be(pictures, noise, net):
+    game = StyleGAN2(pictures, TINY.changed(noise=noise, net=net))
     game.prepare(0.9)
     batch = game.batch(torch.Generator().manual_seed(0), 8)
     for turn in game.turns():
         turn.optimizer.zero_grad(set_to_none=True)
         turn.loss(batch).backward()
         turn.optimizer.step()
-    strengths = {n: p for n, p in game.modules["generator"].named_parameters() if n.endswith("noise_strength")}
-    assert len(strengths) == 5 and all(bool(s) == noise for s in strengths.values())
+    names = ("noise_strength", "noise.weight")
+    strengths = {n: p for n, p in game.modules["generator"].named_parameters() if n.endswith(names)}
+    assert len(strengths) == len(game.modules["generator"].layers)
+    assert all(bool(s.any()) == noise for s in strengths.values())
     assert all(p.requires_grad for n, p in game.modules["generator"].named_parameters() if n not in strengths)
 
 
+@both
 @pytest.mark.parametrize("p", [0.0, 0.6])
-def test_each_turn_trains_its_own(pictures, p):
-    game = StyleGAN2(pictures, TINY)
+def test_each_turn_trains_its_own(pictures, p, net):
+    game = StyleGAN2(pictures, TINY.changed(net=net))
     game.modules["ada"].p.fill_(p)
     game.prepare(0.9)
     batch = game.batch(torch.Generator().manual_seed(0), 8)
@@ -93,8 +100,9 @@ def test_each_turn_trains_its_own(pictures, p):
         assert any(not torch.equal(before[name], after[name]) for name in before), turn.name
 
 
-def test_growing_follows_the_recipe(pictures):
-    game = StyleGAN2(pictures, TINY.changed(grow=((4, 0.2), (8, 0.5))))
+@both
+def test_growing_follows_the_recipe(pictures, net):
+    game = StyleGAN2(pictures, TINY.changed(grow=((4, 0.2), (8, 0.5)), net=net))
     seen = []
     for progress in (0.0, 0.19, 0.2, 0.2 + FADE / 2, 0.4, 0.5, 0.5 + 2 * FADE):
         game.prepare(progress)
@@ -158,5 +166,5 @@ def test_mirrored_pictures_only_where_asked(pictures):
 
 
 def test_too_few_pictures_are_refused(pictures):
-    with pytest.raises(BadImage, match=f"{FEWEST - 1} pictures given; StyleGAN2 learns from {FEWEST} or more"):
+    with pytest.raises(BadImage, match=f"{FEWEST - 1} pictures given; a StyleGAN learns from {FEWEST} or more"):
         StyleGAN2(pictures[1:], TINY)

@@ -9,26 +9,33 @@ import torchvision
 from safetensors.torch import save_file
 
 from partshot.errors import BadArtifact
+from partshot.nets import stylegan1
 from partshot.nets.perceptual import feature_distance, load_lpips
-from partshot.nets.stylegan2 import Critic, Generator, Shape
+from partshot.nets.stylegan import Shape
+from partshot.nets.stylegan2 import Critic, Generator
 from partshot.represent.invert import PRESETS, InvertRecipe, invert, noise_likeness, rate_at
-from partshot.represent.stylegan2 import StyleGAN2
+from partshot.represent.stylegan import StyleGAN
 
 SHAPE = Shape(resolution=16, z_dim=8, w_dim=8, mapping_layers=2, channel_base=128, channel_max=16)
 
 
+def make(net):
+    torch.manual_seed(0)
+    made = net(SHAPE)
+    for name, parameter in made.named_parameters():
+        if name.endswith(("noise_strength", "noise.weight")):
+            parameter.data.fill_(0.05)
+    return StyleGAN(made, Critic(SHAPE))
+
+
 @pytest.fixture(scope="module")
 def generator():
-    torch.manual_seed(0)
-    net = Generator(SHAPE)
-    for name, parameter in net.named_parameters():
-        if name.endswith("noise_strength"):
-            parameter.data.fill_(0.05)
-    return StyleGAN2(net, Critic(SHAPE))
+    return make(Generator)
 
 
-@pytest.mark.parametrize("space", ["w", "w+"])
-def test_pictures_that_it_drew_are_found_again(generator, space):
+@pytest.mark.parametrize(("net", "space"), [(Generator, "w"), (Generator, "w+"), (stylegan1.Generator, "w+")])
+def test_pictures_that_it_drew_are_found_again(net, space):
+    generator = make(net)
     truth = generator.sample([10, 11, 12])
     images, pyramid = generator.synthesize(truth)
     recipe = InvertRecipe(steps=150, space=space)
@@ -60,7 +67,7 @@ def test_noise_that_no_layer_hears_is_not_searched_for():
     net = Generator(SHAPE)
     net.synthesis.b8.conv1.noise_strength.data.fill_(0.05)
     assert net.synthesis.noise_strengths() == pytest.approx([0, 0, 0.05, 0, 0])
-    generator, recipe = StyleGAN2(net, Critic(SHAPE)), InvertRecipe(steps=3, space="w+")
+    generator, recipe = StyleGAN(net, Critic(SHAPE)), InvertRecipe(steps=3, space="w+")
     images, _ = generator.synthesize(generator.sample([1]))
     start, found = (
         invert(generator, images, generator.distance(), recipe.changed(steps=n)).latents.noise for n in (1, 3)
@@ -68,7 +75,7 @@ def test_noise_that_no_layer_hears_is_not_searched_for():
     moved = [not torch.equal(a, b) for a, b in zip(start, found, strict=True)]
     assert moved == [False, False, True, False, False]
     net.synthesis.b8.conv1.noise_strength.data.zero_()
-    silent = StyleGAN2(net, Critic(SHAPE))
+    silent = StyleGAN(net, Critic(SHAPE))
     assert invert(silent, images, silent.distance(), recipe).errors.isfinite().all()
 
 

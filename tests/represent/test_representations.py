@@ -148,3 +148,38 @@ def test_unknown_names_are_refused(name, message):
 def test_a_card_of_the_future_is_refused():
     with pytest.raises(BadArtifact, match="upgrade"):
         rebuild({"kind": "ddpm"}, {})
+
+
+def test_several_stand_side_by_side():
+    pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    both = open_representation("random,pixels")
+    maps, color = (open_representation(name).features(pictures).maps for name in ("random", "pixels"))
+    # Finest first: colors at 1, then both at 2, 4, 8 and 16, the first named before the second.
+    expected = [color[0], *(level for pair in zip(maps, color[1:], strict=True) for level in pair)]
+    assert both.spec.strides == (1, 2, 2, 4, 4, 8, 8, 16, 16)
+    assert all(torch.equal(a, b) for a, b in zip(both.features(pictures).maps, expected, strict=True))
+    assert both.spec.fingerprint != open_representation("pixels,random").spec.fingerprint
+
+
+def test_some_levels_alone():
+    pictures = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    some, whole = open_representation("random[4-8]+position"), open_representation("random")
+    assert some.spec.strides == (4, 4, 8) and some.spec.channels == (5, 128, 256)[:1] + whole.spec.channels[1:3]
+    kept = some.features(pictures).maps[1:]
+    assert all(torch.equal(a, b) for a, b in zip(kept, whole.features(pictures).maps[1:3], strict=True))
+    assert some.spec.fingerprint != open_representation("random[4-16]+position").spec.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("random[32-64]", "no maps of strides 32-64; its strides are"),
+        ("random[4]", r"\[LOW-HIGH\]"),
+        ("random[4-8", r"\[LOW-HIGH\]"),
+        ("random,", "unknown representation ''"),
+        ("random,pixels+position,random", "unknown representation 'pixels\\+position'"),
+    ],
+)
+def test_names_that_cannot_be(name, reason):
+    with pytest.raises(BadRecipe, match=reason):
+        open_representation(name)

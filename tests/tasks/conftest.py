@@ -6,7 +6,7 @@ import torch
 from partshot.artifact import Artifact
 from partshot.nets.stylegan2 import Critic, Generator, Shape
 from partshot.represent.choose import tensors_of
-from partshot.represent.stylegan2 import StyleGAN2
+from partshot.represent.stylegan import StyleGAN
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +16,7 @@ def blobs(tmp_path_factory):
     def make(side: int):
         torch.manual_seed(0)
         shape = Shape(resolution=side, z_dim=8, w_dim=8, mapping_layers=2, channel_base=8 * side, channel_max=16)
-        found = StyleGAN2(Generator(shape), Critic(shape))
+        found = StyleGAN(Generator(shape), Critic(shape))
         card = {"title": "blobs", "pretext": "stylegan2", "shape": shape.model_dump(mode="json")}
         return Artifact("representation", card, tensors_of(found)).save(tmp_path_factory.mktemp("made") / "blobs")
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from partshot.errors import BadRecipe
-from partshot.represent import stylegan2
+from partshot.represent import stylegan
 from partshot.represent.invert import invert
 from partshot.shipped import Shipped
 from partshot.tasks import demo as task
@@ -27,7 +27,7 @@ def small(patch):
     few = {"KIMG": 0.032, "AUTO_KIMG": 0.032, "FIT_IMAGES": 8, "PICTURES": 6, "HELD_OUT": 3, "INVERTED": 2, "DRAWN": 6}
     for name, value in (few | {"LEAST_SIZE": 32}).items():
         patch.setattr(task, name, value)
-    patch.setattr(stylegan2, "invert", lambda g, x, d, recipe, _: invert(g, x, d, recipe.changed(steps=2)))
+    patch.setattr(stylegan, "invert", lambda g, x, d, recipe, _: invert(g, x, d, recipe.changed(steps=2)))
     patch.setattr("partshot.train.forest._TREES", 3)
     patch.setitem(FIT_PRESETS, "fast", FIT_PRESETS["fast"].changed(images=8))
 

@@ -85,6 +85,19 @@ def test_wrong_settings_leave_nothing_behind(toy, tmp_path, given, hint):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_start_is_part_of_the_run(toy, whole, tmp_path):
+    runs = (("started", whole), ("anew", None))
+    started, anew = (Student.load(distilled(toy, tmp_path / name, start=start, seed=1)) for name, start in runs)
+    distance = [
+        float((mine.net.stem[0].weight - Student.load(whole / "student").net.stem[0].weight).detach().abs().mean())
+        for mine in (started, anew)
+    ]
+    # Two steps lead away from where it began by less than chance lies apart.
+    assert distance[0] < distance[1] / 2
+    with pytest.raises(BadArtifact, match="another recipe"):
+        distilled(toy, tmp_path / "started", seed=1)
+
+
 def test_a_folder_that_holds_no_teacher_is_refused(toy, whole, tmp_path):
     with pytest.raises(BadArtifact, match="no artifact"):
         distilled(toy, tmp_path / "out", teacher=tmp_path)

@@ -9,9 +9,11 @@ from PIL import Image
 from partshot.data.toy import toy_shots, write_toy
 from partshot.errors import BadRecipe
 from partshot.parts import PartSet
+from partshot.represent.choose import open_representation
 from partshot.segmenter import Segmenter
 from partshot.tasks import fit as task
-from partshot.tasks.fit import facing_fit, fit, named
+from partshot.tasks.fit import facing_fit, fit
+from partshot.train.fit_ensemble import PRESETS as ENSEMBLE_PRESETS
 from partshot.train.fit_head import PRESETS
 
 
@@ -50,6 +52,16 @@ def test_the_estimate_is_written_with_two_shots_or_more(toy, tmp_path):
     assert not (tmp_path / "one" / "leave_one_out.json").exists()
 
 
+def test_an_ensemble_has_its_own_presets(toy, tmp_path, monkeypatch):
+    monkeypatch.setitem(ENSEMBLE_PRESETS, "fast", ENSEMBLE_PRESETS["fast"].changed(pixels=64 * 5))
+    teacher = Segmenter.load(fitted(toy, tmp_path / "out", head="ensemble", seed=3))
+    assert teacher.recipe == ENSEMBLE_PRESETS["fast"].changed(seed=3)
+    estimate = json.loads((tmp_path / "out" / "leave_one_out.json").read_text())
+    assert sum(map(sum, estimate["confusion"])) == 3 * 32 * 32
+    with pytest.raises(BadRecipe, match="unknown preset 'regan-code'; known: datasetgan, fast"):
+        fitted(toy, tmp_path / "other", head="ensemble", preset="regan-code")
+
+
 def test_masks_may_lie_beside_their_pictures(toy, tmp_path):
     beside = tmp_path / "beside"
     beside.mkdir()
@@ -82,4 +94,4 @@ def test_wrong_names_are_answered_with_the_nearest(toy, tmp_path, given, hint):
 
 
 def test_a_name_may_carry_the_position(tmp_path):
-    assert named("pixels+position").spec.channels == (5, *named("pixels").spec.channels)
+    assert open_representation("pixels+position").spec.channels == (5, *open_representation("pixels").spec.channels)

@@ -10,7 +10,7 @@ from PIL import Image
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.represent.invert import astray
 from partshot.represent.spec import Latents
-from partshot.represent.stylegan2 import StyleGAN2, load_stylegan2
+from partshot.represent.stylegan import StyleGAN, load_stylegan
 from partshot.tasks import invert as task
 from partshot.tasks.invert import invert
 from partshot.tasks.sample import sample
@@ -43,7 +43,7 @@ def test_every_picture_is_found_or_named(generator, pictures, tmp_path):
 
     latents = Latents.load(tmp_path / "out" / "latents")
     with torch.no_grad():
-        drawn, _ = load_stylegan2(generator).synthesize(latents)
+        drawn, _ = load_stylegan(generator).synthesize(latents)
     kept = np.asarray(Image.open(tmp_path / "out" / "images" / "000002.png"))
     assert np.abs(kept - ((drawn[2].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255)).max() <= 1
     assert Image.open(tmp_path / "out" / "inversion.png").width > 5 * 128
@@ -53,7 +53,7 @@ def test_every_picture_is_found_or_named(generator, pictures, tmp_path):
 def test_a_stopped_inversion_goes_on(generator, pictures, tmp_path, monkeypatch):
     whole = invert(generator, pictures, tmp_path / "whole", steps=5, batch=2, quiet=True)
     with monkeypatch.context() as patch:
-        batches, plain = [], StyleGAN2.invert
+        batches, plain = [], StyleGAN.invert
 
         def stop(self, images, *rest):
             if len(batches) == 2:
@@ -61,12 +61,12 @@ def test_a_stopped_inversion_goes_on(generator, pictures, tmp_path, monkeypatch)
             batches.append(images)
             return plain(self, images, *rest)
 
-        patch.setattr(StyleGAN2, "invert", stop)
+        patch.setattr(StyleGAN, "invert", stop)
         with pytest.raises(KeyboardInterrupt):
             invert(generator, pictures, tmp_path / "out", steps=5, batch=2, quiet=True)
-    seen, plain = [], StyleGAN2.invert
+    seen, plain = [], StyleGAN.invert
     monkeypatch.setattr(
-        StyleGAN2, "invert", lambda self, images, *rest: seen.append(images) or plain(self, images, *rest)
+        StyleGAN, "invert", lambda self, images, *rest: seen.append(images) or plain(self, images, *rest)
     )
     again = invert(generator, pictures, tmp_path / "out", steps=5, batch=2, quiet=True)
     assert [len(images) for images in seen] == [1]

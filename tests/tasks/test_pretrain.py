@@ -6,11 +6,13 @@ import torch
 from PIL import Image
 
 from partshot.artifact import Artifact, read_card
+from partshot.data.toy import write_toy
 from partshot.errors import BadArtifact, BadImage, BadRecipe
 from partshot.pretext.stylegan2 import PRESETS
 from partshot.represent.choose import open_representation
 from partshot.tasks import pretrain as task
 from partshot.tasks.pretrain import pretrain, resolve
+from partshot.train.journal import read_journal
 
 
 @pytest.fixture
@@ -26,8 +28,8 @@ def folder(tmp_path):
     return images
 
 
-def train(folder, out, seed=0, kimg=0.012, batch=4):
-    return pretrain("simsiam", folder, out, size=32, kimg=kimg, batch=batch, seed=seed, quiet=True)
+def train(folder, out, seed=0, kimg=0.012, batch=4, shelf=None):
+    return pretrain("simsiam", folder, out, size=32, kimg=kimg, batch=batch, seed=seed, quiet=True, shelf=shelf)
 
 
 def test_a_folder_of_pictures_becomes_a_representation(folder, tmp_path):
@@ -80,6 +82,49 @@ def test_a_run_stopped_halfway_goes_on(folder, tmp_path, monkeypatch):
     assert all(np.array_equal(whole.tensors[k], cut.tensors[k]) for k in whole.tensors)
 
 
+def test_moco_leaves_what_simsiam_does_and_tells_how_often_keys_are_found(folder, tmp_path):
+    (folder / "torn.png").unlink()
+    made = pretrain("moco", folder, tmp_path / "out", size=32, kimg=0.012, batch=4, quiet=True)
+    card = read_card(made)
+    assert (card["pretext"], card["net"], card["pictures"], card["batch"]) == ("moco", "resnet18", 8, 4)
+    pyramid = open_representation("resnet", made).features(torch.rand(2, 3, 32, 32) * 2 - 1)
+    assert pyramid.channels == (64, 128, 256, 512)
+    assert {"loss", "spread", "accuracy"} < set(read_journal(tmp_path / "out" / "journal.jsonl")[-1])
+
+
+def test_what_was_trained_is_taken_from_the_shelf(folder, tmp_path, monkeypatch):
+    bitmaps, shelf = tmp_path / "bitmaps", tmp_path / "shelf"
+    bitmaps.mkdir()
+    for i in range(8):
+        Image.open(folder / f"{i}.png").save(bitmaps / f"{i}.bmp")
+    monkeypatch.setattr(task, "SHELVED", 1)
+    first = Artifact.load(train(bitmaps, tmp_path / "one", shelf=shelf))
+    (place,) = shelf.iterdir()
+
+    loop = task.run_loop
+    monkeypatch.setattr(task, "run_loop", lambda *_, **__: pytest.fail("trained again"))
+    second = Artifact.load(train(bitmaps, tmp_path / "two", shelf=shelf))
+    assert first.card == second.card
+    assert all(np.array_equal(first.tensors[k], second.tensors[k]) for k in first.tensors)
+    # Other settings; another picture in a file of the same name and size; what is damaged.
+    with pytest.raises(pytest.fail.Exception):
+        train(bitmaps, tmp_path / "three", seed=1, shelf=shelf)
+    other = bitmaps / "3.bmp"
+    blob = other.read_bytes()
+    Image.new("RGB", (32, 32), "red").save(other)
+    with pytest.raises(pytest.fail.Exception):
+        train(bitmaps, tmp_path / "four", shelf=shelf)
+    other.write_bytes(blob)
+    (place / "tensors.safetensors").write_bytes(b"torn")
+    monkeypatch.setattr(task, "run_loop", loop)
+    healed = Artifact.load(train(bitmaps, tmp_path / "five", shelf=shelf))
+    assert all(np.array_equal(first.tensors[k], healed.tensors[k]) for k in first.tensors)
+    assert Artifact.load(place).card == first.card
+    # The shelf holds one, the newest.
+    train(bitmaps, tmp_path / "six", seed=1, shelf=shelf)
+    assert [path.name for path in shelf.iterdir()] != [place.name] and len(list(shelf.iterdir())) == 1
+
+
 def test_a_folder_without_pictures_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadImage, match="no picture"):
@@ -93,6 +138,8 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path):
         resolve("simsiam", preset="small-folders")
     with pytest.raises(BadRecipe, match="batch"):
         resolve("simsiam", batch=1)
+    with pytest.raises(BadRecipe, match="no multiple of the batch, 24; take a batch of 16"):
+        resolve("moco", batch=24)
 
 
 def test_what_is_asked_replaces_the_presets_value():
@@ -119,13 +166,28 @@ def test_a_generator_is_trained_on_drawn_pictures_and_shows_samples(tmp_path, mo
     assert (made / "card.json").stat().st_mtime_ns == written
 
 
+def test_a_stylegan_is_trained_and_named_by_its_folder(tmp_path):
+    images = write_toy("faces", 50, 32, tmp_path / "toy") / "images"
+    made = pretrain("stylegan1", images, tmp_path / "out", size=32, kimg=0.016, batch=8, quiet=True)
+    card = read_card(made)
+    assert (card["pretext"], card["net"], card["grow"], card["path"]) == ("stylegan1", "adain-small", [[16, 0.15]], 0)
+    generator = open_representation(f"{made}:all")
+    assert generator.kind == "stylegan1" and open_representation(str(made)).layers == "datasetgan"
+    images, pyramid = generator.synthesize(generator.sample([0, 1]))
+    assert images.shape == (2, 3, 32, 32) and [m.shape[2] for m in pyramid.maps] == [32, 32, 16, 16, 8, 8, 4, 4]
+    assert len(list((tmp_path / "out" / "samples").iterdir())) > 0
+
+
 def test_only_some_presets_draw_their_own_pictures(tmp_path):
     with pytest.raises(BadRecipe, match="--images is missing; only these presets draw their own pictures: toy-face-64"):
         pretrain("stylegan2", None, tmp_path / "out")
 
 
 def test_a_generator_needs_more_pictures_and_a_power_of_two(folder, tmp_path):
-    with pytest.warns(UserWarning), pytest.raises(BadImage, match="8 pictures given; StyleGAN2 learns from 50 or more"):
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(BadImage, match="8 pictures given; a StyleGAN learns from 50 or more"),
+    ):
         pretrain("stylegan2", folder, tmp_path / "out", size=32)
     with pytest.raises(BadRecipe, match="100 px is no power of two; the nearest is 128"):
         pretrain("stylegan2", folder, tmp_path / "out", size=100)

@@ -1,23 +1,31 @@
 """run: pictures and two masks become masks for all, an ONNX file and a report; again, nothing is trained."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from partshot.artifact import Artifact, read_card
 from partshot.data.labels import read_labels
 from partshot.data.shots import load_shots
 from partshot.data.toy import write_toy
 from partshot.errors import BadImage, BadLabels, BadRecipe
 from partshot.parts import PartSet
+from partshot.pretext.moco import PRESETS as MOCO_PRESETS
+from partshot.pretext.simsiam import PRESETS as SIMSIAM
 from partshot.pretext.stylegan2 import FEWEST
 from partshot.pretext.stylegan2 import PRESETS as GAN_PRESETS
-from partshot.represent import stylegan2
+from partshot.represent import stylegan
+from partshot.represent.cache import VARIABLE, open_store
 from partshot.segmenter import Segmenter
 from partshot.shipped import Shipped
+from partshot.tasks import auto
 from partshot.tasks import distill as distilling
+from partshot.tasks import pretrain as pretraining
 from partshot.tasks import run as task
+from partshot.tasks.predict import Summary
 from partshot.tasks.run import Plan, run
 from partshot.train.distill import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
@@ -99,6 +107,54 @@ def test_a_teacher_that_stands_is_kept_so_that_other_sums_refuse_no_resume(toy, 
     assert kept.fitted != kept.fingerprint(shots.subset([1, 0]))
 
 
+def test_other_labels_extract_nothing_and_train_no_encoder(toy, tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setitem(SIMSIAM, "small-folder", SIMSIAM["small-folder"].changed(kimg=0.016, batch=8))
+    stores = []
+    monkeypatch.setattr(task, "open_store", lambda wanted: stores.append(open_store(wanted)) or stores[-1])
+    out, other = tmp_path / "out", tmp_path / "other"
+    ran(toy, out, representation="simsiam")
+    assert stores[0].extracted > 0
+    assert set(np.unique(read_mask(out, 5))) - {0, 1}
+    journal = (out / "representation" / "simsiam" / "journal.jsonl").read_bytes()
+
+    # The same pictures, of which two now tell face and background apart and nothing else.
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    (masks / "classes.json").write_text('{"classes": [{"id": 0, "name": "background"}, {"id": 1, "name": "face"}]}')
+    for path in (toy / "masks").glob("*.png"):
+        Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(masks / path.name)
+    monkeypatch.setattr(pretraining, "run_loop", lambda *_, **__: pytest.fail("an encoder was trained again"))
+    run(toy / "images", masks, out, "simsiam", quiet=True)
+    assert stores[1].extracted == 0 and stores[1].found > 0
+    assert (out / "representation" / "simsiam" / "journal.jsonl").read_bytes() == journal
+    assert PartSet.load(out / "masks" / "classes.json").names == ("background", "face")
+    assert all(set(np.unique(read_mask(out, i))) <= {0, 1} for i in range(24))
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "trained earlier" in page and "from cache, 0 extracted" in page
+    assert "face" in page and "hair" not in page
+
+    # In another folder: the encoder is there without a training, and the student owes nothing to earlier labels.
+    monkeypatch.setattr(task, "export", lambda *_: None)
+    monkeypatch.setattr(task, "predict", lambda *_, **__: Summary(other, 24, 0, (), 1.0))
+    run(toy / "images", masks, other, "simsiam", quiet=True)
+    assert stores[2].extracted == 0 and not (other / "representation" / "simsiam" / "journal.jsonl").exists()
+    for part in ("representation/simsiam/representation", "segmenter", "distill/student"):
+        one, two = (Artifact.load(folder / part).tensors for folder in (out, other))
+        assert one.keys() == two.keys() and all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def read_mask(out, index):
+    return np.asarray(Image.open(out / "masks" / f"{index:05d}.png"))
+
+
+def test_without_a_cache_nothing_is_kept(toy, tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(task, "cached", lambda reads, store: pytest.fail(f"asks {store}"))
+    with pytest.raises(pytest.fail.Exception, match="asks None"):
+        ran(toy, tmp_path / "out", cache=False)
+
+
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(toy, tmp_path):
     plan = ran(toy, tmp_path / "out", dry_run=True, minutes=2, size=64)
     assert isinstance(plan, Plan) and not (tmp_path / "out").exists()
@@ -148,18 +204,51 @@ def test_a_generator_is_trained_on_the_folder_and_labels_what_it_draws(tmp_path,
     quick = GAN_PRESETS["small-folder"].changed(kimg=0.016, batch=8, grow=())
     monkeypatch.setitem(GAN_PRESETS, "small-folder", quick)
     monkeypatch.setattr(task, "DRAWN", 6)
-    slow = stylegan2.invert
-    monkeypatch.setattr(stylegan2, "invert", lambda g, x, d, recipe, _: slow(g, x, d, recipe.changed(steps=2)))
+    slow = stylegan.invert
+    monkeypatch.setattr(stylegan, "invert", lambda g, x, d, recipe, _: slow(g, x, d, recipe.changed(steps=2)))
     plan = ran(toy, out, representation="stylegan2", dry_run=True)
     assert plan.representation == "stylegan2" and plan.fit.augment is None
     ran(toy, out, representation="stylegan2")
     assert len(list((out / "masks").glob("0*.png"))) == FEWEST
-    assert (out / "representation" / "samples").is_dir()
+    assert (out / "representation" / "stylegan2" / "samples").is_dir()
     assert "labels 6 pictures that it draws" in (out / "report.html").read_text(encoding="utf-8")
     teacher = Segmenter.load(out / "segmenter")
-    assert isinstance(teacher.representation, stylegan2.StyleGAN2) and teacher.size == 32
+    assert isinstance(teacher.representation, stylegan.StyleGAN) and teacher.size == 32
+
+
+def test_an_encoder_is_trained_on_the_folder_and_read_as_a_resnet(toy, tmp_path, monkeypatch):
+    quick = MOCO_PRESETS["small-folder"].changed(kimg=0.032, batch=8)
+    monkeypatch.setitem(MOCO_PRESETS, "small-folder", quick)
+    plan = ran(toy, tmp_path, representation="moco", dry_run=True)
+    assert plan.representation == "moco+position"
+    reads = task._representation(plan, toy / "images", [], tmp_path, True)
+    assert reads.spec.channels == (5, 64, 128, 256, 512)
+    card = read_card(tmp_path / "representation" / "moco" / "representation")
+    assert (card["pretext"], card["size"], card["kimg"]) == ("moco", 32, 0.032)
+
+
+def test_auto_chooses_says_why_and_keeps_to_it(toy, tmp_path, monkeypatch):
+    tried = []
+
+    def estimated(reads, head, *_):
+        tried.append(head)
+        return SimpleNamespace(miou_nan=0.9 if head == "linear" else 0.5)
+
+    monkeypatch.setattr(auto, "estimated", estimated)
+    monkeypatch.setattr(task, "_ENCODER_KIMG_PER_MINUTE", 1e-3)
+    plan = ran(toy, tmp_path / "out", representation="auto", auto_minutes=10, dry_run=True)
+    assert "in 10 min" in str(plan) and not tried
+    ran(toy, tmp_path / "out", representation="auto", auto_minutes=10)
+    # Encoders would take longer.
+    assert len(tried) == len(auto.READY)
+    assert Segmenter.load(tmp_path / "out" / "segmenter").head_name == "linear"
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "linear on random+position: mean IoU of left-out shots: linear on random+position 0.90" in page
+    assert "no time for cnn-s on moco+position" in page
+    ran(toy, tmp_path / "out", representation="auto", auto_minutes=10)
+    assert len(tried) == len(auto.READY)
 
 
 def test_too_few_pictures_for_a_generator_are_told_before_any_work(toy, tmp_path):
-    with pytest.raises(BadImage, match="StyleGAN2 learns from 50 or more"):
+    with pytest.raises(BadImage, match="a StyleGAN learns from 50 or more"):
         ran(toy, tmp_path / "out", representation="stylegan2", dry_run=True)

@@ -12,7 +12,7 @@ from partshot.errors import BadArtifact, BadRecipe
 from partshot.parts import IGNORE
 from partshot.represent.choose import open_representation
 from partshot.represent.invert import Inverted
-from partshot.represent.stylegan2 import StyleGAN2
+from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter
 from partshot.tasks.distill import distill
 from partshot.tasks.fit import fit
@@ -58,12 +58,12 @@ def test_latents_come_from_beside_the_pictures(generator, labelled, monkeypatch)
     images, masks = labelled
     reads, shots = open_representation("stylegan2", generator), load_shots(masks, images)
     with monkeypatch.context() as patch:
-        patch.setattr(StyleGAN2, "invert", lambda *_: pytest.fail("inverted what was drawn"))
+        patch.setattr(StyleGAN, "invert", lambda *_: pytest.fail("inverted what was drawn"))
         found = latents_of(reads, shots, images)
     expected = reads.sample([4, 5, 6])
     assert torch.equal(found.ws, expected.ws) and all(map(torch.equal, found.noise, expected.noise))
     # Without a folder, or without latents beside it, pictures are inverted.
-    monkeypatch.setattr(StyleGAN2, "invert", lambda self, images: Inverted(self.sample([9]), None, None))
+    monkeypatch.setattr(StyleGAN, "invert", lambda self, images: Inverted(self.sample([9]), None, None))
     assert torch.equal(latents_of(reads, shots).ws, reads.sample([9]).ws)
     assert torch.equal(latents_of(reads, shots, masks / "none" / "images").ws, reads.sample([9]).ws)
 
@@ -85,7 +85,7 @@ def test_a_picture_that_its_latent_does_not_draw_is_refused(generator, labelled)
 def test_from_samples_to_a_student_that_was_drawn_its_pictures(generator, labelled, tmp_path, monkeypatch):
     images, masks = labelled
     monkeypatch.setitem(PRESETS, "fast", PRESETS["fast"].changed(images=240))
-    monkeypatch.setattr(StyleGAN2, "invert", lambda *_: pytest.fail("inverted what was drawn"))
+    monkeypatch.setattr(StyleGAN, "invert", lambda *_: pytest.fail("inverted what was drawn"))
     # A generator's size is its own, whatever the default.
     fit(images, masks, tmp_path / "teacher", f"{generator}:regan", "linear", quiet=True)
     assert not (tmp_path / "teacher" / "leave_one_out.json").exists()

@@ -447,6 +447,15 @@ def test_the_plateau_reaches_the_optimizer(toys):
     assert game.optimizer.param_groups[0]["lr"] == pytest.approx(1e-5)
 
 
+def test_a_constant_rate_stays_whatever_the_loss_does(toys):
+    game = make_game(toys, TINY.changed(schedule="constant"))
+    game.last_loss = torch.tensor(1.0)
+    for step in range(40):
+        game.prepare(step / 40)
+        game.finish(step / 40)
+    assert game.optimizer.param_groups[0]["lr"] == pytest.approx(TINY.lr)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_one_sided_recipes_never_mirror(name):
     recipe = PRESETS[name].one_sided()

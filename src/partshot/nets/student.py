@@ -7,12 +7,14 @@ which aligned kinds of things reward. "regan-unet" is the published student. Eve
 segmentation-models-pytorch is one by name: "unet-resnet34", "deeplabv3plus-mobilenet_v2", ...
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import nn
 
-from partshot.errors import BadRecipe, MissingExtra, nearest
+from partshot.errors import BadArtifact, BadRecipe, MissingExtra, nearest
 from partshot.nets.unet import ReganUNet
 from partshot.ops.position import CHANNELS, position_map
 
@@ -47,6 +49,25 @@ def build_student(name: str, classes: int) -> nn.Module:
     except KeyError as error:
         names = smp.encoders.get_encoder_names()
         raise BadRecipe(f"unknown encoder '{encoder}' in student '{name}'; {nearest(encoder, names)}") from error
+
+
+def start_from(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> nn.Module:
+    """Transfer learning: the net takes over every weight that fits it by name and shape, and keeps its own others.
+
+    tensors: another student's, whose classifier may be of other classes; or an encoder's under its own names, which a
+    net of segmentation-models-pytorch has behind "encoder.". source: for messages. Raises BadArtifact when less than
+    half of the net's encoder is there: then they are weights of another net.
+    """
+    own = net.state_dict()
+    named = {name if name in own else f"encoder.{name}": tensor for name, tensor in tensors.items()}
+    taken = {name: tensor for name, tensor in named.items() if name in own and tensor.shape == own[name].shape}
+    inner = [name for name in own if name.startswith("encoder.")] or list(own)
+    if 2 * sum(name in taken for name in inner) < len(inner):
+        raise BadArtifact(
+            f"{source}: {len(taken)} of its {len(tensors)} tensors fit the student; use weights of the same network"
+        )
+    net.load_state_dict(taken, strict=False)
+    return net
 
 
 class Swift(nn.Module):

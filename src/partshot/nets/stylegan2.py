@@ -14,76 +14,10 @@ import math
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field, field_validator
 from torch import nn
 
-from partshot.errors import BadRecipe, nearest
+from partshot.nets.stylegan import GAIN, SLOPE, Linear, Mapping, Shape
 from partshot.ops.fir import downsample, smooth, upsample
-from partshot.recipe import Recipe
-
-# Slope below zero; the gain keeps the variance (section 4.1 of the StyleGAN2 code's layers; He et al. 2015).
-_SLOPE, _GAIN = 0.2, math.sqrt(2)
-
-
-class Shape(Recipe):
-    """resolution: side of the pictures, a power of two. z_dim, w_dim: of latents before and after the mapping.
-
-    mapping_layers: 8 as published, 2 in ADA's "auto". channel_base, channel_max: a block of r px has
-    min(channel_base / r, channel_max) channels; 32768 and 512 are config F. clamp: activations stay within +-clamp
-    (256 in ADA's checkpoints); None leaves them.
-    """
-
-    resolution: int = Field(ge=8)
-    z_dim: int = Field(default=512, ge=1)
-    w_dim: int = Field(default=512, ge=1)
-    mapping_layers: int = Field(default=8, ge=1)
-    channel_base: int = Field(default=32768, ge=1)
-    channel_max: int = Field(default=512, ge=1)
-    clamp: float | None = None
-
-    @field_validator("resolution")
-    @classmethod
-    def _power_of_two(cls, side: int) -> int:
-        if side & (side - 1):
-            low = 1 << side.bit_length() - 1
-            near = low if side * side < low * low * 2 else 2 * low
-            raise ValueError(f"{side} px is no power of two; the nearest is {near}")
-        return side
-
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """4, 8, ... up to the full one: the sides of the blocks' maps."""
-        return tuple(1 << i for i in range(2, self.resolution.bit_length()))
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Sides of the synthesis' convolutions, coarsest first: 4, 8, 8, 16, 16, ..."""
-        return (4, *(r for r in self.resolutions[1:] for _ in range(2)))
-
-    @property
-    def num_ws(self) -> int:
-        """Latents of one picture: one per convolution, and one more for the last ToRGB."""
-        return len(self.layers) + 1
-
-    def channels(self, resolution: int) -> int:
-        """Of the block at that resolution."""
-        return min(self.channel_base // resolution, self.channel_max)
-
-
-NETS = {
-    "config-f": {},
-    # The official "paper256" and "auto": half the channels.
-    "half": {"channel_base": 16384},
-    # Two cores: 1.2 M parameters at 64 px.
-    "small": {"z_dim": 128, "w_dim": 128, "mapping_layers": 2, "channel_base": 2048, "channel_max": 128},
-}
-
-
-def shape_of(net: str, resolution: int) -> Shape:
-    """The Shape of a name of NETS; BadRecipe for another one, or a resolution that is no power of two."""
-    if net not in NETS:
-        raise BadRecipe(f"unknown StyleGAN2 net '{net}'; {nearest(net, NETS)}")
-    return Shape.parse({"resolution": resolution, **NETS[net]})
 
 
 class Generator(nn.Module):
@@ -91,36 +25,11 @@ class Generator(nn.Module):
 
     def __init__(self, shape: Shape):
         super().__init__()
-        self.shape, self.mapping, self.synthesis = shape, Mapping(shape), Synthesis(shape)
-
-
-class Mapping(nn.Module):
-    """z -> w: what is drawn to what is mixed. Buffer w_avg: the mean latent, towards which truncation goes."""
-
-    def __init__(self, shape: Shape):
-        super().__init__()
-        self.shape = shape
-        for i in range(shape.mapping_layers):
-            inputs = shape.z_dim if i == 0 else shape.w_dim
-            self.add_module(f"fc{i}", Linear(inputs, shape.w_dim, rate=0.01, activate=True))
-        self.register_buffer("w_avg", torch.zeros(shape.w_dim))
-
-    def forward(self, z: Float[torch.Tensor, "b z"]) -> Float[torch.Tensor, "b w"]:
-        """Latents of standard normal z, which are brought to unit mean square first."""
-        x = z.float()
-        x = x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
-        for i in range(self.shape.mapping_layers):
-            x = getattr(self, f"fc{i}")(x)
-        return x
-
-    def spread(self, w: Float[torch.Tensor, "b w"], psi: float = 1.0, cutoff: int | None = None) -> torch.Tensor:
-        """One latent for each layer, [b, num_ws, w], the first `cutoff` (None: all) at psi times their distance from
-        the mean latent (truncation; Karras et al. 2019, appendix B)."""
-        ws = w[:, None].repeat(1, self.shape.num_ws, 1)
-        if psi == 1:
-            return ws
-        near = self.w_avg.lerp(ws[:, :cutoff], psi)
-        return near if cutoff is None else torch.cat([near, ws[:, cutoff:]], 1)
+        self.layers = (4, *(side for side in shape.resolutions[1:] for _ in range(2)))
+        """Sides of the synthesis' convolutions, coarsest first: 4, 8, 8, 16, 16, ..."""
+        self.num_ws = len(self.layers) + 1
+        """Latents of one picture: one per convolution, and one more for the last ToRGB."""
+        self.shape, self.mapping, self.synthesis = shape, Mapping(shape, self.num_ws, "fc"), Synthesis(shape)
 
 
 class Synthesis(nn.Module):
@@ -138,21 +47,25 @@ class Synthesis(nn.Module):
         noise: tuple[torch.Tensor, ...] | None = None,
         resolution: int | None = None,
         fade: float = 1.0,
+        raw: bool = False,
     ) -> tuple[Float[torch.Tensor, "b 3 r r"], list[torch.Tensor]]:
         """Pictures, about [-1, 1], and every convolution's activations after noise, bias and LeakyReLU, coarsest first.
 
-        ws: num_ws latents each. noise: standard normal [b or 1, 1, r, r] for each of `shape.layers`; None takes the
+        ws: num_ws latents each. noise: standard normal [b or 1, 1, r, r] for each of `Generator.layers`; None takes the
         checkpoint's own constant noise. resolution: of the pictures, None the full one. fade: share of its say that
-        the last block has, for growing.
+        the last block has, for growing. raw: behind all activations come the convolutions' own results, before noise,
+        bias and LeakyReLU, in the same order.
         """
-        x, image, maps = None, None, []
+        x, image, maps, plain = None, None, [], []
         for i, r in enumerate(self.shape.resolutions):
             block = getattr(self, f"b{r}")
             for name in ("conv0", "conv1") if i else ("conv1",):
                 layer = len(maps)
                 x = block.const.expand(len(ws), -1, -1, -1) if x is None else x
-                x = getattr(block, name)(x, ws[:, layer], None if noise is None else noise[layer])
+                layer_noise = None if noise is None else noise[layer]
+                x, before = getattr(block, name)(x, ws[:, layer], layer_noise, raw)
                 maps.append(x)
+                plain.append(before)
             colors = block.torgb(x, ws[:, len(maps)]).float()
             last = r == (resolution or self.shape.resolution)
             # In float32 throughout: rounding at every level would add up.
@@ -160,10 +73,10 @@ class Synthesis(nn.Module):
                 image = colors if image is None else upsample(image) + (colors * fade if last else colors)
             if last:
                 break
-        return image, maps
+        return image, [*maps, *plain] if raw else maps
 
     def noise_strengths(self) -> list[float]:
-        """By how much each of `shape.layers` multiplies its noise; 0 hears none."""
+        """By how much each of `Generator.layers` multiplies its noise; 0 hears none."""
         blocks = [getattr(self, f"b{r}") for r in self.shape.resolutions]
         layers = [layer for block in blocks for name, layer in block.named_children() if name != "torgb"]
         return [float(layer.noise_strength.detach()) for layer in layers]
@@ -193,11 +106,15 @@ class _StyledConv(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
-    def forward(self, x: torch.Tensor, w: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
-        # The gain of the activation is carried by what comes before it, and two of three passes write in place.
-        x = modulated_conv(x, self.weight, self.affine(w), up=self.up, bias=self.bias, gain=_GAIN)
+    def forward(
+        self, x: torch.Tensor, w: torch.Tensor, noise: torch.Tensor | None, raw: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # Activations and, if `raw`, the convolution's own result. The gain of the activation is carried by what comes
+        # before it, and two of three passes write in place.
+        x = modulated_conv(x, self.weight, self.affine(w), up=self.up, bias=self.bias, gain=GAIN)
+        plain = (x / GAIN - self.bias[:, None, None]).to(x.dtype) if raw else None
         noise = self.noise_const if noise is None else noise
-        return _activate_in_place(x.add_((noise * (self.noise_strength * _GAIN)).to(x.dtype)), self.clamp)
+        return _activate_in_place(x.add_((noise * (self.noise_strength * GAIN)).to(x.dtype)), self.clamp), plain
 
 
 class _ToRGB(nn.Module):
@@ -334,7 +251,7 @@ class _Conv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # As in synthesis, weight and bias carry the activation's gain.
-        gain, reach = 1.0 if self.bias is None else _GAIN, self.weight.shape[2] // 2
+        gain, reach = 1.0 if self.bias is None else GAIN, self.weight.shape[2] // 2
         weight = (self.weight * (self.scale * gain)).to(x.dtype)
         bias = None if self.bias is None else (self.bias * gain).to(x.dtype)
         if self.down:
@@ -344,24 +261,6 @@ class _Conv(nn.Module):
         return x if self.bias is None else _activate_in_place(x, self.clamp)
 
 
-class Linear(nn.Module):
-    """A fully connected layer with equalized learning rate; computes in float32.
-
-    rate: multiplies the learning rate. bias: its initial value, after scaling. activate: LeakyReLU behind it.
-    """
-
-    def __init__(self, inputs: int, outputs: int, bias: float = 0.0, rate: float = 1.0, activate: bool = False):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
-        self.bias = nn.Parameter(torch.full((outputs,), bias / rate))
-        self.scale, self.rate, self.activate = rate / math.sqrt(inputs), rate, activate
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            x = F.linear(x.float(), self.weight * self.scale, self.bias * self.rate)
-        return F.leaky_relu(x, _SLOPE) * _GAIN if self.activate else x
-
-
 def _activate_in_place(x: torch.Tensor, clamp: float | None) -> torch.Tensor:
-    x = F.leaky_relu(x, _SLOPE, inplace=True)
+    x = F.leaky_relu(x, SLOPE, inplace=True)
     return x if clamp is None else x.clamp(-clamp, clamp)

@@ -1,7 +1,8 @@
 """Resampling with a FIR filter: pictures and feature maps twice or half as large, or smoothed, without aliasing.
 
-The filter is StyleGAN2's binomial [1, 3, 3, 1], the same for both directions (after Zhang 2019); outside the picture
-is zero. Depthwise convolutions only, so that nothing is compiled and everything differentiates twice.
+The filter is StyleGAN2's binomial [1, 3, 3, 1] unless another is given, the same for both directions (after Zhang
+2019); outside the picture is zero. Depthwise convolutions only, so that nothing is compiled and everything
+differentiates twice.
 """
 
 import torch
@@ -11,14 +12,17 @@ from jaxtyping import Float
 TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
-def smooth(x: Float[torch.Tensor, "b c h w"], pad: int, gain: float = 1.0) -> torch.Tensor:
-    """The maps through the filter; each side grows by 2 * pad - 3. gain: what a constant is multiplied by."""
-    return _Smooth.apply(x, pad, gain)
+def smooth(
+    x: Float[torch.Tensor, "b c h w"], pad: int, gain: float = 1.0, taps: tuple[float, ...] = TAPS
+) -> torch.Tensor:
+    """The maps through the filter; each side grows by 2 * pad + 1 - len(taps). gain: what a constant is multiplied by.
+    taps: of the filter, symmetric."""
+    return _Smooth.apply(x, pad, gain, taps)
 
 
 def upsample(x: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b c 2*h 2*w"]:
     """Twice the size: zeros between the pixels, then the filter; a constant stays one, but for the border."""
-    return F.conv_transpose2d(x, _kernel(x, 4.0), stride=2, padding=1, groups=x.shape[1])
+    return F.conv_transpose2d(x, _kernel(x, 4.0, TAPS), stride=2, padding=1, groups=x.shape[1])
 
 
 def downsample(x: Float[torch.Tensor, "b c h w"]) -> torch.Tensor:
@@ -31,16 +35,16 @@ class _Smooth(torch.autograd.Function):
     """Its gradient is the same filter with the rest of the padding; torch's own takes several times as long on CPUs."""
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, pad: int, gain: float) -> torch.Tensor:
-        ctx.pad, ctx.gain = pad, gain
-        return F.conv2d(x, _kernel(x, gain), padding=pad, groups=x.shape[1])
+    def forward(ctx, x: torch.Tensor, pad: int, gain: float, taps: tuple[float, ...]) -> torch.Tensor:
+        ctx.pad, ctx.gain, ctx.taps = pad, gain, taps
+        return F.conv2d(x, _kernel(x, gain, taps), padding=pad, groups=x.shape[1])
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor):
-        return _Smooth.apply(gradient, len(TAPS) - 1 - ctx.pad, ctx.gain), None, None
+        return _Smooth.apply(gradient, len(ctx.taps) - 1 - ctx.pad, ctx.gain, ctx.taps), None, None, None
 
 
-def _kernel(x: torch.Tensor, gain: float) -> torch.Tensor:
-    # [c, 1, 4, 4]; symmetric, so that convolution and correlation are one.
-    taps = torch.tensor(TAPS, dtype=x.dtype, device=x.device)
-    return (torch.outer(taps, taps) * (gain / sum(TAPS) ** 2)).expand(x.shape[1], 1, 4, 4)
+def _kernel(x: torch.Tensor, gain: float, taps: tuple[float, ...]) -> torch.Tensor:
+    # [c, 1, taps, taps]; symmetric, so that convolution and correlation are one.
+    line = torch.tensor(taps, dtype=x.dtype, device=x.device)
+    return (torch.outer(line, line) * (gain / sum(taps) ** 2)).expand(x.shape[1], 1, -1, -1)

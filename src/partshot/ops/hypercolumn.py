@@ -80,20 +80,20 @@ def at_pixels(
 ) -> Float[torch.Tensor, "n c"]:
     """The hypercolumn at single pixels: `stack(pyramid)[batch_index, :, rows, columns]`, interpolated only there.
 
-    rows, columns: pixels of the picture, in 0..height-1 and 0..width-1.
+    rows, columns: pixels of the picture, in 0..height-1 and 0..width-1. Maps that are not channels_last in memory are
+    copied first. The result is of the maps' type, to which the shares of neighbouring pixels are rounded, too.
     """
-    found = []
+    found, places = [], {}
     for level in pyramid.maps:
         # A map finer than the picture is averaged first; at picture size it is no larger than it was.
         level = _shrink(level, pyramid.image_size)
-        top, bottom, down = _neighbours(rows, pyramid.image_size[0], level.shape[2])
-        left, right, across = _neighbours(columns, pyramid.image_size[1], level.shape[3])
-        down, across = down[:, None].to(level.dtype), across[:, None].to(level.dtype)
-        # Moving the channels last makes each of the four reads one row of memory per pixel.
-        pixels = level.permute(0, 2, 3, 1)
-        above = torch.lerp(pixels[batch_index, top, left], pixels[batch_index, top, right], across)
-        below = torch.lerp(pixels[batch_index, bottom, left], pixels[batch_index, bottom, right], across)
-        found.append(torch.lerp(above, below, down))
+        size = tuple(level.shape[2:])
+        if size not in places:
+            places[size] = _corners(batch_index, rows, columns, pyramid.image_size, size)
+        corners, shares = places[size]
+        # Four rows of memory per pixel, weighed and added in one pass.
+        pixels = level.permute(0, 2, 3, 1).reshape(-1, level.shape[1])
+        found.append(F.embedding_bag(corners, pixels, per_sample_weights=shares.to(level.dtype), mode="sum"))
     return torch.cat(found, dim=1)
 
 
@@ -159,3 +159,16 @@ def _neighbours(at: torch.Tensor, target: int, source: int):
     exact = ((at + 0.5) * (source / target) - 0.5).clamp(min=0)
     first = exact.floor().long()
     return first, (first + 1).clamp(max=source - 1), exact - first
+
+
+def _corners(batch_index, rows, columns, target, source) -> tuple[torch.Tensor, torch.Tensor]:
+    """For pixels of pictures of size `target`: the four around each in maps of size `source`, and their shares [n, 4].
+
+    They are told by their places among all pixels of all maps.
+    """
+    top, bottom, down = _neighbours(rows, target[0], source[0])
+    left, right, across = _neighbours(columns, target[1], source[1])
+    above, below = ((batch_index * source[0] + row) * source[1] for row in (top, bottom))
+    up, back = 1 - down, 1 - across
+    places = torch.stack([above + left, above + right, below + left, below + right], dim=1)
+    return places, torch.stack([up * back, up * across, down * back, down * across], dim=1)

@@ -13,21 +13,17 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
-from lightly.transforms.utils import IMAGENET_NORMALIZE
 from pydantic import Field
 from torch import nn
 
 from partshot.game import Turn
 from partshot.nets.resnet import ResNetTrunk
-from partshot.pretext.views import Views, two_views
+from partshot.pretext.pairs import at_spots, draw_pairs, normalized, spread
+from partshot.pretext.views import Views
 from partshot.recipe import Recipe
-
-# The dense term compares SPOTS x SPOTS points of each pair of views: more than there are cells in the last map.
-SPOTS = 6
 
 
 class SimSiamRecipe(Recipe):
@@ -92,12 +88,9 @@ class SimSiam:
 
     def batch(self, rng: torch.Generator, images: int) -> Views:
         """Two views of that many pictures; none comes twice while there are enough of them."""
-        count = len(self.pictures)
-        rounds = [torch.randperm(count, generator=rng) for _ in range(math.ceil(images / count))]
-        chosen = self.pictures[torch.cat(rounds)[:images]]
-        chosen = chosen.to(next(self.modules["trunk"].parameters()).device)
-        side = round(self.recipe.size * self.recipe.view)
-        return two_views(chosen, side, self.recipe.smallest, self.recipe.color, SPOTS, rng)
+        recipe, device = self.recipe, next(self.modules["trunk"].parameters()).device
+        side = round(recipe.size * recipe.view)
+        return draw_pairs(self.pictures, images, side, recipe.smallest, recipe.color, rng, device)
 
     def turns(self) -> list[Turn]:
         """One: both views predict each other."""
@@ -124,7 +117,7 @@ class SimSiam:
         loss = self._predict_each_other("", *whole)
         if self.recipe.dense:
             places = (views.first_spots, views.second_spots)
-            spots = [_at_spots(maps[-2:], at) for maps, at in zip(levels, places, strict=True)]
+            spots = [at_spots(maps[-2:], at) for maps, at in zip(levels, places, strict=True)]
             loss = loss + self.recipe.dense * self._predict_each_other("dense_", *spots)
         return loss
 
@@ -138,33 +131,8 @@ class SimSiam:
         return (self.similarity(p1, z2.detach()) + self.similarity(p2, z1.detach())) / 2
 
 
-def spread(embeddings: Float[torch.Tensor, "b d"]) -> Float[torch.Tensor, ""]:
-    """How far normalized embeddings are from collapse: 0 when all are one point, about 1 when they fill the sphere.
-
-    Their standard deviation over the batch, times sqrt(d) (paper, section 4.1).
-    """
-    unit = F.normalize(embeddings, dim=1)
-    return unit.std(dim=0).mean() * math.sqrt(embeddings.shape[1])
-
-
-def normalized(pictures: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b 3 h w"]:
-    """Pictures in [0, 1] by ImageNet's mean and deviation, as trained ResNets are read."""
-    mean, std = (
-        torch.tensor(IMAGENET_NORMALIZE[key], device=pictures.device).view(1, 3, 1, 1) for key in ("mean", "std")
-    )
-    return ((pictures - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
 def _heads(prefix: str, channels: int, width: int) -> dict[str, nn.Module]:
     return {
         f"{prefix}projector": SimSiamProjectionHead(channels, width, width),
         f"{prefix}predictor": SimSiamPredictionHead(width, width // 4, width),
     }
-
-
-def _at_spots(maps: tuple[torch.Tensor, ...], spots: torch.Tensor) -> torch.Tensor:
-    """Feature vectors of all maps at [b, n, 2] points, side by side: [b * n, c]."""
-    grid = spots[:, :, None]
-    # Border padding: a spot near the edge lies beyond the last cell's middle, and zeros would be mixed in.
-    read = [F.grid_sample(m.float(), grid, padding_mode="border", align_corners=False)[..., 0] for m in maps]
-    return torch.cat(read, dim=1).transpose(1, 2).flatten(0, 1)

@@ -2,7 +2,8 @@
 
 The game of Karras et al. 2020: non-saturating loss, lazy R1 and path-length regularization, style mixing, a running
 average of the generator by pictures seen, and adaptive augmentation for folders of hundreds to a few thousand pictures
-(pretext/ada.py). A run may start with small pictures and grow. Knows the game; the networks are nets/stylegan2.py's.
+(pretext/ada.py). A run may start with small pictures and grow. Knows the game; the networks are nets/stylegan2.py's,
+or, where a recipe names it, the generator is nets/stylegan1.py's.
 """
 
 import copy
@@ -18,7 +19,8 @@ from torch import nn
 
 from partshot.errors import BadImage
 from partshot.game import Turn
-from partshot.nets.stylegan2 import Critic, Generator, shape_of
+from partshot.nets import stylegan1, stylegan2
+from partshot.nets.stylegan import shape_of
 from partshot.ops.adversary import critic_loss, generator_loss, path_lengths, r1_penalty
 from partshot.ops.pictures import as_bytes, as_pictures
 from partshot.pretext.ada import Ada, add_up
@@ -37,7 +39,7 @@ FADE = 0.03
 class StyleGAN2Recipe(Recipe):
     """size: side of the pictures in pixels, a power of two. kimg: horizon in thousands of pictures. batch: per step.
 
-    net: a name of nets.stylegan2.NETS. grow: (resolution, until which share of the run) for smaller pictures at first.
+    net: a name of nets.stylegan.NETS. grow: (resolution, until which share of the run) for smaller pictures at first.
     rate: Adam's learning rate. gamma: of R1; None takes 0.0002 * side^2 / batch (ADA's rule), side as it grows.
     path: weight of path-length regularization; 0 leaves it out. average: half-life of the generator's running average
     in thousands of pictures. ada: target of adaptive augmentation; 0 leaves it out. flip: mirror half of the pictures.
@@ -99,12 +101,14 @@ class StyleGAN2:
         sides = tuple(side for side, _ in recipe.grow)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            generator = Generator(shape)
+            # Of the two, only StyleGAN needs to be told at which sizes pictures come out while growing.
+            adain = recipe.net.startswith("adain")
+            generator = stylegan1.Generator(shape, sides) if adain else stylegan2.Generator(shape)
             # While growing, a picture comes in one block lower, too.
-            critic = Critic(shape, tuple(s for s in shape.resolutions if sides and s >= min(sides)))
+            critic = stylegan2.Critic(shape, tuple(s for s in shape.resolutions if sides and s >= min(sides)))
         if not recipe.noise:
             for name, strength in generator.named_parameters():
-                strength.requires_grad_(not name.endswith("noise_strength"))
+                strength.requires_grad_(not name.endswith(("noise_strength", "noise.weight")))
         average = copy.deepcopy(generator).requires_grad_(False)
         self.path = _PathMemory()
         self.modules: dict[str, nn.Module] = {
@@ -200,8 +204,9 @@ class StyleGAN2:
         return {"resolution": float(self.resolution), "ada": float(self.modules["ada"].p)}
 
     def trained(self) -> dict[str, torch.Tensor]:
-        """The running average of the generator, under the official names."""
-        return self.modules["average"].state_dict()
+        """The running average of the generator, under the official names, without the exits that only growing needs."""
+        kept = self.modules["average"].state_dict()
+        return {name: tensor for name, tensor in kept.items() if ".exits." not in name}
 
     def judge(self) -> dict[str, torch.Tensor]:
         """The critic, without the entries that only growing needs: in its eyes pictures are inverted."""
@@ -220,19 +225,19 @@ class StyleGAN2:
 
     def _make(self, count: int, remember: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         # Made pictures and their latents, of which most have two styles; all chance is the loop's global one.
-        generator, shape = self.modules["generator"], self.modules["generator"].shape
+        generator = self.modules["generator"]
         device = generator.mapping.w_avg.device
-        both = generator.mapping(torch.randn(2 * count, shape.z_dim, device=device))
+        both = generator.mapping(torch.randn(2 * count, generator.shape.z_dim, device=device))
         if remember:
             mean = both.detach().mean(0)
             generator.mapping.w_avg.copy_(mean.lerp(generator.mapping.w_avg, _MEAN_LATENT_MEMORY))
         first, second = both.chunk(2)
         # Where the second style begins; behind the last layer there is none.
-        cut = torch.randint(1, shape.num_ws, (count, 1, 1), device=device)
-        cut = torch.where(torch.rand(count, 1, 1, device=device) < MIXING, cut, shape.num_ws)
-        layer = torch.arange(shape.num_ws, device=device)[:, None]
+        cut = torch.randint(1, generator.num_ws, (count, 1, 1), device=device)
+        cut = torch.where(torch.rand(count, 1, 1, device=device) < MIXING, cut, generator.num_ws)
+        layer = torch.arange(generator.num_ws, device=device)[:, None]
         ws = torch.where(layer < cut, first[:, None], second[:, None])
-        sides = [side for side in shape.layers if side <= self.resolution]
+        sides = [side for side in generator.layers if side <= self.resolution]
         noise = tuple(torch.randn(count, 1, side, side, device=device) for side in sides)
         return generator.synthesis(ws, noise, self.resolution, self.fade)[0], ws
 
@@ -241,7 +246,7 @@ def refuse_few(pictures: int) -> None:
     """BadImage for fewer than FEWEST pictures."""
     if pictures < FEWEST:
         raise BadImage(
-            f"{pictures} pictures given; StyleGAN2 learns from {FEWEST} or more, and well from a thousand: "
+            f"{pictures} pictures given; a StyleGAN learns from {FEWEST} or more, and well from a thousand: "
             "add pictures, or use --representation simsiam"
         )
 

@@ -1,8 +1,10 @@
 """Which representation a name means, and how one is made again from what was saved of it.
 
-Names: "pixels", "random" or "random:NET", "resnet" (trained, from a folder), "stylegan2" or "stylegan2:LAYERS" (from a
-folder, or the embedded one), "timm:NAME" or "timm:NAME@PATH"; each but a generator with "+position" behind it for a map
-of positions. Knows the names; how each is read stands in its own file.
+Names: "pixels", "random" or "random:NET", "resnet" (trained, from a folder), "stylegan1" or "stylegan1:LAYERS" (from a
+folder), "stylegan2" or "stylegan2:LAYERS" (from a folder, or the embedded one), "timm:NAME" or "timm:NAME@PATH"; or the
+folder of a trained one itself, FOLDER or FOLDER:LAYERS. Several with commas between stand side by side. Behind all of
+it "[LOW-HIGH]" keeps the maps of those strides alone, and "+position" adds a map of positions, but to a generator.
+Knows the names; how each is read stands in its own file.
 """
 
 from collections.abc import Mapping
@@ -11,10 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from partshot.artifact import below, read_card
 from partshot.catalog import REPRESENTATIONS, lookup
 from partshot.errors import BadArtifact, BadRecipe
+from partshot.represent.cache import Cached, Store
+from partshot.represent.levels import Levels
 from partshot.represent.position import Positioned
+from partshot.represent.several import Several
 from partshot.represent.spec import Representation
+from partshot.represent.stylegan import StyleGAN
 
 POSITION = "+position"
 
@@ -22,7 +29,8 @@ POSITION = "+position"
 _KINDS = {
     "pixels": "partshot.represent.pixels:Pixels",
     "resnet": "partshot.represent.resnet:ResNet",
-    "stylegan2": "partshot.represent.stylegan2:StyleGAN2",
+    "stylegan1": "partshot.represent.stylegan:StyleGAN",
+    "stylegan2": "partshot.represent.stylegan:StyleGAN",
     "timm": "partshot.represent.vit:TimmEncoder",
 }
 
@@ -30,34 +38,84 @@ _KINDS = {
 def open_representation(name: str, folder: Path | None = None) -> Representation:
     """The representation of that name.
 
-    folder: where a trained one lies; "resnet" needs it, "stylegan2" takes the embedded generator without it. Raises
-    BadRecipe for an unknown name, BadArtifact when what the name points to cannot be read, MissingExtra without timm.
+    folder: where a trained one lies, if the name does not say; "resnet" and "stylegan1" need it, "stylegan2" takes the
+    embedded generator without it. Raises BadRecipe for an unknown name, BadArtifact when what the name points to cannot
+    be read, MissingExtra without timm.
     """
-    plain = name.removesuffix(POSITION)
-    kind, _, detail = plain.partition(":")
+    plain, levels = _split_levels(name.removesuffix(POSITION))
+    members = [plain] if Path(plain).is_dir() else plain.split(",")
+    opened = [_open_one(member, folder) for member in members]
+    found = opened[0] if len(opened) == 1 else Several(opened)
+    if levels is not None:
+        found = Levels(found, *levels)
+    if not name.endswith(POSITION):
+        return found
+    if isinstance(found, StyleGAN):
+        raise BadRecipe(f"a generator ('{plain}') takes no {POSITION}: its features know their places")
+    return Positioned(found)
+
+
+def _split_levels(name: str) -> tuple[str, tuple[int, int] | None]:
+    """ "A[4-16]" as ("A", (4, 16)), and a name without strides as it is."""
+    plain, bracket, strides = name.partition("[")
+    if not bracket:
+        return name, None
+    low, _, high = strides.removesuffix("]").partition("-")
+    if not (strides.endswith("]") and low.isdecimal() and high.isdecimal()):
+        raise BadRecipe(f"representation '{name}': the strides to keep are written [LOW-HIGH], such as [4-16]")
+    return plain, (int(low), int(high))
+
+
+def _open_one(name: str, folder: Path | None) -> Representation:
+    name, folder = _in_folder(name, folder)
+    kind, _, detail = name.partition(":")
     build = lookup(REPRESENTATIONS, kind, "representation")
+    if kind in ("resnet", "stylegan1") and folder is None:
+        raise BadRecipe(f"representation '{kind}' is a trained one and needs its folder; run: partshot pretrain")
+    if kind in ("stylegan1", "stylegan2"):
+        return build(folder, detail or None, kind=kind)
+    if kind in ("resnet", "pixels") and detail:
+        raise BadRecipe(f"representation '{kind}' takes no '{detail}'; write {kind} or {kind}{POSITION}")
     if kind == "resnet":
-        if folder is None:
-            raise BadRecipe(f"representation '{kind}' is a trained one and needs its folder; run: partshot pretrain")
-        if detail:
-            raise BadRecipe(f"representation 'resnet' takes no '{detail}'; write resnet or resnet{POSITION}")
-        found = build(folder)
-    elif kind == "stylegan2":
-        if name.endswith(POSITION):
-            raise BadRecipe(f"representation 'stylegan2' takes no {POSITION}: a generator's features know their places")
-        found = build(folder, detail) if detail else build(folder)
-    elif kind == "timm" and not detail:
+        return build(folder)
+    if kind == "timm" and not detail:
         raise BadRecipe("representation 'timm' needs the encoder's name; write timm:NAME or timm:NAME@PATH")
-    elif kind == "pixels" and detail:
-        raise BadRecipe(f"representation 'pixels' takes no '{detail}'; write pixels or pixels{POSITION}")
-    else:
-        found = build(detail) if detail else build()
-    return Positioned(found) if name.endswith(POSITION) else found
+    return build(detail) if detail else build()
+
+
+def _in_folder(name: str, folder: Path | None) -> tuple[str, Path | None]:
+    """A trained one's folder as the name of its kind, layers included, and the folder; other names as they are."""
+    place, _, layers = (name, "", "") if Path(name).is_dir() else name.rpartition(":")
+    if not place or not Path(place).is_dir():
+        return name, folder
+    pretext = read_card(Path(place)).get("pretext")
+    kind = pretext if pretext in ("stylegan1", "stylegan2") else "resnet"
+    return f"{kind}:{layers}" if layers else kind, Path(place)
+
+
+def cached(representation: Representation, store: Store | None) -> Representation:
+    """The same reading, which asks a store first; without a store, or without weights, it stays as it is.
+
+    A generator keeps the latents that it finds, from which features follow at once. A map of positions is not kept, and
+    choices of levels share what is.
+    """
+    if store is None or next(representation.parameters(), None) is None:
+        return representation
+    if isinstance(representation, Positioned):
+        return Positioned(cached(representation.representation, store))
+    if isinstance(representation, Levels):
+        return Levels(cached(representation.representation, store), representation.low, representation.high)
+    if isinstance(representation, StyleGAN):
+        representation.store = store
+        return representation
+    return Cached(representation, store)
 
 
 def tensors_of(representation: Representation) -> dict[str, np.ndarray]:
     """All weights of a representation by name, for an Artifact; with its `card()`, what `rebuild` needs."""
-    inner = representation.representation if isinstance(representation, Positioned) else representation
+    inner = representation
+    while isinstance(inner, Positioned | Cached | Levels):
+        inner = inner.representation
     return {k: v.detach().cpu().numpy() for k, v in inner.state_dict().items()}
 
 
@@ -66,8 +124,13 @@ def rebuild(card: Mapping, tensors: Mapping[str, np.ndarray]) -> Representation:
 
     Raises BadArtifact when the card is of a kind that this version does not read, or the tensors do not fit it.
     """
-    if card.get("kind") not in _KINDS:
+    if card.get("kind") == "several":
+        found = Several([rebuild(one, below(tensors, f"members.{i}.")) for i, one in enumerate(card["members"])])
+    elif card.get("kind") in _KINDS:
+        kind = lookup(_KINDS, card["kind"], "representation")
+        found = kind.rebuild(dict(card), {k: torch.from_numpy(np.array(v)) for k, v in tensors.items()})
+    else:
         raise BadArtifact(f"a representation of kind '{card.get('kind')}' cannot be read; upgrade partshot")
-    kind = lookup(_KINDS, card["kind"], "representation")
-    found = kind.rebuild(dict(card), {k: torch.from_numpy(np.array(v)) for k, v in tensors.items()})
+    if "levels" in card:
+        found = Levels(found, *card["levels"])
     return Positioned(found) if card.get("position") else found

@@ -87,7 +87,7 @@ def invert(
 
     Also where the caller has gradients switched off; the recipe alone says where bf16 is used.
 
-    generator: a represent.stylegan2.StyleGAN2. progress: told the steps done.
+    generator: a represent.stylegan.StyleGAN. progress: told the steps done.
     """
     with torch.autocast(images.device.type, enabled=False):
         return _projected(generator, images.float(), distance, recipe, progress)
@@ -95,14 +95,14 @@ def invert(
 
 def _projected(generator, images, distance, recipe, progress) -> Inverted:
     mean, deviation = _statistics(generator, recipe.seed)
-    shape, device, count = generator.generator.shape, images.device, len(images)
-    layers = 1 if recipe.space == "w" else shape.num_ws
+    net, device, count = generator.generator, images.device, len(images)
+    layers = 1 if recipe.space == "w" else net.num_ws
     w = mean.expand(count, layers, -1).clone().requires_grad_()
     # The same start and the same exploration for every picture, so that none depends on its neighbours.
     rng = torch.Generator().manual_seed(recipe.seed)
-    noise = [torch.randn(1, 1, side, side, generator=rng).to(device) for side in shape.layers]
+    noise = [torch.randn(1, 1, side, side, generator=rng).to(device) for side in net.layers]
     noise = [n.repeat(count, 1, 1, 1) for n in noise]
-    strengths = generator.generator.synthesis.noise_strengths()
+    strengths = net.synthesis.noise_strengths()
     heard = [maps.requires_grad_() for maps, strength in zip(noise, strengths, strict=True) if strength]
     optimizer = torch.optim.Adam([w, *heard], lr=recipe.rate, betas=(0.9, 0.999))
 
@@ -162,7 +162,7 @@ def _renormalize(noise: list[torch.Tensor]) -> None:
 
 
 def _latents(generator, w: torch.Tensor, noise: list[torch.Tensor]) -> Latents:
-    return Latents(w.expand(-1, generator.generator.shape.num_ws, -1), tuple(noise), generator.weights)
+    return Latents(w.expand(-1, generator.generator.num_ws, -1), tuple(noise), generator.weights)
 
 
 @torch.no_grad()

@@ -15,13 +15,14 @@ from partshot.data.images import resize_image
 from partshot.data.shots import Shots
 from partshot.ops.pictures import as_pictures
 from partshot.represent.spec import Latents
-from partshot.represent.stylegan2 import StyleGAN2
+from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter, Student
 from partshot.tasks.compare import Predictor, folder_of_draw, predictor
 from partshot.tasks.distill import DRAWN, STUDENT, train_student
 from partshot.tasks.fit import HEAD
 from partshot.tasks.sample import latents_of_names
 from partshot.train.distill import Distill
+from partshot.train.fit_ensemble import FitEnsemble
 from partshot.train.fit_head import FitHead
 from partshot.train.progress import Ticker
 
@@ -35,23 +36,26 @@ class AutoShot:
     folder: where students are trained, one sub-folder each. generator: draws and reads. recipe: the
     student's; it sees no unlabelled pictures. fit: of the head. own: whether the labelled pictures are the generator's,
     under the names of sample.drawn_name; others are inverted. drawn: how many pictures the student learns from.
+    head: a name of catalog.HEADS.
     """
 
     def __init__(
         self,
         folder: Path,
-        generator: StyleGAN2,
+        generator: StyleGAN,
         recipe: Distill,
-        fit: FitHead,
+        fit: FitHead | FitEnsemble,
         own: bool = True,
         drawn: int = DRAWN,
         seed: int = 0,
         quiet: bool = False,
+        head: str = HEAD,
     ):
         self.folder, self.generator, self.recipe = folder, generator, recipe
         self.fit, self.own, self.drawn, self.seed, self.quiet = fit, own, drawn, seed, quiet
         self._teachers: dict[tuple[str, ...], Segmenter] = {}
         self._found: dict[str, Latents] = {}
+        self.head = head
 
     def auto_shot(self, shots: Shots) -> Predictor:
         """A student of what the head that these shots were fitted to labels."""
@@ -72,7 +76,7 @@ class AutoShot:
         """The head, fitted once per draw."""
         if shots.names not in self._teachers:
             latents = latents_of_names(self.generator, shots) if self.own else self.inverted(shots.images)
-            fitted = Segmenter(self.generator, shots.parts, HEAD, self.generator.size, self.fit)
+            fitted = Segmenter(self.generator, shots.parts, self.head, self.generator.size, self.fit)
             self._teachers[shots.names] = fitted.fit(shots, self.quiet, latents)
         return self._teachers[shots.names]
 
@@ -84,7 +88,7 @@ class AutoShot:
         with Ticker("invert", len(new), 0, self.quiet) as ticker:
             for first in range(0, len(new), _BATCH):
                 some = new[first : first + _BATCH]
-                found = self.generator.invert(as_pictures(stack[some])).latents
+                found = self.generator.latents(as_pictures(stack[some]))
                 self._found |= {keys[i]: found[j : j + 1] for j, i in enumerate(some)}
                 ticker.tick(min(first + _BATCH, len(new)))
         return Latents.join([self._found[key] for key in keys])

@@ -35,7 +35,7 @@ from partshot.report import (
 )
 from partshot.represent.choose import open_representation
 from partshot.represent.invert import PRESETS as INVERT_PRESETS
-from partshot.represent.stylegan2 import load_stylegan2
+from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Student
 from partshot.tasks.auto_shot import AutoShot
 from partshot.tasks.compare import Contest
@@ -100,7 +100,7 @@ def demo(out: Path, kind: str = "faces", size: int = 64, seed: int = 0, quiet: b
     road = None
     if kind == DRAWN_KIND:
         auto = PRESETS["auto-shot"].changed(kimg=AUTO_KIMG)
-        generator = load_stylegan2(recipe=INVERT_PRESETS["fast"].changed(steps=STEPS))
+        generator = load_stylegan(recipe=INVERT_PRESETS["fast"].changed(steps=STEPS))
         road = AutoShot(out / "runs", generator, auto, fit, drawn=DRAWN, seed=seed, quiet=quiet)
         faces = {k: embedded_shots().subset(range(k)) for k in KS}
         first = {k: {seed: some.names} for k, some in faces.items()}

@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from partshot.artifact import standing
+from partshot.artifact import Artifact, standing
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.evaluate import score
-from partshot.nets.student import build_student
+from partshot.nets.student import build_student, start_from
 from partshot.recipe import preset as row_of
-from partshot.represent.stylegan2 import StyleGAN2
-from partshot.segmenter import Segmenter, Student
+from partshot.represent.spec import fingerprint as weights_of
+from partshot.represent.stylegan import StyleGAN
+from partshot.represent.vit import read_weights
+from partshot.segmenter import DOUBTED, Segmenter, Student
 from partshot.train.distill import PRESETS, Distill, Distillation
 from partshot.train.loop import LoopRecipe, run_loop
 from partshot.train.progress import Ticker
@@ -49,13 +51,15 @@ def distill(
     seed: int = 0,
     rgb_masks: bool = False,
     quiet: bool = False,
+    start: Path | None = None,
 ) -> Path:
     """Trains a student on the pictures in `images` and the masks in `labels`; returns out/student.
 
     teacher: the --out of `fit` or its segmenter/, whose soft labels start the student; None starts from the labels
     alone. A teacher that reads a generator draws `drawn` pictures instead, which with its labels take the recipe's
     share of the shots' places (auto-shot). student: see nets.student. preset: a row of train.distill.PRESETS; size and
-    kimg replace the row's. Running it again goes on where it stopped.
+    kimg replace the row's. start: weights that the student begins with (transfer learning): another student's folder,
+    or a file of an encoder's weights. Running it again goes on where it stopped.
     """
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
     given = {k: v for k, v in {"size": size, "kimg": kimg}.items() if v is not None}
@@ -67,7 +71,7 @@ def distill(
         why = f"it reads its own shots to a mean IoU below {TRUSTED:g}"
         why = why if recipe.unlabelled else "the preset hears none"
         warnings.warn(f"{teacher}: this teacher is not heard: {why}", stacklevel=1)
-    train_student(shots, recipe, Path(out), pictures, segmenter, student, seed, quiet, drawn)
+    train_student(shots, recipe, Path(out), pictures, segmenter, student, seed, quiet, drawn, start)
     return Path(out) / "student"
 
 
@@ -77,13 +81,14 @@ def _fitted(folder: Path) -> Path:
 
 def draws(teacher: Segmenter) -> bool:
     """Whether a teacher reads a generator, and so draws pictures that it labels instead of labelling given ones."""
-    return isinstance(teacher.representation, StyleGAN2)
+    return isinstance(teacher.representation, StyleGAN)
 
 
 def drawn_shots(teacher: Segmenter, count: int, seed: int = 0, quiet: bool = False) -> Shots:
     """Pictures that a teacher's generator draws, with the teacher's labels where it is sure of them.
 
-    Labels it is not sure of are 255: they are wrong most often where parts meet.
+    Labels it is not sure of are 255: they are wrong most often where parts meet. Of an ensemble, the share DOUBTED of
+    them is left out.
     """
     first = _FIRST_DRAWN + seed * count
     with Ticker("draw labelled pictures", count, 0, quiet) as ticker:
@@ -106,6 +111,7 @@ def train_student(
     seed: int = 0,
     quiet: bool = False,
     drawn: int = DRAWN,
+    start: Path | None = None,
 ) -> Student:
     """Trains a student, or goes on where an earlier call stopped, or reads what it finished.
 
@@ -113,9 +119,10 @@ def train_student(
     `recipe.one_sided()`. out: the run's folder. pictures: uint8 [n, s, s, 3] at the recipe's size, unlabelled; None
     trains on the shots alone. teacher: whose soft labels of `pictures` start the student, if it reads its own shots
     well enough (TRUSTED); a recipe without consistency follows any. One that draws gives `drawn` pictures with its
-    labels instead, which take the recipe's share of the shots' places.
+    labels instead, which take the recipe's share of the shots' places. start: see `distill`.
     """
-    fingerprint = _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn)
+    begin = None if start is None else _weights(start)
+    fingerprint = _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn, begin)
     folder = out / "student"
     if standing(folder).exists():
         return Student.load(folder, fingerprint)
@@ -128,6 +135,8 @@ def train_student(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = build_student(student, len(shots.parts))
+    if begin is not None:
+        start_from(net, begin, str(start))
     stack, ids = shots.stack(recipe.size)
     game = Distillation(
         net,
@@ -171,7 +180,16 @@ def is_heard(teacher: Segmenter, shots: Shots, recipe: Distill) -> bool:
     return score(shots.labels, own, shots.parts, shots.names).miou_nan >= TRUSTED
 
 
-def _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn) -> str:
+def _weights(start: Path) -> dict[str, torch.Tensor]:
+    """What a student begins with: another student's tensors, or those of a file."""
+    if not start.is_dir():
+        return read_weights(start)
+    inner = start / "student"
+    stored = Artifact.load(inner if inner.is_dir() else start, kind="student")
+    return {name: torch.from_numpy(np.array(tensor)) for name, tensor in stored.tensors.items()}
+
+
+def _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn, begin) -> str:
     digest = hashlib.sha256(f"{recipe.fingerprint}/{student}/{seed}/{shots.fingerprint}".encode())
     if pictures is not None:
         digest.update(f"{pictures.shape}".encode())
@@ -181,4 +199,8 @@ def _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn) -> str:
         digest.update(teacher.fitted.encode())
         if draws(teacher):
             digest.update(f"{drawn}/{_SURE}".encode())
+            if teacher.head_name == "ensemble":
+                digest.update(f"/{DOUBTED}".encode())
+    if begin is not None:
+        digest.update(weights_of({}, begin).encode())
     return digest.hexdigest()[:12]

@@ -35,6 +35,7 @@ TRAIN = {
     "lightning_fabric": "lightning-fabric",
     "torchmetrics": "torchmetrics",
     "lightly": "lightly",
+    "matplotlib": "matplotlib",
     "onnx": "onnx",
     "onnxscript": "onnxscript",
     "skimage": "scikit-image",

@@ -25,7 +25,7 @@ from partshot.recipe import preset as row_of
 from partshot.report import write_sheet
 from partshot.represent.invert import PRESETS, astray
 from partshot.represent.spec import Latents
-from partshot.represent.stylegan2 import StyleGAN2, load_stylegan2
+from partshot.represent.stylegan import StyleGAN, load_stylegan
 from partshot.train.progress import Ticker
 
 # Columns of the sheet.
@@ -62,7 +62,7 @@ def invert(
 ) -> Inversions:
     """Projects every picture of a folder; writes out/images (what is drawn), latents, inversion.csv and inversion.png.
 
-    generator: what `partshot pretrain stylegan2` wrote; None takes the embedded one. preset: a row of
+    generator: what `partshot pretrain stylegan2` (or 1) wrote; None takes the embedded one. preset: a row of
     represent.invert.PRESETS; steps replaces its own. lpips: a safetensors file with LPIPS' weights; None measures in
     the eyes of the generator's critic. batch: pictures at a time. Raises BadImage for a folder without pictures,
     BadArtifact for what is no generator or no LPIPS, BadRecipe for a setting that cannot be.
@@ -71,7 +71,7 @@ def invert(
         raise BadRecipe(f"batch {batch} given; 1 or more pictures are inverted at a time")
     recipe = row_of(PRESETS, preset)
     recipe = recipe if steps is None else recipe.changed(steps=steps)
-    found = load_stylegan2(generator, recipe=recipe)
+    found = load_stylegan(generator, recipe=recipe)
     distance, eyes = found.distance(), "critic"
     if lpips is not None:
         distance, eyes = load_lpips(lpips), f"LPIPS {_digest_of(lpips.read_bytes())}"
@@ -121,7 +121,7 @@ def _tell(ticker: Ticker, before: int, batch: int, step: int) -> None:
     ticker.tick(before + batch * step)
 
 
-def _digest(generator: StyleGAN2, recipe, eyes: str, pictures: np.ndarray) -> str:
+def _digest(generator: StyleGAN, recipe, eyes: str, pictures: np.ndarray) -> str:
     return _digest_of(f"{generator.weights}/{recipe.fingerprint}/{eyes}".encode() + pictures.tobytes())
 
 
@@ -129,7 +129,7 @@ def _digest_of(blob: bytes) -> str:
     return hashlib.sha256(blob).hexdigest()[:12]
 
 
-def _drawn(generator: StyleGAN2, several: Sequence[Latents]) -> np.ndarray:
+def _drawn(generator: StyleGAN, several: Sequence[Latents]) -> np.ndarray:
     with torch.no_grad():
         return np.concatenate([as_bytes(generator.synthesize(latents)[0]) for latents in several])
 

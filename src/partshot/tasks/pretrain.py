@@ -4,8 +4,11 @@ One verb; what is trained is the pretext's affair, how a run goes on after a kil
 """
 
 import hashlib
+import os
+import shutil
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,12 +16,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from partshot import __version__
 from partshot.artifact import Artifact, replacing_file, standing
 from partshot.catalog import PRETEXTS, lookup
 from partshot.data.images import list_images, read_stack
 from partshot.data.symmetry import one_sided
 from partshot.data.toy import draw
-from partshot.errors import BadRecipe
+from partshot.errors import BadArtifact, BadRecipe, DiskFull
 from partshot.nets.resnet import ResNetTrunk
 from partshot.pretext.stylegan2 import StyleGAN2, StyleGAN2Recipe
 from partshot.recipe import Recipe
@@ -34,6 +38,10 @@ CALIBRATED_ON = 256
 DRAWN = {"toy-face-64": ("faces", 10_000, 7)}
 # Pictures across and down in a grid of samples.
 GRID = 8, 4
+# Trained representations on a shelf, of 45 to 250 MB each.
+SHELVED = 10
+# Files of a folder that are looked into, and bytes of each, to tell it from others.
+_LOOKED_INTO = 64, 1 << 20
 
 
 def pretrain(
@@ -48,6 +56,7 @@ def pretrain(
     devices: int = 1,
     quiet: bool = False,
     leave_out: Sequence[Path] = (),
+    shelf: Path | None = None,
 ) -> Path:
     """Trains a pretext on a folder of pictures; returns out/representation, for `open_representation`.
 
@@ -55,7 +64,8 @@ def pretrain(
     preset: a row of the pretext's table; None takes DEFAULT. size: side of the pictures in pixels; kimg: horizon in
     thousands of pictures seen; batch: pictures per step; each replaces the preset's. leave_out: files of the folder
     that are no pictures, such as masks. Pictures that cannot be read are left out, and a warning names them. A pretext
-    that makes pictures shows some in out/samples/.
+    that makes pictures shows some in out/samples/. shelf: a folder of what was trained for any `out`; what these
+    settings made of these pictures before is taken from there and not trained, what is trained now is put there.
 
     Running it again goes on where it stopped, and returns at once when it was done. Raises BadImage for a folder
     without pictures, BadRecipe for a setting that cannot be, BadArtifact when `out` holds a run of other settings or
@@ -71,6 +81,10 @@ def pretrain(
     if standing(folder).exists():
         Artifact.load(folder, kind="representation", fingerprint=fingerprint)
         return folder
+    place = None if shelf is None else Path(shelf) / f"{fingerprint}-{_contents(paths)}"
+    earlier = None if place is None else _shelved(place, fingerprint)
+    if earlier is not None:
+        return earlier.save(folder)
 
     pictures = _drawn(preset, recipe.size, quiet) if images is None else _read(paths, recipe.size)
     if isinstance(recipe, StyleGAN2Recipe) and one_sided(pictures):
@@ -98,7 +112,11 @@ def pretrain(
         kept = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     else:
         kept = _as_it_is_read(recipe.net, title, tensors, pictures)
-    return Artifact("representation", card, kept).save(folder)
+    trained = Artifact("representation", card, kept)
+    trained.save(folder)
+    if place is not None:
+        _put_on_shelf(trained, place)
+    return folder
 
 
 def _read(paths: Sequence[Path], size: int) -> np.ndarray:
@@ -147,6 +165,37 @@ def resolve(
 def _listing(paths: Sequence[Path]) -> str:
     """Names and sizes of files: enough to notice another folder without reading every picture."""
     return "\n".join(f"{path.name} {path.stat().st_size}" for path in paths)
+
+
+def _contents(paths: Sequence[Path]) -> str:
+    """12 hex digits of some of the files: files of one format and size, such as bitmaps, all have one listing."""
+    digest, (files, most) = hashlib.sha256(__version__.encode()), _LOOKED_INTO
+    for path in paths[:: max(1, len(paths) // files)]:
+        with suppress(OSError), path.open("rb") as file:
+            digest.update(file.read(most))
+    return digest.hexdigest()[:12]
+
+
+def _shelved(place: Path, fingerprint: str) -> Artifact | None:
+    try:
+        found = Artifact.load(place, kind="representation", fingerprint=fingerprint)
+    except BadArtifact:  # not there, half thrown out, or damaged: trained anew
+        return None
+    with suppress(OSError):
+        os.utime(place)
+    return found
+
+
+def _put_on_shelf(trained: Artifact, place: Path) -> None:
+    """Puts it there in the place of those used longest ago; a shelf that takes nothing costs a training, no error."""
+    try:
+        shutil.rmtree(place, ignore_errors=True)
+        trained.save(place)
+        shelved = sorted(place.parent.iterdir(), key=lambda other: other.stat().st_mtime_ns)
+        for other in shelved[:-SHELVED]:
+            shutil.rmtree(other, ignore_errors=True)
+    except (OSError, DiskFull) as error:
+        warnings.warn(f"what was trained is not kept for other runs ({error})", stacklevel=2)
 
 
 def _as_it_is_read(net: str, title: str, tensors: dict[str, torch.Tensor], pictures: np.ndarray) -> dict:

@@ -5,13 +5,18 @@ get a representation, fit the few-shot teacher, distil the student, export it, p
 estimate from the shots alone.
 """
 
+import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from partshot.artifact import standing
+import numpy as np
+
+from partshot.artifact import replacing_file, standing
 from partshot.data.images import Stack, list_images, read_image, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
@@ -36,10 +41,13 @@ from partshot.report import (
     uncertain_gallery,
     write_report,
 )
-from partshot.represent.choose import POSITION, open_representation
+from partshot.report.notes import duration
+from partshot.represent.cache import Store, cache_folder, open_store
+from partshot.represent.choose import POSITION, cached, open_representation
 from partshot.represent.spec import Representation
-from partshot.represent.stylegan2 import StyleGAN2
+from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter, Student
+from partshot.tasks.auto import Candidate, choose, ready
 from partshot.tasks.distill import DRAWN, STUDENT, draws, is_heard, teacher_size, train_student
 from partshot.tasks.export import export
 from partshot.tasks.fit import HEAD, estimated, facing_fit
@@ -50,14 +58,17 @@ from partshot.train.distill import PRESETS, Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
 from partshot.train.journal import read_journal
+from partshot.train.progress import say
 
 # Unlabelled pictures that a student trains on; more would not be seen six times in the default horizon.
 _MOST_PICTURES = 4000
 # Thousands of shots per minute of two cores at 128 px, measured; a time limit is turned into a horizon by it.
 _KIMG_PER_MINUTE = 3.3
+# Thousands of pictures that an encoder sees in a minute there, for telling whether "auto" has the time to train one.
+_ENCODER_KIMG_PER_MINUTE = 2.0
 _SHOWN = 12
 # Representations that `run` trains on the folder first, and what they are opened as.
-_PRETEXTS = {"simsiam": "resnet", "stylegan2": "stylegan2"}
+_PRETEXTS = {"moco": "resnet", "simsiam": "resnet", "stylegan1": "stylegan1", "stylegan2": "stylegan2"}
 # A generator of more pixels takes days without a GPU; its student works at its own size.
 _LARGEST_DRAWN = 64
 
@@ -65,7 +76,8 @@ _LARGEST_DRAWN = 64
 class Plan(Recipe):
     """What `run` will do, as `--dry-run` prints it.
 
-    representation, head: of the few-shot teacher. mirror: whether pictures may be mirrored. student: the network.
+    representation, head: of the few-shot teacher; auto_minutes: how long others may be tried in their place, 0 keeps
+    these. mirror: whether pictures may be mirrored. student: the network.
     """
 
     pictures: int
@@ -75,6 +87,7 @@ class Plan(Recipe):
     mirror: bool
     representation: str
     head: str
+    auto_minutes: float
     fit: FitHead
     student: str
     distill: Distill
@@ -84,23 +97,33 @@ class Plan(Recipe):
         lines = [f"{self.pictures} pictures, {self.shots} of them labelled; parts: {', '.join(self.parts)}"]
         pairs = ", ".join(self.mirror_pairs) or "none"
         lines.append(f"mirrored: {'yes' if self.mirror else 'no, the things face one way'}; pairs that swap: {pairs}")
-        lines.append(f"teacher: {self.head} on {self.representation}\n[fit]\n{self.fit.to_toml()}")
+        auto = f", or what reads left-out shots better in {self.auto_minutes:g} min" if self.auto_minutes else ""
+        lines.append(f"teacher: {self.head} on {self.representation}{auto}\n[fit]\n{self.fit.to_toml()}")
         lines.append(f"student: {self.student}\n[distill]\n{self.distill.to_toml()}")
         return "\n".join(lines)
 
 
 @dataclass
 class _Clock:
-    """Seconds of each stage, for the report."""
+    """Seconds of each stage and what it took from the store, for the report and, as it goes, for the terminal."""
 
+    store: Store | None
+    quiet: bool
     stages: list[tuple[str, float]] = field(default_factory=list)
 
-    def time(self, stage: str, work: Callable):
-        """Runs a stage and notes how long it took."""
-        began = time.monotonic()
+    def time(self, stage: str, work: Callable, note: Callable[[], str] = lambda: ""):
+        """Runs a stage and notes how long it took. note: asked afterwards what is to be said of it."""
+        began, before = time.monotonic(), self._reads()
         result = work()
-        self.stages.append((stage, time.monotonic() - began))
+        seconds, (found, extracted) = time.monotonic() - began, self._reads() - before
+        reads = f"features: {found:,} from cache, {extracted:,} extracted" if found or extracted else ""
+        notes = "; ".join(filter(None, (note(), reads)))
+        self.stages.append((f"{stage} ({notes})" if notes else stage, seconds))
+        say(f"{stage}: {duration(seconds)}" + (f", {notes}" if notes else ""), self.quiet)
         return result
+
+    def _reads(self) -> np.ndarray:
+        return np.array((0, 0) if self.store is None else (self.store.found, self.store.extracted))
 
 
 def run(
@@ -115,16 +138,24 @@ def run(
     rgb_masks: bool = False,
     dry_run: bool = False,
     quiet: bool = False,
+    cache: bool = True,
+    auto_minutes: float | int = 2,
 ) -> Path | Plan:
     """Does everything; returns the report's path, or with `dry_run` the plan and nothing is written.
 
     images, labels: see data.shots.load_shots. out: gets masks/, student.onnx, report.html and the stages' folders;
-    running it again goes on where it stopped. representation: "auto", "simsiam", "stylegan2" (hours without a GPU),
-    "random", "pixels", "timm:NAME" or "timm:NAME@WEIGHTS". size: side that pictures are worked on at, a multiple of
-    32; None takes the preset's. minutes: about how long the student may train. Raises what the stages raise, before
-    any work where it can be.
+    running it again goes on where it stopped. representation: "auto", "moco", "simsiam", "stylegan1" or
+    "stylegan2" (hours without a GPU), "random", "pixels", "timm:NAME" or "timm:NAME@WEIGHTS". size: side that pictures
+    are worked on at, a multiple of 32; None takes the preset's. minutes: about how long the student may train.
+    auto_minutes: about how long "auto" may try representations, their layers and heads on left-out shots; encoders are
+    trained for it where there is time. Raises what the stages raise, before any work where it can be.
+
+    Again with other labels and the same `out`, all that depends on labels is made anew. cache: take features and
+    trained encoders from earlier runs, whatever their labels and `out`, and keep them for later ones
+    (represent/cache.py).
     """
-    clock, out = _Clock(), Path(out)
+    store = open_store(cache)
+    clock, out = _Clock(store, quiet or dry_run), Path(out)
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
     pairs = find_pairs(labels, images)
     recipe = _recipe(size, minutes)
@@ -134,34 +165,42 @@ def run(
     build_student(student, len(shots.parts))
     if representation not in ("auto", *_PRETEXTS):
         open_representation(representation)
-    if representation == "stylegan2":
+    if representation in ("stylegan1", "stylegan2"):
         refuse_few(len(paths))
     stack = clock.time("read", lambda: read_stack(_some(paths), recipe.size, skip_corrupt=True))
-    plan = _plan(shots, stack, len(paths), representation, recipe, student, seed)
+    plan = _plan(shots, stack, len(paths), representation, recipe, student, seed, float(auto_minutes))
     if dry_run:
         return plan
 
-    reads = clock.time("representation", lambda: _representation(plan, images, masks, out, quiet))
+    shelf = None if store is None else cache_folder() / "trained"
+    if plan.auto_minutes:
+        tried = _candidates(plan, images, masks, out, quiet, store, shelf)
+        plan = clock.time("choose", lambda: _chosen(plan, tried, shots, out), lambda: _why(out))
+    reads = clock.time(
+        "representation",
+        lambda: cached(_representation(plan, images, masks, out, quiet, shelf), store),
+        _when_trained(plan, out),
+    )
     teacher = clock.time("fit", lambda: _teacher(plan, reads, shots, out, quiet))
     estimate = clock.time("leave one out", lambda: _estimate(plan, reads, shots))
+    training = _training(out, shots)
     trained = clock.time(
-        "distill",
-        lambda: train_student(shots, plan.distill, out / "distill", stack.images, teacher, student, seed, quiet),
+        "distill", lambda: train_student(shots, plan.distill, training, stack.images, teacher, student, seed, quiet)
     )
     onnx = out / "student.onnx"
     clock.time("export", lambda: export(trained, onnx, shots.images))
     summary = clock.time("predict", lambda: predict(onnx, images, out / "masks", quiet=quiet, leave_out=masks))
-    pictures = _look(trained, teacher, paths, {pair.name for pair in pairs})
+    pictures = clock.time("report", lambda: _look(trained, teacher, paths, {pair.name for pair in pairs}))
     sections = [
         Headline(
             estimate_in_words(None if estimate is None else estimate.miou, len(shots)),
-            _figures(plan, summary, _role(teacher, shots, plan)),
+            _figures(plan, summary, _role(teacher, shots, plan), store),
         ),
         shots_gallery(shots),
         Gallery("Predictions", pictures, prediction="student"),
         uncertain_gallery(pictures),
         Mirror(plan.mirror),
-        Curves({"student": read_journal(out / "distill" / "journal.jsonl")}),
+        Curves({"student": read_journal(training / "journal.jsonl")}),
         Recipes({"fit": plan.fit, "distill": plan.distill}),
         Timing(clock.stages),
         Skipped(list({**dict(stack.skipped), **dict(summary.skipped)}.items())),
@@ -184,13 +223,20 @@ def _recipe(size: int | None, minutes: float | int | None) -> Distill:
 
 
 def _plan(
-    shots: Shots, stack: Stack, pictures: int, representation: str, recipe: Distill, student: str, seed: int
+    shots: Shots,
+    stack: Stack,
+    pictures: int,
+    representation: str,
+    recipe: Distill,
+    student: str,
+    seed: int,
+    auto_minutes: float,
 ) -> Plan:
     faces_one_way = one_sided(stack.images)
-    # Measured on real pictures, see LOG.md: small folders gain nothing from a contrastive encoder over random weights,
-    # and the map of positions is worth more than either.
+    # What is taken without a comparison was measured on real pictures, see LOG.md: small folders gain nothing from a
+    # contrastive encoder over random weights, and the map of positions is worth more than either.
     name = "random" if representation == "auto" else representation
-    drawn = name.startswith("stylegan2")
+    drawn = name.startswith("stylegan")
     fit = facing_fit(FIT_PRESETS["fast"].changed(seed=seed), faces_one_way)
     return Plan(
         pictures=pictures,
@@ -201,6 +247,7 @@ def _plan(
         # A generator draws features and picture alike; it has no map to add. What is inverted is read once.
         representation=name if drawn else name.removesuffix(POSITION) + POSITION,
         head=HEAD,
+        auto_minutes=auto_minutes if representation == "auto" and len(shots) > 1 else 0.0,
         fit=fit.changed(augment=None) if drawn else fit,
         student=student,
         distill=recipe.one_sided() if faces_one_way else recipe,
@@ -208,36 +255,100 @@ def _plan(
     )
 
 
-def _representation(plan: Plan, images: Path, masks: Sequence[Path], out: Path, quiet: bool) -> Representation:
+def _representation(
+    plan: Plan, images: Path, masks: Sequence[Path], out: Path, quiet: bool, shelf: Path | None = None
+) -> Representation:
     name = plan.representation.removesuffix(POSITION)
     if name not in _PRETEXTS:
         return open_representation(plan.representation)
     size, kimg = plan.distill.size, min(resolve(name).kimg, 4 * plan.distill.kimg)
-    if name == "stylegan2":
+    if name.startswith("stylegan"):
         size, kimg = min(_LARGEST_DRAWN, 1 << size.bit_length() - 1), resolve(name).kimg
     given = {"size": size, "kimg": kimg, "seed": plan.seed, "quiet": quiet, "leave_out": masks}
-    folder = pretrain(name, images, out / "representation", **given)
+    folder = pretrain(name, images, out / "representation" / name, **given, shelf=shelf)
     return open_representation(plan.representation.replace(name, _PRETEXTS[name], 1), folder)
 
 
+def _candidates(
+    plan: Plan, images: Path, masks: Sequence[Path], out: Path, quiet: bool, store: Store | None, shelf: Path | None
+) -> list[Candidate]:
+    """Whom "auto" chooses from: what needs no training, and then the encoders."""
+
+    def trained(name: str) -> Representation:
+        of = plan.changed(representation=name)
+        return cached(_representation(of, images, masks, out, quiet, shelf), store)
+
+    seconds = 60 * 4 * plan.distill.kimg / _ENCODER_KIMG_PER_MINUTE
+    encoders = [f"{name}{POSITION}" for name, kind in _PRETEXTS.items() if kind == "resnet"]
+    return [
+        *ready(lambda name: cached(open_representation(name), store)),
+        *(Candidate(name, partial(trained, name), seconds=seconds) for name in encoders),
+    ]
+
+
+def _chosen(plan: Plan, candidates: Sequence[Candidate], shots: Shots, out: Path) -> Plan:
+    """The plan with the winner's representation and head; a stopped run goes on with what it chose before."""
+    told, state = out / "auto.json", f"{shots.fingerprint}/{plan.fit.fingerprint}/{plan.distill.size}"
+    if told.exists():
+        before = json.loads(told.read_text(encoding="utf-8"))
+        if before["state"] == state:
+            return plan.changed(representation=before["representation"], head=before["head"])
+    choice = choose(candidates, shots, plan.fit, teacher_size(plan.distill), 60 * plan.auto_minutes)
+    taken = {"representation": choice.taken.name, "head": choice.taken.head}
+    with replacing_file(told) as path:
+        path.write_text(json.dumps({"state": state, **taken, "why": choice.why}, indent=1), encoding="utf-8")
+    return plan.changed(**taken)
+
+
+def _why(out: Path) -> str:
+    return json.loads((out / "auto.json").read_text(encoding="utf-8"))["why"]
+
+
+def _when_trained(plan: Plan, out: Path) -> Callable[[], str]:
+    """Called before the representation is there; what it gives says afterwards whether it was trained for this."""
+    name = plan.representation.removesuffix(POSITION)
+    journal = out / "representation" / name / "journal.jsonl"
+    before = read_journal(journal)
+
+    def when() -> str:
+        if name not in _PRETEXTS:
+            return ""
+        return "trained earlier" if read_journal(journal) == before else "trained now"
+
+    return when
+
+
 def _teacher(plan: Plan, reads: Representation, shots: Shots, out: Path, quiet: bool) -> Segmenter:
-    size = reads.size if isinstance(reads, StyleGAN2) else teacher_size(plan.distill)
+    size = reads.size if isinstance(reads, StyleGAN) else teacher_size(plan.distill)
     teacher = Segmenter(reads, shots.parts, plan.head, size, plan.fit)
     folder = out / "segmenter"
     if standing(folder).exists():
         earlier = Segmenter.load(folder)
         if earlier.fitted == teacher.fingerprint(shots):
+            # Of the same fingerprint, but asks the store.
+            earlier.representation = reads
             return earlier
-    latents = latents_of(reads, shots) if isinstance(reads, StyleGAN2) else None
+    latents = latents_of(reads, shots) if isinstance(reads, StyleGAN) else None
     teacher.fit(shots, quiet, latents).save(folder)
     return teacher
 
 
 def _estimate(plan: Plan, reads: Representation, shots: Shots) -> Score | None:
-    if isinstance(reads, StyleGAN2):
+    if isinstance(reads, StyleGAN):
         # Every fold would invert every picture again.
         return None
     return estimated(reads, plan.head, shots, plan.fit, teacher_size(plan.distill))
+
+
+def _training(out: Path, shots: Shots) -> Path:
+    """The folder of the student's training, emptied when it is one from other labels."""
+    folder = out / "distill"
+    told = folder / "labels.txt"
+    if told.exists() and told.read_text(encoding="utf-8") != shots.fingerprint:
+        shutil.rmtree(folder)
+    with replacing_file(told) as path:
+        path.write_text(shots.fingerprint, encoding="utf-8")
+    return folder
 
 
 def _look(student: Student, teacher: Segmenter, paths: Sequence[Path], labelled: set[str]) -> list[Picture]:
@@ -265,13 +376,16 @@ def _role(teacher: Segmenter, shots: Shots, plan: Plan) -> str:
     return "starts the student" if is_heard(teacher, shots, plan.distill) else "too weak to start the student"
 
 
-def _figures(plan: Plan, summary, role: str) -> list[Figure]:
-    return [
+def _figures(plan: Plan, summary, role: str, store: Store | None) -> list[Figure]:
+    figures = [
         Figure("pictures", str(plan.pictures), f"{summary.written + summary.kept} have a mask now"),
         Figure("labelled", str(plan.shots), ", ".join(plan.parts)),
         Figure("teacher", plan.representation, f"head {plan.head}; {role}"),
         Figure("student", plan.student, f"at {plan.distill.size} px"),
     ]
+    if store is not None and store.found + store.extracted:
+        figures.append(Figure("features from cache", f"{store.found:,}", f"{store.extracted:,} extracted"))
+    return figures
 
 
 def _some(paths: Sequence[Path]) -> list[Path]:

@@ -16,7 +16,7 @@ from partshot.data.shots import Shots, load_shots
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.ops.pictures import as_bytes, as_pictures
 from partshot.represent.spec import Generator, Latents
-from partshot.represent.stylegan2 import EMBEDDED, load_stylegan2
+from partshot.represent.stylegan import EMBEDDED, load_stylegan
 from partshot.train.progress import Ticker
 
 _BATCH = 16
@@ -29,13 +29,13 @@ def sample(
 ) -> Path:
     """Draws `count` pictures of the seeds seed, seed + 1, ...; returns out/images, beside which lie out/latents.
 
-    generator: what `partshot pretrain stylegan2` wrote (its representation/); None takes the embedded one. psi:
+    generator: what `partshot pretrain stylegan2` (or 1) wrote, its representation/; None takes the embedded one. psi:
     truncation; below 1 pictures are more alike and better drawn. Raises BadArtifact when the folder holds no generator,
     or `out` other samples.
     """
     if count < 1:
         raise BadRecipe(f"count {count} given; 1 or more pictures are drawn")
-    found = load_stylegan2(generator, psi=psi)
+    found = load_stylegan(generator, psi=psi)
     seeds, several = range(seed, seed + count), []
     names = [drawn_name(s, float(psi)) for s in seeds]
     # Written last, so that a folder with latents is whole.
@@ -69,7 +69,7 @@ def latents_of(generator: Generator, shots: Shots, images: Path | None = None) -
     """
     folder = None if images is None else Path(images).parent / "latents"
     if folder is None or not folder.is_dir():
-        return generator.invert(as_pictures(np.stack([resize_image(i, generator.size) for i in shots.images]))).latents
+        return generator.latents(as_pictures(np.stack([resize_image(i, generator.size) for i in shots.images])))
     latents, known = Latents.load(folder), {name: i for i, name in enumerate(read_card(folder)["names"])}
     unknown = [name for name in shots.names if name not in known]
     if unknown:

@@ -61,7 +61,8 @@ class Distill(Recipe):
     batch: shots per step. unlabelled: other pictures per step, which come on top: they never take a shot's place.
     drawn: share of the shots' places that pictures drawn and labelled by a generator take, where there are any.
     borrow: probability that a shot takes on the colors of an unlabelled picture. lr, weight_decay: AdamW's.
-    schedule: "cosine" to zero after a short warm-up, or ReGAN's "plateau": a tenth when the loss stops falling.
+    schedule: "cosine" to zero after a short warm-up, "constant", or ReGAN's "plateau": a tenth when the loss stops
+    falling.
     class_power: a class's pixels weigh (their number)^-class_power. average: the running average's memory per step.
     coarse: share of the run at half size, where a step costs a quarter, if 64 divides it.
     augment: changes to the labelled shots and to the student's view of unlabelled pictures. consistency: None leaves
@@ -76,7 +77,7 @@ class Distill(Recipe):
     borrow: float = Field(default=0.5, ge=0, le=1)
     lr: float = Field(default=3e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
-    schedule: Literal["cosine", "plateau"] = "cosine"
+    schedule: Literal["cosine", "constant", "plateau"] = "cosine"
     class_power: float = Field(default=0.4, ge=0, le=1)
     average: float = Field(default=0.99, ge=0, lt=1)
     coarse: float = Field(default=0.5, ge=0, le=1)
@@ -105,6 +106,23 @@ PRESETS = {
         class_power=0,
         coarse=0,
         augment=AUGMENTS["regan-autoshot"],
+        consistency=None,
+    ),
+    # GANORCON, section 4: DeepLabv3-ResNet101 on 10,000 pictures that the projector labelled, 2 epochs (5 in the code),
+    # Adam 1e-3 all through, batches of 8, nothing augmented. Its labels are hard; here they are the projector's
+    # probabilities. As above, a shot stands in every batch, so it is one beside 7.
+    "ganorcon": Distill(
+        size=512,
+        borrow=0,
+        kimg=20 / 7,
+        batch=1,
+        unlabelled=7,
+        lr=1e-3,
+        weight_decay=0,
+        schedule="constant",
+        class_power=0,
+        coarse=0,
+        augment=AUGMENTS["none"],
         consistency=None,
     ),
     # From a generator's pictures alone, at the embedded one's size: thousands need no strong changes. What each setting

@@ -6,6 +6,7 @@ it once per shot left out, for an honest estimate from the shots alone. Knows he
 they promise; refuses to know which they are.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64, Integer
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -46,6 +47,9 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
 
 # A fit of this many seconds shows its progress; a shorter one is over before it could be read.
 PATIENCE = 2.0
+
+# Changed copies of a shot that are drawn at a time: half of them are blurred, with one sigma.
+_VIEWS = 4
 
 
 class FitHead(Recipe):
@@ -139,7 +143,7 @@ def fit_head(
         recipe = recipe.changed(augment=None)
     draw = _Feed(representation, pictures, labels, shots.parts.mirrored_ids(), recipe, read)
 
-    _restart(head.to(draw.device), recipe.seed)
+    restart(head.to(draw.device), recipe.seed)
     if recipe.standardize:
         for module in head.modules():
             if isinstance(module, Linear):
@@ -177,15 +181,17 @@ def leave_one_out(
     make_head: Callable[[], nn.Module],
     representation: Representation,
     shots: Shots,
-    recipe: FitHead,
+    recipe: Recipe,
     size: int,
     folds: int | None = None,
     quiet: bool = True,
+    fit: Callable[..., nn.Module] = fit_head,
 ) -> np.ndarray:
     """Fits on all shots but some, predicts those, and pools: int64 [classes, classes], rows true, columns predicted.
 
     make_head: makes a head, fitted or not. folds: groups of shots that are left out together; None leaves out one at a
-    time. Predictions are compared at the masks' own sizes. Raises BadLabels with fewer than two shots.
+    time. fit: called as `fit_head` is. Predictions are compared at the masks' own sizes. Raises BadLabels with fewer
+    than two shots.
     """
     if len(shots) < 2:
         raise BadLabels("leaving one out needs at least 2 labelled pictures, there is 1; label another one")
@@ -194,7 +200,7 @@ def leave_one_out(
     for fold in range(folds):
         left_out = [i for i in range(len(shots)) if i % folds == fold]
         kept = shots.subset([i for i in range(len(shots)) if i % folds != fold])
-        head = fit_head(make_head(), representation, kept, recipe, size, quiet)
+        head = fit(make_head(), representation, kept, recipe, size, quiet)
         held = shots.subset(left_out)
         device = next(head.parameters()).device
         for image, truth in zip(as_pictures(held.stack(size)[0]), held.labels, strict=True):
@@ -211,11 +217,17 @@ def class_weights(
 
     Raises BadLabels when no pixel is labelled.
     """
-    counts = torch.bincount(labels[labels != IGNORE], minlength=classes).float()
-    if not counts.any():
-        raise BadLabels("no pixel of the shots is labelled: all are 255 (ignore); label some parts")
+    counts = torch.bincount(labels[known_pixels(labels)], minlength=classes).float()
     weights = torch.where(counts > 0, counts.clamp(min=1) ** -power, 0)
     return weights * counts.sum() / (weights * counts).sum()
+
+
+def known_pixels(labels: Integer[torch.Tensor, "n h w"]) -> Bool[torch.Tensor, "n h w"]:
+    """Where labels are not 255; raises BadLabels when that is nowhere."""
+    known = labels != IGNORE
+    if not known.any():
+        raise BadLabels("no pixel of the shots is labelled: all are 255 (ignore); label some parts")
+    return known
 
 
 def pixel_loss(
@@ -228,16 +240,22 @@ def pixel_loss(
 
 
 class _Feed:
-    """Draws batches of features with their labels: from memory when pictures stay as they are, else read anew."""
+    """Draws batches of features with their labels: from memory when pictures stay as they are, else read anew.
+
+    How a picture is changed, the first time and every other, is decided by the seed and the picture alone: neither
+    labels nor the other shots have a say, so that what was read of it for one fit (represent/cache.py) serves others.
+    """
 
     def __init__(
         self, representation, pictures, labels, mirrored_ids: list[int], recipe: FitHead, read: Pyramid | None = None
     ):
         self.representation, self.recipe, self.mirrored_ids = representation, recipe, mirrored_ids
         self.pictures, self.labels = pictures, labels
-        # A representation without a tensor of its own computes where its pictures lie.
-        self.device = next((t.device for t in representation.state_dict().values()), pictures.device)
+        self.device = device_of(representation)
         self.rng = torch.Generator().manual_seed(recipe.seed)
+        self.chances = [_chance(picture, recipe.seed) for picture in pictures]
+        # Of each shot: changed copies and their labels, drawn and not yet shown.
+        self.views: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in pictures]
         self.dtype = torch.bfloat16 if is_bf16(recipe.precision, self.device) else torch.float32
         self.queue: list[int] = []
         self.plain = None if read is None else read.to(self.device, self.dtype)
@@ -251,9 +269,7 @@ class _Feed:
             together = chosen == list(range(chosen[0], chosen[0] + len(chosen)))
             index = slice(chosen[0], chosen[0] + len(chosen)) if together else torch.tensor(chosen)
             return self.plain[index], self.labels[index].to(self.device)
-        images, labels = augment(
-            self.pictures[chosen], self.labels[chosen], self.recipe.augment, self.rng, self.mirrored_ids
-        )
+        images, labels = map(torch.stack, zip(*map(self._view, chosen), strict=True))
         return self._read(images), labels.to(self.device)
 
     def autocast(self):
@@ -270,15 +286,42 @@ class _Feed:
         chosen, self.queue = self.queue[:batch], self.queue[batch:]
         return sorted(chosen)
 
+    def _view(self, shot: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next changed copy of a shot, with its labels."""
+        waiting = self.views[shot]
+        if not waiting:
+            same, chance = [shot] * _VIEWS, self.chances[shot]
+            drawn = augment(self.pictures[same], self.labels[same], self.recipe.augment, chance, self.mirrored_ids)
+            waiting += zip(*drawn, strict=True)
+        return waiting.pop(0)
+
     def _read(self, pictures: torch.Tensor) -> Pyramid:
-        with self.autocast():
-            # A few at a time keep what the network holds meanwhile small; larger batches gain nothing.
-            read = [self.representation.features(few.to(self.device)) for few in pictures.split(4)]
-        maps = [torch.cat(level).to(self.dtype) for level in zip(*(p.maps for p in read), strict=True)]
-        return Pyramid(tuple(maps), read[0].image_size)
+        return read_features(self.representation, pictures, self.device, self.dtype)
 
 
-def _restart(head: nn.Module, seed: int) -> None:
+def read_features(
+    representation: Representation, pictures: Float[torch.Tensor, "n 3 h w"], device: torch.device, dtype: torch.dtype
+) -> Pyramid:
+    """The features of pictures on that device, in that type; in bf16 they are computed in it, too."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        # A few at a time keep what the network holds meanwhile small; larger batches gain nothing.
+        read = [representation.features(few.to(device)) for few in pictures.split(4)]
+    maps = [torch.cat(level).to(dtype) for level in zip(*(p.maps for p in read), strict=True)]
+    return Pyramid(tuple(maps), read[0].image_size)
+
+
+def device_of(representation: Representation) -> torch.device:
+    """Where a representation computes; one without a tensor of its own does so on the CPU."""
+    return next((t.device for t in representation.state_dict().values()), torch.device("cpu"))
+
+
+def _chance(picture: torch.Tensor, seed: int) -> torch.Generator:
+    """Random numbers that a picture and a seed alone decide."""
+    digest = hashlib.sha256(f"{seed}/{tuple(picture.shape)}".encode() + picture.contiguous().numpy().tobytes())
+    return torch.Generator().manual_seed(int(digest.hexdigest()[:12], 16))
+
+
+def restart(head: nn.Module, seed: int) -> None:
     """Initial weights that the seed alone decides; parts first, so that a whole may overrule them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -13,6 +13,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 EVERY = 30.0
 
 
+def say(line: str, quiet: bool) -> None:
+    """One line for a person, unless told to be quiet."""
+    if not quiet:
+        Console(stderr=True).print(line, highlight=False, markup=False)
+
+
 class Ticker:
     """A context manager; `tick` after each step. total, done: pictures in the whole run, and seen before it began."""
 

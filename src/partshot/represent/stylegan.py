@@ -1,9 +1,11 @@
-"""A StyleGAN2 generator read as a Pyramid: the activations from which a picture is drawn know its parts (ReGAN).
+"""A StyleGAN or StyleGAN2 read as a Pyramid: the activations from which a picture is drawn know its parts.
 
-The maps are the convolutions' outputs after noise, bias and LeakyReLU. ReGAN's code taps those from 8 px on; its groups
-are coarse (4-8 px), middle (16-32) and fine (64 and more), and the middle alone does better than all (its table 7). The
-noise is part of the latent, so that the same latent gives the same pixels and features, always. Pictures that were not
-drawn by it are inverted first (represent/invert.py), in the eyes of the critic that it was trained against.
+The maps are the layers' outputs: StyleGAN's after AdaIN, StyleGAN2's after LeakyReLU. ReGAN's code taps those from 8 px
+on; its groups are coarse (4-8 px), middle (16-32) and fine (64 and more), and the middle alone does better than all
+(its table 7). DatasetGAN's code taps, of every size, the second layer's output and the plain result of its convolution;
+its paper says the outputs of all layers, which is `all`. The noise is part of the latent, so that the same latent gives
+the same pixels and features, always. Pictures that were not drawn by it are inverted first (represent/invert.py), in
+the eyes of the critic that it was trained against.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +18,11 @@ from torch import nn
 
 from partshot.artifact import Artifact
 from partshot.errors import BadArtifact, BadRecipe, nearest
+from partshot.nets import stylegan1, stylegan2
 from partshot.nets.perceptual import Distance, feature_distance
-from partshot.nets.stylegan2 import Critic, Shape
-from partshot.nets.stylegan2 import Generator as Net
+from partshot.nets.stylegan import Shape
 from partshot.pyramid import Pyramid
+from partshot.represent.cache import Store, key_of
 from partshot.represent.invert import PRESETS, Inverted, InvertRecipe, invert
 from partshot.represent.resnet import load_exactly
 from partshot.represent.spec import Latents, Spec, fingerprint
@@ -34,44 +37,60 @@ GROUPS: Mapping[str, tuple[int, int]] = {
     "middle": (16, 32),
     "fine": (64, _LARGEST),
     "all": (4, _LARGEST),
+    "datasetgan": (4, _LARGEST),
 }
-"""Name -> smallest and largest side of the maps that are read. regan: every convolution but the 4 px one."""
+"""Name -> smallest and largest side of the maps that are read. regan: every layer but those of 4 px. datasetgan: of
+every side only the last layer, but its convolution's own result, too."""
+
+# What cards call it -> the network, and the group of layers that is read unless another is named: that of its paper.
+_KINDS = {"stylegan1": (stylegan1.Generator, "datasetgan"), "stylegan2": (stylegan2.Generator, "regan")}
 
 # Weight of the pixels beside the critic's eyes, in which colors count little.
 _PIXELS = 1.0
 
 
-class StyleGAN2(nn.Module):
+class StyleGAN(nn.Module):
     """A frozen generator, as Generator and as Representation.
 
     generator: its weights. critic: what it was trained against, in whose eyes pictures are inverted. title: the name in
-    reports. layers: a key of GROUPS. psi: truncation of what is sampled; 1 leaves it out. recipe: how pictures are
-    inverted.
+    reports. layers: a key of GROUPS; None takes the group of the generator's paper. psi: truncation of what is sampled;
+    1 leaves it out. recipe: how pictures are inverted. cutoff: how many of a picture's latents are truncated, the
+    coarsest; None truncates all. DatasetGAN's psi is 0.7, its cutoff 8 for faces and cars, 7 for cats and bedrooms.
+    store: where the latents of inverted pictures are kept, None keeps none.
     """
 
     def __init__(
         self,
-        generator: Net,
-        critic: Critic,
-        title: str = "stylegan2",
-        layers: str = "regan",
+        generator: stylegan1.Generator | stylegan2.Generator,
+        critic: stylegan2.Critic,
+        title: str | None = None,
+        layers: str | None = None,
         psi: float = 1.0,
         recipe: InvertRecipe = PRESETS["fast"],
+        cutoff: int | None = None,
     ):
         super().__init__()
+        self.kind = next(kind for kind, (net, _) in _KINDS.items() if isinstance(generator, net))
+        own = _KINDS[self.kind][1]
+        title, layers = title or self.kind, layers or own
         if layers not in GROUPS:
             raise BadRecipe(f"unknown group of layers '{layers}'; {nearest(layers, GROUPS)}")
         self.generator, self.critic = generator.requires_grad_(False), critic.requires_grad_(False)
-        self.title, self.layers, self.psi, self.recipe = title, layers, psi, recipe
+        self.title, self.layers, self.psi, self.cutoff, self.recipe = title, layers, psi, cutoff, recipe
+        self.store: Store | None = None
         self.to(memory_format=torch.channels_last).eval()
-        shape, (low, high) = generator.shape, GROUPS[layers]
-        self._read = [i for i, side in reversed(list(enumerate(shape.layers))) if low <= side <= high]
+        shape, sides = generator.shape, generator.layers
+        self._read = taps(sides, layers)
         if not self._read:
+            low, _ = GROUPS[layers]
             raise BadRecipe(f"a generator of {shape.resolution} px has no {layers} layers (they begin at {low} px)")
         self.weights = fingerprint({"shape": shape.model_dump(mode="json")}, generator.state_dict())
-        sides = [shape.layers[i] for i in self._read]
+        sides = [sides[i % len(sides)] for i in self._read]
+        # What decides which latents a picture is inverted to: whichever layers are read afterwards.
+        eyes = {"weights": self.weights, "invert": recipe.fingerprint}
+        self.searched = fingerprint(eyes, critic.state_dict())
         self.spec = Spec(
-            title if layers == "regan" else f"{title}, {layers} layers",
+            title if layers == own else f"{title}, {layers} layers",
             tuple(shape.channels(side) for side in sides),
             tuple(shape.resolution // side for side in sides),
             fingerprint({"weights": self.weights, "layers": layers, "invert": recipe.fingerprint}, critic.state_dict()),
@@ -82,7 +101,7 @@ class StyleGAN2(nn.Module):
         """Side of the pictures in pixels."""
         return self.generator.shape.resolution
 
-    def train(self, mode: bool = True) -> "StyleGAN2":
+    def train(self, mode: bool = True) -> "StyleGAN":
         """Stays in evaluation mode."""
         return super().train(False)
 
@@ -93,10 +112,11 @@ class StyleGAN2(nn.Module):
         for seed in seeds:
             rng = torch.Generator().manual_seed(seed)
             z = torch.randn(shape.z_dim, generator=rng)
-            drawn.append((z, [torch.randn(1, side, side, generator=rng) for side in shape.layers]))
+            drawn.append((z, [torch.randn(1, side, side, generator=rng) for side in self.generator.layers]))
         mapping = self.generator.mapping
         device = mapping.w_avg.device
-        ws = mapping.spread(mapping(torch.stack([z for z, _ in drawn]).to(device)), self.psi if psi is None else psi)
+        w = mapping(torch.stack([z for z, _ in drawn]).to(device))
+        ws = mapping.spread(w, self.psi if psi is None else psi, self.cutoff)
         noise = tuple(torch.stack(maps).to(device) for maps in zip(*(n for _, n in drawn), strict=True))
         return Latents(ws, noise, self.weights)
 
@@ -110,7 +130,8 @@ class StyleGAN2(nn.Module):
                 f"these latents belong to generator {latents.generator} and this one is {self.weights}; use the "
                 "generator that they were sampled from, or sample anew"
             )
-        images, maps = self.generator.synthesis(latents.ws, latents.noise)
+        raw = max(self._read) >= len(self.generator.layers)
+        images, maps = self.generator.synthesis(latents.ws, latents.noise, raw=raw)
         return images, Pyramid(tuple(maps[i] for i in self._read), (self.size, self.size))
 
     def restyled(self, latents: Latents, seeds: Sequence[int], side: int = 16) -> Latents:
@@ -119,7 +140,8 @@ class StyleGAN2(nn.Module):
         Style mixing (Karras et al. 2019, section 3.1): the coarse layers decide what lies where, so that labels stay
         true. Those of the drawn faces do to a weighted IoU of .81 with 16 px, .87 with 32 and .92 with 64 (LOG.md).
         """
-        other, sides = self.sample(seeds), [*self.generator.shape.layers, self.size]
+        # The size behind the layers' is that of StyleGAN2's last latent, its ToRGB's.
+        other, sides = self.sample(seeds), [*self.generator.layers, self.size][: self.generator.num_ws]
         swapped = torch.tensor([at >= side for at in sides], device=latents.ws.device)
         return Latents(torch.where(swapped[:, None], other.ws, latents.ws), other.noise, latents.generator)
 
@@ -127,8 +149,23 @@ class StyleGAN2(nn.Module):
         """The Pyramid of any pictures, by inversion: seconds per picture. Resized to the generator's size."""
         height, width = images.shape[2:]
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            _, pyramid = self.synthesize(self.invert(images.detach().float()).latents)
+            _, pyramid = self.synthesize(self.latents(images.detach().float()))
         return Pyramid(pyramid.maps, (height, width))
+
+    def latents(self, images: Float[torch.Tensor, "b 3 h w"]) -> Latents:
+        """Latents that draw these pictures: those that the store holds, and the others by inversion, all together."""
+        if self.store is None:
+            return self.invert(images).latents
+        keys = [key_of(f"latents-{self.searched}", picture) for picture in images.split(1)]
+        kept = [self.store.get(key) for key in keys]
+        new = [i for i, found in enumerate(kept) if found is None]
+        if new:
+            inverted = self.invert(images[new]).latents
+            for i, (ws, *noise) in zip(new, zip(inverted.ws, *inverted.noise, strict=True), strict=True):
+                kept[i] = [tensor.cpu().numpy() for tensor in (ws, *noise)]
+                self.store.put(keys[i], kept[i])
+        ws, *noise = (torch.from_numpy(np.stack(several)).to(images.device) for several in zip(*kept, strict=True))
+        return Latents(ws, tuple(noise), self.weights)
 
     def invert(
         self,
@@ -148,35 +185,60 @@ class StyleGAN2(nn.Module):
     def card(self) -> dict:
         """What `rebuild` needs besides the tensors."""
         return {
-            "kind": "stylegan2",
+            "kind": self.kind,
             "shape": self.generator.shape.model_dump(mode="json"),
             "title": self.title,
             "layers": self.layers,
             "psi": self.psi,
+            "cutoff": self.cutoff,
             "invert": self.recipe.model_dump(mode="json"),
         }
 
     @classmethod
-    def rebuild(cls, card: dict, tensors: Mapping[str, torch.Tensor]) -> "StyleGAN2":
+    def rebuild(cls, card: dict, tensors: Mapping[str, torch.Tensor]) -> "StyleGAN":
         """The one that `card` and `state_dict` were taken from; BadArtifact when they do not fit."""
-        shape = Shape.parse(card["shape"], card["title"])
-        nets = {"generator": Net(shape), "critic": Critic(shape)}
+        shape, (net, _) = Shape.parse(card["shape"], card["title"]), _KINDS[card["kind"]]
+        nets = {"generator": net(shape), "critic": stylegan2.Critic(shape)}
         for name, net in nets.items():
             own = {k.removeprefix(f"{name}."): v.float() for k, v in tensors.items() if k.startswith(f"{name}.")}
             load_exactly(net, own, f"{name} of '{card['title']}'")
         recipe = InvertRecipe.parse(card["invert"], card["title"])
-        return cls(nets["generator"], nets["critic"], card["title"], card["layers"], card["psi"], recipe)
+        given = (nets["generator"], nets["critic"], card["title"], card["layers"], card["psi"], recipe)
+        # Cards of earlier versions know of no cutoff.
+        return cls(*given, card.get("cutoff"))
 
 
-def load_stylegan2(
-    folder: Path | str | None = None, layers: str = "regan", psi: float = 1.0, recipe: InvertRecipe = PRESETS["fast"]
-) -> StyleGAN2:
-    """A generator that `partshot pretrain stylegan2` wrote, or the embedded one; BadArtifact when the folder holds
-    something else."""
+def taps(sides: Sequence[int], group: str) -> list[int]:
+    """Which of the maps a group of layers reads, finest first, as indices into what a synthesis returns with `raw`.
+
+    sides: of its layers, coarsest first. group: a key of GROUPS.
+    """
+    if group == "datasetgan":
+        last = {side: i for i, side in enumerate(sides)}
+        return [tap for i in reversed(last.values()) for tap in (i, len(sides) + i)]
+    low, high = GROUPS[group]
+    return [i for i, side in reversed(list(enumerate(sides))) if low <= side <= high]
+
+
+def load_stylegan(
+    folder: Path | str | None = None,
+    layers: str | None = None,
+    psi: float = 1.0,
+    recipe: InvertRecipe = PRESETS["fast"],
+    kind: str | None = None,
+    cutoff: int | None = None,
+) -> StyleGAN:
+    """A generator that `partshot pretrain` wrote, or the embedded one.
+
+    kind: "stylegan1" or "stylegan2", None either; the rest as in the class. BadArtifact when the folder holds something
+    else.
+    """
     folder = folder or EMBEDDED
     stored = Artifact.load(folder, kind="representation")
-    if "shape" not in stored.card:
-        raise BadArtifact(f"{folder}: holds {stored.card.get('title', 'no generator')}; a StyleGAN2 is needed")
+    found = stored.card.get("pretext", "stylegan2")
+    if "shape" not in stored.card or kind not in (None, found):
+        needed = kind or "generator"
+        raise BadArtifact(f"{folder}: holds {stored.card.get('title', 'no generator')}; a {needed} is needed")
     card = {"shape": stored.card["shape"], "title": stored.card["title"], "layers": layers, "psi": psi}
     tensors = {k: torch.from_numpy(np.array(v)) for k, v in stored.tensors.items()}
-    return StyleGAN2.rebuild({**card, "invert": recipe.model_dump()}, tensors)
+    return StyleGAN.rebuild({**card, "kind": found, "invert": recipe.model_dump(), "cutoff": cutoff}, tensors)

@@ -1,0 +1,123 @@
+"""DatasetGAN's training on sixteen pictures of 512 px with 5,056 channels: memory of the whole process, time of a step.
+
+The maps are those that DatasetGAN reads of StyleGAN1 for cars, two of each size from 4 to 512 px, here random numbers
+in float16, made straight into the pyramids. Published code holds the hypercolumn of all labelled pixels instead, 43 GB
+in float16 and twice that in the float32 that it trains on; its users report 160-260 GB. Memory is the peak of a fresh
+process, libraries and features included.
+
+    python bench/bench_memory.py [--threads 1]
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from partshot.data.shots import Shots
+from partshot.heads.ensemble import Ensemble
+from partshot.parts import PartSet
+from partshot.pyramid import Pyramid
+from partshot.represent.pixels import Pixels
+from partshot.train.fit_ensemble import PRESETS, fit_ensemble
+
+PICTURES, SIZE, CLASSES, STEPS, BATCH = 16, 512, 20, 1000, 64
+
+# (side, channels), finest first: two maps of each size, 5,056 channels in all.
+MAPS = tuple(
+    (side, channels)
+    for side, channels in (
+        (512, 32), (256, 64), (128, 128), (64, 256), (32, 512), (16, 512), (8, 512), (4, 512)
+    )
+    for _ in "12"
+)  # fmt: skip
+
+
+def random_pyramid() -> Pyramid:
+    rng, maps = torch.Generator().manual_seed(0), []
+    for side, channels in MAPS:
+        level = torch.empty(PICTURES, channels, side, side, dtype=torch.float16, memory_format=torch.channels_last)
+        for picture in level:
+            # One by one: random numbers are made in float32.
+            picture.copy_(torch.randn(side, side, channels, generator=rng).permute(2, 0, 1))
+        maps.append(level)
+    return Pyramid(tuple(maps), (SIZE, SIZE))
+
+
+def rings() -> Shots:
+    """Gray pictures whose masks are rings about another middle each, so that every class has pixels."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    middles = np.random.default_rng(0).uniform(0.4, 0.6, (PICTURES, 2)) * SIZE
+    labels = tuple(
+        np.clip(np.hypot(x - a, y - b) / SIZE * 2 * CLASSES, 0, CLASSES - 1).astype(np.uint8) for a, b in middles
+    )
+    gray = np.full((SIZE, SIZE, 3), 128, np.uint8)
+    parts = PartSet.of(*(f"ring {i}" for i in range(CLASSES)))
+    return Shots((gray,) * PICTURES, labels, tuple(f"rings {i}" for i in range(PICTURES)), parts)
+
+
+def measure() -> dict:
+    """Fits in this process; the time of a step is that of all members, features read."""
+    pyramid, shots = random_pyramid(), rings()
+    made = peak()
+    head = Ensemble(pyramid.channels, CLASSES)
+
+    def seconds(steps: int) -> float:
+        recipe = PRESETS["datasetgan"].changed(pixels=steps * BATCH)
+        began = time.perf_counter()
+        fit_ensemble(head, Pixels(), shots, recipe, SIZE, quiet=True, read=pyramid)
+        return time.perf_counter() - began
+
+    first, whole = seconds(1), seconds(STEPS)
+    return {
+        "peak_gb": round(peak(), 2),
+        "seconds": round((whole - first) / (STEPS - 1), 4),
+        "fit_seconds": round(whole, 1),
+        "steps": STEPS,
+        "gb_before_the_fit": round(made, 2),
+        "features_gb": round(sum(m.nbytes for m in pyramid.maps) / 1e9, 2),
+        "core_seconds": round(time.process_time(), 1),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def peak() -> float:
+    """Gigabytes that this process has held at most; Linux counts kilobytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.measure:
+        print(json.dumps(measure()))
+        return
+
+    command = [sys.executable, __file__, "--measure", "--threads", str(arguments.threads)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    channels, pixels = sum(c for _, c in MAPS), PICTURES * SIZE**2
+    print(f"{PICTURES} pictures of {SIZE} px, {channels} channels, {CLASSES} classes; threads: {arguments.threads}")
+    print(f"peak memory {found['peak_gb']:.2f} GB, {found['features_gb']:.2f} GB of it the features in float16")
+    print(f"the hypercolumn alone would be {pixels * channels * 2 / 1e9:.1f} GB in float16")
+    print(f"a step of ten members {found['seconds'] * 1e3:.1f} ms, {STEPS} steps {found['fit_seconds']:.1f} s")
+    print(f"load of the machine when done {found['load']}: above the cores, the times count others' work")
+    results = Path(__file__).parent / "results"
+    results.mkdir(exist_ok=True)
+    machine = {"cpu": platform.machine(), "threads": arguments.threads, "torch": torch.__version__}
+    (results / "bench_memory.json").write_text(json.dumps({**found, "machine": machine}, indent=1) + "\n")
+    print(json.dumps({name: found[name] for name in ("peak_gb", "seconds")}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Several representations side by side: one Pyramid of all their maps, for one head.
+
+What one encoder does not see another may; heads bring every channel to one scale themselves. Knows its members by their
+protocol only.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from partshot.errors import BadRecipe
+from partshot.pyramid import Pyramid
+from partshot.represent.position import Positioned
+from partshot.represent.spec import Representation, Spec, fingerprint
+
+
+class Several(nn.Module):
+    """A Representation: the members' maps, finest first; of equal strides the earlier member's come first.
+
+    Raises BadRecipe for fewer than two members, for a member that is one of several itself, and for one with a map of
+    positions: that belongs behind the whole.
+    """
+
+    def __init__(self, members: Sequence[Representation]):
+        super().__init__()
+        if len(members) < 2:
+            raise BadRecipe(f"several representations are two or more, {len(members)} given; name them A,B")
+        if any(isinstance(member, Positioned | Several) for member in members):
+            raise BadRecipe("a member of several has no +position and is not several; write A,B+position")
+        self.members = nn.ModuleList(members)
+        strides = [stride for member in members for stride in member.spec.strides]
+        channels = [count for member in members for count in member.spec.channels]
+        self._order = sorted(range(len(strides)), key=strides.__getitem__)
+        self.spec = Spec(
+            name=", ".join(member.spec.name for member in members),
+            channels=tuple(channels[i] for i in self._order),
+            strides=tuple(strides[i] for i in self._order),
+            fingerprint=fingerprint({"several": [member.spec.fingerprint for member in members]}, {}),
+        )
+
+    def train(self, mode: bool = True) -> "Several":
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
+        """All members' maps of pictures in [-1, 1]; raises what any of them raises."""
+        maps = [level for member in self.members for level in member.features(images).maps]
+        return Pyramid(tuple(maps[i] for i in self._order), tuple(images.shape[2:]))
+
+    def card(self) -> dict:
+        """The members' cards, in their order."""
+        return {"kind": "several", "members": [member.card() for member in self.members]}

@@ -1,0 +1,109 @@
+"""auto: which representation, which of its layers and which head read these shots best, found by leaving shots out.
+
+Candidates come in the order in which they would be taken without any measurement. Each is fitted, shortly, to all shots
+but some, and asked for those; the best wins, and of equals the one that comes first. The time that this may take is
+given, and what was not tried for lack of it is told. Knows candidates by name and opener; which there are is the
+caller's affair.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from partshot.data.shots import Shots
+from partshot.errors import BadRecipe
+from partshot.represent.spec import Representation
+from partshot.tasks.fit import HEAD, estimated
+from partshot.train.fit_head import FitHead
+
+# What needs no training, in the order in which it is tried: name and head. Random weights under a map of positions are
+# hard to beat from a handful of labels (LOG.md).
+READY = (
+    ("random+position", HEAD),
+    ("random,pixels+position", HEAD),
+    ("random[2-8]+position", HEAD),
+    ("random[4-16]+position", HEAD),
+    ("random+position", "cnn-l"),
+    ("random+position", "linear"),
+    ("pixels+position", HEAD),
+)
+# Differences in mean IoU below this are chance, with a handful of shots.
+_MARGIN = 0.01
+# Pictures that a head sees in each of the fits that are compared; more would settle the same order later.
+_IMAGES = 300
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """name: of the representation, its layers included. opened: gives it. head: a name of catalog.HEADS.
+
+    seconds: about how long opening takes, as training an encoder does.
+    """
+
+    name: str
+    opened: Callable[[], Representation]
+    head: str = HEAD
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.head} on {self.name}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """taken: the winner. tried: with the mean IoU of its left-out shots, 0..1, each. untried: for lack of time.
+
+    given, took: seconds.
+    """
+
+    taken: Candidate
+    tried: tuple[tuple[Candidate, float], ...]
+    untried: tuple[Candidate, ...]
+    given: float | int
+    took: float
+
+    @property
+    def why(self) -> str:
+        """A sentence for people."""
+        if not self.tried:
+            return f"{self.taken}: one labelled picture leaves none to compare on, so the first of the order is taken"
+        ranking = sorted(self.tried, key=lambda one: -one[1])
+        found = ", ".join(f"{candidate} {miou:.2f}" for candidate, miou in ranking)
+        late = f"; no time for {', '.join(map(str, self.untried))}" if self.untried else ""
+        return f"{self.taken}: mean IoU of left-out shots: {found}{late} ({self.took:.0f} s of {self.given:.0f})"
+
+
+def ready(opened: Callable[[str], Representation]) -> list[Candidate]:
+    """The candidates of READY; opened: gives the representation of a name."""
+    return [Candidate(name, partial(opened, name), head) for name, head in READY]
+
+
+def choose(
+    candidates: Sequence[Candidate], shots: Shots, fit: FitHead, size: int, seconds: float | int = 120
+) -> Choice:
+    """Tries the candidates in their order, each if there is time for it, as slow as the slowest so far.
+
+    fit: how the winner will be fitted; the comparison sees fewer pictures. size: side of the pictures that are read.
+    seconds: for all of it; the first candidate is tried in any case. With one shot nothing can be left out, and the
+    first candidate is taken. Raises BadRecipe without candidates.
+    """
+    if not candidates:
+        raise BadRecipe("auto has no candidates to choose from; name a representation")
+    began = time.monotonic()
+    if len(shots) < 2:
+        return Choice(candidates[0], (), tuple(candidates[1:]), seconds, 0.0)
+    short = fit if fit.images is None else fit.changed(images=min(fit.images, _IMAGES))
+    tried: list[tuple[Candidate, float]] = []
+    untried: list[Candidate] = []
+    slowest = 0.0
+    for candidate in candidates:
+        if tried and time.monotonic() - began + candidate.seconds + slowest > seconds:
+            untried.append(candidate)
+            continue
+        reads, started = candidate.opened(), time.monotonic()
+        tried.append((candidate, estimated(reads, candidate.head, shots, short, size).miou_nan))
+        slowest = max(slowest, time.monotonic() - started)
+    best = max(miou for _, miou in tried)
+    taken = next(candidate for candidate, miou in tried if miou >= best - _MARGIN)
+    return Choice(taken, tuple(tried), tuple(untried), seconds, time.monotonic() - began)

@@ -1,0 +1,211 @@
+"""bench: a named table, measured row by row: Markdown, JSON and a plot.
+
+The story: open what is measured on, let every row of the table learn from the same draws of shots, write each result
+down as soon as it is there, and put together what there is. Running it again goes on where it stopped. Which rows a
+table has is tables.py's affair.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import torch
+
+from partshot.artifact import replacing_file
+from partshot.errors import BadRecipe, nearest
+from partshot.evaluate import Row, kshot, table_to_dict, table_to_markdown, tabulate
+from partshot.machine import available_cores
+from partshot.recipe import Recipe
+from partshot.tasks.contenders import BenchRecipe, Contenders, Entry
+from partshot.tasks.field import Field, open_field
+from partshot.tasks.tables import TABLES, Table, generator_folder
+from partshot.train.journal import Journal, read_journal
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+# What is drawn at 64 px in minutes, and what real pictures of 128 px and more need.
+PRESETS = {
+    "toy": BenchRecipe(),
+    "pack": BenchRecipe(size=128, seeds=(0, 1, 2, 3, 4), student_kimg=9),
+}
+
+
+def bench(
+    table: str,
+    data: str = "toy-face",
+    out: Path = Path("partshot-bench"),
+    work: Path | None = None,
+    ks: Sequence[int] = (),
+    seeds: Sequence[int] = (),
+    size: int | None = None,
+    kimg: float | int | None = None,
+    generator: Path | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Measures a table; returns out/TABLE-DATA.md, beside which lie .json, .png and recipes/.
+
+    table: a key of tables.TABLES. data: a toy's name or a folder (see field.open_field). work: where rows, encoders and
+    students are kept, out/work when None. ks, seeds, size: replace the recipe's. kimg: thousands of pictures that each
+    encoder sees. generator: a trained one of such pictures. Raises BadRecipe for an unknown table or one that needs a
+    generator, and what opening the data raises, before any work.
+    """
+    if table not in TABLES:
+        raise BadRecipe(f"unknown table '{table}'; {nearest(table, TABLES)}")
+    out, work = Path(out), Path(work or Path(out) / "work")
+    recipe = _recipe(data, ks, seeds, size, kimg)
+    field = open_field(data, work, quiet)
+    _refuse_many(recipe, field)
+    entries = TABLES[table].rows(Contenders(field, work, recipe, generator_folder(generator), quiet))
+    torch.set_num_threads(available_cores())
+
+    rows, teller = [], _Teller(sum(len(entry.ks or recipe.ks) for entry in entries) * len(recipe.seeds), quiet)
+    # Whole draws first, so that a run that is cut short has complete ones to show.
+    for seed in recipe.seeds:
+        for entry in entries:
+            rows += _measure(entry, _journal(work, entry, field), seed, recipe, field, teller)
+    # A table shows its rows in its own order, not in that of the draws.
+    order = [entry.name for entry in entries]
+    return _write(out, table, field, recipe, entries, sorted(rows, key=lambda row: order.index(row.method)))
+
+
+def _recipe(data: str, ks: Sequence[int], seeds: Sequence[int], size, kimg) -> BenchRecipe:
+    given = {"ks": tuple(ks) or None, "seeds": tuple(seeds) or None, "size": size, "encoder_kimg": kimg}
+    row = PRESETS["toy" if data.startswith("toy-") else "pack"]
+    return row.changed(**{key: value for key, value in given.items() if value is not None})
+
+
+def _refuse_many(recipe: BenchRecipe, field: Field) -> None:
+    if max(recipe.ks) > len(field.pool) or min(recipe.ks) < 1:
+        raise BadRecipe(f"--ks {list(recipe.ks)}: {field.title} has {len(field.pool)} labelled pictures to draw from")
+
+
+def _journal(work: Path, entry: Entry, field: Field) -> Journal:
+    """Rows of one entry, under a name that changes with all that decides them."""
+    told = {role: recipe.fingerprint for role, recipe in entry.recipes.items()}
+    test = "" if entry.test is None else entry.test.fingerprint
+    state = f"{entry.name}/{told}/{test}/{field.fingerprint}"
+    name = "-".join("".join(c if c.isalnum() else " " for c in entry.name.lower()).split())
+    return Journal(work / "rows" / field.name / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:8]}.jsonl")
+
+
+class _Teller:
+    """A line for each new row, with the time that is left."""
+
+    def __init__(self, total: int, quiet: bool):
+        self.total, self.quiet = total, quiet
+        self.done, self.new, self.began = 0, 0, time.monotonic()
+
+    def tell(self, row: Row) -> None:
+        """One more row was measured."""
+        self.new += 1
+        left = (time.monotonic() - self.began) / self.new * (self.total - self.done - self.new) / 60
+        line = f"{row.method}, k = {row.k}, draw {row.seed}: mIoU {row.score.miou:.3f}; about {left:.0f} min left"
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+
+def _measure(
+    entry: Entry, journal: Journal, seed: int, recipe: BenchRecipe, field: Field, teller: _Teller
+) -> list[Row]:
+    """All rows of one entry on one draw, the new ones written down as they come."""
+    journal.rewind(0)
+
+    def keep(row: Row) -> None:
+        journal.write(row.to_dict())
+        teller.tell(row)
+
+    test, before = field.test if entry.test is None else entry.test, teller.new
+    ks, done = entry.ks or recipe.ks, [Row.from_dict(line) for line in read_journal(journal.path)]
+    rows = kshot({entry.name: entry.fit}, field.pool, test, ks, [seed], field.draws, keep, done)
+    teller.done += len(rows) - (teller.new - before)
+    return rows
+
+
+def _write(
+    out: Path, name: str, field: Field, recipe: BenchRecipe, entries: Sequence[Entry], rows: Sequence[Row]
+) -> Path:
+    """The page, its figures and its plot."""
+    table, stem = tabulate(rows), f"{name}-{field.name}"
+    links = {entry.name: _link(out / "recipes", entry.recipes) for entry in entries}
+    page = [
+        f"# {TABLES[name].what}",
+        "",
+        f"Table `{name}` ({TABLES[name].source}) on {field.title}. Mean and deviation over the draws "
+        f"{', '.join(map(str, recipe.seeds))}; {len(field.test)} pictures to measure on, background included.",
+        "",
+        _linked(table_to_markdown(table), links),
+        _linked(table_to_markdown(table, "wiou"), links),
+        f"![plot]({stem}.png)",
+        "",
+    ]
+    card = {"table": name, "data": field.title, "torch": torch.__version__, "recipe": recipe.model_dump(mode="json")}
+    seconds = {method: _seconds(row for row in rows if row.method == method) for method in table}
+    told = {"card": card, "table": table_to_dict(table), "seconds": seconds}
+    _keep(out / f"{stem}.json", json.dumps(told, indent=1))
+    _keep(out / f"{stem}.md", "\n".join(page))
+    _plot(out / f"{stem}.png", TABLES[name], entries, table)
+    return out / f"{stem}.md"
+
+
+def _seconds(rows: Iterable[Row]) -> dict[str, float]:
+    """Mean seconds of fitting and of predicting all test pictures."""
+    several = list(rows)
+    return {
+        "fit": round(sum(row.fit_seconds for row in several) / len(several), 1),
+        "predict": round(sum(row.predict_seconds for row in several) / len(several), 1),
+    }
+
+
+def _link(folder: Path, recipes: Mapping[str, Recipe]) -> str:
+    """Writes recipes as TOML, each once under its fingerprint; returns links to them."""
+    links = []
+    for role, recipe in recipes.items():
+        name = f"{role}-{recipe.fingerprint}.toml"
+        _keep(folder / name, recipe.to_toml())
+        links.append(f"[{role}](recipes/{name})")
+    return ", ".join(links) or "-"
+
+
+def _linked(markdown: str, links: Mapping[str, str]) -> str:
+    """A table with one more column, of the rows' recipes."""
+    head, rule, *rows = markdown.splitlines()
+    named = [f"{row} {links[row.removeprefix('| ').split(' | ')[0]]} |" for row in rows]
+    return "\n".join([f"{head} recipes |", f"{rule}---|", *named, ""])
+
+
+def _keep(path: Path, text: str) -> None:
+    with replacing_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _plot(path: Path, table: Table, entries: Sequence[Entry], measured) -> None:
+    """mean IoU over labels, or over what the table varies, one line each, deviations as bars."""
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for line, points in _lines(entries, measured).items():
+        x, mean, deviation = zip(*sorted(points), strict=True)
+        axes.errorbar(x, mean, deviation, marker="o", capsize=3, label=line)
+    if table.over in ("labels", "steps"):
+        axes.set_xscale("log")
+    ticks = sorted({point[0] for points in _lines(entries, measured).values() for point in points})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+    axes.minorticks_off()
+    axes.set(xlabel=table.over, ylabel="mean IoU", title=table.what)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    with replacing_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    plt.close(figure)
+
+
+def _lines(entries: Sequence[Entry], measured) -> dict[str, list[tuple[float, float, float]]]:
+    lines: dict[str, list[tuple[float, float, float]]] = {}
+    for entry in entries:
+        for k, cell in measured.get(entry.name, {}).items():
+            at = float(k) if entry.at is None else entry.at
+            lines.setdefault(entry.line or entry.name, []).append((at, cell.miou, cell.miou_std))
+    return lines

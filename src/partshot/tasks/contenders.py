@@ -1,0 +1,246 @@
+"""Who stands in a table: how each row comes from labelled shots to predictions.
+
+A contender is a function from shots to a predictor (see evaluate.Method). Encoders, generators and students are trained
+when the first row asks for them, once for all rows and all tables that share a folder. Which contenders a table has is
+tables.py's affair.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import Field as Setting
+
+from partshot.data.shots import Shots, load_shots
+from partshot.evaluate import Method
+from partshot.recipe import Recipe
+from partshot.represent.cache import Store
+from partshot.represent.choose import open_representation
+from partshot.represent.invert import PRESETS as INVERT_PRESETS
+from partshot.represent.position import Positioned
+from partshot.represent.several import Several
+from partshot.represent.spec import Representation
+from partshot.represent.stylegan import load_stylegan
+from partshot.segmenter import Segmenter
+from partshot.tasks.auto import Candidate, choose, ready
+from partshot.tasks.auto_shot import AutoShot
+from partshot.tasks.compare import Contest, folder_of_draw, predictor
+from partshot.tasks.distill import STUDENT, facing, train_student
+from partshot.tasks.field import TOYS, Field, toy_pictures
+from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
+from partshot.tasks.pretrain import pretrain, resolve
+from partshot.train.distill import PRESETS as DISTILL_PRESETS
+from partshot.train.distill import Distill
+from partshot.train.fit_ensemble import FitEnsemble, fit_presets
+from partshot.train.fit_head import PRESETS as FIT_PRESETS
+from partshot.train.fit_head import FitHead
+from partshot.train.progress import say
+
+
+class BenchRecipe(Recipe):
+    """How thoroughly a table is measured.
+
+    size: side of the pictures that encoders, heads and students read. ks: numbers of labels. seeds: draws of them.
+    encoder_kimg: thousands of pictures that each encoder sees in training. student_kimg: of shots that each student
+    sees. fit_images: pictures that each head sees. steps: of inverting one picture.
+    """
+
+    size: int = Setting(default=64, ge=32, multiple_of=32)
+    ks: tuple[int, ...] = (1, 5, 10)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    encoder_kimg: float = Setting(default=60, gt=0)
+    student_kimg: float = Setting(default=4, gt=0)
+    fit_images: int = Setting(default=600, ge=1)
+    steps: int = Setting(default=100, ge=1)
+
+
+class Entry(NamedTuple):
+    """One row of a table. name: as the table shows it. fit: the contender. recipes: by role, for the links beside it.
+
+    ks: numbers of labels if not the table's. test: what it is measured on if not the Field's test pictures. line, at:
+    in a plot over something else than labels, which line the row belongs to and where on it.
+    """
+
+    name: str
+    fit: Method
+    recipes: Mapping[str, Recipe]
+    ks: tuple[int, ...] | None = None
+    test: Shots | None = None
+    line: str = ""
+    at: float | None = None
+
+
+class Contenders:
+    """All of them for one Field.
+
+    work: where encoders and students are trained. recipe: how thoroughly. generator: a trained one's folder; None takes
+    the embedded one.
+    """
+
+    def __init__(self, field: Field, work: Path, recipe: BenchRecipe, generator: Path | None = None, quiet=False):
+        self.field, self.work, self.recipe, self.quiet = field, work, recipe, quiet
+        self.generator = generator
+
+    @cached_property
+    def fit(self) -> FitHead:
+        """How heads are fitted to labelled pictures."""
+        recipe = FIT_PRESETS["fast"].changed(images=self.recipe.fit_images)
+        return facing_fit(recipe, not self.distill.augment.flip)
+
+    def fit_of(self, head: str) -> FitHead | FitEnsemble:
+        """How a head of that name is: an ensemble has settings of its own."""
+        return fit_presets(head)["fast"] if head == "ensemble" else self.fit
+
+    @cached_property
+    def distill(self) -> Distill:
+        """How students are trained with consistency on the Field's plain pictures."""
+        recipe = DISTILL_PRESETS["default"].changed(size=self.student_size, kimg=self.recipe.student_kimg)
+        return facing(recipe, self._pictures)
+
+    @property
+    def student_size(self) -> int:
+        """Students read small pictures enlarged: at 64 px an eye is two pixels wide."""
+        return max(128, self.recipe.size)
+
+    def head(self, name: str, opened: Callable[[], Representation], head: str = HEAD) -> Entry:
+        """A head on a representation, which `opened` gives."""
+        fitted = self.segmenter(opened, head)
+        return Entry(name, lambda shots: predictor(fitted(shots)), {"fit": self.fit_of(head)})
+
+    def encoder(self, name: str, pretext: str, pictures: Callable[[], Path] | None = None, head: str = HEAD) -> Entry:
+        """A head on an encoder that a pretext trained. pictures: the folder that it learnt from; None the Field's."""
+        row = self.head(name, lambda: self.encoder_of(pretext, pictures), head)
+        return row._replace(recipes={"encoder": self._encoder_recipe(pretext), **row.recipes})
+
+    def distilled(self, name: str, pretext: str, head: str = HEAD) -> Entry:
+        """A student that learns what a head on an encoder says of plain pictures (GANORCON, step III)."""
+        recipe = self.distill.changed(consistency=None)
+        teacher = self.segmenter(lambda: self.encoder_of(pretext), head)
+
+        def method(shots: Shots):
+            out = folder_of_draw(self.work / "students", f"{pretext}-{head}-{recipe.fingerprint}", shots)
+            given = (self._pictures, teacher(shots), STUDENT, 0, self.quiet)
+            return predictor(train_student(shots, recipe, out, *given))
+
+        return Entry(name, method, {**self.encoder(name, pretext).recipes, "student": recipe})
+
+    def several(self, name: str, pretexts: Sequence[str]) -> Entry:
+        """A head on several encoders and on random weights, side by side."""
+
+        def opened() -> Representation:
+            members = [self._plain_encoder(pretext) for pretext in pretexts]
+            return Positioned(Several([*members, open_representation("random")]))
+
+        row = self.head(name, opened)
+        return row._replace(recipes={p: self._encoder_recipe(p) for p in pretexts} | row.recipes)
+
+    def auto(self, name: str, pretexts: Sequence[str]) -> Entry:
+        """Whatever left-out shots speak for: encoders, random weights, pixels, some of their layers, three heads."""
+        encoders = [Candidate(pretext, partial(self.encoder_of, pretext)) for pretext in pretexts]
+
+        def method(shots: Shots):
+            choice = choose([*encoders, *ready(open_representation)], shots, self.fit, self.recipe.size, math.inf)
+            say(f"auto: {choice.why}", self.quiet)
+            maker = Segmenter(choice.taken.opened(), shots.parts, choice.taken.head, self.recipe.size, self.fit)
+            return predictor(maker.fit(shots, quiet=True))
+
+        return Entry(name, method, {p: self._encoder_recipe(p) for p in pretexts} | {"fit": self.fit})
+
+    def inverted(self, name: str, layers: str = "regan", steps: int | None = None) -> Entry:
+        """A head on what a generator draws the pictures from, found by inversion."""
+        recipe = INVERT_PRESETS["fast"].changed(steps=steps or self.recipe.steps)
+        fit = self.fit.changed(augment=None)
+
+        @cache
+        def road() -> AutoShot:
+            generator = load_stylegan(self.generator, layers, recipe=recipe)
+            # Whatever the layers, a picture is searched for once.
+            generator.store = Store(self.work / "inverted")
+            return AutoShot(self.work, generator, self.distill, fit, own=False, quiet=self.quiet)
+
+        return Entry(name, lambda shots: road().few_shot(shots), {"inversion": recipe, "fit": fit})
+
+    def student(self, name: str = "mean teacher") -> Entry:
+        """The student's network with consistency on plain pictures, and no representation."""
+        return Entry(name, lambda shots: predictor(self._contest.mean_teacher(shots)), {"student": self.distill})
+
+    def supervised(self, name: str = "supervised") -> Entry:
+        """The student's network from the labels alone."""
+        recipe = self.distill.changed(unlabelled=0, consistency=None)
+        return Entry(name, lambda shots: predictor(self._contest.supervised(shots)), {"student": recipe})
+
+    def transfer(self, name: str = "transfer") -> Entry:
+        """The student's network, trained with many exact masks of another toy and then with the labels."""
+        recipe = self.distill.changed(unlabelled=0, consistency=None)
+
+        def method(shots: Shots):
+            out = folder_of_draw(self.work / "students", f"transfer-{recipe.fingerprint}", shots)
+            given = (None, None, STUDENT, 0, self.quiet)
+            return predictor(train_student(shots, recipe, out, *given, start=self._elsewhere))
+
+        return Entry(name, method, {"student": recipe})
+
+    def forest(self, name: str = "forest") -> Entry:
+        """What users do today: a random forest on filters."""
+        return Entry(name, self._contest.methods()["forest"], {})
+
+    def encoder_of(self, pretext: str, pictures: Callable[[], Path] | None = None) -> Representation:
+        """The trained encoder, with the map of positions."""
+        return Positioned(self._plain_encoder(pretext, pictures))
+
+    def _plain_encoder(self, pretext: str, pictures: Callable[[], Path] | None = None) -> Representation:
+        folder = self.field.plain if pictures is None else pictures()
+        left_out = self.field.left_out if pictures is None else ()
+        recipe = self._encoder_recipe(pretext)
+        source = self.field.name if pictures is None else folder.parent.name
+        out = self.work / "encoders" / f"{pretext}-{source}-{recipe.fingerprint}"
+        given = {"size": self.recipe.size, "kimg": self.recipe.encoder_kimg, "quiet": self.quiet}
+        return open_representation("resnet", pretrain(pretext, folder, out, **given, leave_out=left_out))
+
+    def segmenter(self, opened: Callable[[], Representation], head: str = HEAD) -> Callable[[Shots], Segmenter]:
+        """Fits a head to shots; the last fit is kept, for rows that share it."""
+        opened = cache(opened)
+
+        @_once
+        def fitted(shots: Shots) -> Segmenter:
+            maker = Segmenter(opened(), shots.parts, head, self.recipe.size, self.fit_of(head))
+            return maker.fit(shots, quiet=True)
+
+        return fitted
+
+    def _encoder_recipe(self, pretext: str) -> Recipe:
+        return resolve(pretext, size=self.recipe.size, kimg=self.recipe.encoder_kimg)
+
+    @cached_property
+    def _elsewhere(self) -> Path:
+        """A student that knows all masks of another toy."""
+        other = next(name for name in TOYS if name != self.field.name)
+        folder = toy_pictures(other, self.work, self.quiet).parent
+        recipe = DISTILL_PRESETS["supervised"].changed(size=self.student_size, kimg=4 * self.recipe.student_kimg)
+        out = self.work / "students" / f"{other}-{recipe.fingerprint}"
+        train_student(load_shots(folder), recipe, out, quiet=self.quiet)
+        return out
+
+    @cached_property
+    def _pictures(self):
+        return self.field.pictures(self.student_size)
+
+    @cached_property
+    def _contest(self) -> Contest:
+        representation = open_representation(REPRESENTATION)
+        return Contest(self.work / "students", self._pictures, representation, self.distill, HEAD, self.fit, quiet=True)
+
+
+def _once(fit: Callable[[Shots], object]) -> Callable[[Shots], object]:
+    """The same function, remembering its last answer."""
+    last: dict[tuple[str, ...], object] = {}
+
+    def remembering(shots: Shots):
+        if shots.names not in last:
+            last.clear()
+            last[shots.names] = fit(shots)
+        return last[shots.names]
+
+    return remembering

@@ -1,0 +1,125 @@
+"""What a table is measured on: labelled pictures to draw shots from, others to measure on, and plain ones.
+
+Knows two kinds of sources: drawn toys by name ("toy-face"), and a folder of pictures with masks, whose split.json tells
+the draws where there is one. Every method of a table gets the same Field.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from partshot.data.images import list_images, read_stack
+from partshot.data.shots import Shots, find_pairs, load_shots
+from partshot.data.toy import toy_shots, writing_toy
+from partshot.errors import BadLabels, BadRecipe, nearest
+from partshot.evaluate import Draws
+from partshot.train.progress import Ticker
+
+TOYS = {"toy-face": "faces", "toy-car": "cars", "toy-horse": "horses"}
+
+# Pictures that students learn from; more would hardly be seen twice in the time a row has.
+MOST_PICTURES = 700
+# Drawn toys to draw shots from, to measure on, and without labels, and the seeds of each.
+_POOL, _HELD_OUT, _PLAIN = 300, 100, 1000
+_POOL_SEED, _TEST_SEED, _PLAIN_SEED = 32, 33, 31
+# The toys' side in pixels: that of the embedded generator.
+_TOY_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Field:
+    """name: for files. title: for people. pool: where shots are drawn from; draws: which ones, None where seeds say.
+
+    test: what is measured on. plain: the folder of unlabelled pictures, and left_out: files there that are not among
+    them, such as masks and what is measured on.
+    """
+
+    name: str
+    title: str
+    pool: Shots
+    test: Shots
+    draws: Draws | None
+    plain: Path
+    left_out: tuple[Path, ...] = ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """12 hex digits that are equal exactly when pool, test and draws are."""
+        given = f"{self.pool.fingerprint}/{self.test.fingerprint}/{self.draws}"
+        return hashlib.sha256(given.encode()).hexdigest()[:12]
+
+    def pictures(self, size: int) -> np.ndarray:
+        """At most MOST_PICTURES unlabelled ones, spread evenly over the folder: uint8 [n, size, size, 3]."""
+        paths = list_images(self.plain, leave_out=self.left_out)
+        paths = paths[:: max(1, len(paths) // MOST_PICTURES)][:MOST_PICTURES]
+        return read_stack(paths, size, skip_corrupt=True).images
+
+
+def open_field(data: str, work: Path, quiet: bool = False) -> Field:
+    """The Field of a toy's name, or of a folder. work: where a toy's plain pictures are drawn.
+
+    A folder holds images/ and masks/, classes.json, and may hold unlabeled/ and split.json: {"train": [stems], "val":
+    [stems], "fewshot": {k: {seed: [stems]}}}. Without split.json every fourth labelled picture is measured on. Without
+    unlabeled/ the pictures that are not measured on are learnt from, their masks hidden.
+
+    Raises BadRecipe for a name that is neither, BadLabels for a folder with fewer than four labelled pictures or with a
+    split that names others.
+    """
+    if data in TOYS:
+        return _toy(data, work, quiet)
+    folder = Path(data)
+    if not folder.is_dir():
+        raise BadRecipe(f"--data {data}: no such folder, and no toy; {nearest(data, TOYS)}")
+    return _pack(folder)
+
+
+def toy_pictures(name: str, work: Path, quiet: bool = False) -> Path:
+    """A folder of a toy's plain pictures, drawn where they are missing."""
+    out = work / "pictures" / name
+    with Ticker(f"draw {name}", _PLAIN, 0, quiet) as ticker:
+        for i, _ in enumerate(writing_toy(TOYS[name], _PLAIN, _TOY_SIZE, out, _PLAIN_SEED)):
+            ticker.tick(i + 1)
+    return out / "images"
+
+
+def _toy(name: str, work: Path, quiet: bool) -> Field:
+    pool = toy_shots(TOYS[name], _TOY_SIZE, _POOL, _POOL_SEED)
+    test = toy_shots(TOYS[name], _TOY_SIZE, _HELD_OUT, _TEST_SEED)
+    title = f"{TOYS[name]} drawn at {_TOY_SIZE} px"
+    return Field(name, title, pool, test, None, toy_pictures(name, work, quiet))
+
+
+def _pack(folder: Path) -> Field:
+    pairs = {pair.name: pair for pair in find_pairs(folder)}
+    split = _split(folder, list(pairs))
+    pool, test = (load_shots(folder, names=split[part]) for part in ("train", "val"))
+    draws = {int(k): {int(s): tuple(v) for s, v in by.items()} for k, by in split.get("fewshot", {}).items()}
+    held_out = [pairs[name].image for name in split["val"]]
+    apart = folder / "unlabeled"
+    plain, left_out = (apart, ()) if apart.is_dir() else (_pictures_of(held_out[0]), tuple(held_out))
+    title = f"{folder.resolve().name}, measured on {len(test)} pictures"
+    return Field(folder.resolve().name, title, pool, test, draws or None, plain, left_out)
+
+
+def _split(folder: Path, stems: list[str]) -> dict:
+    path = folder / "split.json"
+    if not path.is_file():
+        if len(stems) < 4:
+            raise BadLabels(f"{folder}: {len(stems)} labelled pictures; 4 or more are needed, to measure on some")
+        return {"train": [stem for i, stem in enumerate(stems) if i % 4], "val": stems[::4]}
+    try:
+        split = json.loads(path.read_text(encoding="utf-8"))
+        missing = [stem for stem in [*split["train"], *split["val"]] if stem not in stems]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadLabels(f'{path}: not a split ({error}); write {{"train": [stems], "val": [stems]}}') from error
+    if missing:
+        raise BadLabels(f"{path}: names '{missing[0]}', which has no mask; {nearest(missing[0], stems[:20])}")
+    return split
+
+
+def _pictures_of(image: Path) -> Path:
+    return image.parent

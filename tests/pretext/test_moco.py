@@ -1,0 +1,347 @@
+"""MoCo by its formula, queue and followers; no batch betrays its keys, and a cut run ends with the same bits."""
+
+import math
+import multiprocessing
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from partshot.errors import BadRecipe
+from partshot.pretext.moco import PRESETS, MoCo, MoCoRecipe, Queue, gathered, in_groups, in_shuffled_groups, tell_apart
+from partshot.pretext.pairs import SPOTS, at_spots, normalized
+from partshot.train.journal import read_journal
+from partshot.train.loop import LoopRecipe, run_loop
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TINY = PRESETS["small-folder"].changed(size=32, view=1.0, batch=8, queue=16, groups=2)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Blobs of color on colored ground, so that there is something to tell apart."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (64, 4, 4, 3), dtype=np.uint8)
+    return np.kron(coarse, np.ones((1, 8, 8, 1), np.uint8))
+
+
+def views_of(game, seed=0):
+    return game.batch(torch.Generator().manual_seed(seed), 8)
+
+
+def unit(rows, dim, seed):
+    return F.normalize(torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def begun(pictures, recipe):
+    """A game that has other pictures' keys in its queues, or it would learn nothing."""
+    game = MoCo(pictures, recipe)
+    for name in ("queue", "dense_queue"):
+        game.modules[name].push(unit(8, recipe.dim, 3))
+    return game
+
+
+def by_hand(queries, keys, others, temperature):
+    """Equation 1 one query at a time, in float64; and the share of queries whose own key is the nearest."""
+    q, k, rest = (x.detach().double().numpy() for x in (queries, keys, others))
+    losses, found = [], 0
+    for i in range(len(q)):
+        own = math.exp(q[i] @ k[i] / temperature)
+        strange = [math.exp(q[i] @ other / temperature) for other in rest]
+        losses.append(-math.log(own / (own + sum(strange))))
+        found += own > max(strange)
+    return sum(losses) / len(q), found / len(q)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
+def test_the_loss_is_equation_one(temperature):
+    queries, others = unit(6, 8, 0), unit(12, 8, 1)
+    keys = F.normalize(queries + 0.7 * unit(6, 8, 2), dim=1)
+    keys[4:] = -queries[4:]
+    loss, accuracy = tell_apart(queries, keys, others, temperature)
+    expected, found = by_hand(queries, keys, others, temperature)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert float(accuracy) == pytest.approx(found) and 0 < found < 1
+
+
+def test_a_collapsed_encoder_finds_nothing():
+    point = unit(1, 8, 0)
+    loss, accuracy = tell_apart(point.expand(4, 8), point.expand(4, 8), point.expand(7, 8), 0.2)
+    assert float(loss) == pytest.approx(math.log(8), rel=1e-5)
+    assert accuracy == 0
+
+
+def embedded(game, side, view, spots):
+    """Pictures and spots as one side of the game embeds them, whole batches at a time."""
+    nets = {name: game.modules[side + name] for name in ("trunk", "head", "dense_head")}
+    levels = nets["trunk"](normalized(view))
+    pair = nets["head"](levels[-1].mean((2, 3))), nets["dense_head"](at_spots(levels[-2:], spots))
+    return tuple(F.normalize(x, dim=1) for x in pair)
+
+
+def test_the_game_adds_both_terms_and_queues_its_keys(pictures):
+    game = begun(pictures, TINY.changed(groups=1, dense=0.3))
+    views = views_of(game)
+    with torch.no_grad():
+        for net in ("key_trunk", "key_head", "key_dense_head"):  # so that a key is not mistaken for a query
+            for parameter in game.modules[net].parameters():
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        queries, query_spots = embedded(game, "", views.first, views.first_spots)
+        keys, key_spots = embedded(game, "key_", views.second, views.second_spots)
+    others = unit(8, 128, 3)
+    expected, found = by_hand(queries, keys, others, 0.2)
+    dense, _ = by_hand(query_spots, key_spots, others, 0.2)
+
+    loss = game.loss(views)
+    assert float(loss.detach()) == pytest.approx(expected + 0.3 * dense, rel=1e-4)
+    assert all(torch.equal(game.modules[name].keys, others) for name in ("queue", "dense_queue"))
+
+    figures = game.finish(0.1)
+    assert figures["accuracy"] == pytest.approx(found) and 0 < figures["spread"] < 1.1
+    whole = F.normalize(key_spots.view(8, SPOTS * SPOTS, -1).mean(1), dim=1)
+    for name, fresh in (("queue", keys), ("dense_queue", whole)):
+        torch.testing.assert_close(game.modules[name].keys, torch.cat([others, fresh]), atol=1e-4, rtol=0)
+
+
+def test_the_queue_holds_nothing_but_keys_and_gives_up_its_oldest_first():
+    queue, real = Queue(12, 3), deque(maxlen=12)
+    assert queue.keys.shape == (0, 3)
+    for step in range(8):
+        fresh = torch.arange(step * 4.0, step * 4 + 4)[:, None].expand(4, 3)
+        queue.push(fresh)
+        real.extend(fresh[:, 0].tolist())
+        assert sorted(queue.keys[:, 0].tolist()) == sorted(real)
+
+
+def test_without_others_there_is_nothing_to_learn(pictures):
+    game = MoCo(pictures, TINY)
+    loss = game.loss(views_of(game))
+    loss.backward()
+    assert loss == 0 and not any(p.grad.any() for p in game.modules["trunk"].parameters())
+    assert game.finish(0.1)["accuracy"] == 1
+
+
+def test_keys_get_no_gradient(pictures):
+    game = begun(pictures, TINY)
+    followers = {name: net for name, net in game.modules.items() if name.startswith("key_")}
+    assert {name.removeprefix("key_") for name in followers} == {"trunk", "head", "dense_head"}
+    game.loss(views_of(game)).backward()
+    assert not any(p.requires_grad or p.grad is not None for net in followers.values() for p in net.parameters())
+    learning = [p for name in ("trunk", "head", "dense_head") for p in game.modules[name].parameters()]
+    assert all(p.grad is not None and p.grad.any() for p in learning)
+    # Weight decay moves whatever an optimizer holds, gradient or not.
+    stepped = {id(p) for group in game.optimizer.param_groups for p in group["params"]}
+    assert stepped == {id(p) for p in learning}
+
+
+def test_the_key_encoder_follows_by_its_momentum(pictures):
+    game = begun(pictures, TINY.changed(momentum=0.75, rate=3))
+    query, key = game.modules["trunk"], game.modules["key_trunk"]
+    assert all(torch.equal(a, b) for a, b in zip(query.parameters(), key.parameters(), strict=True))
+    game.loss(views_of(game)).backward()
+    game.optimizer.step()
+    learnt = {name: p.detach().clone() for name, p in query.named_parameters()}
+    old = {name: p.detach().clone() for name, p in key.named_parameters()}
+    seen = key.bn1.running_mean.clone()
+
+    game.finish(0.1)
+
+    assert (learnt["conv1.weight"] - old["conv1.weight"]).abs().max() > 1e-4
+    for name, p in key.named_parameters():
+        torch.testing.assert_close(p, 0.75 * old[name] + 0.25 * learnt[name])
+    assert all(torch.equal(p, learnt[name]) for name, p in query.named_parameters())
+    # Its statistics are its own batches'.
+    assert torch.equal(key.bn1.running_mean, seen) and not torch.equal(seen, query.bn1.running_mean)
+
+
+class Watcher(nn.Module):
+    """A trunk whose levels show each picture's number, and how many came together."""
+
+    def __init__(self):
+        super().__init__()
+        self.together = []
+
+    def forward(self, pictures):
+        self.together.append([int(n) for n in pictures[:, 0, 0, 0]])
+        return pictures * 0, pictures[:, :1, :2, :2], pictures[:, :2, :1, :1]
+
+
+def test_keys_pass_in_other_company_than_queries_and_come_back_in_order():
+    numbered = torch.arange(12.0).view(12, 1, 1, 1).expand(12, 3, 4, 4)
+    straight, shuffled = Watcher(), Watcher()
+    torch.manual_seed(0)
+    for levels in (in_groups(straight, numbered, 3), in_shuffled_groups(shuffled, numbered, 3)):
+        assert [tuple(level.shape[1:]) for level in levels] == [(1, 2, 2), (2, 1, 1)]
+        assert all(torch.equal(level[:, 0, 0, 0], torch.arange(12.0)) for level in levels)
+    assert straight.together == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert [len(group) for group in shuffled.together] == [4, 4, 4]
+    assert sorted(sum(shuffled.together, [])) == list(range(12))
+    assert all(set(group) not in map(set, straight.together) for group in shuffled.together)
+
+
+def test_batch_statistics_are_a_groups_own():
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, pictures):
+            return pictures, self.norm(pictures)
+
+    pictures = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    _, normed = in_groups(Normed(), pictures, 2)
+    for half in (slice(0, 3), slice(3, 6)):
+        own = pictures[half]
+        mean, var = own.mean((0, 2, 3), keepdim=True), own.var((0, 2, 3), unbiased=False, keepdim=True)
+        torch.testing.assert_close(normed[half], (own - mean) / (var + 1e-5).sqrt(), atol=1e-5, rtol=0)
+
+
+def play(game, out, stop_at=None):
+    recipe = LoopRecipe(kimg=0.032, batch=8, precision="fp32", checkpoint_seconds=0 if stop_at else 60)
+    if stop_at is None:
+        run_loop(game, recipe, out, "moco", "f", journal_every=2, quiet=True)
+        return
+    steps, batch = iter(range(stop_at)), game.batch
+
+    def stopping(rng, images):
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return batch(rng, images)
+
+    game.batch = stopping
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(game, recipe, out, "moco", "f", journal_every=2, quiet=True)
+
+
+class Doll(nn.Module):
+    """A trunk of two levels, small enough to be saved in every step."""
+
+    channels = (4, 8)
+
+    def __init__(self, name, stem_stride):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 4, 5, stride=4), nn.BatchNorm2d(4)
+        self.second, self.last = nn.Conv2d(4, 8, 3, stride=2), nn.BatchNorm2d(8)
+
+    def forward(self, pictures):
+        level = self.norm(self.first(pictures)).relu()
+        return level, self.last(self.second(level)).relu()
+
+
+def test_a_cut_run_ends_with_the_same_bits(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("partshot.pretext.moco.ResNetTrunk", Doll)
+    whole, cut = MoCo(pictures, TINY), MoCo(pictures, TINY)
+    play(whole, tmp_path / "whole")
+    # After the third of four steps: the queue of two batches has begun anew.
+    play(MoCo(pictures, TINY), tmp_path / "cut", stop_at=3)
+    play(cut, tmp_path / "cut")
+    for name, module in whole.modules.items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, cut.modules[name].state_dict()[key]), (name, key)
+    figures = [
+        [{k: v for k, v in line.items() if k != "seconds"} for line in read_journal(tmp_path / run / "journal.jsonl")]
+        for run in ("whole", "cut")
+    ]
+    assert figures[0] == figures[1]
+    assert set(figures[0][-1]) == {"step", "images", "loss", "spread", "accuracy"}
+
+
+def queued(rank, folder):
+    # Every process has keys of its own, and the queue gets them all.
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    queue = Queue(8, 2)
+    queue.push(gathered(torch.full((2, 2), float(rank + 1))))
+    torch.save(queue.keys, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_the_queue_is_the_same_in_every_process(tmp_path):
+    alone = unit(3, 2, 0)
+    assert gathered(alone) is alone
+    # Forked, not spawned: importing everything anew would take longer than the test.
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=queued, args=(rank, tmp_path)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f"{rank}.pt").tolist() == [[1, 1], [1, 1], [2, 2], [2, 2]]
+
+
+def found_again(game):
+    """Loss and accuracy among 64 pictures, both views seen by the encoder that learns."""
+    views = game.batch(torch.Generator().manual_seed(99), 64)
+    with torch.no_grad():
+        q, k = (
+            F.normalize(game.modules["head"](game.modules["trunk"](normalized(view))[-1].mean((2, 3))), dim=1)
+            for view in (views.first, views.second)
+        )
+    own = torch.arange(64)
+    return float(F.cross_entropy(q @ k.T / 0.2, own)), float(((q @ k.T).argmax(1) == own).float().mean())
+
+
+def test_a_short_training_finds_more_pictures_again(pictures):
+    game = MoCo(pictures, TINY.changed(batch=16, rate=0.1, color=0.3, smallest=0.5))
+    loss, accuracy = found_again(game)
+    for step in range(12):
+        torch.manual_seed(step)
+        game.optimizer.zero_grad()
+        game.loss(game.batch(torch.Generator().manual_seed(step), 16)).backward()
+        game.optimizer.step()
+        game.finish(0.1)
+    lower, higher = found_again(game)
+    assert lower < loss and higher > accuracy
+
+
+def test_the_rate_falls_to_nothing(pictures):
+    game = MoCo(pictures, TINY.changed(rate=0.03))
+    for progress, share in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.0)):
+        game.prepare(progress)
+        assert game.optimizer.param_groups[0]["lr"] == pytest.approx(0.03 * 8 / 256 * share)
+
+
+def test_what_is_kept_has_torchvisions_names(pictures):
+    names = set(torchvision.models.resnet18().state_dict())
+    assert set(MoCo(pictures, TINY).trained()) == {n for n in names if not n.startswith("fc.")}
+
+
+def test_initial_weights_follow_the_seed(pictures):
+    one, same, other = (MoCo(pictures, TINY, seed).trained()["conv1.weight"] for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_written_and_read(name, tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(PRESETS[name].to_toml())
+    assert MoCoRecipe.from_toml(path) == PRESETS[name]
+    assert math.isclose(PRESETS["moco-v2-paper"].view * PRESETS["moco-v2-paper"].size, 224)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cure"),
+    [
+        ({"batch": 12}, "a queue of 16 keys is no multiple of the batch, 12; take a batch of 8 or a queue of 24"),
+        ({"queue": 20}, "a queue of 20 keys is no multiple of the batch, 8; take a batch of 5 or a queue of 24"),
+        ({"batch": 32}, "take a batch of 16 or a queue of 32"),
+        ({"groups": 5}, "a batch of 8 makes no 5 groups of two pictures or more; take a batch of 10 or 4 groups"),
+        ({"batch": 1}, "batch' = 1"),
+        ({"temperature": 0}, "temperature' = 0"),
+        ({"momentum": 1}, "momentum' = 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_with_the_cure(wrong, cure):
+    with pytest.raises(BadRecipe, match=cure):
+        TINY.changed(**wrong)
+
+
+def test_too_many_groups_for_a_devices_share_are_refused(pictures):
+    with pytest.raises(BadRecipe, match="3 pictures a device do not make 2 groups of two or more; raise the batch"):
+        MoCo(pictures, TINY).batch(torch.Generator(), 3)

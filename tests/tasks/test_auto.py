@@ -1,0 +1,84 @@
+"""Which candidate auto takes, and what it says of the others."""
+
+import numpy as np
+import pytest
+
+from partshot.data.shots import Shots
+from partshot.errors import BadRecipe
+from partshot.parts import PartSet
+from partshot.represent.choose import open_representation
+from partshot.represent.pixels import Pixels
+from partshot.represent.position import Positioned
+from partshot.tasks import auto
+from partshot.tasks.auto import Candidate, choose
+from partshot.train.fit_head import FitHead
+
+FIT = FitHead(images=60, batch=2, lr=0.05, standardize=True)
+
+
+def halves(count, by_place):
+    """Noise whose left half is the part (only its place tells), or whose red half is (only its color tells)."""
+    rng, images, labels = np.random.default_rng(0), [], []
+    for _ in range(count):
+        mask = np.zeros((32, 32), np.uint8)
+        if by_place:
+            mask[:, :16] = 1
+            image = rng.integers(0, 255, (32, 32, 3), np.uint8)
+        else:
+            mask[rng.integers(0, 2, (8, 8)).repeat(4, 0).repeat(4, 1) > 0] = 1
+            image = np.full((32, 32, 3), 60, np.uint8)
+            image[mask > 0, 0] = 200
+        images.append(image)
+        labels.append(mask)
+    names = tuple(f"{i}" for i in range(count))
+    return Shots(tuple(images), tuple(labels), names, PartSet.of("background", "part"))
+
+
+def candidates():
+    return [Candidate("pixels", Pixels, "linear"), Candidate("placed", lambda: Positioned(Pixels()), "linear")]
+
+
+def test_what_reads_left_out_shots_better_is_taken():
+    found = choose(candidates(), halves(3, by_place=True), FIT, 32)
+    assert found.taken.name == "placed"
+    (_, plain), (_, placed) = found.tried
+    assert placed > plain + 0.2
+    assert found.why.startswith("linear on placed: ") and "linear on pixels" in found.why
+
+
+def test_of_equals_the_first_is_taken():
+    assert choose(candidates(), halves(3, by_place=False), FIT, 32).taken.name == "pixels"
+
+
+def test_one_shot_takes_the_first_unmeasured():
+    found = choose(candidates(), halves(1, by_place=True), FIT, 32)
+    assert found.taken.name == "pixels" and not found.tried
+    assert "one labelled picture" in found.why
+
+
+def test_time_ends_it_and_is_told(monkeypatch):
+    now = [0.0]
+
+    def estimated(*_):
+        now[0] += 40
+        return type("Score", (), {"miou_nan": 0.5})
+
+    monkeypatch.setattr(auto.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(auto, "estimated", estimated)
+    first, second = candidates()
+    slow = Candidate("slow", lambda: pytest.fail("no time for it"), "linear", seconds=30.0)
+    late = Candidate("late", lambda: pytest.fail("no time for it"), "linear")
+    found = choose([first, slow, second, late], halves(2, by_place=True), FIT, 32, seconds=100)
+    assert [one.name for one, _ in found.tried] == ["pixels", "placed"]
+    assert found.untried == (slow, late) and (found.given, found.took) == (100, 80)
+    assert "no time for linear on slow, linear on late (80 s of 100)" in found.why
+
+
+def test_the_ready_ones_open():
+    opened = [one.opened() for one in auto.ready(open_representation)]
+    assert len({(one.spec.fingerprint, head) for one, (_, head) in zip(opened, auto.READY, strict=True)}) == len(opened)
+
+
+def test_nobody_to_choose():
+    with pytest.raises(BadRecipe, match="no candidates"):
+        choose([], halves(2, by_place=True), FIT, 32)

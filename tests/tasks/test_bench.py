@@ -1,0 +1,132 @@
+"""bench: rows, their order, resuming, and the page; with contenders that take no time."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from partshot.data.shots import load_shots
+from partshot.data.toy import write_toy
+from partshot.errors import BadLabels, BadRecipe
+from partshot.tasks import bench as module
+from partshot.tasks.bench import bench
+from partshot.tasks.contenders import BenchRecipe, Contenders, Entry
+from partshot.tasks.field import open_field
+from partshot.tasks.tables import TABLES, Table, shifted
+from partshot.train.fit_head import FitHead
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eight drawn horses with masks; a split that measures on two."""
+    folder = write_toy("horses", 8, 32, tmp_path_factory.mktemp("pack") / "horses")
+    stems = [f"{i:05d}" for i in range(8)]
+    split = {"train": stems[:6], "val": stems[6:], "fewshot": {"1": {"0": stems[2:3], "1": stems[3:4]}}}
+    (folder / "split.json").write_text(json.dumps(split))
+    return folder
+
+
+def floor(fits):
+    """A contender that says everywhere what its shots show most; notes each fit in `fits`."""
+
+    def fit(shots):
+        fits.append(shots.names)
+        most = np.bincount(np.concatenate([mask.ravel() for mask in shots.labels])).argmax()
+        return lambda images: [np.full(image.shape[:2], most, np.uint8) for image in images]
+
+    return fit
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A table of two rows, one of which has a k of its own; returns what was fitted."""
+    fits = []
+
+    def rows(every):
+        recipe = FitHead(images=7)
+        return [Entry("floor", floor(fits), {"fit": recipe}), Entry("other", floor(fits), {}, ks=(1,))]
+
+    monkeypatch.setattr(module, "TABLES", {"tiny": Table("Why?", "nowhere", rows)})
+    monkeypatch.setitem(module.PRESETS, "pack", BenchRecipe(size=32, ks=(1,), seeds=(0, 1)))
+    return fits
+
+
+def test_a_table(folder, tiny, tmp_path):
+    page = bench("tiny", str(folder), tmp_path, quiet=True)
+    assert page == tmp_path / "tiny-horses.md" and (tmp_path / "tiny-horses.png").stat().st_size > 1000
+    text = page.read_text()
+    link = text.split("| floor | ")[1].split("](")[1].split(")")[0]
+    assert "images = 7" in (tmp_path / link).read_text()
+    told = json.loads((tmp_path / "tiny-horses.json").read_text())
+    test = load_shots(folder, names=["00006", "00007"])
+    background = np.mean(np.stack(test.labels) == 0)
+    # The floor is background everywhere: of five classes one has that IoU, the others 0.
+    assert told["table"]["floor"]["1"]["miou"] == pytest.approx(background / 5)
+    assert told["table"]["floor"]["1"]["seeds"] == 2 and list(told["table"]) == ["floor", "other"]
+    assert sorted(tiny) == [("00002",), ("00002",), ("00003",), ("00003",)]
+
+
+def test_it_goes_on_where_it_stopped(folder, tiny, tmp_path):
+    bench("tiny", str(folder), tmp_path, seeds=(0,), quiet=True)
+    assert len(tiny) == 2
+    bench("tiny", str(folder), tmp_path, quiet=True)
+    assert len(tiny) == 4
+    # Only the rows that were asked for are shown.
+    page = bench("tiny", str(folder), tmp_path, seeds=(1,), quiet=True)
+    assert len(tiny) == 4 and "draws 1;" in page.read_text()
+
+
+def test_what_cannot_be_is_refused_before_work(folder, tiny, tmp_path):
+    with pytest.raises(BadRecipe, match="unknown table 'tny'.*tiny"):
+        bench("tny", str(folder), tmp_path)
+    with pytest.raises(BadRecipe, match="no such folder, and no toy.*toy-face"):
+        bench("tiny", "toy-fase", tmp_path)
+    with pytest.raises(BadRecipe, match="6 labelled pictures"):
+        bench("tiny", str(folder), tmp_path, ks=(7,))
+    assert not tiny and not list(Path(tmp_path).iterdir())
+
+
+def test_tables_that_need_a_generator_say_so(folder, tmp_path):
+    every = Contenders(open_field(str(folder), tmp_path), tmp_path, BenchRecipe(size=32))
+    for name in ("layers", "inversion", "gan-images"):
+        with pytest.raises(BadRecipe, match="--generator"):
+            TABLES[name].rows(every)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_of_every_table(name, folder, tmp_path):
+    """Rows are built without any training, their names differ, and their recipes can be shown."""
+    every = Contenders(open_field(str(folder), tmp_path), tmp_path, BenchRecipe(size=32), generator=tmp_path)
+    entries = TABLES[name].rows(every)
+    assert len({entry.name for entry in entries}) == len(entries) > 1
+    for entry in entries:
+        assert all(recipe.to_toml() for recipe in entry.recipes.values())
+
+
+def test_a_field_hides_what_is_measured_on(folder, tmp_path):
+    field = open_field(str(folder), tmp_path)
+    assert field.pool.names == tuple(f"{i:05d}" for i in range(6)) and field.test.names == ("00006", "00007")
+    assert len(field.pictures(32)) == 6
+    assert field.draws == {1: {0: ("00002",), 1: ("00003",)}}
+
+
+def test_a_field_without_a_split(folder, tmp_path):
+    plain = write_toy("cars", 9, 32, tmp_path / "cars")
+    field = open_field(str(plain), tmp_path)
+    assert field.test.names == ("00000", "00004", "00008") and len(field.pool) == 6 and field.draws is None
+    few = write_toy("cars", 3, 32, tmp_path / "few")
+    with pytest.raises(BadLabels, match="4 or more"):
+        open_field(str(few), tmp_path)
+    (plain / "split.json").write_text('{"train": ["00001"], "val": ["0007"]}')
+    with pytest.raises(BadLabels, match="'0007'"):
+        open_field(str(plain), tmp_path)
+
+
+def test_shifted(folder):
+    shots = load_shots(folder, names=["00000"])
+    moved = shifted(shots, 0.25)
+    assert np.array_equal(moved.images[0][:, :24], shots.images[0][:, 8:])
+    assert np.array_equal(moved.labels[0][:, :24], shots.labels[0][:, 8:])
+    assert (moved.labels[0][:, 24:] == 255).all() and (moved.images[0][:, 24:] == shots.images[0][:, -1:]).all()
+    assert shifted(shots, 0.0).fingerprint == shots.fingerprint
