@@ -100,6 +100,11 @@ def below(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
+def inside(folder: Path, name: str) -> Path:
+    """folder/name where an artifact stands there, as in what a command was told as --out; else the folder itself."""
+    return folder / name if standing(folder / name).exists() else folder
+
+
 def standing(folder: Path) -> Path:
     """Where the artifact that belongs at `folder` is to be read.
 

@@ -345,7 +345,7 @@ def bench(
     work: Annotated[
         Path | None, typer.Option(file_okay=False, help="Folder for what is trained; default: OUT/work.")
     ] = None,
-    ks: Annotated[str, typer.Option(help="Numbers of labels, with commas between.")] = "1,5,10",
+    ks: Annotated[str, typer.Option(help="Numbers of labels, with commas between; default: 1,5,10.")] = "",
     seeds: Annotated[str, typer.Option(help="Draws of the labels, with commas between; default: the data's.")] = "",
     size: Size = None,
     kimg: Annotated[float | None, typer.Option(help="Thousands of pictures that each encoder sees.")] = None,

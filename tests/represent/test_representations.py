@@ -11,6 +11,7 @@ from partshot.represent.choose import open_representation, rebuild, tensors_of
 from partshot.represent.pixels import Pixels
 from partshot.represent.position import Positioned, position_map
 from partshot.represent.resnet import ResNet, load_resnet, random_resnet
+from partshot.represent.several import Several
 
 
 def pictures(n=2, height=32, width=48, seed=0):
@@ -178,8 +179,25 @@ def test_some_levels_alone():
         ("random[4-8", r"\[LOW-HIGH\]"),
         ("random,", "unknown representation ''"),
         ("random,pixels+position,random", "unknown representation 'pixels\\+position'"),
+        ("stylegan2[8-16]", "a generator stands alone"),
+        ("stylegan2,pixels+position", "a generator stands alone"),
+        ("stylegan2+position", "its features know their places"),
     ],
 )
 def test_names_that_cannot_be(name, reason):
     with pytest.raises(BadRecipe, match=reason):
         open_representation(name)
+
+
+def test_a_folder_of_a_known_name_is_not_meant(tmp_path, monkeypatch):
+    (tmp_path / "random").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert open_representation("random+position").spec.channels[0] == 5
+
+
+def test_members_of_several_are_plain():
+    some = open_representation("random[4-8]")
+    with pytest.raises(BadRecipe, match="members of several are plain"):
+        Several([some, Pixels()])
+    with pytest.raises(BadRecipe, match="two or more, 1 given"):
+        Several([Pixels()])

@@ -1,6 +1,7 @@
 """bench: rows, their order, resuming, and the page; with contenders that take no time."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 
 from partshot.data.shots import load_shots
 from partshot.data.toy import write_toy
-from partshot.errors import BadLabels, BadRecipe
+from partshot.errors import BadArtifact, BadLabels, BadRecipe
+from partshot.represent.stylegan import EMBEDDED
 from partshot.tasks import bench as module
 from partshot.tasks.bench import bench
 from partshot.tasks.contenders import BenchRecipe, Contenders, Entry
@@ -82,8 +84,14 @@ def test_what_cannot_be_is_refused_before_work(folder, tiny, tmp_path):
         bench("tny", str(folder), tmp_path)
     with pytest.raises(BadRecipe, match="no such folder, and no toy.*toy-face"):
         bench("tiny", "toy-fase", tmp_path)
-    with pytest.raises(BadRecipe, match="6 labelled pictures"):
-        bench("tiny", str(folder), tmp_path, ks=(7,))
+    with pytest.raises(BadRecipe, match=r"no k = 2 for all of --seeds \[0, 1\]; there are"):
+        bench("tiny", str(folder), tmp_path, ks=(1, 2))
+    with pytest.raises(BadRecipe, match="seeds are .* each once"):
+        bench("tiny", str(folder), tmp_path, seeds=(1, 1))
+    with pytest.raises(BadRecipe, match="ks are .* from 1 on"):
+        bench("tiny", str(folder), tmp_path, ks=(0,))
+    with pytest.raises(BadArtifact):
+        bench("tiny", str(folder), tmp_path, generator=folder)
     assert not tiny and not list(Path(tmp_path).iterdir())
 
 
@@ -97,7 +105,7 @@ def test_tables_that_need_a_generator_say_so(folder, tmp_path):
 @pytest.mark.parametrize("name", TABLES)
 def test_rows_of_every_table(name, folder, tmp_path):
     """Rows are built without any training, their names differ, and their recipes can be shown."""
-    every = Contenders(open_field(str(folder), tmp_path), tmp_path, BenchRecipe(size=32), generator=tmp_path)
+    every = Contenders(open_field(str(folder), tmp_path), tmp_path, BenchRecipe(size=32), generator=EMBEDDED)
     entries = TABLES[name].rows(every)
     assert len({entry.name for entry in entries}) == len(entries) > 1
     for entry in entries:
@@ -109,6 +117,57 @@ def test_a_field_hides_what_is_measured_on(folder, tmp_path):
     assert field.pool.names == tuple(f"{i:05d}" for i in range(6)) and field.test.names == ("00006", "00007")
     assert len(field.pictures(32)) == 6
     assert field.draws == {1: {0: ("00002",), 1: ("00003",)}}
+
+
+def test_what_decides_a_row_is_in_its_name(folder, tmp_path):
+    """A journal is found again under the same settings, and under no others."""
+    field, recipe = open_field(str(folder), tmp_path), BenchRecipe(size=32)
+    entry = Entry("inverted", lambda shots: None, {"fit": FitHead(images=7)}, source="a generator")
+
+    def place(entry=entry, recipe=recipe, field=field):
+        return module._journal(tmp_path, entry, recipe, field).path
+
+    more = shutil.copytree(folder, tmp_path / "more" / folder.name)
+    shutil.copy(more / "images" / "00000.png", more / "images" / "plain.png")
+    others = [
+        place(entry._replace(source="another")),
+        place(entry._replace(recipes={"fit": FitHead(images=8)})),
+        place(entry._replace(test=shifted(field.test, 0.5))),
+        place(recipe=recipe.changed(size=64)),
+        place(field=open_field(str(more), tmp_path)),
+    ]
+    assert place() == place() and len({place(), *others}) == 6
+
+
+def test_students_of_other_settings_are_trained_elsewhere(folder, tmp_path):
+    field = open_field(str(folder), tmp_path)
+    one, other = (Contenders(field, tmp_path, BenchRecipe(size=size)) for size in (32, 64))
+    recipe = FitHead(images=7)
+    assert one._students(recipe) != other._students(recipe) != other._students(recipe.changed(images=8))
+
+
+@pytest.mark.parametrize(
+    ("split", "reason"),
+    [
+        ({"train": ["00000"], "val": ["00000"]}, "'00000' is in both"),
+        ({"train": [], "val": ["00000"]}, "train or val is empty"),
+        ({"train": ["00000"]}, "not a split"),
+        ({"train": ["00000"], "val": ["00001"], "fewshot": {"one": {}}}, "not a split"),
+    ],
+)
+def test_splits_that_cannot_be(tmp_path, split, reason):
+    pack = write_toy("cars", 4, 32, tmp_path / "cars")
+    (pack / "split.json").write_text(json.dumps(split))
+    with pytest.raises(BadLabels, match=reason):
+        open_field(str(pack), tmp_path)
+
+
+def test_pictures_without_a_mask_may_lie_among_the_others(tmp_path):
+    pack = write_toy("cars", 9, 32, tmp_path / "cars")
+    for i in (1, 2):
+        (pack / "masks" / f"0000{i}.png").unlink()
+    field = open_field(str(pack), tmp_path)
+    assert len(field.pool) + len(field.test) == 7 and len(field.pictures(32)) == 9 - len(field.test)
 
 
 def test_a_field_without_a_split(folder, tmp_path):

@@ -46,13 +46,14 @@ def open_representation(name: str, folder: Path | None = None) -> Representation
     members = [plain] if Path(plain).is_dir() else plain.split(",")
     opened = [_open_one(member, folder) for member in members]
     found = opened[0] if len(opened) == 1 else Several(opened)
+    if name != members[0] and any(isinstance(one, StyleGAN) for one in opened):
+        raise BadRecipe(
+            f"representation '{name}': a generator stands alone, takes no {POSITION}, since its features know their "
+            "places, and its layers are named, as in stylegan2:middle"
+        )
     if levels is not None:
         found = Levels(found, *levels)
-    if not name.endswith(POSITION):
-        return found
-    if isinstance(found, StyleGAN):
-        raise BadRecipe(f"a generator ('{plain}') takes no {POSITION}: its features know their places")
-    return Positioned(found)
+    return Positioned(found) if name.endswith(POSITION) else found
 
 
 def _split_levels(name: str) -> tuple[str, tuple[int, int] | None]:
@@ -86,7 +87,8 @@ def _open_one(name: str, folder: Path | None) -> Representation:
 def _in_folder(name: str, folder: Path | None) -> tuple[str, Path | None]:
     """A trained one's folder as the name of its kind, layers included, and the folder; other names as they are."""
     place, _, layers = (name, "", "") if Path(name).is_dir() else name.rpartition(":")
-    if not place or not Path(place).is_dir():
+    # A folder that happens to be called "random" is meant as ./random.
+    if name.partition(":")[0] in REPRESENTATIONS or not place or not Path(place).is_dir():
         return name, folder
     pretext = read_card(Path(place)).get("pretext")
     kind = pretext if pretext in ("stylegan1", "stylegan2") else "resnet"

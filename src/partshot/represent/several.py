@@ -12,6 +12,8 @@ from torch import nn
 
 from partshot.errors import BadRecipe
 from partshot.pyramid import Pyramid
+from partshot.represent.cache import Cached
+from partshot.represent.levels import Levels
 from partshot.represent.position import Positioned
 from partshot.represent.spec import Representation, Spec, fingerprint
 
@@ -19,16 +21,18 @@ from partshot.represent.spec import Representation, Spec, fingerprint
 class Several(nn.Module):
     """A Representation: the members' maps, finest first; of equal strides the earlier member's come first.
 
-    Raises BadRecipe for fewer than two members, for a member that is one of several itself, and for one with a map of
-    positions: that belongs behind the whole.
+    Raises BadRecipe for fewer than two members, and for one that wraps others itself: a map of positions, a choice of
+    levels or a cache belongs around the whole.
     """
 
     def __init__(self, members: Sequence[Representation]):
         super().__init__()
         if len(members) < 2:
             raise BadRecipe(f"several representations are two or more, {len(members)} given; name them A,B")
-        if any(isinstance(member, Positioned | Several) for member in members):
-            raise BadRecipe("a member of several has no +position and is not several; write A,B+position")
+        if any(isinstance(member, Positioned | Levels | Cached | Several) for member in members):
+            raise BadRecipe(
+                "members of several are plain ones; write A,B[4-16]+position, and keep the whole in a cache"
+            )
         self.members = nn.ModuleList(members)
         strides = [stride for member in members for stride in member.spec.strides]
         channels = [count for member in members for count in member.spec.channels]

@@ -9,24 +9,22 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import torch
+from matplotlib.figure import Figure
 
-from partshot.artifact import replacing_file
+from partshot import __version__
+from partshot.artifact import inside, replacing_file
 from partshot.errors import BadRecipe, nearest
 from partshot.evaluate import Row, kshot, table_to_dict, table_to_markdown, tabulate
 from partshot.machine import available_cores
 from partshot.recipe import Recipe
 from partshot.tasks.contenders import BenchRecipe, Contenders, Entry
-from partshot.tasks.field import Field, open_field
-from partshot.tasks.tables import TABLES, Table, generator_folder
+from partshot.tasks.field import TOYS, Field, open_field
+from partshot.tasks.tables import TABLES, Table
 from partshot.train.journal import Journal, read_journal
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
 
 # What is drawn at 64 px in minutes, and what real pictures of 128 px and more need.
 PRESETS = {
@@ -51,23 +49,26 @@ def bench(
 
     table: a key of tables.TABLES. data: a toy's name or a folder (see field.open_field). work: where rows, encoders and
     students are kept, out/work when None. ks, seeds, size: replace the recipe's. kimg: thousands of pictures that each
-    encoder sees. generator: a trained one of such pictures. Raises BadRecipe for an unknown table or one that needs a
-    generator, and what opening the data raises, before any work.
+    encoder sees. generator: a trained one of such pictures. Raises BadRecipe for an unknown table, one that needs a
+    generator, or labels that are not there, BadArtifact for a generator that is none, and what opening the data raises,
+    all before anything is trained.
     """
     if table not in TABLES:
         raise BadRecipe(f"unknown table '{table}'; {nearest(table, TABLES)}")
     out, work = Path(out), Path(work or Path(out) / "work")
     recipe = _recipe(data, ks, seeds, size, kimg)
     field = open_field(data, work, quiet)
-    _refuse_many(recipe, field)
-    entries = TABLES[table].rows(Contenders(field, work, recipe, generator_folder(generator), quiet))
+    found = None if generator is None else inside(Path(generator), "representation")
+    every = Contenders(field, work, recipe, found, quiet)
+    entries = TABLES[table].rows(every)
+    _refuse_missing(entries, recipe, field)
     torch.set_num_threads(available_cores())
 
     rows, teller = [], _Teller(sum(len(entry.ks or recipe.ks) for entry in entries) * len(recipe.seeds), quiet)
     # Whole draws first, so that a run that is cut short has complete ones to show.
     for seed in recipe.seeds:
         for entry in entries:
-            rows += _measure(entry, _journal(work, entry, field), seed, recipe, field, teller)
+            rows += _measure(entry, _journal(work, entry, recipe, field), seed, recipe, field, teller)
     # A table shows its rows in its own order, not in that of the draws.
     order = [entry.name for entry in entries]
     return _write(out, table, field, recipe, entries, sorted(rows, key=lambda row: order.index(row.method)))
@@ -75,20 +76,27 @@ def bench(
 
 def _recipe(data: str, ks: Sequence[int], seeds: Sequence[int], size, kimg) -> BenchRecipe:
     given = {"ks": tuple(ks) or None, "seeds": tuple(seeds) or None, "size": size, "encoder_kimg": kimg}
-    row = PRESETS["toy" if data.startswith("toy-") else "pack"]
+    row = PRESETS["toy" if data in TOYS else "pack"]
     return row.changed(**{key: value for key, value in given.items() if value is not None})
 
 
-def _refuse_many(recipe: BenchRecipe, field: Field) -> None:
-    if max(recipe.ks) > len(field.pool) or min(recipe.ks) < 1:
-        raise BadRecipe(f"--ks {list(recipe.ks)}: {field.title} has {len(field.pool)} labelled pictures to draw from")
+def _refuse_missing(entries: Sequence[Entry], recipe: BenchRecipe, field: Field) -> None:
+    """BadRecipe for numbers of labels, or draws of them, that the Field has not."""
+    for k in sorted({k for entry in entries for k in entry.ks or recipe.ks}):
+        if field.draws is None and k > len(field.pool):
+            raise BadRecipe(f"{k} labels of {field.title}: {len(field.pool)} are there to draw from; give smaller --ks")
+        if field.draws is not None and not set(recipe.seeds) <= set(field.draws.get(k, ())):
+            known = {k: sorted(by) for k, by in field.draws.items()}
+            raise BadRecipe(
+                f"{field.title}: split.json holds no k = {k} for all of --seeds {list(recipe.seeds)}; there are {known}"
+            )
 
 
-def _journal(work: Path, entry: Entry, field: Field) -> Journal:
+def _journal(work: Path, entry: Entry, recipe: BenchRecipe, field: Field) -> Journal:
     """Rows of one entry, under a name that changes with all that decides them."""
-    told = {role: recipe.fingerprint for role, recipe in entry.recipes.items()}
-    test = "" if entry.test is None else entry.test.fingerprint
-    state = f"{entry.name}/{told}/{test}/{field.fingerprint}"
+    told = {role: of.fingerprint for role, of in entry.recipes.items()}
+    test = field.test if entry.test is None else entry.test
+    state = f"{__version__}/{entry.name}/{entry.source}/{told}/{recipe.size}/{test.fingerprint}/{field.fingerprint}"
     name = "-".join("".join(c if c.isalnum() else " " for c in entry.name.lower()).split())
     return Journal(work / "rows" / field.name / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:8]}.jsonl")
 
@@ -135,8 +143,8 @@ def _write(
     page = [
         f"# {TABLES[name].what}",
         "",
-        f"Table `{name}` ({TABLES[name].source}) on {field.title}. Mean and deviation over the draws "
-        f"{', '.join(map(str, recipe.seeds))}; {len(field.test)} pictures to measure on, background included.",
+        f"Table `{name}` ({TABLES[name].source}) on {field.title}, read at {recipe.size} px. Mean and deviation over "
+        f"the draws {', '.join(map(str, recipe.seeds))}; {len(field.test)} pictures to measure on, with background.",
         "",
         _linked(table_to_markdown(table), links),
         _linked(table_to_markdown(table, "wiou"), links),
@@ -144,21 +152,10 @@ def _write(
         "",
     ]
     card = {"table": name, "data": field.title, "torch": torch.__version__, "recipe": recipe.model_dump(mode="json")}
-    seconds = {method: _seconds(row for row in rows if row.method == method) for method in table}
-    told = {"card": card, "table": table_to_dict(table), "seconds": seconds}
-    _keep(out / f"{stem}.json", json.dumps(told, indent=1))
+    _keep(out / f"{stem}.json", json.dumps({"card": card, "table": table_to_dict(table)}, indent=1))
     _keep(out / f"{stem}.md", "\n".join(page))
     _plot(out / f"{stem}.png", TABLES[name], entries, table)
     return out / f"{stem}.md"
-
-
-def _seconds(rows: Iterable[Row]) -> dict[str, float]:
-    """Mean seconds of fitting and of predicting all test pictures."""
-    several = list(rows)
-    return {
-        "fit": round(sum(row.fit_seconds for row in several) / len(several), 1),
-        "predict": round(sum(row.predict_seconds for row in several) / len(several), 1),
-    }
 
 
 def _link(folder: Path, recipes: Mapping[str, Recipe]) -> str:
@@ -185,7 +182,8 @@ def _keep(path: Path, text: str) -> None:
 
 def _plot(path: Path, table: Table, entries: Sequence[Entry], measured) -> None:
     """mean IoU over labels, or over what the table varies, one line each, deviations as bars."""
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
     for line, points in _lines(entries, measured).items():
         x, mean, deviation = zip(*sorted(points), strict=True)
         axes.errorbar(x, mean, deviation, marker="o", capsize=3, label=line)
@@ -199,7 +197,6 @@ def _plot(path: Path, table: Table, entries: Sequence[Entry], measured) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     with replacing_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
 
 
 def _lines(entries: Sequence[Entry], measured) -> dict[str, list[tuple[float, float, float]]]:

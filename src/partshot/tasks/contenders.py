@@ -1,10 +1,11 @@
 """Who stands in a table: how each row comes from labelled shots to predictions.
 
-A contender is a function from shots to a predictor (see evaluate.Method). Encoders, generators and students are trained
-when the first row asks for them, once for all rows and all tables that share a folder. Which contenders a table has is
+A contender is a function from shots to a predictor (see evaluate.Method). Encoders and students are trained when the
+first row asks for them, once for all rows and all tables that share a folder. Which contenders a table has is
 tables.py's affair.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property, partial
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import Field as Setting
+from pydantic import model_validator
 
 from partshot.data.shots import Shots, load_shots
 from partshot.evaluate import Method
@@ -36,15 +38,20 @@ from partshot.train.distill import Distill
 from partshot.train.fit_ensemble import FitEnsemble, fit_presets
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
+from partshot.train.forest import Forest
 from partshot.train.progress import say
+
+EMBEDDED_TOY = "toy-face"
+"""The toy that the embedded generator draws."""
 
 
 class BenchRecipe(Recipe):
     """How thoroughly a table is measured.
 
-    size: side of the pictures that encoders, heads and students read. ks: numbers of labels. seeds: draws of them.
-    encoder_kimg: thousands of pictures that each encoder sees in training. student_kimg: of shots that each student
-    sees. fit_images: pictures that each head sees. steps: of inverting one picture.
+    size: side of the pictures that encoders and heads read; students read no less than 128 px. ks: numbers of labels.
+    seeds: draws of them. encoder_kimg: thousands of pictures that each encoder sees in training. student_kimg: of shots
+    that each student sees. fit_images: pictures that each head sees, but an ensemble, which sees pixels. steps: of
+    inverting one picture.
     """
 
     size: int = Setting(default=64, ge=32, multiple_of=32)
@@ -55,12 +62,20 @@ class BenchRecipe(Recipe):
     fit_images: int = Setting(default=600, ge=1)
     steps: int = Setting(default=100, ge=1)
 
+    @model_validator(mode="after")
+    def _each_once(self):
+        for name, values, least in (("ks", self.ks, 1), ("seeds", self.seeds, 0)):
+            if not values or len(set(values)) < len(values) or min(values) < least:
+                raise ValueError(f"{name} are {list(values)}; give some, each once, from {least} on")
+        return self
+
 
 class Entry(NamedTuple):
     """One row of a table. name: as the table shows it. fit: the contender. recipes: by role, for the links beside it.
 
     ks: numbers of labels if not the table's. test: what it is measured on if not the Field's test pictures. line, at:
-    in a plot over something else than labels, which line the row belongs to and where on it.
+    in a plot over something else than labels, which line the row belongs to and where on it. source: what besides its
+    recipes decides the row, such as a generator's fingerprint.
     """
 
     name: str
@@ -70,18 +85,22 @@ class Entry(NamedTuple):
     test: Shots | None = None
     line: str = ""
     at: float | None = None
+    source: str = ""
 
 
 class Contenders:
     """All of them for one Field.
 
     work: where encoders and students are trained. recipe: how thoroughly. generator: a trained one's folder; None takes
-    the embedded one.
+    the embedded one for its own toy, and none for anything else. Raises BadArtifact where it holds no generator.
     """
 
     def __init__(self, field: Field, work: Path, recipe: BenchRecipe, generator: Path | None = None, quiet=False):
         self.field, self.work, self.recipe, self.quiet = field, work, recipe, quiet
         self.generator = generator
+        # Its fingerprint; empty where there is none.
+        drawn = generator is not None or (field.toy and field.name == EMBEDDED_TOY)
+        self.drawn_by = load_stylegan(generator).weights if drawn else ""
 
     @cached_property
     def fit(self) -> FitHead:
@@ -114,17 +133,20 @@ class Contenders:
         row = self.head(name, lambda: self.encoder_of(pretext, pictures), head)
         return row._replace(recipes={"encoder": self._encoder_recipe(pretext), **row.recipes})
 
-    def distilled(self, name: str, pretext: str, head: str = HEAD) -> Entry:
-        """A student that learns what a head on an encoder says of plain pictures (GANORCON, step III)."""
+    def with_student(self, name: str, pretext: str, head: str = HEAD) -> list[Entry]:
+        """A head on an encoder, and the student that learns what it says of plain pictures (GANORCON, step III)."""
         recipe = self.distill.changed(consistency=None)
         teacher = self.segmenter(lambda: self.encoder_of(pretext), head)
+        recipes = self.encoder(name, pretext, head=head).recipes
+        folder = self._students(recipe, *recipes.values())
 
         def method(shots: Shots):
-            out = folder_of_draw(self.work / "students", f"{pretext}-{head}-{recipe.fingerprint}", shots)
+            out = folder_of_draw(folder, f"{pretext}-{head}", shots)
             given = (self._pictures, teacher(shots), STUDENT, 0, self.quiet)
             return predictor(train_student(shots, recipe, out, *given))
 
-        return Entry(name, method, {**self.encoder(name, pretext).recipes, "student": recipe})
+        direct = Entry(name, lambda shots: predictor(teacher(shots)), recipes)
+        return [direct, Entry(f"{name}, distilled", method, {**recipes, "student": recipe})]
 
     def several(self, name: str, pretexts: Sequence[str]) -> Entry:
         """A head on several encoders and on random weights, side by side."""
@@ -137,11 +159,11 @@ class Contenders:
         return row._replace(recipes={p: self._encoder_recipe(p) for p in pretexts} | row.recipes)
 
     def auto(self, name: str, pretexts: Sequence[str]) -> Entry:
-        """Whatever left-out shots speak for: encoders, random weights, pixels, some of their layers, three heads."""
+        """Whatever left-out shots speak for, among what `run` tries, in its order, but with all the time it takes."""
         encoders = [Candidate(pretext, partial(self.encoder_of, pretext)) for pretext in pretexts]
 
         def method(shots: Shots):
-            choice = choose([*encoders, *ready(open_representation)], shots, self.fit, self.recipe.size, math.inf)
+            choice = choose([*ready(open_representation), *encoders], shots, self.fit, self.recipe.size, math.inf)
             say(f"auto: {choice.why}", self.quiet)
             maker = Segmenter(choice.taken.opened(), shots.parts, choice.taken.head, self.recipe.size, self.fit)
             return predictor(maker.fit(shots, quiet=True))
@@ -160,9 +182,10 @@ class Contenders:
             generator.store = Store(self.work / "inverted")
             return AutoShot(self.work, generator, self.distill, fit, own=False, quiet=self.quiet)
 
-        return Entry(name, lambda shots: road().few_shot(shots), {"inversion": recipe, "fit": fit})
+        recipes = {"inversion": recipe, "fit": fit}
+        return Entry(name, lambda shots: road().few_shot(shots), recipes, source=self.drawn_by)
 
-    def student(self, name: str = "mean teacher") -> Entry:
+    def mean_teacher(self, name: str = "mean teacher") -> Entry:
         """The student's network with consistency on plain pictures, and no representation."""
         return Entry(name, lambda shots: predictor(self._contest.mean_teacher(shots)), {"student": self.distill})
 
@@ -176,7 +199,7 @@ class Contenders:
         recipe = self.distill.changed(unlabelled=0, consistency=None)
 
         def method(shots: Shots):
-            out = folder_of_draw(self.work / "students", f"transfer-{recipe.fingerprint}", shots)
+            out = folder_of_draw(self._students(recipe), "transfer", shots)
             given = (None, None, STUDENT, 0, self.quiet)
             return predictor(train_student(shots, recipe, out, *given, start=self._elsewhere))
 
@@ -184,7 +207,7 @@ class Contenders:
 
     def forest(self, name: str = "forest") -> Entry:
         """What users do today: a random forest on filters."""
-        return Entry(name, self._contest.methods()["forest"], {})
+        return Entry(name, lambda shots: Forest(shots.parts).fit(shots).predict, {})
 
     def encoder_of(self, pretext: str, pictures: Callable[[], Path] | None = None) -> Representation:
         """The trained encoder, with the map of positions."""
@@ -194,7 +217,7 @@ class Contenders:
         folder = self.field.plain if pictures is None else pictures()
         left_out = self.field.left_out if pictures is None else ()
         recipe = self._encoder_recipe(pretext)
-        source = self.field.name if pictures is None else folder.parent.name
+        source = f"{self.field.name}-{self.field.fingerprint}" if pictures is None else folder.parent.name
         out = self.work / "encoders" / f"{pretext}-{source}-{recipe.fingerprint}"
         given = {"size": self.recipe.size, "kimg": self.recipe.encoder_kimg, "quiet": self.quiet}
         return open_representation("resnet", pretrain(pretext, folder, out, **given, leave_out=left_out))
@@ -219,7 +242,7 @@ class Contenders:
         other = next(name for name in TOYS if name != self.field.name)
         folder = toy_pictures(other, self.work, self.quiet).parent
         recipe = DISTILL_PRESETS["supervised"].changed(size=self.student_size, kimg=4 * self.recipe.student_kimg)
-        out = self.work / "students" / f"{other}-{recipe.fingerprint}"
+        out = self.work / "students" / f"all-of-{other}-{recipe.fingerprint}"
         train_student(load_shots(folder), recipe, out, quiet=self.quiet)
         return out
 
@@ -229,8 +252,13 @@ class Contenders:
 
     @cached_property
     def _contest(self) -> Contest:
-        representation = open_representation(REPRESENTATION)
-        return Contest(self.work / "students", self._pictures, representation, self.distill, HEAD, self.fit, quiet=True)
+        given = (self._students(self.distill), self._pictures, open_representation(REPRESENTATION), self.distill)
+        return Contest(*given, fit=self.fit, quiet=self.quiet)
+
+    def _students(self, *recipes: Recipe) -> Path:
+        """Where students of this Field and these settings are trained, and no others."""
+        state = f"{self.field.fingerprint}/{self.recipe.size}/{[recipe.fingerprint for recipe in recipes]}"
+        return self.work / "students" / f"{self.field.name}-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
 
 
 def _once(fit: Callable[[Shots], object]) -> Callable[[Shots], object]:

@@ -61,7 +61,7 @@ DRAWN_KIND = "faces"
 # Held-out faces that are inverted, in steps that take about a second for each.
 INVERTED, STEPS = 32, 100
 # Of a student of what the generator drew, at the generator's 64 px: a good minute.
-AUTO_KIMG = 20.0
+AUTO_KIMG = 24.0
 _BY_GENERATOR = (
     " auto_shot and few_shot go by way of the embedded generator: the labels are of faces that it drew, chosen and not "
     "random: its mean face first, then ones that differ. auto_shot is a student of "

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from partshot.artifact import Artifact, standing
+from partshot.artifact import Artifact, inside, standing
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
@@ -66,17 +66,13 @@ def distill(
     recipe = row_of(PRESETS, preset).changed(**given)
     pictures = unlabelled_stack(images, labels, recipe.size)
     recipe = facing(recipe, pictures)
-    segmenter = None if teacher is None else Segmenter.load(_fitted(Path(teacher)))
+    segmenter = None if teacher is None else Segmenter.load(inside(Path(teacher), "segmenter"))
     if segmenter is not None and not draws(segmenter) and not is_heard(segmenter, shots, recipe):
         why = f"it reads its own shots to a mean IoU below {TRUSTED:g}"
         why = why if recipe.unlabelled else "the preset hears none"
         warnings.warn(f"{teacher}: this teacher is not heard: {why}", stacklevel=1)
     train_student(shots, recipe, Path(out), pictures, segmenter, student, seed, quiet, drawn, start)
     return Path(out) / "student"
-
-
-def _fitted(folder: Path) -> Path:
-    return folder / "segmenter" if standing(folder / "segmenter").exists() else folder
 
 
 def draws(teacher: Segmenter) -> bool:
@@ -184,8 +180,7 @@ def _weights(start: Path) -> dict[str, torch.Tensor]:
     """What a student begins with: another student's tensors, or those of a file."""
     if not start.is_dir():
         return read_weights(start)
-    inner = start / "student"
-    stored = Artifact.load(inner if inner.is_dir() else start, kind="student")
+    stored = Artifact.load(inside(start, "student"), kind="student")
     return {name: torch.from_numpy(np.array(tensor)) for name, tensor in stored.tensors.items()}
 
 

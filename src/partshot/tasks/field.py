@@ -35,7 +35,7 @@ class Field:
     """name: for files. title: for people. pool: where shots are drawn from; draws: which ones, None where seeds say.
 
     test: what is measured on. plain: the folder of unlabelled pictures, and left_out: files there that are not among
-    them, such as masks and what is measured on.
+    them, such as masks and what is measured on. toy: whether it is the drawn one of that name.
     """
 
     name: str
@@ -45,11 +45,13 @@ class Field:
     draws: Draws | None
     plain: Path
     left_out: tuple[Path, ...] = ()
+    toy: bool = False
 
     @cached_property
     def fingerprint(self) -> str:
-        """12 hex digits that are equal exactly when pool, test and draws are."""
-        given = f"{self.pool.fingerprint}/{self.test.fingerprint}/{self.draws}"
+        """12 hex digits that change with pool, test, draws, and the names and sizes of the plain pictures."""
+        plain = [f"{path.name} {path.stat().st_size}" for path in list_images(self.plain, leave_out=self.left_out)]
+        given = f"{self.name}/{self.pool.fingerprint}/{self.test.fingerprint}/{self.draws}/{plain}"
         return hashlib.sha256(given.encode()).hexdigest()[:12]
 
     def pictures(self, size: int) -> np.ndarray:
@@ -90,36 +92,41 @@ def _toy(name: str, work: Path, quiet: bool) -> Field:
     pool = toy_shots(TOYS[name], _TOY_SIZE, _POOL, _POOL_SEED)
     test = toy_shots(TOYS[name], _TOY_SIZE, _HELD_OUT, _TEST_SEED)
     title = f"{TOYS[name]} drawn at {_TOY_SIZE} px"
-    return Field(name, title, pool, test, None, toy_pictures(name, work, quiet))
+    return Field(name, title, pool, test, None, toy_pictures(name, work, quiet), toy=True)
 
 
 def _pack(folder: Path) -> Field:
-    pairs = {pair.name: pair for pair in find_pairs(folder)}
-    split = _split(folder, list(pairs))
-    pool, test = (load_shots(folder, names=split[part]) for part in ("train", "val"))
-    draws = {int(k): {int(s): tuple(v) for s, v in by.items()} for k, by in split.get("fewshot", {}).items()}
-    held_out = [pairs[name].image for name in split["val"]]
+    # Named, since then pictures without a mask may lie among the others.
+    images = folder / "images" if (folder / "images").is_dir() else folder
+    pairs = {pair.name: pair for pair in find_pairs(folder, images)}
+    split, draws = _split(folder, list(pairs))
+    pool, test = (load_shots(folder, images, names=split[part]) for part in ("train", "val"))
+    held_out, masks = [pairs[name].image for name in split["val"]], [pair.mask for pair in pairs.values()]
     apart = folder / "unlabeled"
-    plain, left_out = (apart, ()) if apart.is_dir() else (_pictures_of(held_out[0]), tuple(held_out))
+    plain, left_out = (apart, ()) if apart.is_dir() else (held_out[0].parent, (*held_out, *masks))
     title = f"{folder.resolve().name}, measured on {len(test)} pictures"
     return Field(folder.resolve().name, title, pool, test, draws or None, plain, left_out)
 
 
-def _split(folder: Path, stems: list[str]) -> dict:
+def _split(folder: Path, stems: list[str]) -> tuple[dict[str, list[str]], Draws]:
+    """Stems to draw from ("train") and to measure on ("val"), and the draws."""
     path = folder / "split.json"
     if not path.is_file():
         if len(stems) < 4:
             raise BadLabels(f"{folder}: {len(stems)} labelled pictures; 4 or more are needed, to measure on some")
-        return {"train": [stem for i, stem in enumerate(stems) if i % 4], "val": stems[::4]}
+        return {"train": [stem for i, stem in enumerate(stems) if i % 4], "val": stems[::4]}, {}
     try:
         split = json.loads(path.read_text(encoding="utf-8"))
-        missing = [stem for stem in [*split["train"], *split["val"]] if stem not in stems]
-    except (ValueError, KeyError, TypeError) as error:
+        train, val = list(split["train"]), list(split["val"])
+        fewshot = split.get("fewshot", {})
+        draws = {int(k): {int(s): tuple(v) for s, v in by.items()} for k, by in fewshot.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadLabels(f'{path}: not a split ({error}); write {{"train": [stems], "val": [stems]}}') from error
+    missing = [stem for stem in [*train, *val] if stem not in stems]
     if missing:
         raise BadLabels(f"{path}: names '{missing[0]}', which has no mask; {nearest(missing[0], stems[:20])}")
-    return split
-
-
-def _pictures_of(image: Path) -> Path:
-    return image.parent
+    both = sorted(set(train) & set(val))
+    if both or not train or not val:
+        what = f"'{both[0]}' is in both train and val" if both else "train or val is empty"
+        raise BadLabels(f"{path}: {what}; what is drawn from and what is measured on must be apart, and some of each")
+    return {"train": train, "val": val}, draws

@@ -163,12 +163,14 @@ def run(
     paths = list_images(images, leave_out=masks)
     # Built for nothing but their errors: an unknown name is told before any work.
     build_student(student, len(shots.parts))
-    if representation not in ("auto", *_PRETEXTS):
-        open_representation(representation)
+    opened = None if representation in ("auto", *_PRETEXTS) else open_representation(representation)
+    if representation.startswith(("stylegan1:", "stylegan2:")):
+        raise BadRecipe(f"--representation {representation}: run trains a generator on your pictures; write stylegan2")
     if representation in ("stylegan1", "stylegan2"):
         refuse_few(len(paths))
     stack = clock.time("read", lambda: read_stack(_some(paths), recipe.size, skip_corrupt=True))
-    plan = _plan(shots, stack, len(paths), representation, recipe, student, seed, float(auto_minutes))
+    drawn = isinstance(opened, StyleGAN) or representation in ("stylegan1", "stylegan2")
+    plan = _plan(shots, stack, len(paths), representation, drawn, recipe, student, seed, float(auto_minutes))
     if dry_run:
         return plan
 
@@ -183,7 +185,7 @@ def run(
     )
     teacher = clock.time("fit", lambda: _teacher(plan, reads, shots, out, quiet))
     estimate = clock.time("leave one out", lambda: _estimate(plan, reads, shots))
-    training = _training(out, shots)
+    training = _training(out, shots, f"{plan.head} on {plan.representation}" if plan.auto_minutes else "")
     trained = clock.time(
         "distill", lambda: train_student(shots, plan.distill, training, stack.images, teacher, student, seed, quiet)
     )
@@ -227,6 +229,7 @@ def _plan(
     stack: Stack,
     pictures: int,
     representation: str,
+    drawn: bool,
     recipe: Distill,
     student: str,
     seed: int,
@@ -236,7 +239,6 @@ def _plan(
     # What is taken without a comparison was measured on real pictures, see LOG.md: small folders gain nothing from a
     # contrastive encoder over random weights, and the map of positions is worth more than either.
     name = "random" if representation == "auto" else representation
-    drawn = name.startswith("stylegan")
     fit = facing_fit(FIT_PRESETS["fast"].changed(seed=seed), faces_one_way)
     return Plan(
         pictures=pictures,
@@ -288,7 +290,8 @@ def _candidates(
 
 def _chosen(plan: Plan, candidates: Sequence[Candidate], shots: Shots, out: Path) -> Plan:
     """The plan with the winner's representation and head; a stopped run goes on with what it chose before."""
-    told, state = out / "auto.json", f"{shots.fingerprint}/{plan.fit.fingerprint}/{plan.distill.size}"
+    told = out / "auto.json"
+    state = f"{shots.fingerprint}/{plan.fit.fingerprint}/{plan.distill.size}/{plan.auto_minutes}"
     if told.exists():
         before = json.loads(told.read_text(encoding="utf-8"))
         if before["state"] == state:
@@ -340,14 +343,14 @@ def _estimate(plan: Plan, reads: Representation, shots: Shots) -> Score | None:
     return estimated(reads, plan.head, shots, plan.fit, teacher_size(plan.distill))
 
 
-def _training(out: Path, shots: Shots) -> Path:
-    """The folder of the student's training, emptied when it is one from other labels."""
-    folder = out / "distill"
+def _training(out: Path, shots: Shots, chosen: str) -> Path:
+    """The folder of the student's training, emptied when it is one from other labels or another chosen teacher."""
+    folder, state = out / "distill", f"{shots.fingerprint} {chosen}".strip()
     told = folder / "labels.txt"
-    if told.exists() and told.read_text(encoding="utf-8") != shots.fingerprint:
+    if told.exists() and told.read_text(encoding="utf-8") != state:
         shutil.rmtree(folder)
     with replacing_file(told) as path:
-        path.write_text(shots.fingerprint, encoding="utf-8")
+        path.write_text(state, encoding="utf-8")
     return folder
 
 

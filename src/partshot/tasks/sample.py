@@ -47,6 +47,8 @@ def sample(
                 f"{out}: holds samples of other seeds, another psi or another generator, whose masks would be misread; "
                 "choose another --out"
             )
+        if all((out / "images" / f"{name}.png").exists() for name in names):
+            return out / "images"
     with Ticker("sample", count, 0, quiet) as ticker:
         for first in range(0, count, _BATCH):
             latents = found.sample(seeds[first : first + _BATCH])

@@ -1,13 +1,12 @@
 """The named tables of `partshot bench`: which contenders stand in each, and what the table is after.
 
-Every published comparison of this project's papers has one. Knows rows by name; how a row is made is contenders.py's
+Most published comparisons of GANORCON and ReGAN have one. Knows rows by name; how a row is made is contenders.py's
 affair.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -25,7 +24,7 @@ LAYERS = ("coarse", "middle", "fine", "regan", "all")
 STEPS = (10, 30, 100, 300)
 SHIFTS = (0, 10, 20, 30)
 LABELS = (1, 3, 10, 30, 100, 300)
-# As many generated pictures as a toy has plain ones, of seeds that nothing else draws.
+# Generated pictures to learn from, of seeds that nothing else draws.
 _DRAWN, _DRAWN_SEED = 1000, 4_000_000
 
 
@@ -46,9 +45,9 @@ def representations(every: Contenders) -> list[Entry]:
     """Everything that reads pictures, each under the same head, beside what needs no representation."""
     rows = [every.auto("auto", PRETEXTS), every.several("several", PRETEXTS)]
     rows += [every.encoder(pretext, pretext) for pretext in PRETEXTS]
-    rows += [every.inverted("stylegan2, inverted")] if _has_generator(every) else []
+    rows += [every.inverted("generator, inverted")] if every.drawn_by else []
     rows += [every.head(name, partial(open_representation, name + POSITION)) for name in ("random", "pixels")]
-    return [*rows, every.forest(), every.supervised(), every.transfer(), every.student()]
+    return [*rows, every.forest(), every.supervised(), every.transfer(), every.mean_teacher()]
 
 
 def heads(every: Contenders) -> list[Entry]:
@@ -64,33 +63,30 @@ def layers(every: Contenders) -> list[Entry]:
 
 def moco_vs_simsiam(every: Contenders) -> list[Entry]:
     """Both contrastive encoders under two heads, and what their students make of it."""
-    rows = []
-    for pretext in PRETEXTS:
-        for head in ("mlp-ganorcon", "conv"):
-            rows.append(every.encoder(f"{pretext}, {head}", pretext, head=head))
-            rows.append(every.distilled(f"{pretext}, {head}, distilled", pretext, head))
-    return rows
+    pairs = [(pretext, head) for pretext in PRETEXTS for head in ("mlp-ganorcon", "conv")]
+    return [row for pretext, head in pairs for row in every.with_student(f"{pretext}, {head}", pretext, head)]
 
 
 def pretraining(every: Contenders) -> list[Entry]:
     """One contrastive encoder that learnt from the Field's own pictures, from other things', and from nothing."""
-    own = TOYS.get(every.field.name)
-    rows = [every.encoder(f"moco, {every.field.name}", "moco")]
-    for name, kind in TOYS.items():
-        if kind != own:
-            folder = partial(toy_pictures, name, every.work, every.quiet)
-            rows.append(every.encoder(f"moco, {name}", "moco", folder))
+    rows = [every.encoder("moco, its own pictures", "moco")]
+    for name in TOYS:
+        if not (every.field.toy and name == every.field.name):
+            rows.append(every.encoder(f"moco, {name}", "moco", partial(toy_pictures, name, every.work, every.quiet)))
     return [*rows, every.head("random weights", partial(open_representation, "random" + POSITION))]
 
 
 def gan_images(every: Contenders) -> list[Entry]:
     """The same encoder, trained on real pictures and on what a generator draws."""
     _need_generator(every, "gan-images")
-    drawn = every.work / "pictures" / f"drawn-{every.field.name}"
+    drawn = every.work / "pictures" / f"drawn-{every.drawn_by}"
     draw = partial(sample, every.generator, drawn, _DRAWN, _DRAWN_SEED, 1.0, every.quiet)
     return [
         *(every.encoder(f"{pretext}, real", pretext) for pretext in PRETEXTS),
-        *(every.encoder(f"{pretext}, generated", pretext, draw) for pretext in PRETEXTS),
+        *(
+            every.encoder(f"{pretext}, generated", pretext, draw)._replace(source=every.drawn_by)
+            for pretext in PRETEXTS
+        ),
     ]
 
 
@@ -104,9 +100,9 @@ def inversion(every: Contenders) -> list[Entry]:
 
 def shift(every: Contenders) -> list[Entry]:
     """Pictures moved sideways, which a generator of centred things cannot draw."""
-    rows = [every.inverted("stylegan2, inverted")] if _has_generator(every) else []
+    rows = [every.inverted("generator, inverted")] if every.drawn_by else []
     rows += [every.encoder(pretext, pretext) for pretext in PRETEXTS[-1:]]
-    rows += [every.student("student")]
+    rows += [every.mean_teacher()]
     most = (max(every.recipe.ks),)
     return [
         row._replace(
@@ -123,8 +119,9 @@ def shift(every: Contenders) -> list[Entry]:
 
 def supervised(every: Contenders) -> list[Entry]:
     """How many labels a supervised network needs to do what few labels do with plain pictures beside them."""
-    there = tuple(k for k in LABELS if k <= len(every.field.pool))
-    return [every.supervised()._replace(ks=there), every.student("student")]
+    draws = every.field.draws
+    there = tuple(k for k in LABELS if k <= len(every.field.pool)) if draws is None else tuple(sorted(draws))
+    return [every.supervised()._replace(ks=there), every.mean_teacher()]
 
 
 TABLES: Mapping[str, Table] = {
@@ -153,19 +150,9 @@ def shifted(shots: Shots, share: float) -> Shots:
     return replace(shots, images=tuple(images), labels=tuple(labels))
 
 
-def _has_generator(every: Contenders) -> bool:
-    return every.generator is not None or every.field.name == "toy-face"
-
-
 def _need_generator(every: Contenders, table: str) -> None:
-    if not _has_generator(every):
+    if not every.drawn_by:
         raise BadRecipe(
             f"table '{table}' on {every.field.name} needs a generator of such pictures; run partshot pretrain "
             "stylegan2 on them and give its folder as --generator"
         )
-
-
-def generator_folder(path: Path | None) -> Path | None:
-    """A generator's own folder, given that or the --out of `pretrain`."""
-    inner = None if path is None else Path(path) / "representation"
-    return inner if inner is not None and inner.is_dir() else path
