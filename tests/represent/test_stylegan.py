@@ -119,7 +119,7 @@ def test_groups_that_do_not_exist_are_refused():
 
 
 def test_a_map_of_positions_is_refused():
-    with pytest.raises(BadRecipe, match=r"'stylegan2'\) takes no \+position"):
+    with pytest.raises(BadRecipe, match=r"stands alone, takes no \+position"):
         open_representation("stylegan2+position")
 
 
