@@ -7,7 +7,7 @@ is not counted; what the batched way reads of the pyramids, step by step, is. A 
 DataLoader, whose part is large where networks are small: rows are taken by index. On one thread times are processor
 seconds, since on a machine that is shared the wall clock counts others' work; on several they are the wall clock's.
 
-    python bench/bench_ensemble.py [--threads 1]
+    python bench/bench_ensemble.py [--threads 2]
 """
 
 import argparse
@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from partshot.data.shots import Shots
 from partshot.evaluate import score
 from partshot.heads.ensemble import Ensemble
+from partshot.machine import available_cores
 from partshot.ops.disagreement import verdict, vote
 from partshot.ops.hypercolumn import stack
 from partshot.pyramid import Pyramid
@@ -102,7 +103,7 @@ def timed(work: Callable, *given) -> tuple[float, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=available_cores())
     torch.set_num_threads(parser.parse_args().threads)
     generator, faces = load_stylegan(), embedded_shots()
     with torch.no_grad():
