@@ -19,6 +19,7 @@ from partshot import __version__
 from partshot.artifact import inside, replacing_file
 from partshot.errors import BadRecipe, nearest
 from partshot.evaluate import Row, kshot, table_to_dict, table_to_markdown, tabulate
+from partshot.evaluate import Table as Measured
 from partshot.machine import available_cores
 from partshot.recipe import Recipe
 from partshot.tasks.contenders import BenchRecipe, Contenders, Entry
@@ -180,16 +181,17 @@ def _keep(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _plot(path: Path, table: Table, entries: Sequence[Entry], measured) -> None:
+def _plot(path: Path, table: Table, entries: Sequence[Entry], measured: Measured) -> None:
     """mean IoU over labels, or over what the table varies, one line each, deviations as bars."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for line, points in _lines(entries, measured).items():
+    lines = _lines(entries, measured)
+    for line, points in lines.items():
         x, mean, deviation = zip(*sorted(points), strict=True)
         axes.errorbar(x, mean, deviation, marker="o", capsize=3, label=line)
     if table.over in ("labels", "steps"):
         axes.set_xscale("log")
-    ticks = sorted({point[0] for points in _lines(entries, measured).values() for point in points})
+    ticks = sorted({point[0] for points in lines.values() for point in points})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
     axes.minorticks_off()
     axes.set(xlabel=table.over, ylabel="mean IoU", title=table.what)
@@ -199,7 +201,7 @@ def _plot(path: Path, table: Table, entries: Sequence[Entry], measured) -> None:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def _lines(entries: Sequence[Entry], measured) -> dict[str, list[tuple[float, float, float]]]:
+def _lines(entries: Sequence[Entry], measured: Measured) -> dict[str, list[tuple[float, float, float]]]:
     lines: dict[str, list[tuple[float, float, float]]] = {}
     for entry in entries:
         for k, cell in measured.get(entry.name, {}).items():

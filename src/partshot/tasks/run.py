@@ -154,7 +154,7 @@ def run(
     trained encoders from earlier runs, whatever their labels and `out`, and keep them for later ones
     (represent/cache.py).
     """
-    store = open_store(cache)
+    store, began = open_store(cache), time.time()
     clock, out = _Clock(store, quiet or dry_run), Path(out)
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
     pairs = find_pairs(labels, images)
@@ -181,7 +181,7 @@ def run(
     reads = clock.time(
         "representation",
         lambda: cached(_representation(plan, images, masks, out, quiet, shelf), store),
-        _when_trained(plan, out),
+        lambda: _when_trained(plan, out, began),
     )
     teacher = clock.time("fit", lambda: _teacher(plan, reads, shots, out, quiet))
     estimate = clock.time("leave one out", lambda: _estimate(plan, reads, shots))
@@ -307,18 +307,13 @@ def _why(out: Path) -> str:
     return json.loads((out / "auto.json").read_text(encoding="utf-8"))["why"]
 
 
-def _when_trained(plan: Plan, out: Path) -> Callable[[], str]:
-    """Called before the representation is there; what it gives says afterwards whether it was trained for this."""
+def _when_trained(plan: Plan, out: Path, began: float) -> str:
+    """Whether the representation was trained since `began`, in seconds of the clock, or earlier; "" for others."""
     name = plan.representation.removesuffix(POSITION)
+    if name not in _PRETEXTS:
+        return ""
     journal = out / "representation" / name / "journal.jsonl"
-    before = read_journal(journal)
-
-    def when() -> str:
-        if name not in _PRETEXTS:
-            return ""
-        return "trained earlier" if read_journal(journal) == before else "trained now"
-
-    return when
+    return "trained now" if journal.exists() and journal.stat().st_mtime >= began else "trained earlier"
 
 
 def _teacher(plan: Plan, reads: Representation, shots: Shots, out: Path, quiet: bool) -> Segmenter:
