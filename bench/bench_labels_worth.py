@@ -31,7 +31,7 @@ from partshot.tasks.sample import embedded_shots
 from partshot.train.distill import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.journal import Journal, read_journal
-from workers import workers
+from partshot.workers import workers
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

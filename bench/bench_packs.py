@@ -28,7 +28,7 @@ from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
 from partshot.train.distill import PRESETS, Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.journal import Journal, read_journal
-from workers import workers
+from partshot.workers import workers
 
 PACKS, KS, SEEDS = ("wbc", "ants"), (1, 5, 10), (0, 1, 2, 3, 4)
 SIZE = 128

@@ -120,12 +120,15 @@ def demo(
     kind: Annotated[str, typer.Option(help="What is drawn: faces, faces-lr, cars or horses.")] = "faces",
     size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 64,
     seed: Seed = 0,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trainings beside each other; default: two, where there are two cores.")
+    ] = None,
 ) -> None:
     """Do the whole job on toy pictures.
 
     Draws them, labels one and ten, and goes all the way to a report: under ten minutes, no network.
     """
-    _show(_task("demo")(out=out, kind=kind, size=size, seed=seed))
+    _show(_task("demo")(out=out, kind=kind, size=size, seed=seed, jobs=jobs))
 
 
 @app.command(epilog="Example:  partshot toy faces --count 1000 --size 128 faces/")
@@ -153,10 +156,13 @@ def pretrain(
     batch: Annotated[int | None, typer.Option(help="Pictures a step; default: the preset's.")] = None,
     seed: Seed = 0,
     devices: Annotated[int, typer.Option(help="How many GPUs, or processes, share the work.")] = 1,
+    start: Annotated[
+        Path | None, typer.Option(help="A trained generator to go on from, for the stylegan pretexts.")
+    ] = None,
 ) -> None:
     """Train a representation without labels."""
-    task = _task("pretrain")
-    _show(task(pretext, images, out, preset=preset, size=size, kimg=kimg, batch=batch, seed=seed, devices=devices))
+    given = {"preset": preset, "size": size, "kimg": kimg, "batch": batch, "seed": seed, "devices": devices}
+    _show(_task("pretrain")(pretext, images, out, **given, start=start))
 
 
 @app.command(epilog="Example:  partshot sample --generator trained/representation --count 10 --out samples/")

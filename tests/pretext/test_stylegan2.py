@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from partshot.errors import BadImage, BadRecipe
+from partshot.errors import BadArtifact, BadImage, BadRecipe
 from partshot.pretext.stylegan2 import FADE, FEWEST, PRESETS, R1_EVERY, StyleGAN2
 from partshot.train.journal import read_journal
 from partshot.train.loop import LoopRecipe, run_loop
@@ -149,6 +149,39 @@ def test_the_average_forgets_by_pictures_seen(pictures):
     game.recipe = TINY.changed(kimg=10.0)
     game.finish(0.9)
     torch.testing.assert_close(average - start, torch.full_like(start, 1 - 0.5 ** (8 / 100)))
+
+
+@both
+def test_a_trained_one_is_gone_on_with(pictures, net):
+    grown = TINY.changed(net=net)
+    first, further = StyleGAN2(pictures, grown, seed=1), grown.changed(grow=())
+    kept = first.trained()
+    tensors = {f"generator.{k}": v for k, v in kept.items()} | first.judge()
+    game = StyleGAN2(pictures, further)
+    game.start_from(tensors)
+    for name in ("generator", "average"):
+        own = game.modules[name].state_dict()
+        assert all(torch.equal(own[key], value) for key, value in kept.items())
+    critic = game.modules["critic"].state_dict()
+    assert all(torch.equal(critic[k.removeprefix("critic.")], v) for k, v in first.judge().items())
+    # Its average is that of something trained: what comes first is not soon forgotten.
+    with torch.no_grad():
+        game.modules["generator"].mapping.w_avg.zero_()
+        for p in game.modules["generator"].parameters():
+            p.zero_()
+    game.finish(1e-6)
+    name = next(k for k in kept if k.endswith("weight"))
+    left = game.modules["average"].state_dict()[name] / kept[name]
+    torch.testing.assert_close(left, torch.full_like(left, 0.5 ** (game.recipe.batch / 100)))
+
+
+def test_what_cannot_be_gone_on_with_is_refused(pictures):
+    first = StyleGAN2(pictures, TINY)
+    tensors = {f"generator.{k}": v for k, v in first.trained().items()} | first.judge()
+    with pytest.raises(BadRecipe, match="need not grow"):
+        StyleGAN2(pictures, TINY).start_from(tensors)
+    with pytest.raises(BadArtifact, match="the generator to start from"):
+        StyleGAN2(pictures, TINY.changed(size=8, grow=())).start_from(tensors)
 
 
 def test_mirrored_pictures_only_where_asked(pictures):

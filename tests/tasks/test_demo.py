@@ -6,12 +6,8 @@ import pytest
 from PIL import Image
 
 from partshot.errors import BadRecipe
-from partshot.represent import stylegan
-from partshot.represent.invert import invert
 from partshot.shipped import Shipped
-from partshot.tasks import demo as task
-from partshot.tasks.demo import demo
-from partshot.train.fit_head import PRESETS as FIT_PRESETS
+from partshot.tasks.demo import DemoRecipe, demo
 
 
 @pytest.fixture(scope="module")
@@ -19,17 +15,26 @@ def made(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         small(patch)
-        demo(out, size=32, quiet=True)
+        demo(out, size=32, quiet=True, recipe=FEW)
     return out
 
 
+FEW = DemoRecipe(
+    pictures=6,
+    held_out=3,
+    least=32,
+    kimg=0.032,
+    fit_images=8,
+    auto_fit_images=8,
+    auto_kimg=0.032,
+    drawn=6,
+    inverted=2,
+    steps=2,
+)
+
+
 def small(patch):
-    few = {"KIMG": 0.032, "AUTO_KIMG": 0.032, "FIT_IMAGES": 8, "PICTURES": 6, "HELD_OUT": 3, "INVERTED": 2, "DRAWN": 6}
-    for name, value in (few | {"LEAST_SIZE": 32}).items():
-        patch.setattr(task, name, value)
-    patch.setattr(stylegan, "invert", lambda g, x, d, recipe, _: invert(g, x, d, recipe.changed(steps=2)))
     patch.setattr("partshot.train.forest._TREES", 3)
-    patch.setitem(FIT_PRESETS, "fast", FIT_PRESETS["fast"].changed(images=8))
 
 
 def test_results_have_a_row_for_every_method_and_count(made):
@@ -54,23 +59,31 @@ def test_report_student_and_pictures_are_there(made):
 def test_a_stopped_demo_goes_on_and_a_torn_row_is_done_again(made, monkeypatch):
     small(monkeypatch)
     before = json.loads((made / "results.json").read_text())
-    rows = (made / "rows.jsonl").read_text().splitlines(keepends=True)
+    journal = made / "rows" / "encoders-10.jsonl"
+    rows = journal.read_text().splitlines(keepends=True)
     torn = rows[-1]
-    (made / "rows.jsonl").write_text("".join(rows[:-1]) + torn[: len(torn) // 2])
+    journal.write_text("".join(rows[:-1]) + torn[: len(torn) // 2])
     monkeypatch.setattr("partshot.tasks.distill.run_loop", lambda *_, **__: pytest.fail("trained again"))
-    demo(made, size=32, quiet=True)
+    demo(made, size=32, quiet=True, recipe=FEW)
     assert json.loads((made / "results.json").read_text()) == before
-    assert len((made / "rows.jsonl").read_text().splitlines()) == len(rows)
+    assert len(journal.read_text().splitlines()) == len(rows)
 
 
 def test_another_size_in_the_same_folder_is_refused(made, monkeypatch):
     small(monkeypatch)
     with pytest.raises(BadRecipe, match="choose an empty folder"):
-        demo(made, size=64, quiet=True)
+        demo(made, size=64, quiet=True, recipe=FEW)
 
 
 def test_other_kinds_go_the_encoders_road_alone(tmp_path, monkeypatch):
     small(monkeypatch)
-    demo(tmp_path, kind="cars", size=32, quiet=True)
+    demo(tmp_path, kind="cars", size=32, quiet=True, recipe=FEW)
     results = json.loads((tmp_path / "results.json").read_text())
     assert "student" in results and "auto_shot" not in results
+
+
+def test_both_numbers_of_labels_may_be_learnt_from_side_by_side(made, tmp_path):
+    demo(tmp_path, size=32, quiet=True, recipe=FEW, jobs=2)
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in (made, tmp_path))
+    assert {name: set(row) for name, row in one.items()} == {name: set(row) for name, row in two.items()}
+    assert list(one) == list(two)

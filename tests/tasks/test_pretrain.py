@@ -166,6 +166,23 @@ def test_a_generator_is_trained_on_drawn_pictures_and_shows_samples(tmp_path, mo
     assert (made / "card.json").stat().st_mtime_ns == written
 
 
+def test_a_trained_generator_is_gone_on_with(tmp_path):
+    images = write_toy("faces", 50, 32, tmp_path / "toy") / "images"
+    given = {"size": 32, "kimg": 0.016, "batch": 8, "quiet": True}
+    first = pretrain("stylegan2", images, tmp_path / "first", **given)
+    made = pretrain("stylegan2", images, tmp_path / "second", start=tmp_path / "first", **given)
+    card = read_card(made)
+    assert (card["started_from"], card["grow"], card["rate"]) == ("stylegan2 small", [], PRESETS["further"].rate)
+    # What was made from another start is another run.
+    with pytest.raises(BadArtifact, match="another recipe"):
+        pretrain("stylegan2", images, tmp_path / "second", start=made, **given)
+    with pytest.raises(BadArtifact, match="the generator to start from"):
+        pretrain("stylegan2", images, tmp_path / "third", start=first, **{**given, "size": 64})
+    with pytest.raises(BadRecipe, match="--start is for generators"):
+        pretrain("simsiam", images, tmp_path / "third", preset="small-folder", start=first, **given)
+    assert not (tmp_path / "third").exists()
+
+
 def test_a_stylegan_is_trained_and_named_by_its_folder(tmp_path):
     images = write_toy("faces", 50, 32, tmp_path / "toy") / "images"
     made = pretrain("stylegan1", images, tmp_path / "out", size=32, kimg=0.016, batch=8, quiet=True)

@@ -24,6 +24,7 @@ PRESETS = {
     ),
     # What two cores train; hundreds to a few thousand pictures.
     "small-folder": STYLEGAN2["small-folder"].changed(net="adain-small"),
+    "further": STYLEGAN2["further"].changed(net="adain-small"),
 }
 
 

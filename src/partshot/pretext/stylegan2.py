@@ -17,10 +17,11 @@ from jaxtyping import Float, UInt8
 from pydantic import Field, model_validator
 from torch import nn
 
-from partshot.errors import BadImage
+from partshot.errors import BadImage, BadRecipe
 from partshot.game import Turn
 from partshot.nets import stylegan1, stylegan2
 from partshot.nets.stylegan import shape_of
+from partshot.nets.weights import load_exactly
 from partshot.ops.adversary import critic_loss, generator_loss, path_lengths, r1_penalty
 from partshot.ops.pictures import as_bytes, as_pictures
 from partshot.pretext.ada import Ada, add_up
@@ -83,6 +84,9 @@ PRESETS = {
     "toy-face-64": _TWO_CORES.changed(kimg=180, ada=0),
     # Hundreds to a few thousand pictures.
     "small-folder": _TWO_CORES,
+    # Going on from a trained generator: of the same pictures, or of others that are somewhat like them.
+    "further": _TWO_CORES.changed(kimg=100, grow=(), rate=2.5e-3, average=10.0),
+    "toy-face-64-further": _TWO_CORES.changed(kimg=100, grow=(), rate=2.5e-3, average=10.0, ada=0),
 }
 
 
@@ -123,6 +127,21 @@ class StyleGAN2:
             "critic": _adam(critic, recipe.rate, R1_EVERY),
         }
         self.resolution, self.fade = recipe.size, 1.0
+        self.started = False
+
+    def start_from(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Begins with a trained generator and its critic, as `trained` and `judge` gave them, instead of chance.
+
+        Transfer learning (ADA, section 4.3): few pictures go further. tensors: under "generator." and "critic.". Raises
+        BadArtifact when they are of another net or size, BadRecipe for a recipe that grows.
+        """
+        if self.recipe.grow:
+            raise BadRecipe("a trained generator draws at full size and need not grow; take the preset 'further'")
+        for role, nets in {"generator": ("generator", "average"), "critic": ("critic",)}.items():
+            own = {k.removeprefix(f"{role}."): v.float() for k, v in tensors.items() if k.startswith(f"{role}.")}
+            for name in nets:
+                load_exactly(self.modules[name], own, f"the {role} to start from")
+        self.started = True
 
     def turns(self) -> Sequence[Turn]:
         """Critic and generator, each with its penalty every few steps, by the same optimizer."""
@@ -192,8 +211,11 @@ class StyleGAN2:
     def finish(self, progress: float) -> dict[str, torch.Tensor | float]:
         """The running average, and augmentation."""
         seen = progress * self.recipe.kimg * 1000
-        # At first a twentieth of what was seen, so that the first noise is soon forgotten (official code).
-        half_life = max(1.0, min(self.recipe.average * 1000, 0.05 * seen))
+        # At first a twentieth of what was seen, so that the first noise is soon forgotten (official code); a trained
+        # generator has no such noise.
+        half_life = self.recipe.average * 1000
+        if not self.started:
+            half_life = max(1.0, min(half_life, 0.05 * seen))
         keep = 0.5 ** (self.recipe.batch / half_life)
         with torch.no_grad():
             now = self.modules["generator"].state_dict()

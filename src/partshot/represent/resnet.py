@@ -16,6 +16,7 @@ from torch import nn
 from partshot.artifact import Artifact
 from partshot.errors import BadArtifact
 from partshot.nets.resnet import CHANNELS, ResNetTrunk
+from partshot.nets.weights import load_exactly
 from partshot.pyramid import Pyramid
 from partshot.represent.spec import Spec, fingerprint, refuse_small, to_multiple
 
@@ -117,18 +118,3 @@ def load_resnet(folder: Path | str) -> ResNet:
     tensors = {k: torch.from_numpy(v.copy()) for k, v in artifact.tensors.items() if not k.startswith("fc.")}
     load_exactly(trunk, tensors, str(folder))
     return ResNet(trunk, artifact.card.get("title", f"trained {net}"))
-
-
-def load_exactly(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-    """Loads a state dict with every name and shape as the net has them; BadArtifact names the first that differs."""
-    wanted = net.state_dict()
-    # Counters of batches seen: older files lack them, and nothing here reads them.
-    missing = sorted(k for k in wanted.keys() - tensors.keys() if not k.endswith("num_batches_tracked"))
-    unknown = sorted(tensors.keys() - wanted.keys())
-    if missing or unknown:
-        what = f"lacks '{missing[0]}'" if missing else f"holds '{unknown[0]}', which the net has not"
-        raise BadArtifact(f"{source}: {what} ({len(missing)} missing, {len(unknown)} unknown); weights of another net?")
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            raise BadArtifact(f"{source}: '{name}' is {list(tensor.shape)}, the net has {list(wanted[name].shape)}")
-    net.load_state_dict(dict(tensors), strict=False)

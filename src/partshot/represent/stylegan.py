@@ -21,10 +21,10 @@ from partshot.errors import BadArtifact, BadRecipe, nearest
 from partshot.nets import stylegan1, stylegan2
 from partshot.nets.perceptual import Distance, feature_distance
 from partshot.nets.stylegan import Shape
+from partshot.nets.weights import load_exactly
 from partshot.pyramid import Pyramid
 from partshot.represent.cache import Store, key_of
 from partshot.represent.invert import PRESETS, Inverted, InvertRecipe, invert
-from partshot.represent.resnet import load_exactly
 from partshot.represent.spec import Latents, Spec, fingerprint
 
 EMBEDDED = Path(__file__).parent / "toy_face_64"

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from partshot.errors import BadArtifact, BadRecipe, nearest
+from partshot.nets.weights import load_exactly
 from partshot.pyramid import Pyramid
-from partshot.represent.resnet import load_exactly
 from partshot.represent.spec import Spec, fingerprint, refuse_small, to_multiple
 
 # Blocks of a transformer that are read: as many as a convolutional net has stages, evenly spaced, the last included.

@@ -6,17 +6,23 @@ job, and measures student, few-shot head and every rival on held-out pictures.
 
 import json
 import time
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from pydantic import Field
 
 from partshot.artifact import replacing_file
 from partshot.data.images import resize_image
 from partshot.data.shots import Shots
 from partshot.data.toy import draw, toy_shots, write_toy
-from partshot.evaluate import Row, kshot, score, table_to_dict, tabulate
+from partshot.evaluate import Draws, Method, Row, kshot, score, table_to_dict, tabulate
+from partshot.machine import available_cores
 from partshot.nets.student import STRIDE
+from partshot.recipe import Recipe
 from partshot.report import (
     Confusion,
     Curves,
@@ -33,6 +39,7 @@ from partshot.report import (
     write_report,
     write_sheet,
 )
+from partshot.represent.cache import Store
 from partshot.represent.choose import open_representation
 from partshot.represent.invert import PRESETS as INVERT_PRESETS
 from partshot.represent.stylegan import load_stylegan
@@ -43,113 +50,229 @@ from partshot.tasks.distill import DRAWN, facing
 from partshot.tasks.export import export
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
 from partshot.tasks.sample import embedded_shots
-from partshot.train.distill import PRESETS
+from partshot.train.distill import PRESETS, Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
+from partshot.train.fit_head import FitHead
 from partshot.train.journal import Journal, read_journal
 from partshot.train.progress import Ticker
+from partshot.workers import side_by_side
 
 KS = (1, 10)
-PICTURES, HELD_OUT = 600, 200
-# Small pictures are worked on enlarged: at 64 px an eye is two pixels wide, and no network tells it from its lid.
-LEAST_SIZE = 128
-# What two cores train in 80 seconds per student at 128 px; at three quarters of it eyes and noses are not there yet.
-KIMG = 4.0
-# Pictures that the few-shot heads of the encoder's road see: half of the usual.
-FIT_IMAGES = 600
 # What the embedded generator draws; other kinds go the encoder's road alone.
 DRAWN_KIND = "faces"
-# Held-out faces that are inverted, in steps that take about a second for each.
-INVERTED, STEPS = 32, 100
-# Of a student of what the generator drew, at the generator's 64 px: a good minute.
-AUTO_KIMG = 24.0
-_BY_GENERATOR = (
-    " auto_shot and few_shot go by way of the embedded generator: the labels are of faces that it drew, chosen and not "
-    "random: its mean face first, then ones that differ. auto_shot is a student of "
-    f"{DRAWN:,} that it drew and labelled; few_shot reads the first {INVERTED} held-out faces by inversion."
-)
 # Seeds of the toy: unlabelled pictures, labelled ones and held-out ones never meet.
 _PLAIN, _LABELLED, _TEST = 1, 2, 3
 
 
-def demo(out: Path, kind: str = "faces", size: int = 64, seed: int = 0, quiet: bool = False) -> Path:
+class DemoRecipe(Recipe):
+    """How much the demo does.
+
+    pictures: unlabelled ones. held_out: what is measured on. least: side in pixels that pictures are worked on at
+    least; at 64 px an eye is two pixels wide, and no network tells it from its lid. kimg: thousands of shots that each
+    student sees; at three quarters of it eyes and noses are not there yet. fit_images: pictures that the few-shot heads
+    of the encoder's road see, half of the usual; auto_fit_images: those of the generator's road. auto_kimg: of a
+    student of what the generator drew, at the generator's 64 px; drawn: how many pictures that is. inverted, steps:
+    held-out faces that are inverted, and for how long.
+    """
+
+    pictures: int = Field(default=600, ge=1)
+    held_out: int = Field(default=200, ge=1)
+    least: int = Field(default=128, ge=32)
+    kimg: float = Field(default=4.0, gt=0)
+    fit_images: int = Field(default=600, ge=1)
+    auto_fit_images: int = Field(default=1200, ge=1)
+    auto_kimg: float = Field(default=24.0, gt=0)
+    drawn: int = Field(default=DRAWN, ge=1)
+    inverted: int = Field(default=32, ge=1)
+    steps: int = Field(default=100, ge=1)
+
+
+TEN_MINUTES = DemoRecipe()
+
+
+def demo(
+    out: Path,
+    kind: str = "faces",
+    size: int = 64,
+    seed: int = 0,
+    quiet: bool = False,
+    jobs: int | None = 1,
+    recipe: DemoRecipe = TEN_MINUTES,
+) -> Path:
     """Draws, labels one and ten, does the main job and reports; returns out/report.html.
 
     kind: a kind of data.toy.KINDS. size: side in pixels, 32-512; the ten minutes are for up to 128.
     out: gets report.html, results.json, student.onnx (from ten labels), demo.png, a few of the pictures, and the runs.
+    jobs: how many numbers of labels are learnt from side by side, each in a process of its own, for which the caller's
+    script must be importable (`if __name__ == "__main__"`); None takes as many as there are cores for.
     """
-    out, began = Path(out), time.monotonic()
-    work = max(LEAST_SIZE, (size + STRIDE - 1) // STRIDE * STRIDE)
-    with Ticker("draw", PICTURES, 0, quiet) as ticker:
-        pictures = _pictures(kind, size, work, ticker)
+    out, began, cores = Path(out), time.monotonic(), available_cores()
+    jobs = min(len(KS), cores) if jobs is None else jobs
+    work = max(recipe.least, (size + STRIDE - 1) // STRIDE * STRIDE)
+    with Ticker("draw", recipe.pictures, 0, quiet) as ticker:
+        pictures = _pictures(kind, size, work, recipe.pictures, ticker)
     pool = toy_shots(kind, size, max(KS), seed=_LABELLED + 10 * seed)
-    test = toy_shots(kind, size, HELD_OUT, seed=_TEST)
+    test = toy_shots(kind, size, recipe.held_out, seed=_TEST)
     write_toy(kind, 24, size, out / "pictures", seed=_TEST)
+    roads = _Roads(out, seed, recipe, pictures, pool, test, quiet, None if jobs == 1 else max(1, cores // jobs))
     drawn = time.monotonic() - began
 
-    recipe = facing(PRESETS["default"].changed(size=work, kimg=KIMG), pictures)
-    fit = facing_fit(FIT_PRESETS["fast"].changed(seed=seed), not recipe.augment.flip)
-    representation = open_representation(REPRESENTATION)
-    few = fit.changed(images=FIT_IMAGES)
-    contest = Contest(out / "runs", pictures, representation, recipe, HEAD, few, seed=seed, quiet=quiet)
-    journal = Journal(out / "rows.jsonl")
-    journal.rewind(0)
-    done = [Row.from_dict(line) for line in read_journal(journal.path)]
-    methods = contest.methods()
-    measured = partial(kshot, on_result=lambda row: journal.write(row.to_dict()), done=done)
-    rows = measured(methods, pool, test, KS, [seed])
-    road = None
+    learnt = dict(zip(KS, side_by_side(roads.encoders, KS, jobs), strict=True))
+    rows = [row for k in KS for row in learnt[k].rows]
+    students = {"student": {k: learnt[k].student for k in KS}}
+    times = [("draw", drawn)]
     if kind == DRAWN_KIND:
-        auto = PRESETS["auto-shot"].changed(kimg=AUTO_KIMG)
-        generator = load_stylegan(recipe=INVERT_PRESETS["fast"].changed(steps=STEPS))
-        road = AutoShot(out / "runs", generator, auto, fit, drawn=DRAWN, seed=seed, quiet=quiet)
-        faces = {k: embedded_shots().subset(range(k)) for k in KS}
-        first = {k: {seed: some.names} for k, some in faces.items()}
-        rows += measured({"auto_shot": road.auto_shot}, faces[max(KS)], test, KS, [seed], first)
-        inverted = test.subset(range(min(INVERTED, len(test))))
-        rows += measured({"few_shot": road.few_shot}, faces[max(KS)], inverted, KS, [seed], first)
+        began = time.monotonic()
+        # Once, for both numbers of labels.
+        roads.generators().inverted(roads.to_invert.images)
+        times.append((f"invert {len(roads.to_invert)} faces", time.monotonic() - began))
+        shown = dict(zip(KS, side_by_side(roads.generator, KS, jobs), strict=True))
+        # A table shows methods one after the other, each with all its numbers of labels.
+        rows += sorted((row for k in KS for row in shown[k].rows), key=lambda row: row.method)
+        students["auto-shot"] = {k: shown[k].student for k in KS}
     table = tabulate(rows)
     with replacing_file(out / "results.json") as path:
         path.write_text(json.dumps(table_to_dict(table), indent=1), encoding="utf-8")
 
-    best = contest.distilled(pool.draw(max(KS), seed))
-    export(best, out / "student.onnx", test.images[:4])
-    predictions = best.predict(test.images)
-    students = {"student": {k: contest.distilled(pool.draw(k, seed)) for k in KS}}
-    if road is not None:
-        students["auto-shot"] = {k: road.student(some) for k, some in faces.items()}
+    best = learnt[max(KS)]
+    export(best.student, out / "student.onnx", test.images[:4])
+    predictions = best.student.predict(test.images)
     _draw_sheet(out / "demo.png", test, students)
-    teacher = contest.teacher(pool.draw(max(KS), seed)).predict(test.images)
     result = score(test.labels, [p.labels for p in predictions], test.parts, test.names)
     looks = [
-        Picture(name, image, truth, teacher=b.labels, prediction=a.labels, score=dict(result.per_picture)[name])
-        for name, image, truth, a, b in zip(test.names, test.images, test.labels, predictions, teacher, strict=True)
+        Picture(name, image, truth, teacher=head, prediction=found.labels, score=dict(result.per_picture)[name])
+        for name, image, truth, found, head in zip(
+            test.names, test.images, test.labels, predictions, best.head, strict=True
+        )
     ]
     same = ""
     if all(table["student"][k].per_part == table["mean teacher"][k].per_part for k in KS):
         same = " The few-shot teacher (head) is too weak to be heard, so student and mean teacher are one network."
-    by_generator = "" if road is None else _BY_GENERATOR
-    note = f"Mean IoU on {HELD_OUT} held-out pictures with exact masks; one draw of labels.{same}{by_generator}"
+    by_generator = roads.words if kind == DRAWN_KIND else ""
+    note = f"Mean IoU on {len(test)} held-out pictures with exact masks; one draw of labels.{same}{by_generator}"
+    recipes = {"fit": roads.few, "distill": roads.distill}
+    if kind == DRAWN_KIND:
+        recipes |= {"fit, auto-shot": roads.fit, "auto-shot": roads.auto}
+    times += [(f"{row.method}, k = {row.k}", row.fit_seconds + row.predict_seconds) for row in rows]
     sections = [
-        Headline(table_in_words(table, "student", HELD_OUT), _figures(table)),
+        Headline(table_in_words(table, "student", len(test)), _figures(table)),
         Methods(table, note=note),
         shots_gallery(pool.draw(max(KS), seed)),
         worst_gallery(looks, prediction="student"),
         Confusion(result.confusion),
-        Mirror(recipe.augment.flip),
-        Curves(_journals(contest, pool, seed)),
-        Recipes(
-            {"fit": few, "distill": recipe, **({} if road is None else {"fit, auto-shot": fit, "auto-shot": auto})}
-        ),
-        Timing(
-            [("draw", drawn), *[(f"{row.method}, k = {row.k}", row.fit_seconds + row.predict_seconds) for row in rows]]
-        ),
+        Mirror(roads.distill.augment.flip),
+        Curves({f"student, k = {k}": learnt[k].journal for k in KS}),
+        Recipes(recipes),
+        Timing(times),
     ]
     return write_report(out / "report.html", f"partshot demo: drawn {kind}", pool.parts, sections)
 
 
-def _pictures(kind: str, size: int, work: int, ticker: Ticker) -> np.ndarray:
+class _Learnt(NamedTuple):
+    """What one road made of one number of labels. head: the few-shot teacher's labels of the held-out pictures."""
+
+    rows: list[Row]
+    student: Student
+    journal: list[dict]
+    head: list[np.ndarray] = []
+
+
+@dataclass(frozen=True)
+class _Roads:
+    """Both ways from labels to a student, for any number of labels, in this process or another.
+
+    threads: that one process may use; None leaves it as it is.
+    """
+
+    out: Path
+    seed: int
+    recipe: DemoRecipe
+    pictures: np.ndarray
+    pool: Shots
+    test: Shots
+    quiet: bool
+    threads: int | None
+
+    @property
+    def distill(self) -> Distill:
+        """The student's recipe."""
+        size = self.pictures.shape[1]
+        return facing(PRESETS["default"].changed(size=size, kimg=self.recipe.kimg), self.pictures)
+
+    @property
+    def auto(self) -> Distill:
+        """auto-shot's."""
+        return PRESETS["auto-shot"].changed(kimg=self.recipe.auto_kimg)
+
+    @property
+    def fit(self) -> FitHead:
+        """The heads' on the generator's road."""
+        fast = FIT_PRESETS["fast"].changed(seed=self.seed, images=self.recipe.auto_fit_images)
+        return facing_fit(fast, not self.distill.augment.flip)
+
+    @property
+    def few(self) -> FitHead:
+        """The heads' on the encoder's road."""
+        return self.fit.changed(images=self.recipe.fit_images)
+
+    @property
+    def to_invert(self) -> Shots:
+        """The held-out pictures that are inverted."""
+        return self.test.subset(range(min(self.recipe.inverted, len(self.test))))
+
+    @property
+    def words(self) -> str:
+        """What to know of the generator's rows."""
+        return (
+            " auto_shot and few_shot go by way of the embedded generator: the labels are of faces that it drew, chosen "
+            "and not random: its mean face first, then ones that differ. auto_shot is a student of "
+            f"{self.recipe.drawn:,} that it drew and labelled; few_shot reads the first {len(self.to_invert)} held-out "
+            "faces by inversion."
+        )
+
+    def encoders(self, k: int) -> _Learnt:
+        """The encoder's road and every rival, from k labels."""
+        self._settle()
+        given = (self.out / "runs", self.pictures, open_representation(REPRESENTATION), self.distill, HEAD, self.few)
+        contest, shots = Contest(*given, seed=self.seed, quiet=self.quiet), self.pool.draw(k, self.seed)
+        rows = self._measured(f"encoders-{k}", contest.methods(), self.pool, self.test, k)
+        head = [one.labels for one in contest.teacher(shots).predict(self.test.images)]
+        journal = read_journal(contest.training(shots) / "journal.jsonl")
+        return _Learnt(rows, contest.distilled(shots), journal, head)
+
+    def generator(self, k: int) -> _Learnt:
+        """The generator's road, from its first k faces."""
+        self._settle()
+        road, faces = self.generators(), embedded_shots().subset(range(k))
+        draws = {k: {self.seed: faces.names}}
+        rows = self._measured(f"auto-shot-{k}", {"auto_shot": road.auto_shot}, faces, self.test, k, draws)
+        rows += self._measured(f"few-shot-{k}", {"few_shot": road.few_shot}, faces, self.to_invert, k, draws)
+        return _Learnt(rows, road.student(faces), [])
+
+    def generators(self) -> AutoShot:
+        """The rows of the embedded generator; what was inverted is kept."""
+        generator = load_stylegan(recipe=INVERT_PRESETS["fast"].changed(steps=self.recipe.steps))
+        generator.store = Store(self.out / "inverted")
+        given = (self.out / "runs", generator, self.auto, self.fit)
+        return AutoShot(*given, drawn=self.recipe.drawn, seed=self.seed, quiet=self.quiet)
+
+    def _settle(self) -> None:
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+
+    def _measured(
+        self, name: str, methods: Mapping[str, Method], pool: Shots, test: Shots, k: int, draws: Draws | None = None
+    ) -> list[Row]:
+        """Rows of k labels, new ones written down as they come."""
+        journal = Journal(self.out / "rows" / f"{name}.jsonl")
+        journal.rewind(0)
+        done = [Row.from_dict(line) for line in read_journal(journal.path)]
+        return kshot(methods, pool, test, [k], [self.seed], draws, lambda row: journal.write(row.to_dict()), done)
+
+
+def _pictures(kind: str, size: int, work: int, count: int, ticker: Ticker) -> np.ndarray:
     drawn = []
-    for i in range(PICTURES):
+    for i in range(count):
         drawn.append(resize_image(draw(kind, size, _PLAIN, i)[0], work))
         ticker.tick(i + 1)
     return np.stack(drawn)
@@ -172,8 +295,3 @@ def _figures(table) -> list[Figure]:
         Figure(f"mean IoU, {k} label{'s' if k > 1 else ''}", f"{ours[k].miou:.3f}", f"forest {forest[k].miou:.3f}")
         for k in KS
     ]
-
-
-def _journals(contest: Contest, pool: Shots, seed: int) -> dict[str, list[dict]]:
-    folders = {k: contest.training(pool.draw(k, seed)) for k in KS}
-    return {f"student, k = {k}": read_journal(folder / "journal.jsonl") for k, folder in folders.items()}

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from partshot import __version__
-from partshot.artifact import Artifact, replacing_file, standing
+from partshot.artifact import Artifact, inside, replacing_file, standing
 from partshot.catalog import PRETEXTS, lookup
 from partshot.data.images import list_images, read_stack
 from partshot.data.symmetry import one_sided
@@ -32,10 +32,13 @@ from partshot.train.loop import LoopRecipe, run_loop
 from partshot.train.progress import Ticker
 
 DEFAULT = "small-folder"
+# When it starts from a trained generator.
+FURTHER = "further"
 # BatchNorm's statistics settle long before; more pictures would only cost time.
 CALIBRATED_ON = 256
 # Presets whose pictures are drawn: kind, how many, seed of the toy.
-DRAWN = {"toy-face-64": ("faces", 10_000, 7)}
+_FACES = "faces", 10_000, 7
+DRAWN = {"toy-face-64": _FACES, "toy-face-64-further": _FACES}
 # Pictures across and down in a grid of samples.
 GRID = 8, 4
 # Trained representations on a shelf, of 45 to 250 MB each.
@@ -57,6 +60,7 @@ def pretrain(
     quiet: bool = False,
     leave_out: Sequence[Path] = (),
     shelf: Path | None = None,
+    start: Path | None = None,
 ) -> Path:
     """Trains a pretext on a folder of pictures; returns out/representation, for `open_representation`.
 
@@ -66,17 +70,23 @@ def pretrain(
     that are no pictures, such as masks. Pictures that cannot be read are left out, and a warning names them. A pretext
     that makes pictures shows some in out/samples/. shelf: a folder of what was trained for any `out`; what these
     settings made of these pictures before is taken from there and not trained, what is trained now is put there.
+    start: a trained generator's folder to begin with instead of chance; the net and the size are then its own, and
+    nothing grows.
 
     Running it again goes on where it stopped, and returns at once when it was done. Raises BadImage for a folder
     without pictures, BadRecipe for a setting that cannot be, BadArtifact when `out` holds a run of other settings or
     pictures.
     """
-    recipe = resolve(pretext, preset, size, kimg, batch)
+    begun = None if start is None else Artifact.load(inside(Path(start), "representation"), kind="representation")
+    recipe = resolve(pretext, preset or (DEFAULT if begun is None else FURTHER), size, kimg, batch)
+    if begun is not None and not isinstance(recipe, StyleGAN2Recipe):
+        raise BadRecipe(f"--start is for generators, and {pretext} is none; leave it out")
     if images is None and preset not in DRAWN:
         raise BadRecipe(f"--images is missing; only these presets draw their own pictures: {', '.join(DRAWN)}")
     paths = [] if images is None else list_images(images, leave_out)
     source = f"drawn {DRAWN[preset]}" if images is None else _listing(paths)
-    fingerprint = hashlib.sha256(f"{recipe.fingerprint}/{seed}/{source}".encode()).hexdigest()[:12]
+    since = "" if begun is None else f"/{begun.card['sha256']}"
+    fingerprint = hashlib.sha256(f"{recipe.fingerprint}/{seed}/{source}{since}".encode()).hexdigest()[:12]
     folder = Path(out) / "representation"
     if standing(folder).exists():
         Artifact.load(folder, kind="representation", fingerprint=fingerprint)
@@ -90,6 +100,8 @@ def pretrain(
     if isinstance(recipe, StyleGAN2Recipe) and one_sided(pictures):
         recipe = recipe.changed(flip=False)
     game = lookup(PRETEXTS, pretext, "pretext")(pictures, recipe, seed)
+    if begun is not None:
+        game.start_from({name: torch.from_numpy(np.array(tensor)) for name, tensor in begun.tensors.items()})
     loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=seed, devices=devices)
     show = partial(_show, Path(out) / "samples") if isinstance(game, StyleGAN2) else None
     # With the recipe as it is played: whether things face one way is read off the pictures, not off their names.
@@ -105,6 +117,8 @@ def pretrain(
         "fingerprint": fingerprint,
         **recipe.model_dump(mode="json"),
     }
+    if begun is not None:
+        card["started_from"] = begun.card["title"]
     tensors = game.trained()
     if isinstance(game, StyleGAN2):
         card["shape"] = game.shape.model_dump(mode="json")
