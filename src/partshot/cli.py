@@ -240,13 +240,16 @@ def distill(
     start: Annotated[
         Path | None, typer.Option(help="Weights to begin with: another student's folder, or an encoder's file.")
     ] = None,
+    snapshots: Annotated[
+        int, typer.Option(min=0, max=50, help="How many times to keep it on the way, for evaluate --folds.")
+    ] = 0,
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
 ) -> None:
     """Train a fast student on all pictures."""
     task = _task("distill")
     options = {"student": student, "preset": preset, "size": size, "kimg": kimg, "drawn": drawn, "seed": seed}
-    options["start"] = start
+    options |= {"start": start, "snapshots": snapshots}
     _show(task(images, labels, out, teacher=teacher, **options, rgb_masks=rgb_masks))
 
 
@@ -275,16 +278,27 @@ def predict(
 
 @app.command(epilog="Example:  partshot evaluate student.onnx --images photos/ --masks masks/ --out report/")
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="ONNX file, or a folder of predicted masks.")],
+    model: Annotated[Path, typer.Argument(help="ONNX file, or a folder of predicted masks; with --folds, of models.")],
     images: Images,
     masks: Annotated[Path, typer.Option("--masks", "-m", help="Folder of true masks STEM.png.")],
     out: Out,
+    by_folds: Annotated[
+        bool, typer.Option("--folds", help="Choose among a folder of models on a fifth of the pictures, five times.")
+    ] = False,
     rgb_masks: RgbMasks = False,
 ) -> None:
     """Score a model against true masks.
 
-    Writes results.json and report.html. The model is an ONNX file or a folder of predicted masks.
+    Writes results.json and report.html. The model is an ONNX file or a folder of predicted masks. With --folds it is a
+    folder of models, such as a student's snapshots: the best on one fold is scored on the others. Writes folds.json.
     """
+    if by_folds:
+        several, mean = _task("folds")(model, images, masks, out, rgb_masks=rgb_masks)
+        for fold in several:
+            typer.echo(f"{fold.score.miou:.3f}  mean IoU of {fold.chosen}, which had {fold.validation_miou:.3f}")
+        deviations = f"+- {mean.miou_std:.3f} mean IoU, {mean.wiou:.3f} +- {mean.wiou_std:.3f} weighted"
+        typer.echo(f"{mean.miou:.3f} {deviations}; see {out / 'folds.json'}")
+        return
     found = _task("evaluate")(model, images, masks, out, rgb_masks=rgb_masks)
     for name, iou in found.per_part.items():
         typer.echo(f"{iou:.3f}  {name}")

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from partshot.artifact import read_card
 from partshot.data.toy import write_toy
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.segmenter import Segmenter, Student
+from partshot.shipped import Shipped
 from partshot.tasks import distill as task
 from partshot.tasks.distill import distill, facing, teacher_size, unlabelled_stack
 from partshot.tasks.export import export
@@ -148,3 +150,12 @@ def test_a_teacher_that_misreads_its_own_shots_is_not_heard(toy, teacher, tmp_pa
     monkeypatch.setattr(task, "TRUSTED", 0.0)
     distilled(toy, tmp_path / "all-ears", teacher=teacher)
     assert asked
+
+
+def test_snapshots_are_kept_on_the_way(toy, tmp_path):
+    distilled(toy, tmp_path, snapshots=2)
+    kept = sorted(path.name for path in (tmp_path / "snapshots").iterdir())
+    assert kept == ["001.onnx", "002.onnx"]
+    masks, student = Shipped(tmp_path / "snapshots" / "002.onnx"), Student.load(tmp_path / "student")
+    pictures = np.stack([np.asarray(Image.open(path)) for path in sorted((toy / "images").iterdir())])
+    assert (masks.predict(pictures)[0] == np.stack([p.labels for p in student.predict(list(pictures))])).mean() > 0.99

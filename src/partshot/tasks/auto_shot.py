@@ -34,9 +34,10 @@ class AutoShot:
     """The rows of one generator.
 
     folder: where students are trained, one sub-folder each. generator: draws and reads. recipe: the
-    student's; it sees no unlabelled pictures. fit: of the head. own: whether the labelled pictures are the generator's,
+    student's. fit: of the head. own: whether the labelled pictures are the generator's,
     under the names of sample.drawn_name; others are inverted. drawn: how many pictures the student learns from.
-    head: a name of catalog.HEADS.
+    head: a name of catalog.HEADS. pictures: plain ones, uint8 [n, s, s, 3] at the recipe's size, that the student sees
+    besides where its recipe has consistency.
     """
 
     def __init__(
@@ -50,12 +51,13 @@ class AutoShot:
         seed: int = 0,
         quiet: bool = False,
         head: str = HEAD,
+        pictures: np.ndarray | None = None,
     ):
         self.folder, self.generator, self.recipe = folder, generator, recipe
         self.fit, self.own, self.drawn, self.seed, self.quiet = fit, own, drawn, seed, quiet
         self._teachers: dict[tuple[str, ...], Segmenter] = {}
         self._found: dict[str, Latents] = {}
-        self.head = head
+        self.head, self.pictures = head, pictures
 
     def auto_shot(self, shots: Shots) -> Predictor:
         """A student of what the head that these shots were fitted to labels."""
@@ -69,7 +71,7 @@ class AutoShot:
     def student(self, shots: Shots) -> Student:
         """Trained, or read."""
         folder = folder_of_draw(self.folder, "auto-shot", shots)
-        given = (None, self.teacher(shots), STUDENT, self.seed, self.quiet, self.drawn)
+        given = (self.pictures, self.teacher(shots), STUDENT, self.seed, self.quiet, self.drawn)
         return train_student(shots, self.recipe, folder, *given)
 
     def teacher(self, shots: Shots) -> Segmenter:

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,11 +111,11 @@ def demo(
     jobs = min(len(KS), cores) if jobs is None else jobs
     work = max(recipe.least, (size + STRIDE - 1) // STRIDE * STRIDE)
     with Ticker("draw", recipe.pictures, 0, quiet) as ticker:
-        pictures = _pictures(kind, size, work, recipe.pictures, ticker)
+        plain = _drawn(kind, size, recipe.pictures, ticker)
     pool = toy_shots(kind, size, max(KS), seed=_LABELLED + 10 * seed)
     test = toy_shots(kind, size, recipe.held_out, seed=_TEST)
     write_toy(kind, 24, size, out / "pictures", seed=_TEST)
-    roads = _Roads(out, seed, recipe, pictures, pool, test, quiet, None if jobs == 1 else max(1, cores // jobs))
+    roads = _Roads(out, seed, recipe, plain, work, pool, test, quiet, None if jobs == 1 else max(1, cores // jobs))
     drawn = time.monotonic() - began
 
     learnt = dict(zip(KS, side_by_side(roads.encoders, KS, jobs), strict=True))
@@ -181,28 +182,34 @@ class _Learnt(NamedTuple):
 class _Roads:
     """Both ways from labels to a student, for any number of labels, in this process or another.
 
-    threads: that one process may use; None leaves it as it is.
+    plain: the unlabelled pictures as drawn. work: side in pixels that the encoder's road works at. threads: that one
+    process may use; None leaves it as it is.
     """
 
     out: Path
     seed: int
     recipe: DemoRecipe
-    pictures: np.ndarray
+    plain: tuple[np.ndarray, ...]
+    work: int
     pool: Shots
     test: Shots
     quiet: bool
     threads: int | None
 
+    @cached_property
+    def pictures(self) -> np.ndarray:
+        """The unlabelled pictures at the side that the encoder's road works at."""
+        return np.stack([resize_image(picture, self.work) for picture in self.plain])
+
     @property
     def distill(self) -> Distill:
         """The student's recipe."""
-        size = self.pictures.shape[1]
-        return facing(PRESETS["default"].changed(size=size, kimg=self.recipe.kimg), self.pictures)
+        return facing(PRESETS["default"].changed(size=self.work, kimg=self.recipe.kimg), self.pictures)
 
     @property
     def auto(self) -> Distill:
         """auto-shot's."""
-        return PRESETS["auto-shot"].changed(kimg=self.recipe.auto_kimg)
+        return PRESETS["auto-shot-consistent"].changed(kimg=self.recipe.auto_kimg)
 
     @property
     def fit(self) -> FitHead:
@@ -226,7 +233,8 @@ class _Roads:
         return (
             " auto_shot and few_shot go by way of the embedded generator: the labels are of faces that it drew, chosen "
             "and not random: its mean face first, then ones that differ. auto_shot is a student of "
-            f"{self.recipe.drawn:,} that it drew and labelled; few_shot reads the first {len(self.to_invert)} held-out "
+            f"{self.recipe.drawn:,} that it drew and labelled, which has to say the same of the unlabelled pictures "
+            f"however they are changed; few_shot reads the first {len(self.to_invert)} held-out "
             "faces by inversion."
         )
 
@@ -253,8 +261,9 @@ class _Roads:
         """The rows of the embedded generator; what was inverted is kept."""
         generator = load_stylegan(recipe=INVERT_PRESETS["fast"].changed(steps=self.recipe.steps))
         generator.store = Store(self.out / "inverted")
+        small = np.stack([resize_image(picture, self.auto.size) for picture in self.plain])
         given = (self.out / "runs", generator, self.auto, self.fit)
-        return AutoShot(*given, drawn=self.recipe.drawn, seed=self.seed, quiet=self.quiet)
+        return AutoShot(*given, drawn=self.recipe.drawn, seed=self.seed, quiet=self.quiet, pictures=small)
 
     def _settle(self) -> None:
         if self.threads is not None:
@@ -270,12 +279,12 @@ class _Roads:
         return kshot(methods, pool, test, [k], [self.seed], draws, lambda row: journal.write(row.to_dict()), done)
 
 
-def _pictures(kind: str, size: int, work: int, count: int, ticker: Ticker) -> np.ndarray:
+def _drawn(kind: str, size: int, count: int, ticker: Ticker) -> tuple[np.ndarray, ...]:
     drawn = []
     for i in range(count):
-        drawn.append(resize_image(draw(kind, size, _PLAIN, i)[0], work))
+        drawn.append(draw(kind, size, _PLAIN, i)[0])
         ticker.tick(i + 1)
-    return np.stack(drawn)
+    return tuple(drawn)
 
 
 def _draw_sheet(path: Path, test: Shots, students: dict[str, dict[int, Student]]) -> None:

@@ -4,6 +4,7 @@ Also trains the two rows that every table needs beside it, the same network from
 teacher: both are this game with a source left out.
 """
 
+import copy
 import hashlib
 import warnings
 from pathlib import Path
@@ -22,6 +23,7 @@ from partshot.represent.spec import fingerprint as weights_of
 from partshot.represent.stylegan import StyleGAN
 from partshot.represent.vit import read_weights
 from partshot.segmenter import DOUBTED, Segmenter, Student
+from partshot.tasks.export import export
 from partshot.train.distill import PRESETS, Distill, Distillation
 from partshot.train.loop import LoopRecipe, run_loop
 from partshot.train.progress import Ticker
@@ -52,6 +54,7 @@ def distill(
     rgb_masks: bool = False,
     quiet: bool = False,
     start: Path | None = None,
+    snapshots: int = 0,
 ) -> Path:
     """Trains a student on the pictures in `images` and the masks in `labels`; returns out/student.
 
@@ -59,7 +62,9 @@ def distill(
     alone. A teacher that reads a generator draws `drawn` pictures instead, which with its labels take the recipe's
     share of the shots' places (auto-shot). student: see nets.student. preset: a row of train.distill.PRESETS; size and
     kimg replace the row's. start: weights that the student begins with (transfer learning): another student's folder,
-    or a file of an encoder's weights. Running it again goes on where it stopped.
+    or a file of an encoder's weights. snapshots: how many times on the way, at even distances, the student is written
+    as out/snapshots/001.onnx and so on, for `partshot evaluate --folds` to choose from. Running it again goes on where
+    it stopped.
     """
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
     given = {k: v for k, v in {"size": size, "kimg": kimg}.items() if v is not None}
@@ -71,7 +76,7 @@ def distill(
         why = f"it reads its own shots to a mean IoU below {TRUSTED:g}"
         why = why if recipe.unlabelled else "the preset hears none"
         warnings.warn(f"{teacher}: this teacher is not heard: {why}", stacklevel=1)
-    train_student(shots, recipe, Path(out), pictures, segmenter, student, seed, quiet, drawn, start)
+    train_student(shots, recipe, Path(out), pictures, segmenter, student, seed, quiet, drawn, start, snapshots)
     return Path(out) / "student"
 
 
@@ -108,6 +113,7 @@ def train_student(
     quiet: bool = False,
     drawn: int = DRAWN,
     start: Path | None = None,
+    snapshots: int = 0,
 ) -> Student:
     """Trains a student, or goes on where an earlier call stopped, or reads what it finished.
 
@@ -115,7 +121,7 @@ def train_student(
     `recipe.one_sided()`. out: the run's folder. pictures: uint8 [n, s, s, 3] at the recipe's size, unlabelled; None
     trains on the shots alone. teacher: whose soft labels of `pictures` start the student, if it reads its own shots
     well enough (TRUSTED); a recipe without consistency follows any. One that draws gives `drawn` pictures with its
-    labels instead, which take the recipe's share of the shots' places. start: see `distill`.
+    labels instead, which take the recipe's share of the shots' places. start, snapshots: see `distill`.
     """
     begin = None if start is None else _weights(start)
     fingerprint = _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn, begin)
@@ -146,8 +152,16 @@ def train_student(
     )
     loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=seed)
     what = f"student from {len(shots)} label{'s' if len(shots) > 1 else ''}"
-    run_loop(game, loop, out, what, fingerprint, quiet=quiet)
     card = {"fingerprint": fingerprint, "recipe": recipe.model_dump(mode="json")}
+
+    def show(game: Distillation, seen: int) -> None:
+        number = int(seen * snapshots // (recipe.kimg * 1000))
+        path = out / "snapshots" / f"{number:03d}.onnx"
+        if number and not path.exists():
+            average = copy.deepcopy(game.modules["average"]).to("cpu")
+            export(Student(average, student, shots.parts, recipe.size, card), path, shots.images[:2])
+
+    run_loop(game, loop, out, what, fingerprint, quiet=quiet, show=show if snapshots else None)
     trained = Student(game.modules["average"].to("cpu"), student, shots.parts, recipe.size, card)
     trained.save(folder)
     return trained

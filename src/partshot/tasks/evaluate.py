@@ -52,7 +52,7 @@ def evaluate(
     """
     model, out = Path(model), Path(out)
     pairs = find_pairs(masks, images)
-    parts, labeller = _open(model, pairs[0].mask.parent)
+    parts, labeller = open_model(model, pairs[0].mask.parent)
     truths = (read_pair(pair, parts, rgb_masks)[1] for pair in pairs)
     result = score(truths, (labeller(pair) for pair in pairs), parts, [pair.name for pair in pairs])
 
@@ -72,8 +72,8 @@ def evaluate(
     return result
 
 
-def _open(model: Path, masks: Path) -> tuple[PartSet, Labeller]:
-    # What the ids mean, and who labels a picture.
+def open_model(model: Path, masks: Path) -> tuple[PartSet, Labeller]:
+    """What the ids of a model mean, and who labels a picture. masks: the folder of true ones. Errors as above."""
     theirs = parts_beside(masks)
     if model.is_dir():
         parts = _agreed(parts_beside(model), theirs, model, masks)

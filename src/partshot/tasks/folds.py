@@ -1,0 +1,59 @@
+"""folds, or `partshot evaluate --folds`: DatasetGAN's and GANORCON's five folds over the models of one training run.
+
+A fifth of the pictures chooses among the models, the others tell how good the chosen one is, five times. Knows files;
+what a fold is stands in evaluate.py.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from partshot.artifact import replacing_file
+from partshot.data.shots import find_pairs, read_pair
+from partshot.errors import BadArtifact
+from partshot.evaluate import Fold, Summary, score_folds, summarize
+from partshot.evaluate import folds as places_of_folds
+from partshot.tasks.evaluate import open_model
+
+
+class Folded(NamedTuple):
+    """The folds in their order, and mean and deviation over them."""
+
+    folds: list[Fold]
+    summary: Summary
+
+
+def folds(
+    models: Path | str, images: Path | str, masks: Path | str, out: Path | str, rgb_masks: bool = False
+) -> Folded:
+    """Scores the models of a folder by folds; writes out/folds.json.
+
+    models: a folder of ONNX files, such as the snapshots/ of `partshot distill --snapshots`, or of folders of predicted
+    masks. The rest as for `evaluate`. Raises what it does, BadLabels for fewer pictures than folds, and BadArtifact for
+    a folder without models.
+    """
+    models, out = Path(models), Path(out)
+    found = sorted(path for path in models.glob("*") if path.suffix == ".onnx" or path.is_dir())
+    if not found:
+        raise BadArtifact(f"{models}: holds no ONNX file and no folder of masks; give what `distill --snapshots` wrote")
+    pairs = find_pairs(masks, images)
+    names = [pair.name for pair in pairs]
+    # Too few are refused before anything is predicted.
+    places_of_folds(names)
+    opened = {path.name: open_model(path, pairs[0].mask.parent) for path in found}
+    parts = next(iter(opened.values()))[0]
+    truths = [read_pair(pair, parts, rgb_masks)[1] for pair in pairs]
+    candidates = {name: [labeller(pair) for pair in pairs] for name, (_, labeller) in opened.items()}
+    several = score_folds(candidates, truths, parts, names)
+    result = Folded(several, summarize([fold.score for fold in several]))
+    values = {
+        "models": str(models),
+        "pictures": len(pairs),
+        **result.summary.to_dict(),
+        "folds": [
+            {"chosen": fold.chosen, "validation_miou": fold.validation_miou, **fold.score.to_dict()} for fold in several
+        ],
+    }
+    with replacing_file(out / "folds.json") as temporary:
+        temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
+    return result
