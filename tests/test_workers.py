@@ -5,6 +5,7 @@ What they do is code as text: a test's own functions cannot be imported in anoth
 
 import os
 import time
+from pickle import PicklingError
 
 import pytest
 
@@ -12,12 +13,14 @@ from partshot.workers import side_by_side
 
 FAILS = """
 import time
+from pickle import PicklingError
 while not open_.exists():
     time.sleep(0.01)
 raise ZeroDivisionError("no")
 """
 WAITS = """
 import time
+from pickle import PicklingError
 began.touch()
 try:
     time.sleep(120)
@@ -53,3 +56,14 @@ def test_the_first_error_is_told_and_the_others_are_interrupted(tmp_path, monkey
 def test_one_that_dies_is_told():
     with pytest.raises(RuntimeError, match="code 7"):
         side_by_side(exec, ["import os; os._exit(7)", "pass"], 2)
+
+
+def test_an_error_brings_the_place_where_it_happened():
+    with pytest.raises(KeyError) as caught:
+        side_by_side(exec, ["{}['gone']", "pass"], 2)
+    assert any("_answer" in note and "gone" in note for note in caught.value.__notes__)
+
+
+def test_an_answer_that_cannot_be_sent_is_told():
+    with pytest.raises(PicklingError, match="lambda"):
+        side_by_side(eval, ["lambda: 0", "0"], 2)

@@ -6,8 +6,6 @@ Knows arguments, exit codes and how an error reads; everything else is the tasks
 Exit codes: 0 done, 1 the doctor found something broken, 2 an error whose cure is in the user's hands, 130 stopped.
 """
 
-import sys
-import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +16,7 @@ from typer.core import TyperGroup
 
 import partshot
 from partshot.errors import BadRecipe, MissingExtra, PartshotError
+from partshot.workers import own_warnings_alone
 
 _TRAIN_LINE = "pip install 'partshot[train]'"
 _LISTED = 10  # skipped pictures, on the terminal; predictions.json has them all
@@ -76,11 +75,7 @@ Student = Annotated[
 
 def main() -> None:
     """Runs the command line."""
-    if not sys.warnoptions:
-        # A library's warnings are for whoever calls it; partshot's own are for the user.
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("default", module=r"partshot(\.|$)")
-        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    own_warnings_alone()
     app()
 
 

@@ -262,7 +262,7 @@ def folds(names: Sequence[str], count: int = 5) -> list[tuple[list[int], list[in
 
 
 def score_folds(
-    candidates: Mapping[str, Sequence[np.ndarray]],
+    candidates: Mapping[str, Iterable[np.ndarray]],
     truths: Sequence[np.ndarray],
     parts: PartSet,
     names: Sequence[str],

@@ -153,9 +153,12 @@ def test_a_teacher_that_misreads_its_own_shots_is_not_heard(toy, teacher, tmp_pa
 
 
 def test_snapshots_are_kept_on_the_way(toy, tmp_path):
-    distilled(toy, tmp_path, snapshots=2)
+    # 102 steps, of which every second is shown, and the last.
+    distilled(toy, tmp_path, snapshots=2, kimg=0.808)
     kept = sorted(path.name for path in (tmp_path / "snapshots").iterdir())
     assert kept == ["001.onnx", "002.onnx"]
     masks, student = Shipped(tmp_path / "snapshots" / "002.onnx"), Student.load(tmp_path / "student")
     pictures = np.stack([np.asarray(Image.open(path)) for path in sorted((toy / "images").iterdir())])
     assert (masks.predict(pictures)[0] == np.stack([p.labels for p in student.predict(list(pictures))])).mean() > 0.99
+    with pytest.warns(UserWarning, match="is finished"):
+        distilled(toy, tmp_path, snapshots=3, kimg=0.808)

@@ -176,10 +176,14 @@ def test_a_trained_generator_is_gone_on_with(tmp_path):
     # What was made from another start is another run.
     with pytest.raises(BadArtifact, match="another recipe"):
         pretrain("stylegan2", images, tmp_path / "second", start=made, **given)
-    with pytest.raises(BadArtifact, match="the generator to start from"):
+    with pytest.raises(BadRecipe, match="--start draws 32 px, and --size 64 was given"):
         pretrain("stylegan2", images, tmp_path / "third", start=first, **{**given, "size": 64})
-    with pytest.raises(BadRecipe, match="--start is for generators"):
-        pretrain("simsiam", images, tmp_path / "third", preset="small-folder", start=first, **given)
+    with pytest.raises(BadRecipe, match="simsiam goes on from a generator that simsiam trained"):
+        pretrain("simsiam", images, tmp_path / "third", start=first, **given)
+    # Size and net are the generator's own, whatever the preset says.
+    del given["size"]
+    growing = pretrain("stylegan2", images, tmp_path / "fourth", "small-folder", start=first, **given)
+    assert (read_card(growing)["size"], read_card(growing)["grow"]) == (32, [])
     assert not (tmp_path / "third").exists()
 
 

@@ -167,6 +167,15 @@ def test_only_the_students_view_is_moved_and_recolored(toys):
         assert all(any(torch.equal(one, picture) for picture in pictures) for one in batch.plain)
 
 
+def test_views_of_plain_pictures_may_be_changed_otherwise_than_shots(toys):
+    recolored = Consistency(start=0, teacher=0, views=STILL.changed(color=1))
+    game = make_game(toys, TINY.changed(consistency=recolored, augment=STILL))
+    shots = toys[0].permute(0, 3, 1, 2).float() / 127.5 - 1
+    batch = game.batch(seeded(), 8)
+    assert not torch.equal(batch.strong, batch.plain)
+    assert all((shots - one).abs().flatten(1).amax(1).min() < 1e-4 for one in batch.shots)
+
+
 def test_opinions_are_moved_as_the_students_view(toys):
     """A network that calls bright pixels part 1 says the same of the moved picture as its moved opinion."""
 
@@ -459,8 +468,9 @@ def test_a_constant_rate_stays_whatever_the_loss_does(toys):
 @pytest.mark.parametrize("name", PRESETS)
 def test_one_sided_recipes_never_mirror(name):
     recipe = PRESETS[name].one_sided()
-    assert not recipe.augment.flip
-    assert recipe.changed(augment=PRESETS[name].augment) == PRESETS[name]
+    assert not recipe.augment.flip and not recipe.views.flip
+    same = {"augment": PRESETS[name].augment, "consistency": PRESETS[name].consistency}
+    assert recipe.changed(**same) == PRESETS[name]
 
 
 @pytest.mark.parametrize("wrong", [{"size": 100}, {"size": 0}, {"kimg": 0}, {"unlabelled": -1}, {"batch": 0}])

@@ -70,9 +70,12 @@ class AutoShot:
 
     def student(self, shots: Shots) -> Student:
         """Trained, or read."""
-        folder = folder_of_draw(self.folder, "auto-shot", shots)
         given = (self.pictures, self.teacher(shots), STUDENT, self.seed, self.quiet, self.drawn)
-        return train_student(shots, self.recipe, folder, *given)
+        return train_student(shots, self.recipe, self.training(shots), *given)
+
+    def training(self, shots: Shots) -> Path:
+        """Folder of the student's training."""
+        return folder_of_draw(self.folder, "auto-shot", shots)
 
     def teacher(self, shots: Shots) -> Segmenter:
         """The head, fitted once per draw."""

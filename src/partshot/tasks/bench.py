@@ -145,7 +145,8 @@ def _write(
         f"# {TABLES[name].what}",
         "",
         f"Table `{name}` ({TABLES[name].source}) on {field.title}, read at {recipe.size} px. Mean and deviation over "
-        f"the draws {', '.join(map(str, recipe.seeds))}; {len(field.test)} pictures to measure on, with background.",
+        f"the draws {', '.join(map(str, recipe.seeds))}; {len(field.test)} pictures to measure on, with background. "
+        "How each row was trained stands in its recipes.",
         "",
         _linked(table_to_markdown(table), links),
         _linked(table_to_markdown(table, "wiou"), links),

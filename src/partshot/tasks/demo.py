@@ -19,6 +19,7 @@ from pydantic import Field
 from partshot.artifact import replacing_file
 from partshot.data.images import resize_image
 from partshot.data.shots import Shots
+from partshot.data.symmetry import one_sided
 from partshot.data.toy import draw, toy_shots, write_toy
 from partshot.evaluate import Draws, Method, Row, kshot, score, table_to_dict, tabulate
 from partshot.machine import available_cores
@@ -47,7 +48,7 @@ from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Student
 from partshot.tasks.auto_shot import AutoShot
 from partshot.tasks.compare import Contest
-from partshot.tasks.distill import DRAWN, facing
+from partshot.tasks.distill import DRAWN
 from partshot.tasks.export import export
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
 from partshot.tasks.sample import embedded_shots
@@ -108,42 +109,46 @@ def demo(
     script must be importable (`if __name__ == "__main__"`); None takes as many as there are cores for.
     """
     out, began, cores = Path(out), time.monotonic(), available_cores()
-    jobs = min(len(KS), cores) if jobs is None else jobs
+    jobs = min(len(KS), cores if jobs is None else jobs)
     work = max(recipe.least, (size + STRIDE - 1) // STRIDE * STRIDE)
     with Ticker("draw", recipe.pictures, 0, quiet) as ticker:
         plain = _drawn(kind, size, recipe.pictures, ticker)
     pool = toy_shots(kind, size, max(KS), seed=_LABELLED + 10 * seed)
     test = toy_shots(kind, size, recipe.held_out, seed=_TEST)
     write_toy(kind, 24, size, out / "pictures", seed=_TEST)
-    roads = _Roads(out, seed, recipe, plain, work, pool, test, quiet, None if jobs == 1 else max(1, cores // jobs))
-    drawn = time.monotonic() - began
+    sided, threads = one_sided(np.stack(plain)), None if jobs == 1 else max(1, cores // jobs)
+    roads = _Roads(out, seed, recipe, plain, sided, work, pool, test, quiet, threads)
+    times = [("draw", time.monotonic() - began)]
 
+    began = time.monotonic()
     learnt = dict(zip(KS, side_by_side(roads.encoders, KS, jobs), strict=True))
+    times.append(("learn by way of an encoder, and all rivals", time.monotonic() - began))
     rows = [row for k in KS for row in learnt[k].rows]
-    students = {"student": {k: learnt[k].student for k in KS}}
-    times = [("draw", drawn)]
+    students = {"student": {k: Student.load(learnt[k].student) for k in KS}}
     if kind == DRAWN_KIND:
         began = time.monotonic()
         # Once, for both numbers of labels.
         roads.generators().inverted(roads.to_invert.images)
         times.append((f"invert {len(roads.to_invert)} faces", time.monotonic() - began))
+        began = time.monotonic()
         shown = dict(zip(KS, side_by_side(roads.generator, KS, jobs), strict=True))
+        times.append(("learn by way of the generator", time.monotonic() - began))
         # A table shows methods one after the other, each with all its numbers of labels.
         rows += sorted((row for k in KS for row in shown[k].rows), key=lambda row: row.method)
-        students["auto-shot"] = {k: shown[k].student for k in KS}
+        students["auto-shot"] = {k: Student.load(shown[k].student) for k in KS}
     table = tabulate(rows)
     with replacing_file(out / "results.json") as path:
         path.write_text(json.dumps(table_to_dict(table), indent=1), encoding="utf-8")
 
-    best = learnt[max(KS)]
-    export(best.student, out / "student.onnx", test.images[:4])
-    predictions = best.student.predict(test.images)
+    best = students["student"][max(KS)]
+    export(best, out / "student.onnx", test.images[:4])
+    predictions = best.predict(test.images)
     _draw_sheet(out / "demo.png", test, students)
     result = score(test.labels, [p.labels for p in predictions], test.parts, test.names)
     looks = [
         Picture(name, image, truth, teacher=head, prediction=found.labels, score=dict(result.per_picture)[name])
         for name, image, truth, found, head in zip(
-            test.names, test.images, test.labels, predictions, best.head, strict=True
+            test.names, test.images, test.labels, predictions, learnt[max(KS)].head, strict=True
         )
     ]
     same = ""
@@ -154,7 +159,6 @@ def demo(
     recipes = {"fit": roads.few, "distill": roads.distill}
     if kind == DRAWN_KIND:
         recipes |= {"fit, auto-shot": roads.fit, "auto-shot": roads.auto}
-    times += [(f"{row.method}, k = {row.k}", row.fit_seconds + row.predict_seconds) for row in rows]
     sections = [
         Headline(table_in_words(table, "student", len(test)), _figures(table)),
         Methods(table, note=note),
@@ -170,10 +174,13 @@ def demo(
 
 
 class _Learnt(NamedTuple):
-    """What one road made of one number of labels. head: the few-shot teacher's labels of the held-out pictures."""
+    """What one road made of one number of labels: plain values, which another process can send.
+
+    student: its folder. head: the few-shot teacher's labels of the held-out pictures.
+    """
 
     rows: list[Row]
-    student: Student
+    student: Path
     journal: list[dict]
     head: list[np.ndarray] = []
 
@@ -182,14 +189,15 @@ class _Learnt(NamedTuple):
 class _Roads:
     """Both ways from labels to a student, for any number of labels, in this process or another.
 
-    plain: the unlabelled pictures as drawn. work: side in pixels that the encoder's road works at. threads: that one
-    process may use; None leaves it as it is.
+    plain: the unlabelled pictures as drawn. sided: whether they all face one way. work: side in pixels that the
+    encoder's road works at. threads: that one process may use; None leaves it as it is.
     """
 
     out: Path
     seed: int
     recipe: DemoRecipe
     plain: tuple[np.ndarray, ...]
+    sided: bool
     work: int
     pool: Shots
     test: Shots
@@ -204,7 +212,8 @@ class _Roads:
     @property
     def distill(self) -> Distill:
         """The student's recipe."""
-        return facing(PRESETS["default"].changed(size=self.work, kimg=self.recipe.kimg), self.pictures)
+        recipe = PRESETS["default"].changed(size=self.work, kimg=self.recipe.kimg)
+        return recipe.one_sided() if self.sided else recipe
 
     @property
     def auto(self) -> Distill:
@@ -215,7 +224,7 @@ class _Roads:
     def fit(self) -> FitHead:
         """The heads' on the generator's road."""
         fast = FIT_PRESETS["fast"].changed(seed=self.seed, images=self.recipe.auto_fit_images)
-        return facing_fit(fast, not self.distill.augment.flip)
+        return facing_fit(fast, self.sided)
 
     @property
     def few(self) -> FitHead:
@@ -245,8 +254,8 @@ class _Roads:
         contest, shots = Contest(*given, seed=self.seed, quiet=self.quiet), self.pool.draw(k, self.seed)
         rows = self._measured(f"encoders-{k}", contest.methods(), self.pool, self.test, k)
         head = [one.labels for one in contest.teacher(shots).predict(self.test.images)]
-        journal = read_journal(contest.training(shots) / "journal.jsonl")
-        return _Learnt(rows, contest.distilled(shots), journal, head)
+        trained = contest.training(shots)
+        return _Learnt(rows, trained / "student", read_journal(trained / "journal.jsonl"), head)
 
     def generator(self, k: int) -> _Learnt:
         """The generator's road, from its first k faces."""
@@ -255,7 +264,7 @@ class _Roads:
         draws = {k: {self.seed: faces.names}}
         rows = self._measured(f"auto-shot-{k}", {"auto_shot": road.auto_shot}, faces, self.test, k, draws)
         rows += self._measured(f"few-shot-{k}", {"few_shot": road.few_shot}, faces, self.to_invert, k, draws)
-        return _Learnt(rows, road.student(faces), [])
+        return _Learnt(rows, road.training(faces) / "student", [])
 
     def generators(self) -> AutoShot:
         """The rows of the embedded generator; what was inverted is kept."""
@@ -273,7 +282,7 @@ class _Roads:
         self, name: str, methods: Mapping[str, Method], pool: Shots, test: Shots, k: int, draws: Draws | None = None
     ) -> list[Row]:
         """Rows of k labels, new ones written down as they come."""
-        journal = Journal(self.out / "rows" / f"{name}.jsonl")
+        journal = Journal(self.out / "rows" / f"{name}-{self.recipe.fingerprint}.jsonl")
         journal.rewind(0)
         done = [Row.from_dict(line) for line in read_journal(journal.path)]
         return kshot(methods, pool, test, [k], [self.seed], draws, lambda row: journal.write(row.to_dict()), done)

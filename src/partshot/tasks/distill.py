@@ -6,7 +6,9 @@ teacher: both are this game with a source left out.
 
 import copy
 import hashlib
+import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +129,10 @@ def train_student(
     fingerprint = _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn, begin)
     folder = out / "student"
     if standing(folder).exists():
-        return Student.load(folder, fingerprint)
+        finished = Student.load(folder, fingerprint)
+        if snapshots > len(list((out / "snapshots").glob("*.onnx"))):
+            warnings.warn(f"{folder} is finished, so no snapshots of it are kept; choose another --out", stacklevel=2)
+        return finished
     soft, extra = None, None
     if teacher is not None and draws(teacher):
         extra = tuple(map(torch.from_numpy, drawn_shots(teacher, drawn, seed, quiet).stack(recipe.size)))
@@ -154,17 +159,30 @@ def train_student(
     what = f"student from {len(shots)} label{'s' if len(shots) > 1 else ''}"
     card = {"fingerprint": fingerprint, "recipe": recipe.model_dump(mode="json")}
 
-    def show(game: Distillation, seen: int) -> None:
-        number = int(seen * snapshots // (recipe.kimg * 1000))
-        path = out / "snapshots" / f"{number:03d}.onnx"
-        if number and not path.exists():
-            average = copy.deepcopy(game.modules["average"]).to("cpu")
-            export(Student(average, student, shots.parts, recipe.size, card), path, shots.images[:2])
+    def as_it_is() -> Student:
+        return Student(copy.deepcopy(game.modules["average"]).to("cpu"), student, shots.parts, recipe.size, card)
 
-    run_loop(game, loop, out, what, fingerprint, quiet=quiet, show=show if snapshots else None)
-    trained = Student(game.modules["average"].to("cpu"), student, shots.parts, recipe.size, card)
+    show = _Snapshots(out, snapshots, recipe, as_it_is) if snapshots else None
+    run_loop(game, loop, out, what, fingerprint, quiet=quiet, show=show)
+    trained = as_it_is()
     trained.save(folder)
     return trained
+
+
+class _Snapshots:
+    """Writes a student, so many times on the way, as out/snapshots/001.onnx and so on; those of an earlier run go."""
+
+    def __init__(self, out: Path, count: int, recipe: Distill, student: Callable[[], Student]):
+        self.folder, self.count, self.recipe, self.student = out / "snapshots", count, recipe, student
+        self.written = 0
+        if not standing(out / "checkpoint").exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __call__(self, game: Distillation, seen: int) -> None:
+        number = min(self.count, int(seen * self.count // (self.recipe.kimg * 1000)))
+        if number > self.written:
+            export(self.student(), self.folder / f"{number:03d}.onnx")
+            self.written = number
 
 
 def facing(recipe: Distill, pictures: np.ndarray) -> Distill:

@@ -5,14 +5,16 @@ what a fold is stands in evaluate.py.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from partshot.artifact import replacing_file
 from partshot.data.shots import find_pairs, read_pair
-from partshot.errors import BadArtifact
+from partshot.errors import BadArtifact, BadParts
 from partshot.evaluate import Fold, Summary, score_folds, summarize
 from partshot.evaluate import folds as places_of_folds
+from partshot.parts import PartSet
 from partshot.tasks.evaluate import open_model
 
 
@@ -33,7 +35,9 @@ def folds(
     a folder without models.
     """
     models, out = Path(models), Path(out)
-    found = sorted(path for path in models.glob("*") if path.suffix == ".onnx" or path.is_dir())
+    # Not the hidden file of an export that was killed.
+    shown = [path for path in models.glob("*") if not path.name.startswith(".")]
+    found = sorted(path for path in shown if path.suffix == ".onnx" or path.is_dir())
     if not found:
         raise BadArtifact(f"{models}: holds no ONNX file and no folder of masks; give what `distill --snapshots` wrote")
     pairs = find_pairs(masks, images)
@@ -43,13 +47,16 @@ def folds(
     opened = {path.name: open_model(path, pairs[0].mask.parent) for path in found}
     parts = next(iter(opened.values()))[0]
     truths = [read_pair(pair, parts, rgb_masks)[1] for pair in pairs]
-    candidates = {name: [labeller(pair) for pair in pairs] for name, (_, labeller) in opened.items()}
+    _refuse_other_parts({name: theirs for name, (theirs, _) in opened.items()})
+    # One model's predictions at a time: all of them would fill the memory.
+    candidates = {name: map(labeller, pairs) for name, (_, labeller) in opened.items()}
     several = score_folds(candidates, truths, parts, names)
     result = Folded(several, summarize([fold.score for fold in several]))
+    mean = {name: value for name, value in result.summary.to_dict().items() if name != "seeds"}
     values = {
         "models": str(models),
         "pictures": len(pairs),
-        **result.summary.to_dict(),
+        **mean,
         "folds": [
             {"chosen": fold.chosen, "validation_miou": fold.validation_miou, **fold.score.to_dict()} for fold in several
         ],
@@ -57,3 +64,10 @@ def folds(
     with replacing_file(out / "folds.json") as temporary:
         temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
     return result
+
+
+def _refuse_other_parts(known: Mapping[str, PartSet]) -> None:
+    (first, parts), *others = known.items()
+    for name, theirs in others:
+        if theirs.names != parts.names:
+            raise BadParts(f"{name} has the parts {', '.join(theirs.names)}, {first} has {', '.join(parts.names)}")

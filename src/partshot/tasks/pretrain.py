@@ -78,9 +78,11 @@ def pretrain(
     pictures.
     """
     begun = None if start is None else Artifact.load(inside(Path(start), "representation"), kind="representation")
-    recipe = resolve(pretext, preset or (DEFAULT if begun is None else FURTHER), size, kimg, batch)
-    if begun is not None and not isinstance(recipe, StyleGAN2Recipe):
-        raise BadRecipe(f"--start is for generators, and {pretext} is none; leave it out")
+    recipe = resolve(pretext, preset or DEFAULT, size, kimg, batch)
+    if begun is not None:
+        _refuse_start(pretext, size, begun.card)
+        recipe = resolve(pretext, preset or FURTHER, None, kimg, batch)
+        recipe = recipe.changed(net=begun.card["net"], size=begun.card["shape"]["resolution"], grow=())
     if images is None and preset not in DRAWN:
         raise BadRecipe(f"--images is missing; only these presets draw their own pictures: {', '.join(DRAWN)}")
     paths = [] if images is None else list_images(images, leave_out)
@@ -174,6 +176,15 @@ def resolve(
     if size is not None and isinstance(row, StyleGAN2Recipe):
         given["grow"] = tuple((side, until) for side, until in row.grow if side < size)
     return row.changed(**given)
+
+
+def _refuse_start(pretext: str, size: int | None, card: dict) -> None:
+    """BadRecipe where a run cannot start from the representation of that card."""
+    if "shape" not in card or card.get("pretext") != pretext:
+        raise BadRecipe(f"--start holds {card['title']}; {pretext} goes on from a generator that {pretext} trained")
+    side = card["shape"]["resolution"]
+    if size not in (None, side):
+        raise BadRecipe(f"--start draws {side} px, and --size {size} was given; leave --size out")
 
 
 def _listing(paths: Sequence[Path]) -> str:

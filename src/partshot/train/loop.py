@@ -71,7 +71,7 @@ def run_loop(
     there, and returns at once when that run is done. title: what the progress bar calls it. fingerprint: names
     everything else that decides the outcome (the game's recipe, the pictures). journal_every: steps between lines;
     None writes about 200 lines over the run. show: called with the game and the pictures seen about SHOWN times over
-    the run, to show how far it is; with several devices it is sent to another process.
+    the run and at its end, to show how far it is; with several devices it is sent to another process.
 
     Raises BadArtifact for a checkpoint that is truncated or of other settings, BadRecipe when a loss or a weight stops
     being finite (the last good checkpoint stays), KeyboardInterrupt after Ctrl-C, with a checkpoint of that moment.
@@ -198,7 +198,8 @@ def _play(fabric: Fabric, game: Game, recipe: LoopRecipe, run: _Run) -> None:
                     journal.write(at | means)
             ticker.tick(images + recipe.batch, means)
 
-            if run.show is not None and first and run.step % max(1, recipe.steps // SHOWN) == 0:
+            due = run.step % max(1, recipe.steps // SHOWN) == 0 or run.step == recipe.steps
+            if run.show is not None and first and due:
                 run.show(game, images + recipe.batch)
 
             # Keep.
