@@ -190,6 +190,6 @@ def test_each_fold_tests_the_candidate_that_its_validation_part_chose():
     results = score_folds(candidates, truths, PARTS, names)
     # On "e" both are equally wrong: the first one stays.
     assert [fold.chosen for fold in results] == ["early", "late", "late", "late", "early"]
-    assert results[0].score.miou == 0 and results[0].validation_miou == pytest.approx(2 / 3)
+    assert results[0].score.miou == 0 and results[0].candidates[results[0].chosen] == pytest.approx(2 / 3)
     assert [name for name, _ in results[1].score.per_picture] == ["a", "c", "d", "e"]
     assert results[1].score.confusion.sum() == 8

@@ -44,8 +44,7 @@ def test_one_job_needs_no_other_process():
     assert side_by_side(eval, ["__import__('os').getpid()"] * 2, 1) == [os.getpid()] * 2
 
 
-def test_the_first_error_is_told_and_the_others_are_interrupted(tmp_path, monkeypatch):
-    monkeypatch.setattr("partshot.workers._PATIENCE", 0.2)
+def test_the_first_error_is_told_and_the_others_are_interrupted(tmp_path):
     began, saved = tmp_path / "began", tmp_path / "saved"
     start = time.monotonic()
     with pytest.raises(ZeroDivisionError, match="no"):

@@ -201,7 +201,9 @@ def fit(
     out: Out,
     representation: Annotated[
         str,
-        typer.Option(help="pixels, random, timm:NAME, timm:NAME@WEIGHTS, or a pretrained folder; +position behind it."),
+        typer.Option(
+            help="pixels, random, stylegan2[:LAYERS], timm:NAME[@WEIGHTS], or a pretrained folder; +position behind."
+        ),
     ] = "random+position",
     head: Annotated[str, typer.Option(help="linear, mlp-1, mlp-2, cnn-s, cnn-m, cnn-l, conv or ensemble.")] = "cnn-s",
     preset: Annotated[str, typer.Option(help="A row of the table of published settings.")] = "fast",
@@ -286,11 +288,13 @@ def evaluate(
 
     Writes results.json and report.html. The model is an ONNX file or a folder of predicted masks. With --folds it is a
     folder of models, such as a student's snapshots: the best on one fold is scored on the others. Writes folds.json.
+    The folds' other pictures overlap, so their deviation is no deviation over seeds; leave out what was learnt from.
     """
     if by_folds:
         several, mean = _task("folds")(model, images, masks, out, rgb_masks=rgb_masks)
-        for fold in several:
-            typer.echo(f"{fold.score.miou:.3f}  mean IoU of {fold.chosen}, which had {fold.validation_miou:.3f}")
+        for number, fold in enumerate(several, start=1):
+            chose = f"{fold.candidates[fold.chosen]:.3f} on {len(fold.validation)} pictures"
+            typer.echo(f"{fold.score.miou:.3f}  fold {number}: mean IoU of {fold.chosen} ({chose}) on all others")
         deviations = f"+- {mean.miou_std:.3f} mean IoU, {mean.wiou:.3f} +- {mean.wiou_std:.3f} weighted"
         typer.echo(f"{mean.miou:.3f} {deviations}; see {out / 'folds.json'}")
         return

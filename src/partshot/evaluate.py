@@ -119,10 +119,14 @@ class Row:
 
 
 class Fold(NamedTuple):
-    """One fold of the published protocol: which candidate its validation part chose, and the score of the rest."""
+    """One fold of the published protocol: which candidate its validation part chose, and the score of the rest.
+
+    validation: names of the pictures that chose. candidates: mean IoU of each on those.
+    """
 
     chosen: str
-    validation_miou: float
+    validation: tuple[str, ...]
+    candidates: dict[str, float]
     score: Score
 
 
@@ -277,7 +281,8 @@ def score_folds(
     for validation, rest in folds(names):
         mious = {name: mean_iou(matrices[validation].sum(0)) for name, matrices in counts.items()}
         chosen = max(mious, key=mious.__getitem__)
-        results.append(Fold(chosen, mious[chosen], _pool(counts[chosen], rest, parts, names)))
+        chose = tuple(names[place] for place in validation)
+        results.append(Fold(chosen, chose, mious, _pool(counts[chosen], rest, parts, names)))
     return results
 
 

@@ -52,6 +52,8 @@ class Recipe(BaseModel):
             first = error.errors()[0]
             key = ".".join(str(p) for p in first["loc"])
             where = f"{source}: " if source else ""
+            if not key:  # settings that do not fit together; the message is ours
+                raise BadRecipe(where + first["msg"].removeprefix("Value error, ")) from None
             if first["type"] == "extra_forbidden":
                 raise BadRecipe(f"{where}unknown setting '{key}'; {nearest(key, cls.model_fields)}") from None
             raise BadRecipe(f"{where}setting '{key}' = {first.get('input')!r}: {first['msg']}") from None

@@ -21,8 +21,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _SPAWN = get_context("spawn")
-# Seconds in which processes that heard the same Ctrl-C save where they are; a second one would not let them.
-_PATIENCE = 10
+# Seconds in which processes that heard the same Ctrl-C save where they are, for a second one would not let them; only
+# Windows tells all processes of a terminal, elsewhere they hear of it from here.
+_PATIENCE = 10 if os.name == "nt" else 0
 
 
 def workers(jobs: int) -> ProcessPoolExecutor:
@@ -99,6 +100,8 @@ def _interrupt(process) -> None:
 
 def _answer(pipe, function: Callable, item) -> None:
     _follow()
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
     try:
         pipe.send((function(item), None))
     except BaseException as error:

@@ -162,3 +162,13 @@ def test_snapshots_are_kept_on_the_way(toy, tmp_path):
     assert (masks.predict(pictures)[0] == np.stack([p.labels for p in student.predict(list(pictures))])).mean() > 0.99
     with pytest.warns(UserWarning, match="is finished"):
         distilled(toy, tmp_path, snapshots=3, kimg=0.808)
+
+
+def test_what_a_preset_needs_and_has_not_is_told(toy, tmp_path):
+    with pytest.warns(UserWarning, match="for a --teacher that reads a generator"):
+        distilled(toy, tmp_path / "alone", preset="auto-shot", kimg=0.016)
+    few = tmp_path / "few"
+    few.mkdir()
+    (few / "00000.png").write_bytes((toy / "images" / "00000.png").read_bytes())
+    with pytest.warns(UserWarning, match="no pictures but the labelled ones"):
+        distill(few, toy / "masks", tmp_path / "plain", size=32, kimg=0.016, quiet=True)

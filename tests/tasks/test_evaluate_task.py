@@ -122,6 +122,14 @@ def test_a_model_that_is_not_there_is_refused(pack):
         evaluate(pack / "nowhere.onnx", pack / "images", pack / "masks", pack / "out")
 
 
+@pytest.mark.parametrize("holds, said", [("a.onnx", "add --folds"), ("card.json", "run: partshot export")])
+def test_a_folder_of_models_is_no_folder_of_masks(pack, holds, said):
+    (pack / "models").mkdir()
+    (pack / "models" / holds).touch()
+    with pytest.raises(BadArtifact, match=said):
+        evaluate(pack / "models", pack / "images", pack / "masks", pack / "out")
+
+
 def test_evaluating_imports_no_torch():
     code = "import sys; import partshot.tasks.evaluate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -37,13 +37,20 @@ def test_each_fold_chooses_and_the_rest_is_scored(pack):
     assert [fold.score.miou for fold in found.folds] == pytest.approx([0.0, *[0.6] * 4])
     saved = json.loads((pack / "out" / "folds.json").read_text())
     assert saved["miou"] == pytest.approx(0.48) and saved["miou_std"] == pytest.approx(0.24)
-    assert saved["pictures"] == 5 and len(saved["folds"]) == 5
+    assert saved["pictures"] == 5 and [fold["validation"] for fold in saved["folds"]] == [[name] for name in "abcde"]
+    assert saved["folds"][0]["candidates"] == {"bad": 1.0, "good": 0.0}
 
 
 def test_what_cannot_be_folded_is_refused(pack):
     (pack / "empty").mkdir()
     with pytest.raises(BadArtifact, match="holds no ONNX file and no folder of masks"):
         folds(pack / "empty", pack / "images", pack / "masks", pack / "out")
+    (pack / "one.onnx").touch()
+    with pytest.raises(BadArtifact, match="is one model; give a folder of several"):
+        folds(pack / "one.onnx", pack / "images", pack / "masks", pack / "out")
+    (pack / "run" / "snapshots").mkdir(parents=True)
+    with pytest.raises(BadArtifact, match="did you mean its snapshots/"):
+        folds(pack / "run", pack / "images", pack / "masks", pack / "out")
     (pack / "masks" / "e.png").unlink()
     with pytest.raises(BadLabels, match="4 pictures cannot make 5 folds"):
         folds(pack / "models", pack / "images", pack / "masks", pack / "out")

@@ -176,9 +176,9 @@ def test_a_trained_generator_is_gone_on_with(tmp_path):
     # What was made from another start is another run.
     with pytest.raises(BadArtifact, match="another recipe"):
         pretrain("stylegan2", images, tmp_path / "second", start=made, **given)
-    with pytest.raises(BadRecipe, match="--start draws 32 px, and --size 64 was given"):
+    with pytest.raises(BadRecipe, match="first/representation: draws 32 px, and --size 64 was given"):
         pretrain("stylegan2", images, tmp_path / "third", start=first, **{**given, "size": 64})
-    with pytest.raises(BadRecipe, match="simsiam goes on from a generator that simsiam trained"):
+    with pytest.raises(BadRecipe, match="--start is for stylegan1 and stylegan2"):
         pretrain("simsiam", images, tmp_path / "third", start=first, **given)
     # Size and net are the generator's own, whatever the preset says.
     del given["size"]

@@ -269,7 +269,7 @@ def refuse_few(pictures: int) -> None:
     if pictures < FEWEST:
         raise BadImage(
             f"{pictures} pictures given; a StyleGAN learns from {FEWEST} or more, and well from a thousand: "
-            "add pictures, or use --representation simsiam"
+            "add pictures, or train an encoder: partshot pretrain simsiam"
         )
 
 

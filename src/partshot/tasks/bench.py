@@ -26,6 +26,7 @@ from partshot.tasks.contenders import BenchRecipe, Contenders, Entry
 from partshot.tasks.field import TOYS, Field, open_field
 from partshot.tasks.tables import TABLES, Table
 from partshot.train.journal import Journal, read_journal
+from partshot.train.progress import say
 
 # What is drawn at 64 px in minutes, and what real pictures of 128 px and more need.
 PRESETS = {
@@ -65,14 +66,18 @@ def bench(
     _refuse_missing(entries, recipe, field)
     torch.set_num_threads(available_cores())
 
-    rows, teller = [], _Teller(sum(len(entry.ks or recipe.ks) for entry in entries) * len(recipe.seeds), quiet)
+    total = sum(len(entry.ks or recipe.ks) for entry in entries) * len(recipe.seeds)
+    rows, teller, page = [], _Teller(total, quiet), out
+    # A table shows its rows in its own order, not in that of the draws.
+    order = [entry.name for entry in entries]
     # Whole draws first, so that a run that is cut short has complete ones to show.
     for seed in recipe.seeds:
         for entry in entries:
+            say(f"{entry.name}, draw {seed} ({len(rows)} of {total} rows are there)", quiet)
             rows += _measure(entry, _journal(work, entry, recipe, field), seed, recipe, field, teller)
-    # A table shows its rows in its own order, not in that of the draws.
-    order = [entry.name for entry in entries]
-    return _write(out, table, field, recipe, entries, sorted(rows, key=lambda row: order.index(row.method)))
+            rows.sort(key=lambda row: order.index(row.method))
+            page = _write(out, table, field, recipe, entries, rows, total)
+    return page
 
 
 def _recipe(data: str, ks: Sequence[int], seeds: Sequence[int], size, kimg) -> BenchRecipe:
@@ -136,9 +141,9 @@ def _measure(
 
 
 def _write(
-    out: Path, name: str, field: Field, recipe: BenchRecipe, entries: Sequence[Entry], rows: Sequence[Row]
+    out: Path, name: str, field: Field, recipe: BenchRecipe, entries: Sequence[Entry], rows: Sequence[Row], total: int
 ) -> Path:
-    """The page, its figures and its plot."""
+    """The page, its figures and its plot, of the rows that are there of `total`."""
     table, stem = tabulate(rows), f"{name}-{field.name}"
     links = {entry.name: _link(out / "recipes", entry.recipes) for entry in entries}
     page = [
@@ -147,6 +152,7 @@ def _write(
         f"Table `{name}` ({TABLES[name].source}) on {field.title}, read at {recipe.size} px. Mean and deviation over "
         f"the draws {', '.join(map(str, recipe.seeds))}; {len(field.test)} pictures to measure on, with background. "
         "How each row was trained stands in its recipes.",
+        *([] if len(rows) == total else ["", f"Unfinished: {len(rows)} of {total} rows."]),
         "",
         _linked(table_to_markdown(table), links),
         _linked(table_to_markdown(table, "wiou"), links),

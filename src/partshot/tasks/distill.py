@@ -78,6 +78,13 @@ def distill(
         why = f"it reads its own shots to a mean IoU below {TRUSTED:g}"
         why = why if recipe.unlabelled else "the preset hears none"
         warnings.warn(f"{teacher}: this teacher is not heard: {why}", stacklevel=1)
+    drawing = segmenter is not None and draws(segmenter)
+    if recipe.drawn == 1 and not drawing:
+        why = f"preset '{preset}' is for a --teacher that reads a generator; the student sees the labels alone"
+        warnings.warn(why, stacklevel=1)
+    if recipe.consistency is not None and len(pictures) <= len(shots):
+        why = f"{images}: holds no pictures but the labelled ones, so consistency adds nothing; add plain ones"
+        warnings.warn(why, stacklevel=1)
     train_student(shots, recipe, Path(out), pictures, segmenter, student, seed, quiet, drawn, start, snapshots)
     return Path(out) / "student"
 
@@ -157,6 +164,7 @@ def train_student(
     )
     loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=seed)
     what = f"student from {len(shots)} label{'s' if len(shots) > 1 else ''}"
+    what += "" if extra is None else f" and {len(extra[0])} drawn pictures"
     card = {"fingerprint": fingerprint, "recipe": recipe.model_dump(mode="json")}
 
     def as_it_is() -> Student:

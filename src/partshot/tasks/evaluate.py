@@ -76,6 +76,7 @@ def open_model(model: Path, masks: Path) -> tuple[PartSet, Labeller]:
     """What the ids of a model mean, and who labels a picture. masks: the folder of true ones. Errors as above."""
     theirs = parts_beside(masks)
     if model.is_dir():
+        _refuse_other_folders(model)
         parts = _agreed(parts_beside(model), theirs, model, masks)
         return parts, lambda pair: _read_prediction(model, pair.name, parts)
     if not model.is_file():
@@ -83,6 +84,15 @@ def open_model(model: Path, masks: Path) -> tuple[PartSet, Labeller]:
     network = Shipped(model)
     parts = _agreed(network.parts, theirs, model, masks)
     return parts, lambda pair: network.predict(read_image(pair.image)[None])[0][0]
+
+
+def _refuse_other_folders(model: Path) -> None:
+    """BadArtifact for what holds models instead of masks."""
+    if next(model.glob("*.png"), None) is None:
+        if next(model.glob("*.onnx"), None):
+            raise BadArtifact(f"{model}: holds several models; name one of them, or add --folds")
+        if (model / "card.json").is_file():
+            raise BadArtifact(f"{model}: is no ONNX file yet; run: partshot export {model} student.onnx")
 
 
 def _agreed(ours: PartSet | None, theirs: PartSet | None, model: Path, masks: Path) -> PartSet:

@@ -35,11 +35,14 @@ def folds(
     a folder without models.
     """
     models, out = Path(models), Path(out)
+    if models.is_file():
+        raise BadArtifact(f"{models}: is one model; give a folder of several, such as snapshots/, or leave --folds out")
     # Not the hidden file of an export that was killed.
     shown = [path for path in models.glob("*") if not path.name.startswith(".")]
-    found = sorted(path for path in shown if path.suffix == ".onnx" or path.is_dir())
+    found = sorted(path for path in shown if path.suffix == ".onnx" or next(path.glob("*.png"), None))
     if not found:
-        raise BadArtifact(f"{models}: holds no ONNX file and no folder of masks; give what `distill --snapshots` wrote")
+        inside = "; did you mean its snapshots/?" if (models / "snapshots").is_dir() else ""
+        raise BadArtifact(f"{models}: holds no ONNX file and no folder of masks{inside}")
     pairs = find_pairs(masks, images)
     names = [pair.name for pair in pairs]
     # Too few are refused before anything is predicted.
@@ -58,7 +61,13 @@ def folds(
         "pictures": len(pairs),
         **mean,
         "folds": [
-            {"chosen": fold.chosen, "validation_miou": fold.validation_miou, **fold.score.to_dict()} for fold in several
+            {
+                "chosen": fold.chosen,
+                "validation": fold.validation,
+                "candidates": fold.candidates,
+                **fold.score.to_dict(),
+            }
+            for fold in several
         ],
     }
     with replacing_file(out / "folds.json") as temporary:

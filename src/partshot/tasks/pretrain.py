@@ -80,7 +80,7 @@ def pretrain(
     begun = None if start is None else Artifact.load(inside(Path(start), "representation"), kind="representation")
     recipe = resolve(pretext, preset or DEFAULT, size, kimg, batch)
     if begun is not None:
-        _refuse_start(pretext, size, begun.card)
+        _refuse_start(Path(start), begun.card, pretext, size)
         recipe = resolve(pretext, preset or FURTHER, None, kimg, batch)
         recipe = recipe.changed(net=begun.card["net"], size=begun.card["shape"]["resolution"], grow=())
     if images is None and preset not in DRAWN:
@@ -178,13 +178,15 @@ def resolve(
     return row.changed(**given)
 
 
-def _refuse_start(pretext: str, size: int | None, card: dict) -> None:
+def _refuse_start(start: Path, card: dict, pretext: str, size: int | None) -> None:
     """BadRecipe where a run cannot start from the representation of that card."""
+    if not isinstance(resolve(pretext), StyleGAN2Recipe):
+        raise BadRecipe(f"--start is for stylegan1 and stylegan2, and {pretext} was asked for; leave it out")
     if "shape" not in card or card.get("pretext") != pretext:
-        raise BadRecipe(f"--start holds {card['title']}; {pretext} goes on from a generator that {pretext} trained")
+        raise BadRecipe(f"{start}: holds {card['title']}; --start takes what `partshot pretrain {pretext}` wrote")
     side = card["shape"]["resolution"]
     if size not in (None, side):
-        raise BadRecipe(f"--start draws {side} px, and --size {size} was given; leave --size out")
+        raise BadRecipe(f"{start}: draws {side} px, and --size {size} was given; leave --size out")
 
 
 def _listing(paths: Sequence[Path]) -> str:
