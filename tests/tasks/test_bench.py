@@ -79,6 +79,20 @@ def test_it_goes_on_where_it_stopped(folder, tiny, tmp_path):
     assert len(tiny) == 4 and "draws 1;" in page.read_text()
 
 
+def test_a_run_that_is_cut_short_shows_what_is_there(folder, tiny, tmp_path, monkeypatch):
+    def stopping(shots):
+        raise KeyboardInterrupt
+
+    rows = module.TABLES["tiny"].rows
+    cut = Table("Why?", "nowhere", lambda every: [rows(every)[0], rows(every)[1]._replace(fit=stopping)])
+    monkeypatch.setitem(module.TABLES, "tiny", cut)
+    with pytest.raises(KeyboardInterrupt):
+        bench("tiny", str(folder), tmp_path, quiet=True)
+    assert "Unfinished: 1 of 4 rows." in (tmp_path / "tiny-horses.md").read_text()
+    monkeypatch.setitem(module.TABLES, "tiny", Table("Why?", "nowhere", rows))
+    assert "Unfinished" not in bench("tiny", str(folder), tmp_path, quiet=True).read_text()
+
+
 def test_what_cannot_be_is_refused_before_work(folder, tiny, tmp_path):
     with pytest.raises(BadRecipe, match="unknown table 'tny'.*tiny"):
         bench("tny", str(folder), tmp_path)
