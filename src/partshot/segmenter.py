@@ -121,13 +121,16 @@ class Segmenter:
         return [one for i, image in enumerate(images) for one in self._answers(read[i : i + 1], [image.shape[:2]])]
 
     def soft_labels(self, pictures: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> SoftLabels:
-        """Soft labels of a stack, uint8 [n, s, s, 3], at half its size, for a student to start from."""
+        """Soft labels of a stack, uint8 [n, s, s, 3], at half its size, for a student to start from.
+
+        In bf16 where the device has it, since they are kept as bytes anyway.
+        """
         kept = []
         for first in range(0, len(pictures), _BATCH):
             several = as_pictures(pictures[first : first + _BATCH])
             if several.shape[2] != self.size:
                 several = F.interpolate(several, size=(self.size, self.size), mode="bilinear", antialias=True)
-            with torch.no_grad():
+            with torch.no_grad(), _autocast(several.device):
                 logits = self._head()(self.representation.features(several)).float()
             size = pictures.shape[1] // 2
             logits = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
