@@ -152,8 +152,8 @@ PRESETS = {
         consistency=None,
     ),
     "auto-shot": _AUTO_SHOT,
-    # The same beside plain pictures of the kind, which show what the generator's lack: worth .012 from ten labels, for
-    # a fifth more time (LOG.md).
+    # The same beside plain pictures of the kind, which show what the generator's lack: worth about .01 of
+    # weighted IoU, for a fifth more time (LOG.md).
     "auto-shot-consistent": _AUTO_SHOT.changed(
         unlabelled=16, consistency=Consistency(teacher=0, views=AUGMENTS["strong"])
     ),
