@@ -2,8 +2,8 @@
 
 Ours are auto-shot students: one or ten faces that the embedded generator drew are labelled, a few-shot head labels
 thousands that it draws, a student learns those and has to say the same of 600 plain faces however they are changed.
-The rival is the same network, a residual U-Net, trained by the same
-recipe on 1 to 1,000 drawn faces with exact masks, with strong and with weak augmentation, of which the better counts.
+The rival is the same network, a residual U-Net, trained by the same recipe on 1 to 1,000 drawn faces with exact masks,
+with strong and with weak augmentation, of which the better counts.
 Measured is ReGAN's weighted IoU on 200 drawn faces of 64 px. Between two counts the curve is a line over log(labels).
 
     python bench/bench_labels_worth.py [--runs 3] [--jobs 2]

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 import partshot
 from partshot.errors import BadRecipe, MissingExtra, PartshotError
-from partshot.workers import own_warnings_alone
+from partshot.plain_warnings import own_warnings_alone
 
 _TRAIN_LINE = "pip install 'partshot[train]'"
 _LISTED = 10  # skipped pictures, on the terminal; predictions.json has them all

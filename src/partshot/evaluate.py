@@ -121,7 +121,7 @@ class Row:
 class Fold(NamedTuple):
     """One fold of the published protocol: which candidate its validation part chose, and the score of the rest.
 
-    validation: names of the pictures that chose. candidates: mean IoU of each on those.
+    validation: names of the pictures that chose. candidates: mean IoU of each on those, 0..1.
     """
 
     chosen: str

@@ -6,16 +6,16 @@ after the other on both (LOG.md). Knows nothing of what the processes do.
 
 import os
 import signal
-import sys
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from threading import Event, Thread
 from typing import TypeVar
+
+from partshot.plain_warnings import own_warnings_alone
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,14 +58,6 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], jobs
                 _interrupt(process)
             raise
         return [future.result() for future in futures]
-
-
-def own_warnings_alone() -> None:
-    """A library's warnings are for whoever calls it; partshot's own are for the user, as a line."""
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("default", module=r"partshot(\.|$)")
-        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 
 def _elsewhere(function: Callable[[Item], Result], item: Item, running: list, stopping: Event) -> Result:

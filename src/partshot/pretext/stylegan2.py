@@ -77,6 +77,7 @@ class StyleGAN2Recipe(Recipe):
 _TWO_CORES = StyleGAN2Recipe(
     size=64, kimg=300, batch=16, net="small", grow=((16, 0.15), (32, 0.4)), rate=5e-3, path=0, average=5.0, noise=False
 )
+_FURTHER = _TWO_CORES.changed(kimg=100, grow=(), rate=2.5e-3, average=10.0)
 PRESETS = {
     # FFHQ at 1024 px, config F: 25 million pictures (StyleGAN2, table 1).
     "stylegan2-paper": StyleGAN2Recipe(size=1024, kimg=25_000, rate=2e-3, gamma=10.0, ada=0),
@@ -85,8 +86,8 @@ PRESETS = {
     # Hundreds to a few thousand pictures.
     "small-folder": _TWO_CORES,
     # Going on from a trained generator: of the same pictures, or of others that are somewhat like them.
-    "further": _TWO_CORES.changed(kimg=100, grow=(), rate=2.5e-3, average=10.0),
-    "toy-face-64-further": _TWO_CORES.changed(kimg=100, grow=(), rate=2.5e-3, average=10.0, ada=0),
+    "further": _FURTHER,
+    "toy-face-64-further": _FURTHER.changed(ada=0),
 }
 
 

@@ -78,8 +78,9 @@ def pretrain(
     pictures.
     """
     begun = None if start is None else Artifact.load(inside(Path(start), "representation"), kind="representation")
-    recipe = resolve(pretext, preset or DEFAULT, size, kimg, batch)
-    if begun is not None:
+    if begun is None:
+        recipe = resolve(pretext, preset, size, kimg, batch)
+    else:
         _refuse_start(Path(start), begun.card, pretext, size)
         recipe = resolve(pretext, preset or FURTHER, None, kimg, batch)
         recipe = recipe.changed(net=begun.card["net"], size=begun.card["shape"]["resolution"], grow=())
