@@ -193,9 +193,10 @@ def _plot(path: Path, table: Table, entries: Sequence[Entry], measured: Measured
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     lines = _lines(entries, measured)
-    for line, points in lines.items():
+    for i, (line, points) in enumerate(lines.items()):
         x, mean, deviation = zip(*sorted(points), strict=True)
-        axes.errorbar(x, mean, deviation, marker="o", capsize=3, label=line)
+        # There are ten colors; the eleventh line has the first one's and another mark.
+        axes.errorbar(x, mean, deviation, marker="os^"[i // 10 % 3], capsize=3, label=line)
     if table.over in ("labels", "steps"):
         axes.set_xscale("log")
     ticks = sorted({point[0] for points in lines.values() for point in points})
