@@ -26,13 +26,13 @@ from partshot.heads.ensemble import Ensemble
 from partshot.nets.student import STRIDE, build_student
 from partshot.ops.disagreement import entropy, image_score, keep_by_score, verdict
 from partshot.ops.pictures import as_bytes, as_pictures
-from partshot.ops.precision import native_bf16
+from partshot.ops.precision import best_device, native_bf16
 from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import rebuild, tensors_of
 from partshot.represent.spec import Latents, Representation
 from partshot.train.fit_ensemble import FitEnsemble, fit_presets, fitter
-from partshot.train.fit_head import FitHead
+from partshot.train.fit_head import FitHead, device_of
 
 # Pictures per forward pass: enough to keep two cores busy, few enough for 512 px pyramids in 2 GB.
 _BATCH = 8
@@ -59,7 +59,7 @@ class Prediction:
 
 
 class Segmenter:
-    """A representation with a head.
+    """A representation with a head, both where this machine computes best.
 
     representation: reads the pictures. parts: what the head tells apart. head: a name of `catalog.HEADS`.
     size: side of the square that pictures are resized to before they are read. recipe: how the head is fitted, of the
@@ -77,10 +77,15 @@ class Segmenter:
         usual = fit_presets(head)["fast"]
         if not isinstance(recipe or usual, type(usual)):
             raise BadRecipe(f"head '{head}' is fitted by a {type(usual).__name__}, given is a {type(recipe).__name__}")
-        self.representation, self.parts, self.head_name = representation, parts, head
+        self.representation, self.parts, self.head_name = representation.to(best_device()), parts, head
         self.size, self.recipe = size, recipe or usual
         self.head_: nn.Module | None = None
         self.fitted = ""
+
+    @property
+    def device(self) -> torch.device:
+        """Where pictures are read and labelled."""
+        return device_of(self.representation)
 
     def make_head(self) -> nn.Module:
         """An unfitted head for this representation and these parts."""
@@ -116,7 +121,7 @@ class Segmenter:
         self._head()
         if latents is None:
             read = self.representation.features
-            return _predictions(lambda x, sizes: self._answers(read(x), sizes), images, self.size)
+            return _predictions(lambda x, sizes: self._answers(read(x.to(self.device)), sizes), images, self.size)
         read = self._read(latents)
         return [one for i, image in enumerate(images) for one in self._answers(read[i : i + 1], [image.shape[:2]])]
 
@@ -127,14 +132,14 @@ class Segmenter:
         """
         kept = []
         for first in range(0, len(pictures), _BATCH):
-            several = as_pictures(pictures[first : first + _BATCH])
+            several = as_pictures(pictures[first : first + _BATCH]).to(self.device)
             if several.shape[2] != self.size:
                 several = F.interpolate(several, size=(self.size, self.size), mode="bilinear", antialias=True)
             with torch.no_grad(), _autocast(several.device):
                 logits = self._head()(self.representation.features(several)).float()
             size = pictures.shape[1] // 2
             logits = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
-            kept.append(SoftLabels.of(logits.softmax(1)))
+            kept.append(SoftLabels.of(logits.softmax(1).cpu()))
             progress(min(first + _BATCH, len(pictures)))
         return SoftLabels.join(kept)
 
@@ -180,7 +185,7 @@ class Segmenter:
             "recipe": self.recipe.model_dump(mode="json"),
             "fingerprint": self.fitted,
         }
-        tensors = {f"head.{k}": v.numpy() for k, v in self._head().state_dict().items()}
+        tensors = {f"head.{k}": v.cpu().numpy() for k, v in self._head().state_dict().items()}
         tensors |= {f"representation.{k}": v for k, v in tensors_of(self.representation).items()}
         return Artifact("segmenter", card, tensors).save(folder)
 
@@ -193,7 +198,7 @@ class Segmenter:
         parts = PartSet.from_dict(card["parts"], str(folder))
         kind = type(fit_presets(card["head"])["fast"])
         found = cls(representation, parts, card["head"], card["size"], kind.parse(card["recipe"], str(folder)))
-        found.head_ = _loaded(found.make_head(), below(stored.tensors, "head."), folder)
+        found.head_ = _loaded(found.make_head(), below(stored.tensors, "head."), folder).to(found.device)
         found.fitted = card["fingerprint"]
         return found
 
@@ -227,7 +232,7 @@ class Segmenter:
         if isinstance(head, Ensemble):
             # One by one, since every member's opinion is there at once.
             return [_agreed(head.members(pyramid[i : i + 1])[:, 0], size) for i, size in enumerate(sizes)]
-        return _separate(head(pyramid).float(), sizes)
+        return _separate(head(pyramid).float().cpu(), sizes)
 
 
 class Student:
@@ -302,7 +307,7 @@ def _prediction(logits: torch.Tensor, size: tuple[int, int]) -> Prediction:
 def _agreed(members: torch.Tensor, size: tuple[int, int]) -> Prediction:
     # Probabilities [m, k, h, w], brought to the picture's size one member at a time.
     resized = (F.interpolate(one[None], size=size, mode="bilinear", align_corners=False) for one in members)
-    labels, shares, disagreement = verdict(resized)
+    labels, shares, disagreement = (found.cpu() for found in verdict(resized))
     doubt = disagreement / max(1e-9, math.log(min(members.shape[:2])))
     return Prediction(labels[0].numpy(), shares[0].numpy(), doubt[0].clamp(0, 1).numpy())
 

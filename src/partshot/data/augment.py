@@ -3,7 +3,8 @@
 One set of random numbers moves picture and mask alike: flip (with left and right parts trading ids), scale, rotation,
 shift and a smooth warp; labels are sampled by the nearest pixel and what comes from outside the picture is 255. Colors
 change on the picture alone. Everything works on whole batches in memory, because per-picture pipelines are slower
-than the network on two cores. Knows no files and no networks; normalization is the representation's affair.
+than the network on two cores. Chance comes from a CPU generator, the work is done where the pictures are. Knows no
+files and no networks; normalization is the representation's affair.
 """
 
 import math
@@ -60,9 +61,10 @@ def augment(
 ) -> tuple[Float[torch.Tensor, "b 3 h w"], Int[torch.Tensor, "b h w"] | None]:
     """Changed copies of pictures in [-1, 1] and of their label ids (255 = ignore).
 
-    mirrored_ids: for each id, the id it becomes in a mirror (`PartSet.mirrored_ids`). rng: the only source of chance.
+    mirrored_ids: for each id, the id it becomes in a mirror (`PartSet.mirrored_ids`). rng: a CPU generator, the only
+    source of chance.
     """
-    grid, flipped = warp_grid(images.shape[0], images.shape[2:], recipe, rng)
+    grid, flipped = warp_grid(images.shape[0], images.shape[2:], recipe, rng, images.device)
     images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     if labels is not None:
         labels = move_labels(labels, grid, flipped, mirrored_ids)
@@ -81,7 +83,7 @@ def borrow_colors(
     gain = other_deviation / (deviation + 1e-3)
     borrowed = (images * gain + (other_mean - mean * gain)).clamp(-1, 1)
     chosen = (torch.rand(len(images), 1, 1, 1, generator=rng) < share).float()
-    return torch.lerp(images, borrowed, chosen * torch.rand(len(images), 1, 1, 1, generator=rng))
+    return torch.lerp(images, borrowed, (chosen * torch.rand(len(images), 1, 1, 1, generator=rng)).to(images.device))
 
 
 def _statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,9 +94,12 @@ def _statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def warp_grid(
-    batch: int, size: tuple[int, int], recipe: Augment, rng: torch.Generator
+    batch: int, size: tuple[int, int], recipe: Augment, rng: torch.Generator, device: torch.device | str = "cpu"
 ) -> tuple[Float[torch.Tensor, "b h w 2"], torch.Tensor]:
-    """A sampling grid for `torch.nn.functional.grid_sample` (x, y in [-1, 1]) and which pictures are flipped [b]."""
+    """A sampling grid for `torch.nn.functional.grid_sample` (x, y in [-1, 1]) and which pictures are flipped [b].
+
+    device: where the pictures are that it is for.
+    """
     height, width = size
     angle = _uniform(rng, batch, math.radians(recipe.rotation))
     zoom = torch.exp(_uniform(rng, batch, math.log(recipe.scale)))
@@ -111,13 +116,13 @@ def warp_grid(
         ],
         1,
     )
-    grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
+    grid = F.affine_grid(theta.to(device), [batch, 1, height, width], align_corners=False)
     if recipe.warp:
         # A lattice of displacements, smoothed by bicubic interpolation; 2 because the grid spans [-1, 1].
         lattice = torch.randn(batch, 2, _LATTICE, _LATTICE, generator=rng) * (2 * recipe.warp)
-        field = _bicubic(height) @ lattice @ _bicubic(width).T
+        field = _bicubic(height).to(device) @ lattice.to(device) @ _bicubic(width).T.to(device)
         grid = grid + field.permute(0, 2, 3, 1)
-    return grid, flipped
+    return grid, flipped.to(device)
 
 
 _LATTICE = 5
@@ -164,27 +169,35 @@ def recolor(
     images: Float[torch.Tensor, "b 3 h w"], recipe: Augment, rng: torch.Generator
 ) -> Float[torch.Tensor, "b 3 h w"]:
     """Colors, blur, noise and hidden patches changed; shapes untouched; the result stays in [-1, 1]."""
-    b = images.shape[0]
+    b, device = images.shape[0], images.device
     x = images
     if recipe.color:
         c = recipe.color
         x = (x + 1) / 2
-        x = x.clamp(1e-3, 1) ** torch.exp(_uniform(rng, b, 0.6 * c, 1, 1, 1))
-        matrix = _color_matrix(b, c, recipe.gray, rng)
+        x = x.clamp(1e-3, 1) ** torch.exp(_uniform(rng, b, 0.6 * c, 1, 1, 1)).to(device)
+        matrix = _color_matrix(b, c, recipe.gray, rng).to(device)
         mean = x.mean(dim=(2, 3), keepdim=True)
         x = torch.einsum("bij,bjhw->bihw", matrix, x - mean) + torch.einsum("bij,bjhw->bihw", matrix, mean)
-        contrast = torch.exp(_uniform(rng, b, 0.6 * c, 1, 1, 1))
+        contrast = torch.exp(_uniform(rng, b, 0.6 * c, 1, 1, 1)).to(device)
         level = x.mean(dim=(1, 2, 3), keepdim=True)
-        x = (x - level) * contrast + level + _uniform(rng, b, 0.3 * c, 1, 1, 1)
+        x = (x - level) * contrast + level + _uniform(rng, b, 0.3 * c, 1, 1, 1).to(device)
         x = x.clamp(0, 1) * 2 - 1
     if recipe.blur:
         x = _blur_half(x, recipe.blur, rng)
     if recipe.noise:
         strength = torch.rand(b, 1, 1, 1, generator=rng) * recipe.noise
-        x = (x + torch.randn(x.shape, generator=rng) * strength).clamp(-1, 1)
+        x = (x + _noise(x.shape, rng, device) * strength.to(device)).clamp(-1, 1)
     if recipe.cutout:
         x = _cutout(x, recipe.cutout, rng)
     return x
+
+
+def _noise(shape: torch.Size, rng: torch.Generator, device: torch.device) -> torch.Tensor:
+    """Standard normal. A GPU draws its own, from a seed of rng: a core does not keep up with millions of numbers."""
+    if device.type == "cpu":
+        return torch.randn(shape, generator=rng)
+    seed = int(torch.randint(1 << 62, (), generator=rng))
+    return torch.randn(shape, generator=torch.Generator(device).manual_seed(seed), device=device)
 
 
 def _uniform(rng: torch.Generator, batch: int, reach: float, *shape: int) -> torch.Tensor:
@@ -211,10 +224,10 @@ def _color_matrix(batch: int, strength: float, gray: float, rng: torch.Generator
 def _blur_half(x: torch.Tensor, largest: float, rng: torch.Generator) -> torch.Tensor:
     """Half of the pictures blurred, all with one sigma drawn for the batch (a per-picture kernel costs 3x as much)."""
     sigma = 0.1 + float(torch.rand(1, generator=rng)) * largest
-    chosen = torch.randperm(x.shape[0], generator=rng)[: (x.shape[0] + 1) // 2]
+    chosen = torch.randperm(x.shape[0], generator=rng)[: (x.shape[0] + 1) // 2].to(x.device)
     reach = max(1, int(3 * sigma + 0.5))
     tap = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
-    tap = (tap / tap.sum()).view(1, 1, -1, 1).expand(3, 1, -1, 1)
+    tap = (tap / tap.sum()).view(1, 1, -1, 1).expand(3, 1, -1, 1).to(x)
     padded = F.pad(x[chosen], [reach] * 4, mode="reflect")
     soft = F.conv2d(F.conv2d(padded, tap, groups=3), tap.transpose(2, 3), groups=3)
     return x.index_copy(0, chosen, soft)
@@ -222,11 +235,12 @@ def _blur_half(x: torch.Tensor, largest: float, rng: torch.Generator) -> torch.T
 
 def _cutout(x: torch.Tensor, largest: float, rng: torch.Generator) -> torch.Tensor:
     b, _, h, w = x.shape
-    side = torch.rand(b, 2, generator=rng) * largest
-    center = torch.rand(b, 2, generator=rng)
-    rows, cols = torch.linspace(0, 1, h)[None, :, None], torch.linspace(0, 1, w)[None, None, :]
+    side = (torch.rand(b, 2, generator=rng) * largest).to(x.device)
+    center = torch.rand(b, 2, generator=rng).to(x.device)
+    rows, cols = (torch.linspace(0, 1, n, device=x.device) for n in (h, w))
+    rows, cols = rows[None, :, None], cols[None, None, :]
     inside = ((rows - center[:, 0, None, None]).abs() < side[:, 0, None, None] / 2) & (
         (cols - center[:, 1, None, None]).abs() < side[:, 1, None, None] / 2
     )
-    fill = torch.rand(b, 3, 1, 1, generator=rng) * 2 - 1
+    fill = (torch.rand(b, 3, 1, 1, generator=rng) * 2 - 1).to(x.device)
     return torch.where(inside[:, None], fill, x)

@@ -8,6 +8,11 @@ Precision = Literal["auto", "bf16", "fp32"]
 """A recipe's setting. auto: bf16 where the device computes in it by its own instructions."""
 
 
+def best_device() -> torch.device:
+    """Where networks compute best on this machine: a GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def is_bf16(precision: Precision, device: torch.device) -> bool:
     """Whether that setting means bf16 on that device."""
     return precision == "bf16" or (precision == "auto" and native_bf16(device))

@@ -64,9 +64,14 @@ class Latents:
         """Those of some of the pictures."""
         return Latents(self.ws[index], tuple(n[index] for n in self.noise), self.generator)
 
+    def to(self, device: torch.device | str) -> "Latents":
+        """The same there."""
+        return Latents(self.ws.to(device), tuple(n.to(device) for n in self.noise), self.generator)
+
     def save(self, folder: Path | str, card: dict | None = None) -> Path:
         """Writes them as an artifact of kind "latents"; card: further JSON values."""
-        tensors = {"ws": self.ws.numpy()} | {f"noise.{i}": n.numpy() for i, n in enumerate(self.noise)}
+        here = self.to("cpu")
+        tensors = {"ws": here.ws.numpy()} | {f"noise.{i}": n.numpy() for i, n in enumerate(here.noise)}
         return Artifact("latents", {**(card or {}), "generator": self.generator}, tensors).save(folder)
 
     @classmethod

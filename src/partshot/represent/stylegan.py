@@ -22,6 +22,7 @@ from partshot.nets import stylegan1, stylegan2
 from partshot.nets.perceptual import Distance, feature_distance
 from partshot.nets.stylegan import Shape
 from partshot.nets.weights import load_exactly
+from partshot.ops.precision import best_device
 from partshot.pyramid import Pyramid
 from partshot.represent.cache import Store, key_of
 from partshot.represent.invert import PRESETS, Inverted, InvertRecipe, invert
@@ -101,6 +102,11 @@ class StyleGAN(nn.Module):
         """Side of the pictures in pixels."""
         return self.generator.shape.resolution
 
+    @property
+    def device(self) -> torch.device:
+        """Where it draws; latents and pictures are brought there."""
+        return self.generator.mapping.w_avg.device
+
     def train(self, mode: bool = True) -> "StyleGAN":
         """Stays in evaluation mode."""
         return super().train(False)
@@ -113,8 +119,7 @@ class StyleGAN(nn.Module):
             rng = torch.Generator().manual_seed(seed)
             z = torch.randn(shape.z_dim, generator=rng)
             drawn.append((z, [torch.randn(1, side, side, generator=rng) for side in self.generator.layers]))
-        mapping = self.generator.mapping
-        device = mapping.w_avg.device
+        mapping, device = self.generator.mapping, self.device
         w = mapping(torch.stack([z for z, _ in drawn]).to(device))
         ws = mapping.spread(w, self.psi if psi is None else psi, self.cutoff)
         noise = tuple(torch.stack(maps).to(device) for maps in zip(*(n for _, n in drawn), strict=True))
@@ -130,6 +135,7 @@ class StyleGAN(nn.Module):
                 f"these latents belong to generator {latents.generator} and this one is {self.weights}; use the "
                 "generator that they were sampled from, or sample anew"
             )
+        latents = latents.to(self.device)
         raw = max(self._read) >= len(self.generator.layers)
         images, maps = self.generator.synthesis(latents.ws, latents.noise, raw=raw)
         return images, Pyramid(tuple(maps[i] for i in self._read), (self.size, self.size))
@@ -141,14 +147,15 @@ class StyleGAN(nn.Module):
         true. Those of the drawn faces do to a weighted IoU of .81 with 16 px, .87 with 32 and .92 with 64 (LOG.md).
         """
         # The size behind the layers' is that of StyleGAN2's last latent, its ToRGB's.
-        other, sides = self.sample(seeds), [*self.generator.layers, self.size][: self.generator.num_ws]
-        swapped = torch.tensor([at >= side for at in sides], device=latents.ws.device)
+        latents, other = latents.to(self.device), self.sample(seeds)
+        sides = [*self.generator.layers, self.size][: self.generator.num_ws]
+        swapped = torch.tensor([at >= side for at in sides], device=self.device)
         return Latents(torch.where(swapped[:, None], other.ws, latents.ws), other.noise, latents.generator)
 
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
         """The Pyramid of any pictures, by inversion: seconds per picture. Resized to the generator's size."""
         height, width = images.shape[2:]
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             _, pyramid = self.synthesize(self.latents(images.detach().float()))
         return Pyramid(pyramid.maps, (height, width))
 
@@ -164,7 +171,7 @@ class StyleGAN(nn.Module):
             for i, (ws, *noise) in zip(new, zip(inverted.ws, *inverted.noise, strict=True), strict=True):
                 kept[i] = [tensor.cpu().numpy() for tensor in (ws, *noise)]
                 self.store.put(keys[i], kept[i])
-        ws, *noise = (torch.from_numpy(np.stack(several)).to(images.device) for several in zip(*kept, strict=True))
+        ws, *noise = (torch.from_numpy(np.stack(several)).to(self.device) for several in zip(*kept, strict=True))
         return Latents(ws, tuple(noise), self.weights)
 
     def invert(
@@ -174,6 +181,7 @@ class StyleGAN(nn.Module):
         progress: Callable[[int], None] = lambda step: None,
     ) -> Inverted:
         """Latents that draw these pictures. distance: None takes the critic's eyes. progress: told the steps done."""
+        images = images.to(self.device)
         if tuple(images.shape[2:]) != (self.size, self.size):
             images = nn.functional.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         return invert(self, images, distance or self.distance(), self.recipe, progress)
@@ -228,7 +236,7 @@ def load_stylegan(
     kind: str | None = None,
     cutoff: int | None = None,
 ) -> StyleGAN:
-    """A generator that `partshot pretrain` wrote, or the embedded one.
+    """A generator that `partshot pretrain` wrote, or the embedded one, where this machine computes best.
 
     kind: "stylegan1" or "stylegan2", None either; the rest as in the class. BadArtifact when the folder holds something
     else.
@@ -241,4 +249,5 @@ def load_stylegan(
         raise BadArtifact(f"{folder}: holds {stored.card.get('title', 'no generator')}; a {needed} is needed")
     card = {"shape": stored.card["shape"], "title": stored.card["title"], "layers": layers, "psi": psi}
     tensors = {k: torch.from_numpy(np.array(v)) for k, v in stored.tensors.items()}
-    return StyleGAN.rebuild({**card, "kind": found, "invert": recipe.model_dump(), "cutoff": cutoff}, tensors)
+    card |= {"kind": found, "invert": recipe.model_dump(), "cutoff": cutoff}
+    return StyleGAN.rebuild(card, tensors).to(best_device())

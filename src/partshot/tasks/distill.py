@@ -18,6 +18,7 @@ from partshot.artifact import Artifact, inside, standing
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
+from partshot.errors import BadArtifact
 from partshot.evaluate import score
 from partshot.nets.student import build_student, start_from
 from partshot.recipe import preset as row_of
@@ -26,7 +27,7 @@ from partshot.represent.stylegan import StyleGAN
 from partshot.represent.vit import read_weights
 from partshot.segmenter import DOUBTED, Segmenter, Student
 from partshot.tasks.export import export
-from partshot.train.distill import PRESETS, Distill, Distillation
+from partshot.train.distill import PRESETS, SURE, Distill, Distillation
 from partshot.train.loop import LoopRecipe, run_loop
 from partshot.train.progress import Ticker
 
@@ -37,7 +38,6 @@ cells that read their shots to about .7 cost the student .008 over twelve draws,
 
 DRAWN = 2000
 """Labelled pictures that a generator adds to the shots; ReGAN's auto-shot takes 5,000 of 512 px."""
-_SURE = 0.6
 # Seeds below are for people to label.
 _FIRST_DRAWN = 1_000_000
 
@@ -64,9 +64,9 @@ def distill(
     alone. A teacher that reads a generator draws `drawn` pictures instead, which with its labels take the recipe's
     share of the shots' places (auto-shot). student: see nets.student. preset: a row of train.distill.PRESETS; size and
     kimg replace the row's. start: weights that the student begins with (transfer learning): another student's folder,
-    or a file of an encoder's weights. snapshots: how many times on the way, at even distances, the student is written
-    as out/snapshots/001.onnx and so on, for `partshot evaluate --folds` to choose from. Running it again goes on where
-    it stopped.
+    that of an encoder of the same net, as `pretrain` wrote it, or a file of an encoder's weights. snapshots: how many
+    times on the way, at even distances, the student is written as out/snapshots/001.onnx and so on, for `partshot
+    evaluate --folds` to choose from. Running it again goes on where it stopped.
     """
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
     given = {k: v for k, v in {"size": size, "kimg": kimg}.items() if v is not None}
@@ -97,12 +97,11 @@ def draws(teacher: Segmenter) -> bool:
 def drawn_shots(teacher: Segmenter, count: int, seed: int = 0, quiet: bool = False) -> Shots:
     """Pictures that a teacher's generator draws, with the teacher's labels where it is sure of them.
 
-    Labels it is not sure of are 255: they are wrong most often where parts meet. Of an ensemble, the share DOUBTED of
-    them is left out.
+    Labels it is not sure of are 255. Of an ensemble, the share DOUBTED of them is left out.
     """
     first = _FIRST_DRAWN + seed * count
     with Ticker("draw labelled pictures", count, 0, quiet) as ticker:
-        return teacher.draw(range(first, first + count), _SURE, ticker.tick)
+        return teacher.draw(range(first, first + count), SURE, ticker.tick)
 
 
 def unlabelled_stack(images: Path, labels: Path, size: int) -> np.ndarray:
@@ -217,10 +216,13 @@ def is_heard(teacher: Segmenter, shots: Shots, recipe: Distill) -> bool:
 
 
 def _weights(start: Path) -> dict[str, torch.Tensor]:
-    """What a student begins with: another student's tensors, or those of a file."""
+    """What a student begins with: another student's tensors, a trained encoder's, or those of a file."""
     if not start.is_dir():
         return read_weights(start)
-    stored = Artifact.load(inside(start, "student"), kind="student")
+    folder = inside(start, "student")
+    stored = Artifact.load(inside(start, "representation") if folder == start else folder)
+    if stored.kind not in ("student", "representation"):
+        raise BadArtifact(f"{start}: holds a {stored.kind}; a student or a trained encoder is needed to start from")
     return {name: torch.from_numpy(np.array(tensor)) for name, tensor in stored.tensors.items()}
 
 
@@ -233,7 +235,7 @@ def _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn, begin) 
         # Not its weights: fitted anew on another number of threads, they differ in the last digits.
         digest.update(teacher.fitted.encode())
         if draws(teacher):
-            digest.update(f"{drawn}/{_SURE}".encode())
+            digest.update(f"{drawn}/{SURE}".encode())
             if teacher.head_name == "ensemble":
                 digest.update(f"/{DOUBTED}".encode())
     if begin is not None:

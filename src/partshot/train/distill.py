@@ -33,6 +33,10 @@ HALVED_BY = 64
 are one pixel, whose bf16 gradients oneDNN gets wrong now and then (NaN)."""
 
 
+SURE = 0.6
+"""A drawn picture's label less probable than this is 255: it is wrong most often where parts meet."""
+
+
 class Consistency(Recipe):
     """How the student learns from its own running average.
 
@@ -62,6 +66,8 @@ class Distill(Recipe):
     size: side of the square pictures, a multiple of 32. kimg: thousands of shots seen, each changed anew.
     batch: shots per step. unlabelled: other pictures per step, which come on top: they never take a shot's place.
     drawn: share of the shots' places that pictures drawn and labelled by a generator take, where there are any.
+    revised: shares of the run after which the running average labels the drawn pictures anew, since by then it errs
+    less than the few-shot head whose labels it learnt (LOG.md).
     borrow: probability that a shot takes on the colors of an unlabelled picture. lr, weight_decay: AdamW's.
     schedule: "cosine" to zero after a short warm-up, "constant", or ReGAN's "plateau": a tenth when the loss stops
     falling.
@@ -76,6 +82,7 @@ class Distill(Recipe):
     batch: int = Field(default=8, ge=1)
     unlabelled: int = Field(default=16, ge=0)
     drawn: float = Field(default=0.5, ge=0, le=1)
+    revised: tuple[float, ...] = ()
     borrow: float = Field(default=0.5, ge=0, le=1)
     lr: float = Field(default=3e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
@@ -208,8 +215,16 @@ class Distillation:
         self.clock = Clock(recipe.lr)
         self.balance = Balance(self.labels, len(mirrored_ids))
         self.modules = {"student": student, "average": average, "clock": self.clock, "balance": self.balance}
+        if drawn is not None and recipe.revised:
+            # Where a checkpoint keeps what they have become.
+            self.modules["drawn"] = _Labels(drawn[1])
         self.progress = 0.0
         self.last_loss = torch.zeros(())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student is, and where pictures are changed."""
+        return next(self.modules["student"].parameters()).device
 
     def turns(self) -> Sequence[Turn]:
         """One: the student's."""
@@ -231,11 +246,12 @@ class Distillation:
         coarse = self.progress < self.recipe.coarse and self.recipe.size % HALVED_BY == 0
         size = self.recipe.size // 2 if coarse else self.recipe.size
         chosen = torch.randint(len(self.shots), (images,), generator=rng)
-        shots, labels = self._read(self.shots, chosen, size), self.labels[chosen]
+        shots, labels = self._read(self.shots, chosen, size), self.labels[chosen].to(self.device)
         if self.drawn is not None:
             others = torch.randint(len(self.drawn[0]), (round(images * self.recipe.drawn),), generator=rng)
             shots[: len(others)] = self._read(self.drawn[0], others, size)
-            labels[: len(others)] = self.drawn[1][others].long()
+            ids = self.modules["drawn"].ids if self.recipe.revised else self.drawn[1]
+            labels[: len(others)] = ids[others].long().to(self.device)
         if size != self.recipe.size:
             # Any of the four pixels that became one: always the same would shift all labels by a quarter pixel.
             down, right = torch.randint(2, (2,), generator=rng).tolist()
@@ -273,6 +289,8 @@ class Distillation:
 
     def finish(self, progress: float) -> Mapping[str, float]:
         """The running average takes a step; young averages forget faster."""
+        if self.drawn is not None and any(self.progress < share <= progress for share in self.recipe.revised):
+            self._revise()
         self.clock.steps += 1
         n = int(self.clock.steps)
         keep = min(self.recipe.average, (1 + n) / (10 + n))
@@ -308,12 +326,12 @@ class Distillation:
     def _views(self, rng: torch.Generator, many: int, size: int) -> dict[str, torch.Tensor]:
         """What a batch holds of unlabelled pictures."""
         chosen = torch.randint(len(self.pictures), (many,), generator=rng)
-        grid, flipped = warp_grid(many, (size, size), self.recipe.views, rng)
         plain = self._read(self.pictures, chosen, size)
+        grid, flipped = warp_grid(many, (size, size), self.recipe.views, rng, self.device)
         moved = F.grid_sample(plain, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         strong = recolor(moved, self.recipe.views, rng)
         if self._source() == "soft":
-            soft = move_scores(self.soft.read(chosen, size), grid, flipped, self.mirrored_ids)
+            soft = move_scores(self.soft.read(chosen, size).to(self.device), grid, flipped, self.mirrored_ids)
             return {"strong": strong, "soft": soft}
         return {"strong": strong, "plain": plain, "grid": grid, "flipped": flipped}
 
@@ -330,6 +348,15 @@ class Distillation:
             ids = torch.where(confidence > self.recipe.consistency.confidence, ids, IGNORE)
         return move_labels(ids, batch.grid, batch.flipped, self.mirrored_ids)
 
+    def _revise(self) -> None:
+        """The running average's ids for the drawn pictures, 255 where it is not sure."""
+        average, ids = self.modules["average"].eval(), self.modules["drawn"].ids
+        for few in torch.arange(len(ids)).split(64):
+            with torch.no_grad():
+                logits = average(self._read(self.drawn[0], few, ids.shape[1])).float()
+            likely, found = (logits - self._lean(logits)).softmax(1).max(1)
+            ids[few] = torch.where(likely >= SURE, found, IGNORE).to(ids)
+
     def _lean(self, logits: torch.Tensor) -> torch.Tensor:
         """By how much class weights raise each class's logits over its log posterior, [k, 1, 1].
 
@@ -340,7 +367,7 @@ class Distillation:
 
     def _read(self, stack: torch.Tensor, chosen: torch.Tensor, size: int) -> torch.Tensor:
         """Pictures of a stack as [b, 3, size, size] in [-1, 1]; half size by averaging."""
-        x = stack[chosen].permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        x = stack[chosen].to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         return x if x.shape[2] == size else F.avg_pool2d(x, x.shape[2] // size)
 
 
@@ -378,6 +405,14 @@ class Balance(nn.Module):
         ratio = torch.where(self.wanted > 0, (self.wanted + self.FLOOR) / (self.heard + self.FLOOR), 1)
         balanced = likely * ratio[:, None, None]
         return balanced / balanced.sum(1, keepdim=True)
+
+
+class _Labels(nn.Module):
+    """Label ids that change in a run."""
+
+    def __init__(self, ids: UInt8[torch.Tensor, "d s s"]):
+        super().__init__()
+        self.register_buffer("ids", ids.clone())
 
 
 class Clock(nn.Module):

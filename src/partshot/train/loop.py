@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 
 from partshot.errors import BadRecipe
 from partshot.game import Game, Turn
-from partshot.ops.precision import Precision, is_bf16
+from partshot.ops.precision import Precision, best_device, is_bf16
 from partshot.recipe import Recipe
 from partshot.train.checkpoint import load_checkpoint, save_checkpoint, sweep
 from partshot.train.journal import Journal
@@ -230,15 +230,13 @@ def _take(fabric: Fabric, turn: Turn, batch: Any) -> torch.Tensor:
 
 
 def _fabric(recipe: LoopRecipe) -> Fabric:
-    # Fabric's own choice; a Mac's GPU computes in float32 either way.
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # It tells the precision anew for every network, in the middle of our progress.
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     try:
         return Fabric(
             devices=recipe.devices,
             strategy="auto" if recipe.devices == 1 else "ddp_spawn",
-            precision="bf16-mixed" if is_bf16(recipe.precision, device) else "32-true",
+            precision="bf16-mixed" if is_bf16(recipe.precision, best_device()) else "32-true",
         )
     except (RuntimeError, ValueError, TypeError) as error:
         raise BadRecipe(f"devices = {recipe.devices}: {str(error).splitlines()[0]}; run: partshot doctor") from error
