@@ -368,6 +368,8 @@ def bench(
     seeds: Annotated[str, typer.Option(help="Draws of the labels, with commas between; default: the data's.")] = "",
     size: Size = None,
     kimg: Annotated[float | None, typer.Option(help="Thousands of pictures that each encoder sees.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A row of the contrastive pretexts' table of settings.")] = None,
+    student_kimg: Annotated[float | None, typer.Option(help="Thousands of shots that each student sees.")] = None,
     generator: Generator = None,
 ) -> None:
     """Compare representations, heads and more, on the same work.
@@ -375,6 +377,7 @@ def bench(
     Writes the table as Markdown and JSON with a plot, and every row's recipe; goes on where it stopped.
     """
     options = {"data": data, "out": out, "work": work, "size": size, "kimg": kimg, "generator": generator}
+    options |= {"preset": preset, "student_kimg": student_kimg}
     _show(_task("bench")(table, ks=_numbers("ks", ks), seeds=_numbers("seeds", seeds), **options))
 
 

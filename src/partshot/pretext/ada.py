@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import nn
 
+from partshot.ops.sampling import sampled
+
 # Widths of the published distributions (appendix B): translations as shares of the side, scales as powers of two.
 _BLIT, _SHIFT, _SCALE = 0.125, 0.125, 0.2
 _BRIGHTNESS, _CONTRAST, _SATURATION = 0.2, 0.5, 1.0
@@ -77,7 +79,7 @@ def change(
     lag = torch.full((2,), _LAG / images.shape[2], device=images.device)
     there = torch.cat([matrix, (shift + lag - matrix @ lag)[:, :, None]], 2)
     grid = F.affine_grid(there, [len(images), 3, 2 * images.shape[2], 2 * images.shape[3]], align_corners=False)
-    moved = coarser(F.grid_sample(finer(images), grid, padding_mode="reflection", align_corners=False))
+    moved = coarser(sampled(finer(images), grid))
     # Who stays in place stays as sharp as before.
     still = (where == torch.eye(3, device=images.device)[:2]).all(2).all(1)
     moved = torch.where(still[:, None, None, None], images, moved)

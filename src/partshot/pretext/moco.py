@@ -95,6 +95,10 @@ PRESETS = {
     "small-folder": MoCoRecipe(
         size=128, view=0.75, kimg=40, batch=32, rate=0.12, momentum=0.99, queue=128, groups=2, dense=0.5
     ),
+    # The same on a GPU, which a small batch leaves idle.
+    "small-folder-gpu": MoCoRecipe(
+        size=128, view=0.75, kimg=150, batch=128, rate=0.12, momentum=0.99, queue=512, groups=2, dense=0.5
+    ),
 }
 
 

@@ -56,6 +56,8 @@ PRESETS = {
     "ganorcon": SimSiamRecipe(size=512, view=1.0, kimg=12_000, batch=32, net="resnet50"),
     # Hundreds of pictures and two cores: small views and narrow heads are affordable, the dense term is what helps.
     "small-folder": SimSiamRecipe(size=128, view=0.75, kimg=40, batch=32, width=512, dense=0.5),
+    # The same on a GPU, which a small batch leaves idle.
+    "small-folder-gpu": SimSiamRecipe(size=128, view=0.75, kimg=150, batch=128, width=512, dense=0.5),
 }
 
 

@@ -44,6 +44,8 @@ def bench(
     seeds: Sequence[int] = (),
     size: int | None = None,
     kimg: float | int | None = None,
+    preset: str | None = None,
+    student_kimg: float | int | None = None,
     generator: Path | None = None,
     quiet: bool = False,
 ) -> Path:
@@ -51,14 +53,16 @@ def bench(
 
     table: a key of tables.TABLES. data: a toy's name or a folder (see field.open_field). work: where rows, encoders and
     students are kept, out/work when None. ks, seeds, size: replace the recipe's. kimg: thousands of pictures that each
-    encoder sees. generator: a trained one of such pictures. Raises BadRecipe for an unknown table, one that needs a
+    encoder sees, preset: a row of the contrastive pretexts' tables; student_kimg: of shots that each student sees.
+    generator: a trained one of such pictures. Raises BadRecipe for an unknown table, one that needs a
     generator, or labels that are not there, BadArtifact for a generator that is none, and what opening the data raises,
     all before anything is trained.
     """
     if table not in TABLES:
         raise BadRecipe(f"unknown table '{table}'; {nearest(table, TABLES)}")
     out, work = Path(out), Path(work or Path(out) / "work")
-    recipe = _recipe(data, ks, seeds, size, kimg)
+    given = {"size": size, "encoder_kimg": kimg, "encoder_preset": preset, "student_kimg": student_kimg}
+    recipe = _recipe(data, ks=tuple(ks) or None, seeds=tuple(seeds) or None, **given)
     field = open_field(data, work, quiet)
     found = None if generator is None else inside(Path(generator), "representation")
     every = Contenders(field, work, recipe, found, quiet)
@@ -80,8 +84,7 @@ def bench(
     return page
 
 
-def _recipe(data: str, ks: Sequence[int], seeds: Sequence[int], size, kimg) -> BenchRecipe:
-    given = {"ks": tuple(ks) or None, "seeds": tuple(seeds) or None, "size": size, "encoder_kimg": kimg}
+def _recipe(data: str, **given) -> BenchRecipe:
     row = PRESETS["toy" if data in TOYS else "pack"]
     return row.changed(**{key: value for key, value in given.items() if value is not None})
 

@@ -32,7 +32,7 @@ from partshot.tasks.compare import Contest, folder_of_draw, predictor
 from partshot.tasks.distill import STUDENT, facing, train_student
 from partshot.tasks.field import TOYS, Field, toy_pictures
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
-from partshot.tasks.pretrain import pretrain, resolve
+from partshot.tasks.pretrain import DEFAULT, pretrain, resolve
 from partshot.train.distill import PRESETS as DISTILL_PRESETS
 from partshot.train.distill import Distill
 from partshot.train.fit_ensemble import FitEnsemble, fit_presets
@@ -49,14 +49,15 @@ class BenchRecipe(Recipe):
     """How thoroughly a table is measured.
 
     size: side of the pictures that encoders and heads read; students read no less than 128 px. ks: numbers of labels.
-    seeds: draws of them. encoder_kimg: thousands of pictures that each encoder sees in training. student_kimg: of shots
-    that each student sees. fit_images: pictures that each head sees, but an ensemble, which sees pixels. steps: of
+    seeds: draws of them. encoder_preset: a row of every contrastive pretext's table; encoder_kimg: thousands of
+    pictures that each encoder sees in training. student_kimg: of shots that each student sees. fit_images: pictures that each head sees, but an ensemble, which sees pixels. steps: of
     inverting one picture.
     """
 
     size: int = Setting(default=64, ge=32, multiple_of=32)
     ks: tuple[int, ...] = (1, 5, 10)
     seeds: tuple[int, ...] = (0, 1, 2)
+    encoder_preset: str = DEFAULT
     encoder_kimg: float = Setting(default=60, gt=0)
     student_kimg: float = Setting(default=4, gt=0)
     fit_images: int = Setting(default=600, ge=1)
@@ -157,7 +158,7 @@ class Contenders:
         """A head on several encoders and on random weights, side by side."""
 
         def opened() -> Representation:
-            members = [self._plain_encoder(pretext) for pretext in pretexts]
+            members = [open_representation("resnet", self.trained(pretext)) for pretext in pretexts]
             return Positioned(Several([*members, open_representation("random")]))
 
         row = self.head(name, opened)
@@ -194,6 +195,22 @@ class Contenders:
         """The student's network with consistency on plain pictures, and no representation."""
         return Entry(name, lambda shots: predictor(self._contest.mean_teacher(shots)), {"student": self.distill})
 
+    def started(self, name: str, student: str, pretext: str | None = None) -> Entry:
+        """A mean teacher of another student's network, whose encoder begins with what a pretext trained, or as chance.
+
+        student: of an encoder of the pretext's net, as "unet-resnet18" of resnet18.
+        """
+        recipes = {} if pretext is None else {"encoder": self._encoder_recipe(pretext)}
+        folder = self._students(self.distill, *recipes.values())
+
+        def method(shots: Shots):
+            out = folder_of_draw(folder, f"{student}-{pretext or 'chance'}", shots)
+            start = None if pretext is None else self.trained(pretext)
+            given = (self._pictures, None, student, 0, self.quiet)
+            return predictor(train_student(shots, self.distill, out, *given, start=start))
+
+        return Entry(name, method, {**recipes, "student": self.distill})
+
     def supervised(self, name: str = "supervised") -> Entry:
         """The student's network from the labels alone."""
         recipe = self.distill.changed(unlabelled=0, consistency=None)
@@ -216,16 +233,17 @@ class Contenders:
 
     def encoder_of(self, pretext: str, pictures: Callable[[], Path] | None = None) -> Representation:
         """The trained encoder, with the map of positions."""
-        return Positioned(self._plain_encoder(pretext, pictures))
+        return Positioned(open_representation("resnet", self.trained(pretext, pictures)))
 
-    def _plain_encoder(self, pretext: str, pictures: Callable[[], Path] | None = None) -> Representation:
+    def trained(self, pretext: str, pictures: Callable[[], Path] | None = None) -> Path:
+        """The folder of a trained encoder."""
         folder = self.field.plain if pictures is None else pictures()
         left_out = self.field.left_out if pictures is None else ()
         recipe = self._encoder_recipe(pretext)
         source = f"{self.field.name}-{self.field.fingerprint}" if pictures is None else folder.parent.name
         out = self.work / "encoders" / f"{pretext}-{source}-{recipe.fingerprint}"
-        given = {"size": self.recipe.size, "kimg": self.recipe.encoder_kimg, "quiet": self.quiet}
-        return open_representation("resnet", pretrain(pretext, folder, out, **given, leave_out=left_out))
+        given = {"preset": self.recipe.encoder_preset, "size": self.recipe.size, "kimg": self.recipe.encoder_kimg}
+        return pretrain(pretext, folder, out, **given, quiet=self.quiet, leave_out=left_out)
 
     def segmenter(self, opened: Callable[[], Representation], head: str = HEAD) -> Callable[[Shots], Segmenter]:
         """Fits a head to shots; the last fit is kept, for rows that share it."""
@@ -239,7 +257,7 @@ class Contenders:
         return fitted
 
     def _encoder_recipe(self, pretext: str) -> Recipe:
-        return resolve(pretext, size=self.recipe.size, kimg=self.recipe.encoder_kimg)
+        return resolve(pretext, self.recipe.encoder_preset, self.recipe.size, self.recipe.encoder_kimg)
 
     @cached_property
     def _elsewhere(self) -> Path:

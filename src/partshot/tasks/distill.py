@@ -27,7 +27,7 @@ from partshot.represent.stylegan import StyleGAN
 from partshot.represent.vit import read_weights
 from partshot.segmenter import DOUBTED, Segmenter, Student
 from partshot.tasks.export import export
-from partshot.train.distill import PRESETS, SURE, Distill, Distillation
+from partshot.train.distill import PRESETS, Distill, Distillation
 from partshot.train.loop import LoopRecipe, run_loop
 from partshot.train.progress import Ticker
 
@@ -38,6 +38,7 @@ cells that read their shots to about .7 cost the student .008 over twelve draws,
 
 DRAWN = 2000
 """Labelled pictures that a generator adds to the shots; ReGAN's auto-shot takes 5,000 of 512 px."""
+_SURE = 0.6
 # Seeds below are for people to label.
 _FIRST_DRAWN = 1_000_000
 
@@ -97,11 +98,12 @@ def draws(teacher: Segmenter) -> bool:
 def drawn_shots(teacher: Segmenter, count: int, seed: int = 0, quiet: bool = False) -> Shots:
     """Pictures that a teacher's generator draws, with the teacher's labels where it is sure of them.
 
-    Labels it is not sure of are 255. Of an ensemble, the share DOUBTED of them is left out.
+    Labels it is not sure of are 255: they are wrong most often where parts meet. Of an ensemble, the share DOUBTED of
+    them is left out.
     """
     first = _FIRST_DRAWN + seed * count
     with Ticker("draw labelled pictures", count, 0, quiet) as ticker:
-        return teacher.draw(range(first, first + count), SURE, ticker.tick)
+        return teacher.draw(range(first, first + count), _SURE, ticker.tick)
 
 
 def unlabelled_stack(images: Path, labels: Path, size: int) -> np.ndarray:
@@ -235,7 +237,7 @@ def _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn, begin) 
         # Not its weights: fitted anew on another number of threads, they differ in the last digits.
         digest.update(teacher.fitted.encode())
         if draws(teacher):
-            digest.update(f"{drawn}/{SURE}".encode())
+            digest.update(f"{drawn}/{_SURE}".encode())
             if teacher.head_name == "ensemble":
                 digest.update(f"/{DOUBTED}".encode())
     if begin is not None:

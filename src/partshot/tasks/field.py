@@ -6,6 +6,9 @@ the draws where there is one. Every method of a table gets the same Field.
 
 import hashlib
 import json
+import os
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +38,8 @@ class Field:
     """name: for files. title: for people. pool: where shots are drawn from; draws: which ones, None where seeds say.
 
     test: what is measured on. plain: the folder of unlabelled pictures, and left_out: files there that are not among
-    them, such as masks and what is measured on. toy: whether it is the drawn one of that name.
+    them, such as masks and what is measured on. toy: whether it is the drawn one of that name. near: those of the plain
+    pictures that are of one collection with the labelled ones, where others are of another.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Field:
     plain: Path
     left_out: tuple[Path, ...] = ()
     toy: bool = False
+    near: tuple[Path, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -55,18 +60,19 @@ class Field:
         return hashlib.sha256(given.encode()).hexdigest()[:12]
 
     def pictures(self, size: int) -> np.ndarray:
-        """At most MOST_PICTURES unlabelled ones, spread evenly over the folder: uint8 [n, size, size, 3]."""
-        paths = list_images(self.plain, leave_out=self.left_out)
-        paths = paths[:: max(1, len(paths) // MOST_PICTURES)][:MOST_PICTURES]
-        return read_stack(paths, size, skip_corrupt=True).images
+        """At most MOST_PICTURES unlabelled ones, uint8 [n, size, size, 3]: the near ones, and others spread evenly."""
+        near = list(self.near[:MOST_PICTURES])
+        paths, room = list_images(self.plain, leave_out=(*self.left_out, *near)), MOST_PICTURES - len(near)
+        paths = paths[:: max(1, len(paths) // max(1, room))][:room]
+        return read_stack([*near, *paths], size, skip_corrupt=True).images
 
 
 def open_field(data: str, work: Path, quiet: bool = False) -> Field:
-    """The Field of a toy's name, or of a folder. work: where a toy's plain pictures are drawn.
+    """The Field of a toy's name, or of a folder. work: where a toy's plain pictures are drawn, or a folder's gathered.
 
     A folder holds images/ and masks/, classes.json, and may hold unlabeled/ and split.json: {"train": [stems], "val":
-    [stems], "fewshot": {k: {seed: [stems]}}}. Without split.json every fourth labelled picture is measured on. Without
-    unlabeled/ the pictures that are not measured on are learnt from, their masks hidden.
+    [stems], "fewshot": {k: {seed: [stems]}}}. Without split.json every fourth labelled picture is measured on. The
+    pictures that are not measured on are learnt from, their masks hidden, and those of unlabeled/ beside them.
 
     Raises BadRecipe for a name that is neither, BadLabels for a folder with fewer than four labelled pictures or with a
     split that names others.
@@ -76,7 +82,7 @@ def open_field(data: str, work: Path, quiet: bool = False) -> Field:
     folder = Path(data)
     if not folder.is_dir():
         raise BadRecipe(f"--data {data}: no such folder, and no toy; {nearest(data, TOYS)}")
-    return _pack(folder)
+    return _pack(folder, work)
 
 
 def toy_pictures(name: str, work: Path, quiet: bool = False) -> Path:
@@ -95,17 +101,35 @@ def _toy(name: str, work: Path, quiet: bool) -> Field:
     return Field(name, title, pool, test, None, toy_pictures(name, work, quiet), toy=True)
 
 
-def _pack(folder: Path) -> Field:
+def _pack(folder: Path, work: Path) -> Field:
     # Named, since then pictures without a mask may lie among the others.
     images = folder / "images" if (folder / "images").is_dir() else folder
     pairs = {pair.name: pair for pair in find_pairs(folder, images)}
     split, draws = _split(folder, list(pairs))
     pool, test = (load_shots(folder, images, names=split[part]) for part in ("train", "val"))
     held_out, masks = [pairs[name].image for name in split["val"]], [pair.mask for pair in pairs.values()]
-    apart = folder / "unlabeled"
-    plain, left_out = (apart, ()) if apart.is_dir() else (held_out[0].parent, (*held_out, *masks))
-    title = f"{folder.resolve().name}, measured on {len(test)} pictures"
-    return Field(folder.resolve().name, title, pool, test, draws or None, plain, left_out)
+    name, apart = folder.resolve().name, folder / "unlabeled"
+    plain, left_out, near = held_out[0].parent, (*held_out, *masks), ()
+    if apart.is_dir():
+        near = list_images(plain, leave_out=left_out)
+        plain, left_out = work / "pictures" / name, ()
+        near = _gather("train", near, plain)
+        _gather("unlabeled", list_images(apart), plain)
+    title = f"{name}, measured on {len(test)} pictures"
+    return Field(name, title, pool, test, draws or None, plain, left_out, near=near)
+
+
+def _gather(source: str, paths: Iterable[Path], folder: Path) -> tuple[Path, ...]:
+    """The files in another folder, where their names begin with their source; linked there, or else copied."""
+    folder.mkdir(parents=True, exist_ok=True)
+    gathered = tuple(folder / f"{source}-{path.name}" for path in paths)
+    for path, there in zip(paths, gathered, strict=True):
+        if not there.exists():
+            try:
+                os.link(path, there)
+            except OSError:  # another disk, or one that links nothing
+                shutil.copyfile(path, there)
+    return gathered
 
 
 def _split(folder: Path, stems: list[str]) -> tuple[dict[str, list[str]], Draws]:

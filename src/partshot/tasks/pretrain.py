@@ -39,6 +39,8 @@ CALIBRATED_ON = 256
 # Presets whose pictures are drawn: kind, how many, seed of the toy.
 _FACES = "faces", 10_000, 7
 DRAWN = {"toy-face-64": _FACES, "toy-face-64-further": _FACES}
+# Share of a run after which nothing grows any more.
+_GROWN = 0.9
 # Pictures across and down in a grid of samples.
 GRID = 8, 4
 # Trained representations on a shelf, of 45 to 250 MB each.
@@ -175,8 +177,17 @@ def resolve(
     row = row_of(lookup(PRETEXTS, pretext, "pretext").PRESETS, preset or DEFAULT)
     given = {key: value for key, value in {"size": size, "kimg": kimg, "batch": batch}.items() if value is not None}
     if size is not None and isinstance(row, StyleGAN2Recipe):
-        given["grow"] = tuple((side, until) for side, until in row.grow if side < size)
+        given["grow"] = _growing(row.grow, size)
     return row.changed(**given)
+
+
+def _growing(grow: tuple[tuple[int, float], ...], size: int) -> tuple[tuple[int, float], ...]:
+    """How a preset grows to another size: sides that it does not name share half of what is left of the run."""
+    sides = [(side, until) for side, until in grow if side < size]
+    while sides and 2 * sides[-1][0] < size:
+        side, until = sides[-1]
+        sides.append((2 * side, until + (_GROWN - until) / 2))
+    return tuple(sides)
 
 
 def _refuse_start(start: Path, card: dict, pretext: str, size: int | None) -> None:

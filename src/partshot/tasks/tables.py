@@ -19,6 +19,8 @@ from partshot.tasks.field import TOYS, toy_pictures
 from partshot.tasks.sample import sample
 
 PRETEXTS = ("simsiam", "moco")
+# A student around the contrastive encoders' net.
+STARTED = "unet-resnet18"
 HEADS = ("linear", "mlp-1", "mlp-2", "mlp-ganorcon", "cnn-s", "cnn-m", "cnn-l", "conv", "ensemble")
 LAYERS = ("coarse", "middle", "fine", "regan", "all")
 STEPS = (10, 30, 100, 300)
@@ -47,7 +49,11 @@ def representations(every: Contenders) -> list[Entry]:
     rows += [every.encoder(pretext, pretext) for pretext in PRETEXTS]
     rows += [every.inverted("generator, inverted")] if every.drawn_by else []
     rows += [every.head(name, partial(open_representation, name + POSITION)) for name in ("random", "pixels")]
-    return [*rows, every.forest(), every.supervised(), every.transfer(), every.mean_teacher()]
+    rows += [every.forest(), every.supervised()]
+    # Another toy's exact masks are a step towards a toy, but none towards real pictures.
+    rows += [every.transfer()] if every.field.toy else []
+    rows += [every.mean_teacher(), every.started(f"mean teacher, {STARTED}", STARTED)]
+    return [*rows, every.started(f"mean teacher, {STARTED} of {PRETEXTS[-1]}", STARTED, PRETEXTS[-1])]
 
 
 def heads(every: Contenders) -> list[Entry]:

@@ -33,10 +33,6 @@ HALVED_BY = 64
 are one pixel, whose bf16 gradients oneDNN gets wrong now and then (NaN)."""
 
 
-SURE = 0.6
-"""A drawn picture's label less probable than this is 255: it is wrong most often where parts meet."""
-
-
 class Consistency(Recipe):
     """How the student learns from its own running average.
 
@@ -66,8 +62,6 @@ class Distill(Recipe):
     size: side of the square pictures, a multiple of 32. kimg: thousands of shots seen, each changed anew.
     batch: shots per step. unlabelled: other pictures per step, which come on top: they never take a shot's place.
     drawn: share of the shots' places that pictures drawn and labelled by a generator take, where there are any.
-    revised: shares of the run after which the running average labels the drawn pictures anew, since by then it errs
-    less than the few-shot head whose labels it learnt (LOG.md).
     borrow: probability that a shot takes on the colors of an unlabelled picture. lr, weight_decay: AdamW's.
     schedule: "cosine" to zero after a short warm-up, "constant", or ReGAN's "plateau": a tenth when the loss stops
     falling.
@@ -82,7 +76,6 @@ class Distill(Recipe):
     batch: int = Field(default=8, ge=1)
     unlabelled: int = Field(default=16, ge=0)
     drawn: float = Field(default=0.5, ge=0, le=1)
-    revised: tuple[float, ...] = ()
     borrow: float = Field(default=0.5, ge=0, le=1)
     lr: float = Field(default=3e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
@@ -215,9 +208,6 @@ class Distillation:
         self.clock = Clock(recipe.lr)
         self.balance = Balance(self.labels, len(mirrored_ids))
         self.modules = {"student": student, "average": average, "clock": self.clock, "balance": self.balance}
-        if drawn is not None and recipe.revised:
-            # Where a checkpoint keeps what they have become.
-            self.modules["drawn"] = _Labels(drawn[1])
         self.progress = 0.0
         self.last_loss = torch.zeros(())
 
@@ -250,8 +240,7 @@ class Distillation:
         if self.drawn is not None:
             others = torch.randint(len(self.drawn[0]), (round(images * self.recipe.drawn),), generator=rng)
             shots[: len(others)] = self._read(self.drawn[0], others, size)
-            ids = self.modules["drawn"].ids if self.recipe.revised else self.drawn[1]
-            labels[: len(others)] = ids[others].long().to(self.device)
+            labels[: len(others)] = self.drawn[1][others].long().to(self.device)
         if size != self.recipe.size:
             # Any of the four pixels that became one: always the same would shift all labels by a quarter pixel.
             down, right = torch.randint(2, (2,), generator=rng).tolist()
@@ -289,8 +278,6 @@ class Distillation:
 
     def finish(self, progress: float) -> Mapping[str, float]:
         """The running average takes a step; young averages forget faster."""
-        if self.drawn is not None and any(self.progress < share <= progress for share in self.recipe.revised):
-            self._revise()
         self.clock.steps += 1
         n = int(self.clock.steps)
         keep = min(self.recipe.average, (1 + n) / (10 + n))
@@ -348,15 +335,6 @@ class Distillation:
             ids = torch.where(confidence > self.recipe.consistency.confidence, ids, IGNORE)
         return move_labels(ids, batch.grid, batch.flipped, self.mirrored_ids)
 
-    def _revise(self) -> None:
-        """The running average's ids for the drawn pictures, 255 where it is not sure."""
-        average, ids = self.modules["average"].eval(), self.modules["drawn"].ids
-        for few in torch.arange(len(ids)).split(64):
-            with torch.no_grad():
-                logits = average(self._read(self.drawn[0], few, ids.shape[1])).float()
-            likely, found = (logits - self._lean(logits)).softmax(1).max(1)
-            ids[few] = torch.where(likely >= SURE, found, IGNORE).to(ids)
-
     def _lean(self, logits: torch.Tensor) -> torch.Tensor:
         """By how much class weights raise each class's logits over its log posterior, [k, 1, 1].
 
@@ -405,14 +383,6 @@ class Balance(nn.Module):
         ratio = torch.where(self.wanted > 0, (self.wanted + self.FLOOR) / (self.heard + self.FLOOR), 1)
         balanced = likely * ratio[:, None, None]
         return balanced / balanced.sum(1, keepdim=True)
-
-
-class _Labels(nn.Module):
-    """Label ids that change in a run."""
-
-    def __init__(self, ids: UInt8[torch.Tensor, "d s s"]):
-        super().__init__()
-        self.register_buffer("ids", ids.clone())
 
 
 class Clock(nn.Module):
