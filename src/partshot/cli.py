@@ -235,7 +235,7 @@ def distill(
         int, typer.Option(min=1, help="Labelled pictures that a teacher draws, if it reads a generator.")
     ] = 2000,
     start: Annotated[
-        Path | None, typer.Option(help="Weights to begin with: another student's folder, or an encoder's file.")
+        Path | None, typer.Option(help="Weights to begin with: a student, a trained encoder of its net, or a file.")
     ] = None,
     snapshots: Annotated[
         int, typer.Option(min=0, max=50, help="How many times to keep it on the way, for evaluate --folds.")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from partshot.data.images import list_images
 from partshot.data.shots import load_shots
 from partshot.data.toy import write_toy
 from partshot.errors import BadArtifact, BadLabels, BadRecipe
@@ -182,6 +183,43 @@ def test_pictures_without_a_mask_may_lie_among_the_others(tmp_path):
         (pack / "masks" / f"0000{i}.png").unlink()
     field = open_field(str(pack), tmp_path)
     assert len(field.pool) + len(field.test) == 7 and len(field.pictures(32)) == 9 - len(field.test)
+
+
+def test_plain_pictures_are_the_packs_own_and_those_that_lie_apart(tmp_path):
+    """What is measured on is not among them, and the pack's own come first where there are too many."""
+    pack = write_toy("cars", 8, 32, tmp_path / "cars")
+    write_toy("horses", 20, 32, tmp_path / "others")
+    (tmp_path / "others" / "images").rename(pack / "unlabeled")
+    field = open_field(str(pack), tmp_path / "work")
+    names = [path.name for path in list_images(field.plain)]
+    assert len([name for name in names if name.startswith("train-")]) == 8 - len(field.test) == len(field.near)
+    assert not {f"train-{name}.png" for name in field.test.names} & set(names) and len(names) == 6 + 20
+    assert np.array_equal(field.pictures(32)[0], field.pool.images[0]) and len(field.pictures(32)) == 26
+    assert open_field(str(pack), tmp_path / "elsewhere").fingerprint == field.fingerprint
+
+
+def test_only_so_many_pictures_are_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr("partshot.tasks.field.MOST_PICTURES", 10)
+    pack = write_toy("cars", 8, 32, tmp_path / "cars")
+    write_toy("horses", 20, 32, tmp_path / "others")
+    (tmp_path / "others" / "images").rename(pack / "unlabeled")
+    pictures = open_field(str(pack), tmp_path / "work").pictures(32)
+    others = load_shots(tmp_path / "others", pack / "unlabeled").images
+    assert len(pictures) == 10 and np.array_equal(pictures[6:], np.stack(others[::5]))
+
+
+def test_a_student_that_starts_from_an_encoder(folder, tmp_path, monkeypatch):
+    """It is trained beside the one that starts from chance, and both are rows."""
+    tiny = BenchRecipe(size=32, ks=(1,), seeds=(0,), encoder_kimg=0.032, student_kimg=0.016)
+    every = Contenders(open_field(str(folder), tmp_path), tmp_path, tiny, quiet=True)
+    shots = every.field.pool.draw(1, 0)
+    monkeypatch.setattr(Contenders, "student_size", 32)
+    for pretext, links in ((None, ["student"]), ("moco", ["encoder", "student"])):
+        entry = every.started("started", "unet-resnet18", pretext)
+        assert [*entry.recipes] == links
+        assert entry.fit(shots)(shots.images)[0].shape == (32, 32)
+    kept = {path.name.rsplit("-", 2)[0] for path in (tmp_path / "students").glob("*/*")}
+    assert kept == {"unet-resnet18-chance", "unet-resnet18-moco"}
 
 
 def test_a_field_without_a_split(folder, tmp_path):

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from partshot.artifact import read_card
+from partshot.artifact import Artifact, read_card
 from partshot.data.toy import write_toy
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.segmenter import Segmenter, Student
@@ -13,6 +14,7 @@ from partshot.tasks import distill as task
 from partshot.tasks.distill import distill, facing, teacher_size, unlabelled_stack
 from partshot.tasks.export import export
 from partshot.tasks.fit import fit
+from partshot.tasks.pretrain import pretrain
 from partshot.train.distill import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 
@@ -98,6 +100,19 @@ def test_a_start_is_part_of_the_run(toy, whole, tmp_path):
     assert distance[0] < distance[1] / 2
     with pytest.raises(BadArtifact, match="another recipe"):
         distilled(toy, tmp_path / "started", seed=1)
+
+
+def test_a_start_may_be_a_trained_encoder_of_the_students_net(toy, teacher, tmp_path):
+    encoder = pretrain("moco", toy / "images", tmp_path / "encoder", size=32, kimg=0.032, quiet=True)
+    given = {"student": "unet-resnet18", "start": tmp_path / "encoder", "kimg": 0.008}
+    started = Student.load(distilled(toy, tmp_path / "out", **given)).net.state_dict()
+    deep = "layer3.0.conv1.weight"
+    theirs = torch.from_numpy(np.array(Artifact.load(encoder).tensors[deep]))
+    assert (started[f"encoder.{deep}"] - theirs).abs().mean() < theirs.abs().mean() / 2
+    with pytest.raises(BadArtifact, match="tensors fit the student; use weights of the same network"):
+        distilled(toy, tmp_path / "other", start=encoder)
+    with pytest.raises(BadArtifact, match="holds a segmenter; a student or a trained encoder"):
+        distilled(toy, tmp_path / "third", start=teacher / "segmenter")
 
 
 def test_a_folder_that_holds_no_teacher_is_refused(toy, whole, tmp_path):

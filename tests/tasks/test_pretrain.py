@@ -147,6 +147,12 @@ def test_what_is_asked_replaces_the_presets_value():
     assert (recipe.size, recipe.kimg, recipe.batch, recipe.net) == (64, 3, 32, "resnet50")
 
 
+def test_a_preset_grows_to_any_size():
+    sides = {size: [side for side, _ in resolve("stylegan2", size=size).grow] for size in (16, 32, 64, 256)}
+    assert sides == {16: [], 32: [16], 64: [16, 32], 256: [16, 32, 64, 128]}
+    assert resolve("stylegan2", preset="stylegan2-paper", size=64).grow == ()
+
+
 def test_a_generator_is_trained_on_drawn_pictures_and_shows_samples(tmp_path, monkeypatch):
     small = PRESETS["toy-face-64"].changed(size=32, kimg=0.032, batch=8, grow=((16, 0.5),))
     monkeypatch.setitem(PRESETS, "toy-face-64", small)

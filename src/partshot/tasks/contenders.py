@@ -50,8 +50,8 @@ class BenchRecipe(Recipe):
 
     size: side of the pictures that encoders and heads read; students read no less than 128 px. ks: numbers of labels.
     seeds: draws of them. encoder_preset: a row of every contrastive pretext's table; encoder_kimg: thousands of
-    pictures that each encoder sees in training. student_kimg: of shots that each student sees. fit_images: pictures that each head sees, but an ensemble, which sees pixels. steps: of
-    inverting one picture.
+    pictures that each encoder sees in training. student_kimg: of shots that each student sees. fit_images: pictures
+    that each head sees, but an ensemble, which sees pixels. steps: of inverting one picture.
     """
 
     size: int = Setting(default=64, ge=32, multiple_of=32)
