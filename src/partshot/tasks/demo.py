@@ -73,7 +73,7 @@ class DemoRecipe(Recipe):
     least; at 64 px an eye is two pixels wide, and no network tells it from its lid. kimg: thousands of shots that each
     student sees; at three quarters of it eyes and noses are not there yet. fit_images: pictures that the few-shot heads
     of the encoder's road see, half of the usual; auto_fit_images: those of the generator's road. auto_kimg: of a
-    student of what the generator drew, at the generator's 64 px; drawn: how many pictures that is. inverted, steps:
+    student of what the generator drew, enlarged to twice its 64 px; drawn: how many pictures that is. inverted, steps:
     held-out faces that are inverted, and for how long.
     """
 
@@ -83,7 +83,7 @@ class DemoRecipe(Recipe):
     kimg: float = Field(default=4.0, gt=0)
     fit_images: int = Field(default=600, ge=1)
     auto_fit_images: int = Field(default=1200, ge=1)
-    auto_kimg: float = Field(default=40.0, gt=0)
+    auto_kimg: float = Field(default=18.0, gt=0)
     drawn: int = Field(default=DRAWN, ge=1)
     inverted: int = Field(default=32, ge=1)
     steps: int = Field(default=100, ge=1)
