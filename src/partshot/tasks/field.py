@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,7 +119,7 @@ def _pack(folder: Path, work: Path) -> Field:
     return Field(name, title, pool, test, draws or None, plain, left_out, near=near)
 
 
-def _gather(source: str, paths: Iterable[Path], folder: Path) -> tuple[Path, ...]:
+def _gather(source: str, paths: Sequence[Path], folder: Path) -> tuple[Path, ...]:
     """The files in another folder, where their names begin with their source; linked there, or else copied."""
     folder.mkdir(parents=True, exist_ok=True)
     gathered = tuple(folder / f"{source}-{path.name}" for path in paths)
