@@ -90,7 +90,7 @@ def batched(pyramid: Pyramid, generator: StyleGAN, shots: Shots, seed: int) -> E
 
 def rows_of(pyramid: Pyramid, shots: Shots) -> Rows:
     """The hypercolumn of all pixels, [pixels, channels], and their ids."""
-    ids = torch.from_numpy(np.stack(shots.labels)).long().flatten()
+    ids = torch.from_numpy(np.stack(shots.labels)).long().flatten().to(pyramid.maps[0].device)
     return stack(pyramid).permute(0, 2, 3, 1).flatten(0, 2).contiguous(), ids
 
 
@@ -130,7 +130,7 @@ def main() -> None:
                 ballots = torch.stack([net(rows_of(unseen, test)[0]).argmax(1) for net in nets])
             found[way] = vote(ballots.view(MEMBERS, *found["batched"].shape), classes).byte()
         for way, labels in found.items():
-            quality[way].append(score(test.labels, list(labels.numpy()), test.parts).miou)
+            quality[way].append(score(test.labels, list(labels.cpu().numpy()), test.parts).miou)
         told = (f"{way} {seconds[way][-1]:.1f} s, mIoU {quality[way][-1]:.3f}" for way in ways)
         print(f"seed {seed}: " + "; ".join(told), flush=True)
 

@@ -6,7 +6,7 @@ The generator is trained on the pack's unlabelled pictures first:
     python bench/bench_generator.py --trained trained-wbc [--pack wbc] [--ks 1,5,10] [--seeds 0,1,2,3,4]
 
 The same draws, the same `val` and the same measure as there. Labelled pictures and those to measure on are inverted;
-students learn from what the generator draws at its own size. Writes bench/results/generator.md with the sample grid.
+students learn from what the generator draws, at 128 px. Writes bench/results/generator.md with the sample grid.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What is fitted, trained, drawn and inverted on a GPU is what the CPU makes, up to rounding. Skipped without one."""
+"""On a GPU all that learns does, and what it made is read on the CPU alike, up to rounding. Skipped without one."""
 
 import numpy as np
 import pytest
@@ -99,7 +99,7 @@ def test_a_student_learns(preset, tmp_path):
         faces, generator = embedded_shots().subset(range(2)), load_stylegan()
         teacher = Segmenter(generator, faces.parts, "cnn-s", 64, SHORT)
         teacher.fit(faces, True, latents_of_names(generator, faces))
-        shots, recipe = faces, recipe
+        shots = faces
     given = (shots, recipe, tmp_path / "out", plain, teacher)
     trained = train_student(*given, quiet=True, drawn=32)
     again = Student.load(tmp_path / "out" / "student")

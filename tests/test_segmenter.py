@@ -93,8 +93,8 @@ def test_fitting_twice_is_fitting_once(fitted, ensemble, shots, pictures):
 def test_an_ensembles_answer_is_its_members(ensemble, shots):
     (answer,) = ensemble.predict([shots.images[1]])
     with torch.no_grad():
-        pyramid = ensemble.representation.features(as_pictures(shots.images[1][None]))
-        members = ensemble.head_.members(pyramid)[:, 0].numpy()
+        pyramid = ensemble.representation.features(as_pictures(shots.images[1][None]).to(ensemble.device))
+        members = ensemble.head_.members(pyramid)[:, 0].cpu().numpy()
     votes = members.argmax(1)
     expected = [[np.bincount(votes[:, y, x], minlength=10).argmax() for x in range(32)] for y in range(32)]
     assert np.array_equal(answer.labels, expected)

@@ -196,6 +196,11 @@ def test_plain_pictures_are_the_packs_own_and_those_that_lie_apart(tmp_path):
     assert not {f"train-{name}.png" for name in field.test.names} & set(names) and len(names) == 6 + 20
     assert np.array_equal(field.pictures(32)[0], field.pool.images[0]) and len(field.pictures(32)) == 26
     assert open_field(str(pack), tmp_path / "elsewhere").fingerprint == field.fingerprint
+    # Another split hides other pictures, also in the same place.
+    split = {"train": ["00000", "00001"], "val": ["00002", "00003"]}
+    (pack / "split.json").write_text(json.dumps(split))
+    names = [path.name for path in list_images(open_field(str(pack), tmp_path / "work").plain)]
+    assert len(names) == 6 + 20 and not {"train-00002.png", "train-00003.png"} & set(names)
 
 
 def test_only_so_many_pictures_are_taken(tmp_path, monkeypatch):

@@ -60,7 +60,7 @@ def test_latents_come_from_beside_the_pictures(generator, labelled, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(StyleGAN, "invert", lambda *_: pytest.fail("inverted what was drawn"))
         found = latents_of(reads, shots, images)
-    expected = reads.sample([4, 5, 6])
+    expected = reads.sample([4, 5, 6]).to("cpu")
     assert torch.equal(found.ws, expected.ws) and all(map(torch.equal, found.noise, expected.noise))
     # Without a folder, or without latents beside it, pictures are inverted.
     monkeypatch.setattr(StyleGAN, "invert", lambda self, images: Inverted(self.sample([9]), None, None))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from partshot.errors import BadArtifact
+from partshot.ops.precision import best_device
 
 Levels = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 Distance = Callable[[torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]
@@ -82,9 +83,12 @@ class Lpips(nn.Module):
 
 
 def load_lpips(path: Path | str) -> Distance:
-    """LPIPS from a safetensors file with the names of `Lpips`; BadArtifact when it cannot be read or lacks one."""
+    """LPIPS from a safetensors file with the names of `Lpips`, where this machine computes best.
+
+    Raises BadArtifact when the file cannot be read or lacks one.
+    """
     try:
-        lpips = Lpips(load_file(path))
+        lpips = Lpips(load_file(path)).to(best_device())
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadArtifact(f"{path}: cannot be read as LPIPS weights ({str(error).splitlines()[0]})") from error
     except KeyError as error:

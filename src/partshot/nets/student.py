@@ -59,9 +59,11 @@ def start_from(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: str)
     half of the net's encoder is there: then they are weights of another net.
     """
     own = net.state_dict()
+    # Norms fit many nets: only what convolves tells one from another.
+    weights = {name for name, tensor in own.items() if tensor.ndim == 4}
     named = {name if name in own else f"encoder.{name}": tensor for name, tensor in tensors.items()}
     taken = {name: tensor for name, tensor in named.items() if name in own and tensor.shape == own[name].shape}
-    inner = [name for name in own if name.startswith("encoder.")] or list(own)
+    inner = [name for name in weights if name.startswith("encoder.")] or list(weights)
     if 2 * sum(name in taken for name in inner) < len(inner):
         raise BadArtifact(
             f"{source}: {len(taken)} of its {len(tensors)} tensors fit the student; use weights of the same network"
@@ -103,12 +105,13 @@ class Swift(nn.Module):
         for lateral, up, skip in reversed(list(zip(self.lateral, self.up, skips, strict=False))):
             # To the skip's size, not times 2: a size that 32 does not divide leaves odd maps, as a coarse start may.
             x = up(F.interpolate(lateral(x), size=skip.shape[2:], mode="bilinear", align_corners=False) + skip)
-        return self._unfolded(x) if torch.is_grad_enabled() else F.pixel_shuffle(self.head(x), 2)
+        return self._headed(x) if torch.is_grad_enabled() else F.pixel_shuffle(self.head(x), 2)
 
-    def _unfolded(self, x: torch.Tensor) -> torch.Tensor:
-        """The same as pixel_shuffle behind the head, in two thirds of the time with its gradient.
+    def _headed(self, x: torch.Tensor) -> torch.Tensor:
+        """The same as pixel_shuffle behind the head, in two thirds of the time with its gradient (LOG.md).
 
-        With each pixel's classes side by side, they are moved as they lie in memory, there and back.
+        With each pixel's classes side by side, they are moved as they lie in memory, there and back. What ships is
+        pixel_shuffle, which runtimes know.
         """
         (b, _, h, w), classes = x.shape, len(self.head.bias) // 4
         weight = self.head.weight.unflatten(0, (classes, 4)).transpose(0, 1).flatten(0, 1)

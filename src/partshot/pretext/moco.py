@@ -83,22 +83,19 @@ class MoCoRecipe(Recipe):
         return self
 
 
+# Hundreds of pictures and two cores: in a long queue every picture would meet its own older keys as strangers, and a
+# slow key encoder would not get going in a thousand steps. A faster one than this makes older keys look older, which is
+# all that queries then learn.
+_SMALL = MoCoRecipe(size=128, view=0.75, kimg=40, batch=32, rate=0.12, momentum=0.99, queue=128, groups=2, dense=0.5)
 PRESETS = {
     # ImageNet for 200 epochs at 224 px on 8 GPUs, 67.5 % linear (v2, table 1).
     "moco-v2-paper": MoCoRecipe(size=256, view=0.875, kimg=256_000, batch=256, net="resnet50", groups=8),
     # Faces at 512 px for 800 epochs on 4 GPUs (GANORCON, section 4), here counted for CelebAMask-HQ's 30,000 pictures.
     # Rate, temperature, momentum and queue are not told; they are v2's.
     "ganorcon": MoCoRecipe(size=512, view=1.0, kimg=24_000, batch=32, net="resnet50", groups=4),
-    # Hundreds of pictures and two cores: in a long queue every picture would meet its own older keys as strangers, and
-    # a slow key encoder would not get going in a thousand steps. A faster one than this makes older keys look older,
-    # which is all that queries then learn.
-    "small-folder": MoCoRecipe(
-        size=128, view=0.75, kimg=40, batch=32, rate=0.12, momentum=0.99, queue=128, groups=2, dense=0.5
-    ),
-    # The same on a GPU, which a small batch leaves idle.
-    "small-folder-gpu": MoCoRecipe(
-        size=128, view=0.75, kimg=150, batch=128, rate=0.12, momentum=0.99, queue=512, groups=2, dense=0.5
-    ),
+    "small-folder": _SMALL,
+    # On a GPU, which a small batch leaves idle; the queue is as many batches long.
+    "small-folder-gpu": _SMALL.changed(kimg=150, batch=128, queue=512),
 }
 
 

@@ -49,15 +49,16 @@ class SimSiamRecipe(Recipe):
     color: float = Field(default=1, ge=0)
 
 
+# Hundreds of pictures and two cores: small views and narrow heads are affordable, the dense term is what helps.
+_SMALL = SimSiamRecipe(size=128, view=0.75, kimg=40, batch=32, width=512, dense=0.5)
 PRESETS = {
     # ImageNet for 100 epochs at 224 px, 68.1 % linear (paper, table 1).
     "simsiam-paper": SimSiamRecipe(size=256, view=0.875, kimg=128_000, batch=512, net="resnet50"),
     # Faces at 512 px for 400 epochs (GANORCON, section 4), here counted for CelebAMask-HQ's 30,000 pictures.
     "ganorcon": SimSiamRecipe(size=512, view=1.0, kimg=12_000, batch=32, net="resnet50"),
-    # Hundreds of pictures and two cores: small views and narrow heads are affordable, the dense term is what helps.
-    "small-folder": SimSiamRecipe(size=128, view=0.75, kimg=40, batch=32, width=512, dense=0.5),
-    # The same on a GPU, which a small batch leaves idle.
-    "small-folder-gpu": SimSiamRecipe(size=128, view=0.75, kimg=150, batch=128, width=512, dense=0.5),
+    "small-folder": _SMALL,
+    # On a GPU, which a small batch leaves idle.
+    "small-folder-gpu": _SMALL.changed(kimg=150, batch=128),
 }
 
 

@@ -89,8 +89,8 @@ def invert(
 
     generator: a represent.stylegan.StyleGAN. progress: told the steps done.
     """
-    with torch.autocast(images.device.type, enabled=False):
-        return _projected(generator, images.float(), distance, recipe, progress)
+    with torch.autocast(generator.device.type, enabled=False):
+        return _projected(generator, images.float().to(generator.device), distance, recipe, progress)
 
 
 def _projected(generator, images, distance, recipe, progress) -> Inverted:

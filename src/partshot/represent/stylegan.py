@@ -161,6 +161,7 @@ class StyleGAN(nn.Module):
 
     def latents(self, images: Float[torch.Tensor, "b 3 h w"]) -> Latents:
         """Latents that draw these pictures: those that the store holds, and the others by inversion, all together."""
+        images = images.to(self.device)
         if self.store is None:
             return self.invert(images).latents
         keys = [key_of(f"latents-{self.searched}", picture) for picture in images.split(1)]

@@ -62,7 +62,7 @@ def bench(
         raise BadRecipe(f"unknown table '{table}'; {nearest(table, TABLES)}")
     out, work = Path(out), Path(work or Path(out) / "work")
     given = {"size": size, "encoder_kimg": kimg, "encoder_preset": preset, "student_kimg": student_kimg}
-    recipe = _recipe(data, ks=tuple(ks) or None, seeds=tuple(seeds) or None, **given)
+    recipe = _recipe(data, given | {"ks": tuple(ks) or None, "seeds": tuple(seeds) or None})
     field = open_field(data, work, quiet)
     found = None if generator is None else inside(Path(generator), "representation")
     every = Contenders(field, work, recipe, found, quiet)
@@ -84,7 +84,7 @@ def bench(
     return page
 
 
-def _recipe(data: str, **given) -> BenchRecipe:
+def _recipe(data: str, given: Mapping) -> BenchRecipe:
     row = PRESETS["toy" if data in TOYS else "pack"]
     return row.changed(**{key: value for key, value in given.items() if value is not None})
 
@@ -148,6 +148,13 @@ def _write(
 ) -> Path:
     """The page, its figures and its plot, of the rows that are there of `total`."""
     table, stem = tabulate(rows), f"{name}-{field.name}"
+    fewer = [
+        f"{method} (k = {k}) {cell.seeds}"
+        for method, cells in table.items()
+        for k, cell in cells.items()
+        if cell.seeds < len(recipe.seeds)
+    ]
+    unfinished = f"Unfinished: {len(rows)} of {total} rows." + (f" Draws so far: {', '.join(fewer)}." if fewer else "")
     links = {entry.name: _link(out / "recipes", entry.recipes) for entry in entries}
     page = [
         f"# {TABLES[name].what}",
@@ -155,7 +162,7 @@ def _write(
         f"Table `{name}` ({TABLES[name].source}) on {field.title}, read at {recipe.size} px. Mean and deviation over "
         f"the draws {', '.join(map(str, recipe.seeds))}; {len(field.test)} pictures to measure on, with background. "
         "How each row was trained stands in its recipes.",
-        *([] if len(rows) == total else ["", f"Unfinished: {len(rows)} of {total} rows."]),
+        *([] if len(rows) == total else ["", unfinished]),
         "",
         _linked(table_to_markdown(table), links),
         _linked(table_to_markdown(table, "wiou"), links),

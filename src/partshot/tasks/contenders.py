@@ -50,15 +50,15 @@ class BenchRecipe(Recipe):
 
     size: side of the pictures that encoders and heads read; students read no less than 128 px. ks: numbers of labels.
     seeds: draws of them. encoder_preset: a row of every contrastive pretext's table; encoder_kimg: thousands of
-    pictures that each encoder sees in training. student_kimg: of shots that each student sees. fit_images: pictures
-    that each head sees, but an ensemble, which sees pixels. steps: of inverting one picture.
+    pictures that each encoder sees in training, None the row's own. student_kimg: of shots that each student sees.
+    fit_images: pictures that each head sees, but an ensemble, which sees pixels. steps: of inverting one picture.
     """
 
     size: int = Setting(default=64, ge=32, multiple_of=32)
     ks: tuple[int, ...] = (1, 5, 10)
     seeds: tuple[int, ...] = (0, 1, 2)
     encoder_preset: str = DEFAULT
-    encoder_kimg: float = Setting(default=60, gt=0)
+    encoder_kimg: float | None = Setting(default=None, gt=0)
     student_kimg: float = Setting(default=4, gt=0)
     fit_images: int = Setting(default=600, ge=1)
     steps: int = Setting(default=100, ge=1)
@@ -137,7 +137,7 @@ class Contenders:
     def encoder(self, name: str, pretext: str, pictures: Callable[[], Path] | None = None, head: str = HEAD) -> Entry:
         """A head on an encoder that a pretext trained. pictures: the folder that it learnt from; None the Field's."""
         row = self.head(name, lambda: self.encoder_of(pretext, pictures), head)
-        return row._replace(recipes={"encoder": self._encoder_recipe(pretext), **row.recipes})
+        return row._replace(recipes={"encoder": self.encoder_recipe(pretext), **row.recipes})
 
     def with_student(self, name: str, pretext: str, head: str = HEAD) -> list[Entry]:
         """A head on an encoder, and the student that learns what it says of plain pictures (GANORCON, step III)."""
@@ -162,7 +162,7 @@ class Contenders:
             return Positioned(Several([*members, open_representation("random")]))
 
         row = self.head(name, opened)
-        return row._replace(recipes={p: self._encoder_recipe(p) for p in pretexts} | row.recipes)
+        return row._replace(recipes={p: self.encoder_recipe(p) for p in pretexts} | row.recipes)
 
     def auto(self, name: str, pretexts: Sequence[str]) -> Entry:
         """Whatever left-out shots speak for, among what `run` tries, in its order, but with all the time it takes."""
@@ -174,7 +174,7 @@ class Contenders:
             maker = Segmenter(choice.taken.opened(), shots.parts, choice.taken.head, self.recipe.size, self.fit)
             return predictor(maker.fit(shots, quiet=True))
 
-        return Entry(name, method, {p: self._encoder_recipe(p) for p in pretexts} | {"fit": self.fit})
+        return Entry(name, method, {p: self.encoder_recipe(p) for p in pretexts} | {"fit": self.fit})
 
     def inverted(self, name: str, layers: str = "regan", steps: int | None = None) -> Entry:
         """A head on what a generator draws the pictures from, found by inversion."""
@@ -200,7 +200,7 @@ class Contenders:
 
         student: of an encoder of the pretext's net, as "unet-resnet18" of resnet18.
         """
-        recipes = {} if pretext is None else {"encoder": self._encoder_recipe(pretext)}
+        recipes = {} if pretext is None else {"encoder": self.encoder_recipe(pretext)}
         folder = self._students(self.distill, *recipes.values())
 
         def method(shots: Shots):
@@ -239,7 +239,7 @@ class Contenders:
         """The folder of a trained encoder."""
         folder = self.field.plain if pictures is None else pictures()
         left_out = self.field.left_out if pictures is None else ()
-        recipe = self._encoder_recipe(pretext)
+        recipe = self.encoder_recipe(pretext)
         source = f"{self.field.name}-{self.field.fingerprint}" if pictures is None else folder.parent.name
         out = self.work / "encoders" / f"{pretext}-{source}-{recipe.fingerprint}"
         given = {"preset": self.recipe.encoder_preset, "size": self.recipe.size, "kimg": self.recipe.encoder_kimg}
@@ -256,7 +256,8 @@ class Contenders:
 
         return fitted
 
-    def _encoder_recipe(self, pretext: str) -> Recipe:
+    def encoder_recipe(self, pretext: str) -> Recipe:
+        """How a pretext trains an encoder."""
         return resolve(pretext, self.recipe.encoder_preset, self.recipe.size, self.recipe.encoder_kimg)
 
     @cached_property

@@ -83,7 +83,7 @@ class DemoRecipe(Recipe):
     kimg: float = Field(default=4.0, gt=0)
     fit_images: int = Field(default=600, ge=1)
     auto_fit_images: int = Field(default=1200, ge=1)
-    auto_kimg: float = Field(default=18.0, gt=0)
+    auto_kimg: float = Field(default=PRESETS["auto-shot-consistent"].kimg, gt=0)
     drawn: int = Field(default=DRAWN, ge=1)
     inverted: int = Field(default=32, ge=1)
     steps: int = Field(default=100, ge=1)

@@ -133,7 +133,7 @@ def train_student(
     well enough (TRUSTED); a recipe without consistency follows any. One that draws gives `drawn` pictures with its
     labels instead, which take the recipe's share of the shots' places. start, snapshots: see `distill`.
     """
-    begin = None if start is None else _weights(start)
+    begin = None if start is None else _weights(start, student)
     fingerprint = _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn, begin)
     folder = out / "student"
     if standing(folder).exists():
@@ -217,7 +217,7 @@ def is_heard(teacher: Segmenter, shots: Shots, recipe: Distill) -> bool:
     return score(shots.labels, own, shots.parts, shots.names).miou_nan >= TRUSTED
 
 
-def _weights(start: Path) -> dict[str, torch.Tensor]:
+def _weights(start: Path, student: str) -> dict[str, torch.Tensor]:
     """What a student begins with: another student's tensors, a trained encoder's, or those of a file."""
     if not start.is_dir():
         return read_weights(start)
@@ -225,6 +225,9 @@ def _weights(start: Path) -> dict[str, torch.Tensor]:
     stored = Artifact.load(inside(start, "representation") if folder == start else folder)
     if stored.kind not in ("student", "representation"):
         raise BadArtifact(f"{start}: holds a {stored.kind}; a student or a trained encoder is needed to start from")
+    net = stored.card.get("net")
+    if stored.kind == "representation" and not student.endswith(f"-{net}"):
+        raise BadArtifact(f"{start}: an encoder of '{net}', which no '{student}' has; take --student unet-{net}")
     return {name: torch.from_numpy(np.array(tensor)) for name, tensor in stored.tensors.items()}
 
 

@@ -8,13 +8,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from partshot.artifact import replacing_file
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.toy import toy_shots, writing_toy
@@ -61,10 +62,9 @@ class Field:
 
     def pictures(self, size: int) -> np.ndarray:
         """At most MOST_PICTURES unlabelled ones, uint8 [n, size, size, 3]: the near ones, and others spread evenly."""
-        near = list(self.near[:MOST_PICTURES])
+        near = list(_spread(self.near, MOST_PICTURES))
         paths, room = list_images(self.plain, leave_out=(*self.left_out, *near)), MOST_PICTURES - len(near)
-        paths = paths[:: max(1, len(paths) // max(1, room))][:room]
-        return read_stack([*near, *paths], size, skip_corrupt=True).images
+        return read_stack([*near, *_spread(paths, room)], size, skip_corrupt=True).images
 
 
 def open_field(data: str, work: Path, quiet: bool = False) -> Field:
@@ -111,25 +111,33 @@ def _pack(folder: Path, work: Path) -> Field:
     name, apart = folder.resolve().name, folder / "unlabeled"
     plain, left_out, near = held_out[0].parent, (*held_out, *masks), ()
     if apart.is_dir():
-        near = list_images(plain, leave_out=left_out)
-        plain, left_out = work / "pictures" / name, ()
-        near = _gather("train", near, plain)
-        _gather("unlabeled", list_images(apart), plain)
+        own = {f"train-{path.name}": path for path in list_images(plain, leave_out=left_out)}
+        others = {f"unlabeled-{path.name}": path for path in list_images(apart)}
+        plain, left_out = _gathered(own | others, work / "pictures", name), ()
+        near = tuple(plain / there for there in own)
     title = f"{name}, measured on {len(test)} pictures"
     return Field(name, title, pool, test, draws or None, plain, left_out, near=near)
 
 
-def _gather(source: str, paths: Sequence[Path], folder: Path) -> tuple[Path, ...]:
-    """The files in another folder, where their names begin with their source; linked there, or else copied."""
-    folder.mkdir(parents=True, exist_ok=True)
-    gathered = tuple(folder / f"{source}-{path.name}" for path in paths)
-    for path, there in zip(paths, gathered, strict=True):
-        if not there.exists():
-            try:
-                os.link(path, there)
-            except OSError:  # another disk, or one that links nothing
-                shutil.copyfile(path, there)
-    return gathered
+def _gathered(paths: Mapping[str, Path], folder: Path, name: str) -> Path:
+    """A folder of these files under these names, linked or else copied; of other files it would be another folder."""
+    found = "".join(f"{there} {(stat := path.stat()).st_size} {stat.st_mtime_ns}\n" for there, path in paths.items())
+    place = folder / f"{name}-{hashlib.sha256(found.encode()).hexdigest()[:8]}"
+    place.mkdir(parents=True, exist_ok=True)
+    for there, path in paths.items():
+        try:
+            os.link(path.resolve(), place / there)
+        except FileExistsError:
+            continue
+        except OSError:  # another disk, or one that links nothing
+            with replacing_file(place / there) as temporary:
+                shutil.copyfile(path, temporary)
+    return place
+
+
+def _spread(paths: Sequence[Path], most: int) -> Sequence[Path]:
+    """At most so many of them, evenly over the whole."""
+    return paths[:: max(1, len(paths) // max(1, most))][:most]
 
 
 def _split(folder: Path, stems: list[str]) -> tuple[dict[str, list[str]], Draws]:

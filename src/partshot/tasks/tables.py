@@ -19,8 +19,6 @@ from partshot.tasks.field import TOYS, toy_pictures
 from partshot.tasks.sample import sample
 
 PRETEXTS = ("simsiam", "moco")
-# A student around the contrastive encoders' net.
-STARTED = "unet-resnet18"
 HEADS = ("linear", "mlp-1", "mlp-2", "mlp-ganorcon", "cnn-s", "cnn-m", "cnn-l", "conv", "ensemble")
 LAYERS = ("coarse", "middle", "fine", "regan", "all")
 STEPS = (10, 30, 100, 300)
@@ -52,8 +50,10 @@ def representations(every: Contenders) -> list[Entry]:
     rows += [every.forest(), every.supervised()]
     # Another toy's exact masks are a step towards a toy, but none towards real pictures.
     rows += [every.transfer()] if every.field.toy else []
-    rows += [every.mean_teacher(), every.started(f"mean teacher, {STARTED}", STARTED)]
-    return [*rows, every.started(f"mean teacher, {STARTED} of {PRETEXTS[-1]}", STARTED, PRETEXTS[-1])]
+    best = PRETEXTS[-1]
+    student = f"unet-{every.encoder_recipe(best).net}"
+    rows += [every.mean_teacher(), every.started(f"mean teacher, {student}", student)]
+    return [*rows, every.started(f"mean teacher, {student} of {best}", student, best)]
 
 
 def heads(every: Contenders) -> list[Entry]:

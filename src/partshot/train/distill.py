@@ -152,7 +152,7 @@ PRESETS = {
         consistency=None,
     ),
     "auto-shot": _AUTO_SHOT,
-    # The same beside plain pictures of the kind, which show what the generator's lack: worth about .01 of
+    # The same beside plain pictures of the kind, which show what the generator's lack: at 64 px worth about .01 of
     # weighted IoU, for a fifth more time (LOG.md).
     "auto-shot-consistent": _AUTO_SHOT.changed(
         unlabelled=16, consistency=Consistency(teacher=0, views=AUGMENTS["strong"])

@@ -131,7 +131,7 @@ def fit_head(
     head: made for `representation.spec.channels` and `len(shots.parts)` classes; parts that no shot shows keep their
     outputs. size: side of the square that pictures and masks are resized to. quiet: no progress.
     read: the shots' features where they are known already, as a generator's of what it drew; then nothing is augmented.
-    Ignored pixels (255) count nowhere. The same arguments give the same weights.
+    Ignored pixels (255) count nowhere. On a CPU the same arguments give the same weights.
 
     Raises BadLabels when no pixel is labelled, BadImage when `size` is too small for the representation, BadRecipe
     when the loss stops being a number.

@@ -234,6 +234,7 @@ def _fabric(recipe: LoopRecipe) -> Fabric:
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     try:
         return Fabric(
+            accelerator=best_device().type,
             devices=recipe.devices,
             strategy="auto" if recipe.devices == 1 else "ddp_spawn",
             precision="bf16-mixed" if is_bf16(recipe.precision, best_device()) else "32-true",
