@@ -100,7 +100,7 @@ class Distill(Recipe):
 
 
 # From a generator's pictures alone, at twice the embedded one's size, in whose pictures an eye is two pixels wide:
-# thousands need no strong changes. What each setting is worth is in LOG.md.
+# thousands need but middling changes. What each setting is worth is in LOG.md.
 _AUTO_SHOT = Distill(
     size=128,
     kimg=18,
@@ -111,7 +111,7 @@ _AUTO_SHOT = Distill(
     lr=1.4e-2,
     class_power=0,
     coarse=0.6,
-    augment=AUGMENTS["weak"].changed(color=0.3),
+    augment=AUGMENTS["weak"].changed(scale=1.2, rotation=10, shift=0.08, warp=0.02, color=0.4, cutout=0.1),
     consistency=None,
 )
 
