@@ -103,6 +103,8 @@ def test_what_cannot_be_is_refused_before_work(folder, tiny, tmp_path):
         bench("tiny", str(folder), tmp_path, ks=(1, 2))
     with pytest.raises(BadRecipe, match="seeds are .* each once"):
         bench("tiny", str(folder), tmp_path, seeds=(1, 1))
+    with pytest.raises(BadRecipe, match="unknown preset 'smal-folder'; did you mean 'small-folder'"):
+        bench("tiny", str(folder), tmp_path, preset="smal-folder")
     with pytest.raises(BadRecipe, match="ks are .* from 1 on"):
         bench("tiny", str(folder), tmp_path, ks=(0,))
     with pytest.raises(BadArtifact):

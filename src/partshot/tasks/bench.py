@@ -24,7 +24,8 @@ from partshot.machine import available_cores
 from partshot.recipe import Recipe
 from partshot.tasks.contenders import BenchRecipe, Contenders, Entry
 from partshot.tasks.field import TOYS, Field, open_field
-from partshot.tasks.tables import TABLES, Table
+from partshot.tasks.pretrain import resolve
+from partshot.tasks.tables import PRETEXTS, TABLES, Table
 from partshot.train.journal import Journal, read_journal
 from partshot.train.progress import say
 
@@ -63,6 +64,9 @@ def bench(
     out, work = Path(out), Path(work or Path(out) / "work")
     given = {"size": size, "encoder_kimg": kimg, "encoder_preset": preset, "student_kimg": student_kimg}
     recipe = _recipe(data, given | {"ks": tuple(ks) or None, "seeds": tuple(seeds) or None})
+    for pretext in PRETEXTS:
+        # Refuses a preset that one of them has not, before pictures are drawn.
+        resolve(pretext, recipe.encoder_preset)
     field = open_field(data, work, quiet)
     found = None if generator is None else inside(Path(generator), "representation")
     every = Contenders(field, work, recipe, found, quiet)
