@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from partshot import __version__
@@ -203,24 +204,35 @@ def _keep(path: Path, text: str) -> None:
 
 
 def _plot(path: Path, table: Table, entries: Sequence[Entry], measured: Measured) -> None:
-    """mean IoU over labels, or over what the table varies, one line each, deviations as bars."""
+    """mean IoU over labels, or over what the table varies, with deviations: a line each, or bars of a single number."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     lines = _lines(entries, measured)
+    ticks = sorted({point[0] for points in lines.values() for point in points})
+    if len(ticks) == 1:
+        _, mean, deviation = zip(*(points[0] for points in lines.values()), strict=True)
+        axes.barh([*lines], mean, xerr=deviation, color="#7a9cc6", capsize=3)
+        axes.invert_yaxis()
+        axes.set(xlabel="mean IoU", title=f"{table.what} ({table.over}: {ticks[0]:g})")
+        axes.grid(alpha=0.3, axis="x")
+    else:
+        _draw_lines(axes, lines, ticks, table)
+    with replacing_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _draw_lines(axes: Axes, lines: Mapping[str, list], ticks: Sequence[float], table: Table) -> None:
     for i, (line, points) in enumerate(lines.items()):
         x, mean, deviation = zip(*sorted(points), strict=True)
         # There are ten colors; the eleventh line has the first one's and another mark.
         axes.errorbar(x, mean, deviation, marker="os^"[i // 10 % 3], capsize=3, label=line)
     if table.over in ("labels", "steps"):
         axes.set_xscale("log")
-    ticks = sorted({point[0] for points in lines.values() for point in points})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
     axes.minorticks_off()
     axes.set(xlabel=table.over, ylabel="mean IoU", title=table.what)
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    with replacing_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
 
 
 def _lines(entries: Sequence[Entry], measured: Measured) -> dict[str, list[tuple[float, float, float]]]:
