@@ -23,7 +23,7 @@ from partshot.evaluate import kshot, table_to_dict, table_to_markdown, tabulate
 from partshot.machine import available_cores
 from partshot.represent.stylegan import load_stylegan
 from partshot.tasks.auto_shot import AutoShot
-from partshot.train.distill import PRESETS
+from partshot.train.distill_recipe import PRESETS
 from partshot.train.journal import Journal
 
 

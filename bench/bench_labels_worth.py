@@ -30,7 +30,7 @@ from partshot.represent.stylegan import load_stylegan
 from partshot.tasks.auto_shot import AutoShot
 from partshot.tasks.distill import train_student
 from partshot.tasks.sample import embedded_shots
-from partshot.train.distill import PRESETS
+from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.journal import Journal, read_journal
 from partshot.workers import workers

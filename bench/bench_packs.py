@@ -25,7 +25,7 @@ from partshot.represent.choose import open_representation
 from partshot.tasks.compare import Contest
 from partshot.tasks.distill import TRUSTED, facing
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
-from partshot.train.distill import PRESETS, Distill
+from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.journal import Journal, read_journal
 from partshot.workers import workers

@@ -27,7 +27,7 @@ from partshot.export import export_onnx
 from partshot.nets.student import build_student
 from partshot.shipped import Shipped
 from partshot.tasks.distill import train_student
-from partshot.train.distill import PRESETS
+from partshot.train.distill_recipe import PRESETS
 
 RESULTS = Path(__file__).parent / "results"
 # Sides that networks for pictures of 64 px are trained and read at, and how many pictures a student sees in the time

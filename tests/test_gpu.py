@@ -15,7 +15,7 @@ from partshot.segmenter import Segmenter, Student
 from partshot.tasks.distill import train_student
 from partshot.tasks.pretrain import pretrain
 from partshot.tasks.sample import embedded_shots, latents_of_names
-from partshot.train.distill import PRESETS as DISTILL
+from partshot.train.distill_recipe import PRESETS as DISTILL
 from partshot.train.fit_ensemble import fit_presets
 from partshot.train.fit_head import PRESETS as FIT
 

@@ -33,7 +33,7 @@ from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Prediction, Student
 from partshot.tasks.distill import train_student
 from partshot.tasks.sample import drawn_name
-from partshot.train.distill import PRESETS
+from partshot.train.distill_recipe import PRESETS
 
 # Drawn faces that the annotator learns from and is tested on, and the toy's seeds of them, used nowhere else.
 LEARNT, TESTED, LEARNT_SEED, TESTED_SEED = 3000, 200, 8, 9

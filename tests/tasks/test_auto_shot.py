@@ -16,7 +16,7 @@ from partshot.represent.spec import Latents
 from partshot.represent.stylegan import EMBEDDED, StyleGAN, load_stylegan
 from partshot.tasks.auto_shot import AutoShot
 from partshot.tasks.sample import drawn_name, embedded_shots, latents_of_names
-from partshot.train.distill import PRESETS
+from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_ensemble import PRESETS as ENSEMBLE_PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 

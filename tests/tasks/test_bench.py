@@ -222,7 +222,7 @@ def test_a_student_that_starts_from_an_encoder(folder, tmp_path, monkeypatch):
     shots = every.field.pool.draw(1, 0)
     monkeypatch.setattr(Contenders, "student_size", 32)
     for pretext, links in ((None, ["student"]), ("moco", ["encoder", "student"])):
-        entry = every.started("started", "unet-resnet18", pretext)
+        entry = every.started("unet-resnet18", pretext)
         assert [*entry.recipes] == links
         assert entry.fit(shots)(shots.images)[0].shape == (32, 32)
     kept = {path.name.rsplit("-", 2)[0] for path in (tmp_path / "students").glob("*/*")}

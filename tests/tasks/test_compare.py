@@ -7,7 +7,7 @@ from partshot.data.toy import toy_shots
 from partshot.represent.choose import open_representation
 from partshot.tasks import distill as distilling
 from partshot.tasks.compare import Contest
-from partshot.train.distill import PRESETS
+from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 
 ROWS = ("student", "head", "mean teacher", "supervised", "linear", "random", "forest")

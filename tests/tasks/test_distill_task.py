@@ -15,7 +15,7 @@ from partshot.tasks.distill import distill, facing, teacher_size, unlabelled_sta
 from partshot.tasks.export import export
 from partshot.tasks.fit import fit
 from partshot.tasks.pretrain import pretrain
-from partshot.train.distill import PRESETS
+from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 
 

@@ -27,7 +27,7 @@ from partshot.tasks import pretrain as pretraining
 from partshot.tasks import run as task
 from partshot.tasks.predict import Summary
 from partshot.tasks.run import Plan, run
-from partshot.train.distill import PRESETS
+from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 
 

@@ -14,7 +14,8 @@ from partshot.data.soft_labels import SoftLabels
 from partshot.data.toy import toy_shots
 from partshot.errors import BadRecipe
 from partshot.nets.student import build_student
-from partshot.train.distill import PRESETS, Balance, Batch, Clock, Consistency, Distill, Distillation, soft_loss
+from partshot.train.distill import Balance, Batch, Clock, Distillation, soft_loss
+from partshot.train.distill_recipe import PRESETS, Consistency, Distill
 from partshot.train.journal import read_journal
 from partshot.train.loop import LoopRecipe, run_loop
 

@@ -182,7 +182,6 @@ class StyleGAN(nn.Module):
         progress: Callable[[int], None] = lambda step: None,
     ) -> Inverted:
         """Latents that draw these pictures. distance: None takes the critic's eyes. progress: told the steps done."""
-        images = images.to(self.device)
         if tuple(images.shape[2:]) != (self.size, self.size):
             images = nn.functional.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         return invert(self, images, distance or self.distance(), self.recipe, progress)

@@ -21,7 +21,7 @@ from partshot.tasks.compare import Predictor, folder_of_draw, predictor
 from partshot.tasks.distill import DRAWN, STUDENT, train_student
 from partshot.tasks.fit import HEAD
 from partshot.tasks.sample import latents_of_names
-from partshot.train.distill import Distill
+from partshot.train.distill_recipe import Distill
 from partshot.train.fit_ensemble import FitEnsemble
 from partshot.train.fit_head import FitHead
 from partshot.train.progress import Ticker

@@ -21,7 +21,7 @@ from partshot.represent.spec import Representation
 from partshot.segmenter import Segmenter, Student
 from partshot.tasks.distill import STUDENT, is_heard, teacher_size, train_student
 from partshot.tasks.fit import HEAD
-from partshot.train.distill import Distill
+from partshot.train.distill_recipe import Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
 from partshot.train.forest import Forest

@@ -33,8 +33,8 @@ from partshot.tasks.distill import STUDENT, facing, train_student
 from partshot.tasks.field import TOYS, Field, toy_pictures
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
 from partshot.tasks.pretrain import DEFAULT, pretrain, resolve
-from partshot.train.distill import PRESETS as DISTILL_PRESETS
-from partshot.train.distill import Distill
+from partshot.train.distill_recipe import PRESETS as DISTILL_PRESETS
+from partshot.train.distill_recipe import Distill
 from partshot.train.fit_ensemble import FitEnsemble, fit_presets
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
@@ -195,7 +195,7 @@ class Contenders:
         """The student's network with consistency on plain pictures, and no representation."""
         return Entry(name, lambda shots: predictor(self._contest.mean_teacher(shots)), {"student": self.distill})
 
-    def started(self, name: str, student: str, pretext: str | None = None) -> Entry:
+    def started(self, student: str, pretext: str | None = None) -> Entry:
         """A mean teacher of another student's network, whose encoder begins with what a pretext trained, or as chance.
 
         student: of an encoder of the pretext's net, as "unet-resnet18" of resnet18.
@@ -209,6 +209,7 @@ class Contenders:
             given = (self._pictures, None, student, 0, self.quiet)
             return predictor(train_student(shots, self.distill, out, *given, start=start))
 
+        name = f"mean teacher, {student}" if pretext is None else f"mean teacher, {student} of {pretext}"
         return Entry(name, method, {**recipes, "student": self.distill})
 
     def supervised(self, name: str = "supervised") -> Entry:

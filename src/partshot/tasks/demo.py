@@ -52,7 +52,7 @@ from partshot.tasks.distill import DRAWN
 from partshot.tasks.export import export
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
 from partshot.tasks.sample import embedded_shots
-from partshot.train.distill import PRESETS, Distill
+from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
 from partshot.train.journal import Journal, read_journal

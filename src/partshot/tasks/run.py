@@ -54,7 +54,7 @@ from partshot.tasks.fit import HEAD, estimated, facing_fit
 from partshot.tasks.predict import predict
 from partshot.tasks.pretrain import pretrain, resolve
 from partshot.tasks.sample import latents_of
-from partshot.train.distill import PRESETS, Distill
+from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
 from partshot.train.journal import read_journal

@@ -52,8 +52,7 @@ def representations(every: Contenders) -> list[Entry]:
     rows += [every.transfer()] if every.field.toy else []
     best = PRETEXTS[-1]
     student = f"unet-{every.encoder_recipe(best).net}"
-    rows += [every.mean_teacher(), every.started(f"mean teacher, {student}", student)]
-    return [*rows, every.started(f"mean teacher, {student} of {best}", student, best)]
+    return [*rows, every.mean_teacher(), every.started(student), every.started(student, best)]
 
 
 def heads(every: Contenders) -> list[Entry]:

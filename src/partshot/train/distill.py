@@ -1,12 +1,12 @@
 """Distillation with consistency: from a few labels, a teacher's soft labels and many plain pictures to a student.
 
 One game of three sources. The labelled shots, or in part or whole what a generator drew and a teacher labelled, stand
-in every batch, from the first to the last. A few-shot teacher's
-soft labels on the unlabelled pictures start the student off (ReGAN's distillation). From there, consistency carries
-it further than any teacher: the student's own running average looks at the plain picture, and the student must say
-the same, moved alike, of a strongly moved and recolored one wherever the average is sure (mean teacher, Tarvainen &
-Valpola 2017, with FixMatch's confidence, Sohn et al. 2020). Leave sources out and the same game is a supervised
-network, a plain mean teacher, or a plain distillation. Knows networks only by pictures in, logits out.
+in every batch, from the first to the last. A few-shot teacher's soft labels on the unlabelled pictures start the
+student off (ReGAN's distillation). From there, consistency carries it further than any teacher: the student's own
+running average looks at the plain picture, and the student must say the same, moved alike, of a strongly moved and
+recolored one wherever the average is sure (mean teacher, Tarvainen & Valpola 2017, with FixMatch's confidence, Sohn et
+al. 2020). Leave sources out and the same game is a supervised network, a plain mean teacher, or a plain distillation.
+Knows networks only by pictures in, logits out; its settings are distill_recipe.py's.
 """
 
 import copy
@@ -17,149 +17,18 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
-from pydantic import Field, model_validator
 from torch import nn
 
-from partshot.data.augment import PRESETS as AUGMENTS
-from partshot.data.augment import Augment, augment, borrow_colors, move_labels, move_scores, recolor, warp_grid
+from partshot.data.augment import augment, borrow_colors, move_labels, move_scores, recolor, warp_grid
 from partshot.data.soft_labels import SoftLabels
 from partshot.game import Turn
 from partshot.parts import IGNORE
-from partshot.recipe import Recipe
+from partshot.train.distill_recipe import Distill
 from partshot.train.fit_head import class_weights, pixel_loss
 
 HALVED_BY = 64
 """Sides that this divides have a coarse start: its half is a side that every student takes. At 16 px the deepest maps
 are one pixel, whose bf16 gradients oneDNN gets wrong now and then (NaN)."""
-
-
-class Consistency(Recipe):
-    """How the student learns from its own running average.
-
-    weight: of the loss beside the labelled shots' own. confidence: pixels below it count nothing.
-    start: share of the run before it begins, since an average that knows too little teaches its own mistakes.
-    teacher: share of the run in which the few-shot teacher speaks, ever softer; at most `start`. Between the two the
-    shots alone are heard, which takes back what the teacher got wrong. views: how the student's view of an unlabelled
-    picture is changed; None takes the shots' changes.
-    """
-
-    weight: float = Field(default=1.0, ge=0)
-    confidence: float = Field(default=0.8, ge=0, lt=1)
-    start: float = Field(default=0.4, ge=0, le=1)
-    teacher: float = Field(default=0.1, ge=0, le=1)
-    views: Augment | None = None
-
-    @model_validator(mode="after")
-    def _in_order(self):
-        if self.teacher > self.start:
-            raise ValueError(f"the teacher speaks until {self.teacher:g}, after the start at {self.start:g}")
-        return self
-
-
-class Distill(Recipe):
-    """How a student is trained.
-
-    size: side of the square pictures, a multiple of 32. kimg: thousands of shots seen, each changed anew.
-    batch: shots per step. unlabelled: other pictures per step, which come on top: they never take a shot's place.
-    drawn: share of the shots' places that pictures drawn and labelled by a generator take, where there are any.
-    borrow: probability that a shot takes on the colors of an unlabelled picture. lr, weight_decay: AdamW's.
-    schedule: "cosine" to zero after a short warm-up, "constant", or ReGAN's "plateau": a tenth when the loss stops
-    falling.
-    class_power: a class's pixels weigh (their number)^-class_power. average: the running average's memory per step.
-    coarse: share of the run at half size, where a step costs a quarter, if 64 divides it.
-    augment: changes to the labelled shots and, unless consistency has views of its own, to the student's view of
-    unlabelled pictures. consistency: None leaves it out.
-    """
-
-    size: int = Field(default=128, ge=32, multiple_of=32)
-    kimg: float = Field(default=18, gt=0)
-    batch: int = Field(default=8, ge=1)
-    unlabelled: int = Field(default=16, ge=0)
-    drawn: float = Field(default=0.5, ge=0, le=1)
-    borrow: float = Field(default=0.5, ge=0, le=1)
-    lr: float = Field(default=3e-3, gt=0)
-    weight_decay: float = Field(default=1e-2, ge=0)
-    schedule: Literal["cosine", "constant", "plateau"] = "cosine"
-    class_power: float = Field(default=0.4, ge=0, le=1)
-    average: float = Field(default=0.99, ge=0, lt=1)
-    coarse: float = Field(default=0.5, ge=0, le=1)
-    augment: Augment = AUGMENTS["strong"]
-    consistency: Consistency | None = Consistency()
-
-    def one_sided(self) -> "Distill":
-        """The same without mirroring, for things that always face the same way."""
-        changes: dict = {"augment": self.augment.changed(flip=False)}
-        if self.consistency is not None and self.consistency.views is not None:
-            changes["consistency"] = self.consistency.changed(views=self.consistency.views.changed(flip=False))
-        return self.model_copy(update=changes)
-
-    @property
-    def views(self) -> Augment:
-        """Changes to the student's view of unlabelled pictures."""
-        return self.augment if self.consistency is None else self.consistency.views or self.augment
-
-
-# From a generator's pictures alone, at twice the embedded one's size, in whose pictures an eye is two pixels wide:
-# thousands need but middling changes. What each setting is worth is in LOG.md.
-_AUTO_SHOT = Distill(
-    size=128,
-    kimg=18,
-    batch=16,
-    unlabelled=0,
-    drawn=1,
-    borrow=0,
-    lr=1.4e-2,
-    class_power=0,
-    coarse=0.6,
-    augment=AUGMENTS["weak"].changed(scale=1.2, rotation=10, shift=0.08, warp=0.02, color=0.4, cutout=0.1),
-    consistency=None,
-)
-
-PRESETS = {
-    "default": Distill(),
-    # ReGAN, supplement and released code: soft labels only, affine changes, Adam 1e-3 with decay 1e-3, batch 32,
-    # a tenth of the rate on a plateau. 300 epochs of 5,000 pictures. ReGAN's batches are all pictures with soft labels;
-    # here a shot stands in every batch, so it is one beside 31.
-    "regan-autoshot": Distill(
-        size=512,
-        borrow=0,
-        kimg=1500 / 31,
-        batch=1,
-        unlabelled=31,
-        lr=1e-3,
-        weight_decay=1e-3,
-        schedule="plateau",
-        class_power=0,
-        coarse=0,
-        augment=AUGMENTS["regan-autoshot"],
-        consistency=None,
-    ),
-    # GANORCON, section 4: DeepLabv3-ResNet101 on 10,000 pictures that the projector labelled, 2 epochs (5 in the code),
-    # Adam 1e-3 all through, batches of 8, nothing augmented. Its labels are hard; here they are the projector's
-    # probabilities. As above, a shot stands in every batch, so it is one beside 7.
-    "ganorcon": Distill(
-        size=512,
-        borrow=0,
-        kimg=20 / 7,
-        batch=1,
-        unlabelled=7,
-        lr=1e-3,
-        weight_decay=0,
-        schedule="constant",
-        class_power=0,
-        coarse=0,
-        augment=AUGMENTS["none"],
-        consistency=None,
-    ),
-    "auto-shot": _AUTO_SHOT,
-    # The same beside plain pictures of the kind, which show what the generator's lack: at 64 px worth about .01 of
-    # weighted IoU, for a fifth more time (LOG.md).
-    "auto-shot-consistent": _AUTO_SHOT.changed(
-        unlabelled=16, consistency=Consistency(teacher=0, views=AUGMENTS["strong"])
-    ),
-    # What the labels alone give, as strongly augmented as the default.
-    "supervised": Distill(unlabelled=0, borrow=0, consistency=None),
-}
 
 
 class Batch(NamedTuple):
