@@ -64,8 +64,8 @@ def distill(
 
     teacher: the --out of `fit` or its segmenter/, whose soft labels start the student; None starts from the labels
     alone. A teacher that reads a generator draws `drawn` pictures instead, which with its labels take the recipe's
-    share of the shots' places (auto-shot). student: see nets.student. preset: a row of train.distill_recipe.PRESETS; size
-    and kimg replace the row's. start: weights that the student begins with (transfer learning): another student's folder,
+    share of the shots' places (auto-shot). student: see nets.student. preset: a row of distill_recipe.PRESETS; size and
+    kimg replace the row's. start: weights that the student begins with (transfer learning): another student's folder,
     that of an encoder of the same net, as `pretrain` wrote it, or a file of an encoder's weights. snapshots: how many
     times on the way, at even distances, the student is written as out/snapshots/001.onnx and so on, for `partshot
     evaluate --folds` to choose from. Running it again goes on where it stopped.
