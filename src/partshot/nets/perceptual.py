@@ -27,6 +27,8 @@ What the first look like to the network is worked out once, however often others
 
 # LPIPS compares pictures at this side at most, as projectors do.
 LARGEST = 256
+# Keeps the length of a vector of zeros from being zero.
+_TINY = 1e-10
 # Of torchvision's vgg16.features: behind which layers LPIPS taps, and ImageNet's statistics as it applies them.
 _TAPS = (3, 8, 15, 22, 29)
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -41,11 +43,14 @@ def feature_distance(levels: Levels, pixels: float = 0.0, weights: Sequence[torc
     def distance(target: Float[torch.Tensor, "b 3 h w"]) -> Callable[[torch.Tensor], torch.Tensor]:
         with torch.no_grad():
             goals = [_unit(maps) for maps in levels(target)]
-        scales = [1.0] * len(goals) if weights is None else [w[:, None, None] for w in weights]
+        scales = [None] * len(goals) if weights is None else [w[:, None, None] for w in weights]
+        told = [
+            (goal if w is None else goal * w, _sum(goal.square(), w)) for goal, w in zip(goals, scales, strict=True)
+        ]
 
         def apart(images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, " b"]:
-            found = zip(levels(images), goals, scales, strict=True)
-            total = sum(((_unit(a) - b).square() * w).sum(1).mean((1, 2)) for a, b, w in found)
+            found = zip(levels(images), told, scales, strict=True)
+            total = sum(_apart(maps, *goal, w).mean((1, 2)) for maps, goal, w in found)
             return total + pixels * (images - target).float().square().mean((1, 2, 3))
 
         return apart
@@ -104,4 +109,20 @@ def _small(images: torch.Tensor) -> torch.Tensor:
 
 def _unit(maps: torch.Tensor) -> torch.Tensor:
     maps = maps.float()
-    return maps * (maps.square().sum(1, keepdim=True) + 1e-10).rsqrt()
+    return maps * (maps.square().sum(1, keepdim=True) + _TINY).rsqrt()
+
+
+def _apart(maps: torch.Tensor, goal: torch.Tensor, length: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Weighed squared distances [b, h, w] of the maps' unit vectors u from v, as u^2 - 2 u v + v^2.
+
+    goal: weighed v. length: weighed v^2. Half as many passes over the maps as by way of the differences, and passes are
+    what a batch costs.
+    """
+    maps = maps.float()
+    squares = maps.square()
+    unit = (squares.sum(1) + _TINY).rsqrt()
+    return _sum(squares, weights) * unit.square() - 2 * (maps * goal).sum(1) * unit + length
+
+
+def _sum(squares: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    return (squares if weights is None else squares * weights).sum(1)
