@@ -149,12 +149,14 @@ class Segmenter:
         sure: float = 0.0,
         progress: Callable[[int], None] = lambda done: None,
         doubted: float = DOUBTED,
+        second: "Student | None" = None,
     ) -> Shots:
         """Pictures that the representation, a Generator, draws of these seeds, labelled by the head (auto-shot, ReGAN).
 
         sure: pixels whose likeliest part is less probable than this are 255. doubted: share of the pictures, those on
         which an ensemble's members disagree most, that is left out (DatasetGAN); other heads have none and leave out
-        none. In bf16 where the device has it, which rounds a color here and there. Raises NotFitted before `fit`.
+        none. second: a student that is asked, too; what both say counts by its mean. In bf16 where the device has it,
+        which rounds a color here and there. Raises NotFitted before `fit`.
         """
         head, images, labels, scores = self._head(), [], [], []
         for first in range(0, len(seeds), _BATCH):
@@ -163,12 +165,17 @@ class Segmenter:
                 drawn, pyramid = self.representation.synthesize(latents)
                 if isinstance(head, Ensemble):
                     ids, shares, disagreement = verdict(head.members(pyramid))
-                    likely = shares.amax(1)
                     scores.append(image_score(disagreement))
                 else:
-                    likely, ids = head(pyramid).float().softmax(1).max(1)
-            ids = torch.where(likely >= sure, ids, IGNORE)
-            images += list(as_bytes(drawn))
+                    shares = head(pyramid).float().softmax(1)
+                    ids = shares.argmax(1)
+            pictures = list(as_bytes(drawn))
+            if second is not None:
+                said = np.stack([one.probabilities for one in second.predict(pictures)])
+                shares = (shares + torch.from_numpy(said).to(shares)) / 2
+                ids = shares.argmax(1)
+            ids = torch.where(shares.amax(1) >= sure, ids, IGNORE)
+            images += pictures
             labels += list(ids.byte().cpu().numpy())
             progress(len(images))
         names = tuple(f"seed {seed}" for seed in seeds)

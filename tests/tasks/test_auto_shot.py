@@ -1,5 +1,7 @@
 """auto-shot: heads are fitted to what seeds draw, students learn what is drawn, pictures are inverted once."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,12 @@ from partshot.errors import BadArtifact
 from partshot.evaluate import kshot
 from partshot.nets.stylegan2 import Critic, Generator, Shape
 from partshot.ops.pictures import as_bytes
-from partshot.parts import PartSet
+from partshot.parts import IGNORE, PartSet
 from partshot.represent.invert import InvertRecipe
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import EMBEDDED, StyleGAN, load_stylegan
+from partshot.segmenter import Segmenter
+from partshot.tasks import distill
 from partshot.tasks.auto_shot import AutoShot
 from partshot.tasks.sample import drawn_name, embedded_shots, latents_of_names
 from partshot.train.distill_recipe import PRESETS
@@ -80,6 +84,54 @@ def test_an_ensemble_leaves_out_what_its_members_disagree_on(road, generator, tm
     with pytest.raises(pytest.fail.Exception, match="seen"):
         auto.student(shots)
     assert len(seen[0][0]) == 11
+
+
+def test_a_second_opinion_counts_as_much_as_the_heads(road, generator):
+    teacher, seeds = road.teacher(drawn(generator, [3, 4])), [50, 51, 52]
+    alone = teacher.draw(seeds)
+    pictures = list(alone.images)
+    latents = generator.sample(seeds)
+    head = np.stack([one.probabilities for one in teacher.predict(pictures, latents)])
+
+    class Contrary:
+        def predict(self, images):
+            assert all(np.array_equal(a, b) for a, b in zip(images, pictures, strict=True))
+            return [SimpleNamespace(probabilities=1 - shares) for shares in head]
+
+    class Sure:
+        def predict(self, images):
+            return [SimpleNamespace(probabilities=np.stack([0 * shares[0], 0 * shares[0] + 1])) for shares in head]
+
+    # Who says the opposite leaves nothing that is sure; who is surer than the head is followed.
+    assert all((labels == IGNORE).all() for labels in teacher.draw(seeds, sure=0.6, second=Contrary()).labels)
+    followed = np.stack(teacher.draw(seeds, sure=0.6, second=Sure()).labels)
+    assert (followed[head[:, 1] > 0.25] == 1).all() and (followed[head[:, 1] < 0.15] == IGNORE).all()
+
+
+def test_a_first_student_helps_to_label_and_leaves_its_weights(road, generator, monkeypatch):
+    shots = drawn(generator, [3, 4])
+    road.recipe = road.recipe.changed(size=64, rehearsal=2.0)
+    trained, asked = [], []
+    loop, draw = distill.run_loop, Segmenter.draw
+
+    def play(game, recipe, out, *given, **named):
+        trained.append(
+            (out.name, recipe.kimg, game.recipe.size, game.modules["student"].state_dict()["stem.0.weight"].clone())
+        )
+        loop(game, recipe, out, *given, **named)
+
+    monkeypatch.setattr(distill, "run_loop", play)
+    monkeypatch.setattr(
+        Segmenter, "draw", lambda self, *given, second=None: asked.append(second) or draw(self, *given, second=second)
+    )
+    student = road.student(shots)
+    (first, *small), (second, *large) = trained
+    assert (first, small[:2]) == ("first", [0.064, 32]) and (second != "first", large[:2]) == (True, [0.032, 64])
+    assert asked[0] is None and asked[1].size == 32 and student.size == 64
+    assert torch.equal(large[2], asked[1].net.state_dict()["stem.0.weight"]) and not torch.equal(large[2], small[2])
+    # Finished ones are read.
+    monkeypatch.setattr(distill, "run_loop", lambda *_, **__: pytest.fail("trained again"))
+    road.student(shots)
 
 
 def test_a_picture_is_inverted_once(road, generator, monkeypatch):

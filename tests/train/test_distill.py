@@ -480,6 +480,12 @@ def test_settings_that_cannot_be_are_refused(wrong):
         TINY.changed(**wrong)
 
 
+@pytest.mark.parametrize(("size", "half"), [(128, 64), (96, 64), (64, 32), (32, 32)])
+def test_a_rehearsal_is_at_half_the_size_in_whole_strides(size, half):
+    first = Distill(size=size, kimg=10, rehearsal=0.5).rehearsed()
+    assert (first.size, first.kimg, first.coarse, first.rehearsal) == (half, 5, 0, 0)
+
+
 def test_a_teacher_that_outlasts_the_start_is_refused():
     with pytest.raises(BadRecipe, match="after the start"):
         Consistency.parse({"start": 0.2, "teacher": 0.3})

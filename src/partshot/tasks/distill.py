@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from partshot.artifact import Artifact, inside, standing
-from partshot.data.images import list_images, read_stack
+from partshot.data.images import list_images, read_stack, resize_image
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.errors import BadArtifact
@@ -96,15 +96,17 @@ def draws(teacher: Segmenter) -> bool:
     return isinstance(teacher.representation, StyleGAN)
 
 
-def drawn_shots(teacher: Segmenter, count: int, seed: int = 0, quiet: bool = False) -> Shots:
+def drawn_shots(
+    teacher: Segmenter, count: int, seed: int = 0, quiet: bool = False, second: Student | None = None
+) -> Shots:
     """Pictures that a teacher's generator draws, with the teacher's labels where it is sure of them.
 
     Labels it is not sure of are 255: they are wrong most often where parts meet. Of an ensemble, the share DOUBTED of
-    them is left out.
+    them is left out. second: see Segmenter.draw; where the two disagree, neither is sure.
     """
     first = _FIRST_DRAWN + seed * count
     with Ticker("draw labelled pictures", count, 0, quiet) as ticker:
-        return teacher.draw(range(first, first + count), _SURE, ticker.tick)
+        return teacher.draw(range(first, first + count), _SURE, ticker.tick, second=second)
 
 
 def unlabelled_stack(images: Path, labels: Path, size: int) -> np.ndarray:
@@ -132,7 +134,8 @@ def train_student(
     `recipe.one_sided()`. out: the run's folder. pictures: uint8 [n, s, s, 3] at the recipe's size, unlabelled; None
     trains on the shots alone. teacher: whose soft labels of `pictures` start the student, if it reads its own shots
     well enough (TRUSTED); a recipe without consistency follows any. One that draws gives `drawn` pictures with its
-    labels instead, which take the recipe's share of the shots' places. start, snapshots: see `distill`.
+    labels instead, which take the recipe's share of the shots' places, and with a rehearsal is helped by a first
+    student, trained in out/first. start, snapshots: see `distill`.
     """
     begin = None if start is None else _weights(start, student)
     fingerprint = _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn, begin)
@@ -144,7 +147,15 @@ def train_student(
         return finished
     soft, extra = None, None
     if teacher is not None and draws(teacher):
-        extra = tuple(map(torch.from_numpy, drawn_shots(teacher, drawn, seed, quiet).stack(recipe.size)))
+        second = None
+        if recipe.rehearsal:
+            first, smaller = recipe.rehearsed(), None
+            if pictures is not None:
+                smaller = np.stack([resize_image(picture, first.size) for picture in pictures])
+            second = train_student(shots, first, out / "first", smaller, teacher, student, seed, quiet, drawn, start)
+            begin, start = second.net.state_dict(), out / "first"
+        labelled = drawn_shots(teacher, drawn, seed, quiet, second)
+        extra = tuple(map(torch.from_numpy, labelled.stack(recipe.size)))
     elif teacher is not None and pictures is not None and is_heard(teacher, shots, recipe):
         with Ticker("teacher labels pictures", len(pictures), 0, quiet) as ticker:
             soft = teacher.soft_labels(pictures, ticker.tick)

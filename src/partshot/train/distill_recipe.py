@@ -46,6 +46,8 @@ class Distill(Recipe):
     falling.
     class_power: a class's pixels weigh (their number)^-class_power. average: the running average's memory per step.
     coarse: share of the run at half size, where a step costs a quarter, if 64 divides it.
+    rehearsal: of a first student, times kimg; 0 has none. Where a generator draws, it learns at half size, labels what
+    is drawn together with the teacher, and leaves the student its weights.
     augment: changes to the labelled shots and, unless consistency has views of its own, to the student's view of
     unlabelled pictures. consistency: None leaves it out.
     """
@@ -62,6 +64,7 @@ class Distill(Recipe):
     class_power: float = Field(default=0.4, ge=0, le=1)
     average: float = Field(default=0.99, ge=0, lt=1)
     coarse: float = Field(default=0.5, ge=0, le=1)
+    rehearsal: float = Field(default=0.0, ge=0)
     augment: Augment = AUGMENTS["strong"]
     consistency: Consistency | None = Consistency()
 
@@ -71,6 +74,11 @@ class Distill(Recipe):
         if self.consistency is not None and self.consistency.views is not None:
             changes["consistency"] = self.consistency.changed(views=self.consistency.views.changed(flip=False))
         return self.model_copy(update=changes)
+
+    def rehearsed(self) -> "Distill":
+        """The first student's, at half the size in whole strides of 32."""
+        half = (self.size + 32) // 64 * 32
+        return self.changed(size=max(32, half), kimg=self.kimg * self.rehearsal, coarse=0.0, rehearsal=0.0)
 
     @property
     def views(self) -> Augment:
@@ -131,10 +139,14 @@ PRESETS = {
         consistency=None,
     ),
     "auto-shot": _AUTO_SHOT,
-    # The same beside plain pictures of the kind, which show what the generator's lack: at 64 px worth about .01 of
-    # weighted IoU, for a fifth more time (LOG.md).
+    # The same beside plain pictures of the kind, which show what the generator's lack, and in two rounds, of which the
+    # second has better labels than the head's: each is worth about .01 of weighted IoU (LOG.md).
     "auto-shot-consistent": _AUTO_SHOT.changed(
-        unlabelled=16, consistency=Consistency(teacher=0, views=AUGMENTS["strong"])
+        kimg=10,
+        coarse=0.4,
+        rehearsal=1.0,
+        unlabelled=16,
+        consistency=Consistency(teacher=0, views=AUGMENTS["strong"]),
     ),
     # What the labels alone give, as strongly augmented as the default.
     "supervised": Distill(unlabelled=0, borrow=0, consistency=None),
