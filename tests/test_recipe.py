@@ -1,4 +1,4 @@
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 from pydantic import Field, ValidationError
@@ -57,6 +57,15 @@ def test_fingerprints_are_equal_exactly_when_the_settings_are():
     others = [Oven(batch=9), Oven(clip=0.0), Oven(sizes=(4, 3)), Kiln()]
     assert len({r.fingerprint for r in [Oven(), *others]}) == 5
     assert len(Oven().fingerprint) == 12
+
+
+def test_a_setting_that_came_later_changes_no_older_fingerprint():
+    class Kiln(Recipe):
+        later: ClassVar = {"fan": 0.0}
+        kimg: float = 1.5
+        fan: float = 0.0
+
+    assert Kiln().fingerprint == "1bf006393ebe" != Kiln(fan=1.0).fingerprint
 
 
 def test_the_fingerprint_is_the_same_on_every_machine():

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
-from typing import TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -21,9 +21,14 @@ R = TypeVar("R", bound="Recipe")
 
 
 class Recipe(BaseModel):
-    """Base of every recipe: plain values, frozen, unknown keys refused."""
+    """Base of every recipe: plain values, frozen, unknown keys refused.
+
+    later: settings that a released recipe gained, with the values at which it is the one it was before: what was made
+    by it then is still its own.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    later: ClassVar[Mapping[str, Any]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -36,7 +41,9 @@ class Recipe(BaseModel):
     @property
     def fingerprint(self) -> str:
         """12 hex digits that are equal exactly when the settings are."""
-        text = json.dumps([type(self).__name__, self.model_dump(mode="json")], sort_keys=True)
+        values = self.model_dump(mode="json")
+        values = {key: value for key, value in values.items() if key not in self.later or value != self.later[key]}
+        text = json.dumps([type(self).__name__, values], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def changed(self: R, **changes) -> R:

@@ -3,7 +3,7 @@
 What is made of them stands in train/distill.py; what each is worth, in LOG.md.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -51,6 +51,8 @@ class Distill(Recipe):
     augment: changes to the labelled shots and, unless consistency has views of its own, to the student's view of
     unlabelled pictures. consistency: None leaves it out.
     """
+
+    later: ClassVar = {"rehearsal": 0.0}
 
     size: int = Field(default=128, ge=32, multiple_of=32)
     kimg: float = Field(default=18, gt=0)
