@@ -9,8 +9,11 @@ from partshot.data.toy import toy_shots
 from partshot.errors import BadArtifact, BadRecipe, NotFitted
 from partshot.nets.student import build_student
 from partshot.ops.pictures import as_pictures
+from partshot.parts import PartSet
 from partshot.represent.choose import open_representation
 from partshot.segmenter import Segmenter, Student
+from partshot.shipped import Shipped
+from partshot.tasks.export import export
 from partshot.train.fit_ensemble import PRESETS as ENSEMBLE_PRESETS
 from partshot.train.fit_head import PRESETS
 
@@ -163,3 +166,29 @@ def test_students_read_a_quarter_larger_than_they_were_trained(shots, size, read
     spy = Student(Spy(), "swift", shots.parts, size)
     assert spy.reads == reads
     assert spy.predict(shots.images[:1])[0].labels.shape == shots.images[0].shape[:2] and seen == [reads]
+
+
+def test_a_mirrored_student_says_the_same_of_a_mirror_image_and_exports_so(tmp_path):
+    torch.manual_seed(0)
+    parts = PartSet.of("background", "left eye", "right eye", "nose")
+    net, pictures = build_student("swift", 4), np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), dtype=np.uint8)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.uniform_(0.1, 0.2)  # an untrained net is nearly the same everywhere
+    plain, student = (Student(net, "swift", parts, 32, mirrored=mirrored) for mirrored in (False, True))
+    student.save(tmp_path / "student")
+    read = Student.load(tmp_path / "student")
+    assert read.mirrored and not plain.mirrored
+
+    def shares(of, images):
+        return np.stack([one.probabilities for one in of.predict(list(images))])
+
+    seen, swapped = shares(read, pictures), [0, 2, 1, 3]
+    np.testing.assert_allclose(shares(read, pictures[:, :, ::-1])[:, swapped, :, ::-1], seen, atol=0.02)
+    assert np.abs(shares(plain, pictures[:, :, ::-1])[:, swapped, :, ::-1] - shares(plain, pictures)).max() > 0.05
+    # The mean of what the net says of both.
+    logs = [np.log(shares(plain, some) + 1e-12) for some in (pictures, pictures[:, :, ::-1])]
+    mean = torch.from_numpy(logs[0] + logs[1][:, swapped, :, ::-1]).div(2).softmax(1)
+    np.testing.assert_allclose(seen, mean.numpy(), atol=0.02)
+    labels, _ = Shipped(export(read, tmp_path / "student.onnx", list(pictures))).predict(pictures)
+    assert np.mean(labels == seen.argmax(1)) > 0.98

@@ -23,7 +23,7 @@ from partshot.data.shots import Shots
 from partshot.data.soft_labels import SoftLabels
 from partshot.errors import BadArtifact, BadRecipe, NotFitted
 from partshot.heads.ensemble import Ensemble
-from partshot.nets.student import STRIDE, build_student
+from partshot.nets.student import STRIDE, Mirrored, build_student
 from partshot.ops.disagreement import entropy, image_score, keep_by_score, verdict
 from partshot.ops.pictures import as_bytes, as_pictures
 from partshot.ops.precision import best_device, native_bf16
@@ -247,11 +247,14 @@ class Student:
 
     net: float [b, 3, s, s] in [-1, 1] -> logits [b, k, s, s], in evaluation mode. name: of its architecture, for
     `nets.student.build_student`. size: side of the pictures it was trained on. card: plain JSON values on how.
+    mirrored: whether it reads pictures in a mirror, too.
     """
 
-    def __init__(self, net: nn.Module, name: str, parts: PartSet, size: int, card: dict | None = None):
+    def __init__(
+        self, net: nn.Module, name: str, parts: PartSet, size: int, card: dict | None = None, mirrored: bool = False
+    ):
         self.net, self.name, self.parts, self.size = net.eval(), name, parts, size
-        self.card = card or {}
+        self.card, self.mirrored = card or {}, mirrored
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """One Prediction per picture, uint8 [h, w, 3], of any sizes."""
@@ -265,9 +268,15 @@ class Student:
         """
         return self.size * 5 // 4 // STRIDE * STRIDE
 
+    @property
+    def reader(self) -> nn.Module:
+        """What looks at pictures of that side: the net, or the net and its mirror image."""
+        return Mirrored(self.net, self.parts.mirrored_ids()).eval() if self.mirrored else self.net
+
     def save(self, folder: Path | str) -> Path:
         """Writes the network and its card."""
         card = {"student": self.name, "size": self.size, "parts": self.parts.to_dict(), **self.card}
+        card |= {"mirrored": True} if self.mirrored else {}
         return Artifact("student", card, {k: v.numpy() for k, v in self.net.state_dict().items()}).save(folder)
 
     @classmethod
@@ -277,12 +286,13 @@ class Student:
         parts = PartSet.from_dict(stored.card["parts"], str(folder))
         net = _loaded(build_student(stored.card["student"], len(parts)), stored.tensors, folder)
         known = {k: stored.card[k] for k in ("fingerprint", "recipe") if k in stored.card}
-        return cls(net, stored.card["student"], parts, stored.card["size"], known)
+        mirrored = stored.card.get("mirrored", False)
+        return cls(net, stored.card["student"], parts, stored.card["size"], known, mirrored)
 
     def _logits(self, pictures: torch.Tensor) -> torch.Tensor:
         pictures = pictures.contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), _autocast(pictures.device):
-            return self.net(pictures).float()
+            return self.reader(pictures).float()
 
 
 def _autocast(device: torch.device) -> torch.autocast:

@@ -469,8 +469,8 @@ def test_a_constant_rate_stays_whatever_the_loss_does(toys):
 @pytest.mark.parametrize("name", PRESETS)
 def test_one_sided_recipes_never_mirror(name):
     recipe = PRESETS[name].one_sided()
-    assert not recipe.augment.flip and not recipe.views.flip
-    same = {"augment": PRESETS[name].augment, "consistency": PRESETS[name].consistency}
+    assert not recipe.augment.flip and not recipe.views.flip and not recipe.mirrored
+    same = {key: getattr(PRESETS[name], key) for key in ("augment", "consistency", "mirrored")}
     assert recipe.changed(**same) == PRESETS[name]
 
 

@@ -72,6 +72,22 @@ def start_from(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: str)
     return net
 
 
+class Mirrored(nn.Module):
+    """A student that looks at every picture and at its mirror image, and says the mean of its logits.
+
+    mirrored_ids: the part that each part is in a mirror, as `PartSet.mirrored_ids` gives them.
+    """
+
+    def __init__(self, net: nn.Module, mirrored_ids: list[int]):
+        super().__init__()
+        self.net, self.mirrored_ids = net, mirrored_ids
+
+    def forward(self, images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b k h w"]:
+        """Logits at the pictures' size, as the net's own."""
+        plain, mirrored = self.net(images), self.net(images.flip(3))
+        return (plain + mirrored.flip(3)[:, self.mirrored_ids]) / 2
+
+
 class Swift(nn.Module):
     """The default student; see the module's docstring. 1.3 M parameters, 0.2 G multiplications at 128 px.
 

@@ -181,7 +181,8 @@ def train_student(
     card = {"fingerprint": fingerprint, "recipe": recipe.model_dump(mode="json")}
 
     def as_it_is() -> Student:
-        return Student(copy.deepcopy(game.modules["average"]).to("cpu"), student, shots.parts, recipe.size, card)
+        average = copy.deepcopy(game.modules["average"]).to("cpu")
+        return Student(average, student, shots.parts, recipe.size, card, recipe.mirrored)
 
     show = _Snapshots(out, snapshots, recipe, as_it_is) if snapshots else None
     run_loop(game, loop, out, what, fingerprint, quiet=quiet, show=show)

@@ -48,11 +48,12 @@ class Distill(Recipe):
     coarse: share of the run at half size, where a step costs a quarter, if 64 divides it.
     rehearsal: of a first student, times kimg; 0 has none. Where a generator draws, it learns at half size, labels what
     is drawn together with the teacher, and leaves the student its weights.
+    mirrored: the student reads every picture and its mirror image and says the mean, in twice the time.
     augment: changes to the labelled shots and, unless consistency has views of its own, to the student's view of
     unlabelled pictures. consistency: None leaves it out.
     """
 
-    later: ClassVar = {"rehearsal": 0.0}
+    later: ClassVar = {"rehearsal": 0.0, "mirrored": False}
 
     size: int = Field(default=128, ge=32, multiple_of=32)
     kimg: float = Field(default=18, gt=0)
@@ -67,12 +68,13 @@ class Distill(Recipe):
     average: float = Field(default=0.99, ge=0, lt=1)
     coarse: float = Field(default=0.5, ge=0, le=1)
     rehearsal: float = Field(default=0.0, ge=0)
+    mirrored: bool = False
     augment: Augment = AUGMENTS["strong"]
     consistency: Consistency | None = Consistency()
 
     def one_sided(self) -> "Distill":
         """The same without mirroring, for things that always face the same way."""
-        changes: dict = {"augment": self.augment.changed(flip=False)}
+        changes: dict = {"augment": self.augment.changed(flip=False), "mirrored": False}
         if self.consistency is not None and self.consistency.views is not None:
             changes["consistency"] = self.consistency.changed(views=self.consistency.views.changed(flip=False))
         return self.model_copy(update=changes)
@@ -141,12 +143,13 @@ PRESETS = {
         consistency=None,
     ),
     "auto-shot": _AUTO_SHOT,
-    # The same beside plain pictures of the kind, which show what the generator's lack, and in two rounds, of which the
-    # second has better labels than the head's: each is worth about .01 of weighted IoU (LOG.md).
+    # The same beside plain pictures of the kind, which show what the generator's lack, in two rounds, of which the
+    # second has better labels than the head's, and read in a mirror, too. What each is worth is in LOG.md.
     "auto-shot-consistent": _AUTO_SHOT.changed(
         kimg=10,
         coarse=0.4,
         rehearsal=1.0,
+        mirrored=True,
         unlabelled=16,
         consistency=Consistency(teacher=0, views=AUGMENTS["strong"]),
     ),
