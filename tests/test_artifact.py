@@ -59,8 +59,10 @@ def test_truncated_tensors_are_refused(tmp_path, cut):
 
 
 def test_missing_files_are_refused(tmp_path):
-    with pytest.raises(BadArtifact, match="no artifact there"):
+    with pytest.raises(BadArtifact, match="nothing that was trained lies there"):
         Artifact.load(tmp_path)
+    with pytest.raises(BadArtifact, match="nowhere: no such folder; give the --out"):
+        Artifact.load(tmp_path / "nowhere")
     (head().save(tmp_path / "a") / "tensors.safetensors").unlink()
     with pytest.raises(BadArtifact, match=r"tensors\.safetensors: cannot be read"):
         Artifact.load(tmp_path / "a")

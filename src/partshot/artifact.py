@@ -87,7 +87,8 @@ def read_card(folder: Path) -> dict:
         card = json.loads(path.read_text(encoding="utf-8"))
         version, _, _ = int(card["partshot"]), card["kind"], card["sha256"]
     except OSError as error:
-        raise BadArtifact(f"{folder}: no artifact there (card.json is missing)") from error
+        what = "nothing that was trained lies there (card.json is missing)" if folder.is_dir() else "no such folder"
+        raise BadArtifact(f"{folder}: {what}; give the --out of the command that trained it") from error
     except (ValueError, KeyError, TypeError) as error:
         raise BadArtifact(f"{path}: not an artifact's card; delete {folder} and run again") from error
     if version > FORMAT:

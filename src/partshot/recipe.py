@@ -58,12 +58,12 @@ class Recipe(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(p) for p in first["loc"])
-            where = f"{source}: " if source else ""
+            where, why = f"{source}: " if source else "", first["msg"].removeprefix("Value error, ")
             if not key:  # settings that do not fit together; the message is ours
-                raise BadRecipe(where + first["msg"].removeprefix("Value error, ")) from None
+                raise BadRecipe(where + why) from None
             if first["type"] == "extra_forbidden":
                 raise BadRecipe(f"{where}unknown setting '{key}'; {nearest(key, cls.model_fields)}") from None
-            raise BadRecipe(f"{where}setting '{key}' = {first.get('input')!r}: {first['msg']}") from None
+            raise BadRecipe(f"{where}setting '{key}' = {first.get('input')!r}: {why}") from None
 
     def to_toml(self) -> str:
         """The settings as TOML, one per line. It has no None: what is None is left out, or `false` where the default is

@@ -108,8 +108,9 @@ def test_a_second_opinion_counts_as_much_as_the_heads(road, generator):
     assert (followed[head[:, 1] > 0.25] == 1).all() and (followed[head[:, 1] < 0.15] == IGNORE).all()
 
 
-def test_a_first_student_helps_to_label_and_leaves_its_weights(road, generator, monkeypatch):
+def test_a_first_student_helps_to_label_and_leaves_its_weights(road, generator, monkeypatch, capsys):
     shots = drawn(generator, [3, 4])
+    road.quiet = False
     road.recipe = road.recipe.changed(size=64, rehearsal=2.0)
     trained, asked = [], []
     loop, draw = distill.run_loop, Segmenter.draw
@@ -127,6 +128,8 @@ def test_a_first_student_helps_to_label_and_leaves_its_weights(road, generator, 
     student = road.student(shots)
     (first, *small), (second, *large) = trained
     assert (first, small[:2]) == ("first", [0.064, 32]) and (second != "first", large[:2]) == (True, [0.032, 64])
+    told = capsys.readouterr().err
+    assert told.index("first of two rounds, at 32 px") < told.index("second of two rounds, at 64 px")
     assert asked[0] is None and asked[1].size == 32 and student.size == 64
     assert torch.equal(large[2], asked[1].net.state_dict()["stem.0.weight"]) and not torch.equal(large[2], small[2])
     # Finished ones are read.

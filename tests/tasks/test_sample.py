@@ -50,7 +50,9 @@ def test_pictures_and_latents_lie_side_by_side(generator, tmp_path):
             sample(generator, tmp_path / "s", **{"count": 5, "seed": 10, "quiet": True, **other})
     with pytest.raises(BadRecipe, match="count 0 given"):
         sample(generator, tmp_path / "none", count=0)
-    with pytest.raises(BadArtifact, match="no artifact there"):
+    with pytest.raises(BadRecipe, match="psi nan given; take 0"):
+        sample(generator, tmp_path / "none", psi=float("nan"))
+    with pytest.raises(BadArtifact, match="nothing that was trained lies there"):
         sample(tmp_path, tmp_path / "none")
 
 

@@ -30,7 +30,7 @@ from partshot.tasks.export import export
 from partshot.train.distill import Distillation
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.loop import LoopRecipe, run_loop
-from partshot.train.progress import Ticker
+from partshot.train.progress import Ticker, say
 
 STUDENT = "swift"
 TRUSTED = 0.8
@@ -150,10 +150,12 @@ def train_student(
         second = None
         if recipe.rehearsal:
             first, smaller = recipe.rehearsed(), None
+            say(f"first of two rounds, at {first.size} px", quiet)
             if pictures is not None:
                 smaller = np.stack([resize_image(picture, first.size) for picture in pictures])
             second = train_student(shots, first, out / "first", smaller, teacher, student, seed, quiet, drawn, start)
             begin, start = second.net.state_dict(), out / "first"
+            say(f"second of two rounds, at {recipe.size} px: the first round's student helps to label", quiet)
         labelled = drawn_shots(teacher, drawn, seed, quiet, second)
         extra = tuple(map(torch.from_numpy, labelled.stack(recipe.size)))
     elif teacher is not None and pictures is not None and is_heard(teacher, shots, recipe):

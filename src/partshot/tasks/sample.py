@@ -4,6 +4,7 @@ The latents lie in a folder of their own, noise included, with the pictures' nam
 longer what its latent draws (renamed, resized, edited) is refused, so that labels never belong to other features.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ def sample(
     """
     if count < 1:
         raise BadRecipe(f"count {count} given; 1 or more pictures are drawn")
+    if not math.isfinite(psi):
+        raise BadRecipe(f"psi {psi} given; take 0 for the mean picture, 1 for pictures as they come")
     found = load_stylegan(generator, psi=psi)
     seeds, several = range(seed, seed + count), []
     names = [drawn_name(s, float(psi)) for s in seeds]
