@@ -82,7 +82,6 @@ def bench(
     # Whole draws first, so that a run that is cut short has complete ones to show.
     for seed in recipe.seeds:
         for entry in entries:
-            say(f"{entry.name}, draw {seed} ({len(rows)} of {total} rows are there)", quiet)
             rows += _measure(entry, _journal(work, entry, recipe, field), seed, recipe, field, teller)
             rows.sort(key=lambda row: order.index(row.method))
             page = _write(out, table, field, recipe, entries, rows, total)
@@ -122,6 +121,10 @@ class _Teller:
         self.total, self.quiet = total, quiet
         self.done, self.new, self.began = 0, 0, time.monotonic()
 
+    def begin(self, name: str, seed: int) -> None:
+        """Rows of that name are measured now."""
+        say(f"{name}, draw {seed} ({self.done + self.new} of {self.total} rows are there)", self.quiet)
+
     def tell(self, row: Row) -> None:
         """One more row was measured."""
         self.new += 1
@@ -143,6 +146,8 @@ def _measure(
 
     test, before = field.test if entry.test is None else entry.test, teller.new
     ks, done = entry.ks or recipe.ks, [Row.from_dict(line) for line in read_journal(journal.path)]
+    if not {(k, seed) for k in ks} <= {(row.k, row.seed) for row in done}:
+        teller.begin(entry.name, seed)
     rows = kshot({entry.name: entry.fit}, field.pool, test, ks, [seed], field.draws, keep, done)
     teller.done += len(rows) - (teller.new - before)
     return rows
