@@ -40,8 +40,8 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 COUNTS, OURS = (1, 10, 30, 100, 300, 1000), (1, 10)
-# Equally long; ours also sees plain pictures, as it would in a folder of which few are labelled. Both read every picture
-# once.
+# In about the same time; ours also sees plain pictures, as it would in a folder of which few are labelled. Nobody reads
+# in a mirror.
 RECIPE, OUR_RECIPE, SIZE = PRESETS["auto-shot"], PRESETS["auto-shot-consistent"].changed(mirrored=False), 64
 AUGMENTATIONS = {"strong": AUGMENTS["strong"], "weak": RECIPE.augment}
 # The toy's seeds of what the U-Net learns from, of what all are measured on, and of plain pictures.
