@@ -112,16 +112,16 @@ def _unit(maps: torch.Tensor) -> torch.Tensor:
     return maps * (maps.square().sum(1, keepdim=True) + _TINY).rsqrt()
 
 
-def _apart(maps: torch.Tensor, goal: torch.Tensor, length: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+def _apart(maps: torch.Tensor, goal: torch.Tensor, square: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
     """Weighed squared distances [b, h, w] of the maps' unit vectors u from v, as u^2 - 2 u v + v^2.
 
-    goal: weighed v. length: weighed v^2. Half as many passes over the maps as by way of the differences, and passes are
-    what a batch costs.
+    maps: [b, c, h, w]. goal: weighed v, alike. square: weighed v^2, [b, h, w]. weights: [c, 1, 1]. Half as many passes
+    over the maps as by way of the differences, and passes are what a batch costs.
     """
     maps = maps.float()
     squares = maps.square()
-    unit = (squares.sum(1) + _TINY).rsqrt()
-    return _sum(squares, weights) * unit.square() - 2 * (maps * goal).sum(1) * unit + length
+    scale = (squares.sum(1) + _TINY).rsqrt()
+    return _sum(squares, weights) * scale.square() - 2 * (maps * goal).sum(1) * scale + square
 
 
 def _sum(squares: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:

@@ -149,13 +149,8 @@ def train_student(
     if teacher is not None and draws(teacher):
         second = None
         if recipe.rehearsal:
-            first, smaller = recipe.rehearsed(), None
-            say(f"first of two rounds, at {first.size} px", quiet)
-            if pictures is not None:
-                smaller = np.stack([resize_image(picture, first.size) for picture in pictures])
-            second = train_student(shots, first, out / "first", smaller, teacher, student, seed, quiet, drawn, start)
+            second = _first_round(shots, recipe, out / "first", pictures, teacher, student, seed, quiet, drawn, start)
             begin, start = second.net.state_dict(), out / "first"
-            say(f"second of two rounds, at {recipe.size} px: the first round's student helps to label", quiet)
         labelled = drawn_shots(teacher, drawn, seed, quiet, second)
         extra = tuple(map(torch.from_numpy, labelled.stack(recipe.size)))
     elif teacher is not None and pictures is not None and is_heard(teacher, shots, recipe):
@@ -190,6 +185,17 @@ def train_student(
     run_loop(game, loop, out, what, fingerprint, quiet=quiet, show=show)
     trained = as_it_is()
     trained.save(folder)
+    return trained
+
+
+def _first_round(shots, recipe, out, pictures, teacher, student, seed, quiet, drawn, start) -> Student:
+    """The student that helps to label for the second round: `train_student`, by the recipe's rehearsal."""
+    first = recipe.rehearsed()
+    say(f"first of two rounds, at {first.size} px", quiet)
+    if pictures is not None:
+        pictures = np.stack([resize_image(picture, first.size) for picture in pictures])
+    trained = train_student(shots, first, out, pictures, teacher, student, seed, quiet, drawn, start)
+    say(f"second of two rounds, at {recipe.size} px: the first round's student helps to label", quiet)
     return trained
 
 

@@ -60,12 +60,7 @@ def fit(
         # Inverted pictures are read once; an augmented one would have to be inverted anew in every step.
         recipe = recipe.changed(augment=None) if isinstance(recipe, FitHead) else recipe
         size = found.size
-        if not (Path(images).parent / "latents").is_dir():
-            say(
-                "no latents/ beside the pictures, as `partshot sample` writes: each is searched for (seconds each)",
-                quiet,
-            )
-        latents = latents_of(found, shots, images)
+        latents = latents_of(found, shots, images, quiet)
     teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet, latents)
     # Leaving out would invert every picture once per fold.
     estimate = None if isinstance(found, StyleGAN) else estimated(found, head, shots, recipe, size)

@@ -18,7 +18,7 @@ from partshot.errors import BadArtifact, BadRecipe
 from partshot.ops.pictures import as_bytes, as_pictures
 from partshot.represent.spec import Generator, Latents
 from partshot.represent.stylegan import EMBEDDED, load_stylegan
-from partshot.train.progress import Ticker
+from partshot.train.progress import Ticker, say
 
 _BATCH = 16
 # PNGs hold whole gray levels, and another machine's sums may round one of them otherwise.
@@ -66,14 +66,16 @@ def sample(
     return out / "images"
 
 
-def latents_of(generator: Generator, shots: Shots, images: Path | None = None) -> Latents:
+def latents_of(generator: Generator, shots: Shots, images: Path | None = None, quiet: bool = True) -> Latents:
     """What a generator draws shots from: the latents beside the pictures, or what the pictures are inverted to.
 
-    images: the folder that `sample` returned, or a copy with latents/ beside it. Raises BadArtifact when a shot is not
+    images: the folder that `sample` returned, or a copy with latents/ beside it. quiet: whether an inversion, which
+    takes seconds a picture, goes unsaid. Raises BadArtifact when a shot is not
     what its latent draws, or has none.
     """
     folder = None if images is None else Path(images).parent / "latents"
     if folder is None or not folder.is_dir():
+        say("no latents/ beside the pictures, as `partshot sample` writes: each is searched for (seconds each)", quiet)
         return generator.latents(as_pictures(np.stack([resize_image(i, generator.size) for i in shots.images])))
     latents, known = Latents.load(folder), {name: i for i, name in enumerate(read_card(folder)["names"])}
     unknown = [name for name in shots.names if name not in known]
