@@ -249,6 +249,11 @@ def test_auto_chooses_says_why_and_keeps_to_it(toy, tmp_path, monkeypatch):
     assert len(tried) == len(auto.READY)
 
 
+def test_a_misspelt_pretext_is_told_beside_those_that_are_trained(toy, tmp_path):
+    with pytest.raises(BadRecipe, match="did you mean 'moco'?"):
+        ran(toy, tmp_path, representation="mocco", dry_run=True)
+
+
 def test_too_few_pictures_for_a_generator_are_told_before_any_work(toy, tmp_path):
     with pytest.raises(BadImage, match="a StyleGAN learns from 50 or more"):
         ran(toy, tmp_path / "out", representation="stylegan2", dry_run=True)

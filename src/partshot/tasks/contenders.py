@@ -19,17 +19,17 @@ from partshot.data.shots import Shots, load_shots
 from partshot.evaluate import Method
 from partshot.recipe import Recipe
 from partshot.represent.cache import Store
-from partshot.represent.choose import open_representation
+from partshot.represent.choose import cached, open_representation
 from partshot.represent.invert import PRESETS as INVERT_PRESETS
 from partshot.represent.position import Positioned
 from partshot.represent.several import Several
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Segmenter
-from partshot.tasks.auto import Candidate, choose, ready
+from partshot.tasks.auto import READY, TRAINED, Candidate, choose, ready
 from partshot.tasks.auto_shot import AutoShot
 from partshot.tasks.compare import Contest, folder_of_draw, predictor
-from partshot.tasks.distill import STUDENT, facing, train_student
+from partshot.tasks.distill import STUDENT, facing, teacher_size, train_student
 from partshot.tasks.field import TOYS, Field, toy_pictures
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
 from partshot.tasks.pretrain import DEFAULT, pretrain, resolve
@@ -164,17 +164,21 @@ class Contenders:
         row = self.head(name, opened)
         return row._replace(recipes={p: self.encoder_recipe(p) for p in pretexts} | row.recipes)
 
-    def auto(self, name: str, pretexts: Sequence[str]) -> Entry:
-        """Whatever left-out shots speak for, among what `run` tries, in its order, but with all the time it takes."""
-        encoders = [Candidate(pretext, partial(self.encoder_of, pretext)) for pretext in pretexts]
+    def auto(self, name: str) -> Entry:
+        """Whatever left-out shots speak for, among what `run` tries, as it does, but with all the time it takes."""
+        # Fits that leave out different shots read the same views, and so do different heads.
+        store = Store(self.work / "features")
+        opened = [*ready(lambda name: cached(open_representation(name), store))]
+        opened += [Candidate(p, partial(lambda p: cached(self.encoder_of(p), store), p), head) for p, head in TRAINED]
 
         def method(shots: Shots):
-            choice = choose([*ready(open_representation), *encoders], shots, self.fit, self.recipe.size, math.inf)
+            choice = choose(opened, shots, self.fit, teacher_size(self.distill), math.inf)
             say(f"auto: {choice.why}", self.quiet)
             maker = Segmenter(choice.taken.opened(), shots.parts, choice.taken.head, self.recipe.size, self.fit)
             return predictor(maker.fit(shots, quiet=True))
 
-        return Entry(name, method, {p: self.encoder_recipe(p) for p in pretexts} | {"fit": self.fit})
+        recipes = {p: self.encoder_recipe(p) for p, _ in TRAINED} | {"fit": self.fit}
+        return Entry(name, method, recipes, source=f"{READY}{TRAINED}")
 
     def inverted(self, name: str, layers: str = "regan", steps: int | None = None) -> Entry:
         """A head on what a generator draws the pictures from, found by inversion."""

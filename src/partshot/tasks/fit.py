@@ -63,7 +63,7 @@ def fit(
         latents = latents_of(found, shots, images, quiet)
     teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet, latents)
     # Leaving out would invert every picture once per fold.
-    estimate = None if isinstance(found, StyleGAN) else estimated(found, head, shots, recipe, size)
+    estimate = None if isinstance(found, StyleGAN) else estimated(found, head, shots, recipe, size, quiet)
     if store is not None and store.found + store.extracted:
         say(f"features: {store}", quiet)
     told = Path(out) / "leave_one_out.json"
@@ -82,11 +82,16 @@ def facing_fit(recipe: FitHead, faces_one_way: bool) -> FitHead:
 
 
 def estimated(
-    representation: Representation, head: str, shots: Shots, recipe: FitHead | FitEnsemble, size: int
+    representation: Representation,
+    head: str,
+    shots: Shots,
+    recipe: FitHead | FitEnsemble,
+    size: int,
+    quiet: bool = True,
 ) -> Score | None:
     """What leaving out one shot (or a fifth of them) at a time says of a head; None with a single shot."""
     if len(shots) < 2:
         return None
     maker = Segmenter(representation, shots.parts, head, size, recipe)
-    counts = leave_one_out(maker.make_head, representation, shots, recipe, size, folds=_FOLDS, fit=fitter(recipe))
+    counts = leave_one_out(maker.make_head, representation, shots, recipe, size, _FOLDS, quiet, fitter(recipe))
     return score_confusion(counts, shots.parts)

@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from partshot.artifact import replacing_file, standing
+from partshot.catalog import REPRESENTATIONS
 from partshot.data.images import Stack, list_images, read_image, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
-from partshot.errors import BadImage, BadRecipe
+from partshot.errors import BadImage, BadRecipe, nearest
 from partshot.evaluate import Score
 from partshot.nets.student import build_student
 from partshot.pretext.stylegan2 import refuse_few
@@ -47,7 +48,7 @@ from partshot.represent.choose import POSITION, cached, open_representation
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.auto import Candidate, choose, ready
+from partshot.tasks.auto import TRAINED, Candidate, choose, ready
 from partshot.tasks.distill import DRAWN, STUDENT, draws, is_heard, teacher_size, train_student
 from partshot.tasks.export import export
 from partshot.tasks.fit import HEAD, estimated, facing_fit
@@ -163,7 +164,7 @@ def run(
     paths = list_images(images, leave_out=masks)
     # Built for nothing but their errors: an unknown name is told before any work.
     build_student(student, len(shots.parts))
-    opened = None if representation in ("auto", *_PRETEXTS) else open_representation(representation)
+    opened = None if representation in ("auto", *_PRETEXTS) else _opened(representation)
     if representation.startswith(("stylegan1:", "stylegan2:")):
         raise BadRecipe(f"--representation {representation}: run trains a generator on your pictures; write stylegan2")
     if representation in ("stylegan1", "stylegan2"):
@@ -177,14 +178,14 @@ def run(
     shelf = None if store is None else cache_folder() / "trained"
     if plan.auto_minutes:
         tried = _candidates(plan, images, masks, out, quiet, store, shelf)
-        plan = clock.time("choose", lambda: _chosen(plan, tried, shots, out), lambda: _why(out))
+        plan = clock.time("choose", lambda: _chosen(plan, tried, shots, out, quiet), lambda: _why(out))
     reads = clock.time(
         "representation",
         lambda: cached(_representation(plan, images, masks, out, quiet, shelf), store),
         lambda: _when_trained(plan, out, began),
     )
     teacher = clock.time("fit", lambda: _teacher(plan, reads, shots, out, quiet))
-    estimate = clock.time("leave one out", lambda: _estimate(plan, reads, shots))
+    estimate = clock.time("leave one out", lambda: _estimate(plan, reads, shots, quiet))
     training = _training(out, shots, f"{plan.head} on {plan.representation}" if plan.auto_minutes else "")
     trained = clock.time(
         "distill", lambda: train_student(shots, plan.distill, training, stack.images, teacher, student, seed, quiet)
@@ -210,6 +211,14 @@ def run(
     if estimate is not None:
         sections.insert(1, PartBars({"head, left-out shots": estimate.per_part}))
     return write_report(out / "report.html", f"Parts of {Path(images).resolve().name}", shots.parts, sections)
+
+
+def _opened(name: str) -> Representation:
+    """One that is there already; a word that is none is told beside those that `run` trains."""
+    known = ("auto", *_PRETEXTS, *REPRESENTATIONS)
+    if name.isidentifier() and name not in known and not Path(name).is_dir():
+        raise BadRecipe(f"unknown representation '{name}'; {nearest(name, known)}")
+    return open_representation(name)
 
 
 def _recipe(size: int | None, minutes: float | int | None) -> Distill:
@@ -281,14 +290,14 @@ def _candidates(
         return cached(_representation(of, images, masks, out, quiet, shelf), store)
 
     seconds = 60 * 4 * plan.distill.kimg / _ENCODER_KIMG_PER_MINUTE
-    encoders = [f"{name}{POSITION}" for name, kind in _PRETEXTS.items() if kind == "resnet"]
+    encoders = [(f"{name}{POSITION}", head) for name, head in TRAINED]
     return [
         *ready(lambda name: cached(open_representation(name), store)),
-        *(Candidate(name, partial(trained, name), seconds=seconds) for name in encoders),
+        *(Candidate(name, partial(trained, name), head, seconds) for name, head in encoders),
     ]
 
 
-def _chosen(plan: Plan, candidates: Sequence[Candidate], shots: Shots, out: Path) -> Plan:
+def _chosen(plan: Plan, candidates: Sequence[Candidate], shots: Shots, out: Path, quiet: bool) -> Plan:
     """The plan with the winner's representation and head; a stopped run goes on with what it chose before."""
     told = out / "auto.json"
     state = f"{shots.fingerprint}/{plan.fit.fingerprint}/{plan.distill.size}/{plan.auto_minutes}"
@@ -296,7 +305,7 @@ def _chosen(plan: Plan, candidates: Sequence[Candidate], shots: Shots, out: Path
         before = json.loads(told.read_text(encoding="utf-8"))
         if before["state"] == state:
             return plan.changed(representation=before["representation"], head=before["head"])
-    choice = choose(candidates, shots, plan.fit, teacher_size(plan.distill), 60 * plan.auto_minutes)
+    choice = choose(candidates, shots, plan.fit, teacher_size(plan.distill), 60 * plan.auto_minutes, quiet)
     taken = {"representation": choice.taken.name, "head": choice.taken.head}
     with replacing_file(told) as path:
         path.write_text(json.dumps({"state": state, **taken, "why": choice.why}, indent=1), encoding="utf-8")
@@ -331,11 +340,11 @@ def _teacher(plan: Plan, reads: Representation, shots: Shots, out: Path, quiet: 
     return teacher
 
 
-def _estimate(plan: Plan, reads: Representation, shots: Shots) -> Score | None:
+def _estimate(plan: Plan, reads: Representation, shots: Shots, quiet: bool) -> Score | None:
     if isinstance(reads, StyleGAN):
         # Every fold would invert every picture again.
         return None
-    return estimated(reads, plan.head, shots, plan.fit, teacher_size(plan.distill))
+    return estimated(reads, plan.head, shots, plan.fit, teacher_size(plan.distill), quiet)
 
 
 def _training(out: Path, shots: Shots, chosen: str) -> Path:

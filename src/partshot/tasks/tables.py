@@ -43,7 +43,7 @@ class Table:
 
 def representations(every: Contenders) -> list[Entry]:
     """Everything that reads pictures, each under the same head, beside what needs no representation."""
-    rows = [every.auto("auto", PRETEXTS), every.several("several", PRETEXTS)]
+    rows = [every.auto("auto"), every.several("several", PRETEXTS)]
     rows += [every.encoder(pretext, pretext) for pretext in PRETEXTS]
     rows += [every.inverted("generator, inverted")] if every.drawn_by else []
     rows += [every.head(name, partial(open_representation, name + POSITION)) for name in ("random", "pixels")]

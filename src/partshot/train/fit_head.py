@@ -197,16 +197,18 @@ def leave_one_out(
         raise BadLabels("leaving one out needs at least 2 labelled pictures, there is 1; label another one")
     folds = min(folds or len(shots), len(shots))
     total = np.zeros((len(shots.parts),) * 2, np.int64)
-    for fold in range(folds):
-        left_out = [i for i in range(len(shots)) if i % folds == fold]
-        kept = shots.subset([i for i in range(len(shots)) if i % folds != fold])
-        head = fit(make_head(), representation, kept, recipe, size, quiet)
-        held = shots.subset(left_out)
-        device = next(head.parameters()).device
-        for image, truth in zip(as_pictures(held.stack(size)[0]), held.labels, strict=True):
-            with torch.no_grad():
-                logits = resize(head(representation.features(image[None].to(device))), truth.shape)
-            total += confusion(truth, logits[0].argmax(0).byte().cpu().numpy(), len(shots.parts))
+    with Ticker("leave one out", folds, 0, quiet) as ticker:
+        for fold in range(folds):
+            left_out = [i for i in range(len(shots)) if i % folds == fold]
+            kept = shots.subset([i for i in range(len(shots)) if i % folds != fold])
+            head = fit(make_head(), representation, kept, recipe, size, quiet=True)
+            held = shots.subset(left_out)
+            device = next(head.parameters()).device
+            for image, truth in zip(as_pictures(held.stack(size)[0]), held.labels, strict=True):
+                with torch.no_grad():
+                    logits = resize(head(representation.features(image[None].to(device))), truth.shape)
+                total += confusion(truth, logits[0].argmax(0).byte().cpu().numpy(), len(shots.parts))
+            ticker.tick(fold + 1)
     return total
 
 
