@@ -7,6 +7,7 @@ from torch import nn
 
 from partshot.catalog import HEADS, lookup
 from partshot.errors import BadImage
+from partshot.heads import mlp
 from partshot.heads.cnn import Cnn, cnn_l, cnn_m, cnn_s
 from partshot.heads.linear import Linear
 from partshot.heads.mlp import Mlp, NormedMlp
@@ -69,7 +70,9 @@ def test_mlp_in_slices_equals_the_whole(hidden):
         torch.testing.assert_close(head(pyramid), x.detach(), atol=1e-5, rtol=1e-4)
 
 
-def test_mlp_gradients_survive_the_slices():
+@pytest.mark.parametrize("kept", [mlp.KEPT, 0])
+def test_mlp_gradients_survive_the_slices(kept, monkeypatch):
+    monkeypatch.setattr(mlp, "KEPT", kept)
     head, pyramid = Mlp(CHANNELS, 4, (600, 9)), make_pyramid()
     head(pyramid).square().mean().backward()
     sliced = [p.grad.clone() for p in head.parameters()]

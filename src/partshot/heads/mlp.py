@@ -19,13 +19,16 @@ from partshot.pyramid import Pyramid
 
 # Hidden units of the first layer that are at picture size at once.
 SLICE = 250
+# Bytes of hidden units up to which training keeps all slices; beyond it, it computes them twice, which takes a third
+# longer.
+KEPT = 1 << 30
 
 
 class Mlp(nn.Module):
     """Pyramid -> hidden layers with ReLU -> logits [b, classes, h, w], each pixel by itself.
 
     hidden: units of each hidden layer; at least one. In training the slices of the first one are computed twice
-    instead of being kept. Source: ReGAN, supplement.
+    where keeping them takes more than KEPT. Source: ReGAN, supplement.
     """
 
     reach = 0
@@ -40,14 +43,22 @@ class Mlp(nn.Module):
         """Logits at image size."""
         weights, bias = self.first.folded()
         second = self.rest[0]
+        apply = _slice_twice if torch.is_grad_enabled() and self._bytes(pyramid) > KEPT else _slice
         x = second.bias.view(1, -1, 1, 1)
         for start in range(0, weights[0].shape[0], SLICE):
             part = slice(start, start + SLICE)
             arguments = (pyramid, [w[part] for w in weights], bias[part], second.weight[:, part])
-            x = x + (_slice_twice(*arguments) if torch.is_grad_enabled() else _slice(*arguments))
+            x = x + apply(*arguments)
         for layer in self.rest[1:]:
             x = layer(F.relu(x))
         return x
+
+    def _bytes(self, pyramid: Pyramid) -> int:
+        """What training would keep of all hidden units at picture size, before and after ReLU."""
+        level, (height, width) = pyramid.maps[0], pyramid.image_size
+        kind = level.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else level.dtype
+        return 2 * len(level) * height * width * self.first.weights[0].shape[0] * dtype.itemsize
 
 
 def _slice(pyramid: Pyramid, weights: list[torch.Tensor], bias: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
