@@ -74,38 +74,6 @@ def test_time_ends_it_and_is_told(monkeypatch):
     assert "no time for linear on slow, linear on late (80 s of 100)" in found.why
 
 
-def test_an_encoder_is_opened_for_one_head_and_waits_for_the_next(monkeypatch):
-    """Its training counts once against the time that is left, but where it was not tried, it was not trained."""
-    now = [0.0]
-
-    def estimated(*_):
-        now[0] += 1
-        return type("Score", (), {"miou_nan": 0.5})
-
-    monkeypatch.setattr(auto.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(auto, "estimated", estimated)
-    first = candidates()[0]
-    trained = [Candidate("trained", first.opened, head, seconds=30.0) for head in ("linear", "mlp-1")]
-    shots = halves(2, by_place=True)
-    found = choose([first, *trained], shots, FIT, 32, seconds=32.5)
-    assert [one.head for one, _ in found.tried] == ["linear", "linear", "mlp-1"]
-    assert choose([first, *trained], shots, FIT, 32, seconds=20).untried == tuple(trained)
-
-
-def test_a_slow_head_leaves_time_for_a_fast_one(monkeypatch):
-    now = [0.0]
-
-    def estimated(_, head, *__):
-        now[0] += 60 if head == "mlp-1" else 20
-        return type("Score", (), {"miou_nan": 0.5})
-
-    monkeypatch.setattr(auto.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(auto, "estimated", estimated)
-    order = [Candidate(name, Pixels, head) for name, head in (("a", "linear"), ("a", "mlp-1"), ("b", "linear"))]
-    found = choose([*order, Candidate("c", Pixels, "cnn-s")], halves(2, by_place=True), FIT, 32, seconds=110)
-    assert [one for one, _ in found.tried] == order and found.untried[0].head == "cnn-s"
-
-
 def test_the_ready_ones_open():
     opened = [one.opened() for one in auto.ready(open_representation)]
     assert len({(one.spec.fingerprint, head) for one, (_, head) in zip(opened, auto.READY, strict=True)}) == len(opened)

@@ -18,20 +18,18 @@ from partshot.tasks.fit import HEAD, estimated
 from partshot.train.fit_head import FitHead
 from partshot.train.progress import say
 
-MLP = "mlp-1"
 # What needs no training, in the order in which it is tried: name and head. Random weights under a map of positions are
 # hard to beat from a handful of labels (LOG.md).
 READY = (
     ("random+position", HEAD),
-    ("random+position", MLP),
     ("random,pixels+position", HEAD),
     ("random[4-16]+position", HEAD),
     ("random+position", "linear"),
     ("pixels+position", HEAD),
 )
-# What a pretext trains, and the head on it, tried after those. SimSiam takes as long to train and was behind MoCo
-# wherever both were measured (LOG.md).
-TRAINED = (("moco", HEAD), ("moco", MLP))
+# What a pretext trains, tried after those. SimSiam takes as long to train and was behind MoCo wherever both were measured
+# (LOG.md).
+TRAINED = ("moco",)
 # Differences in mean IoU below this are chance, with a handful of shots.
 _MARGIN = 0.01
 # Pictures that a head sees in each of the fits that are compared; more would settle the same order later.
@@ -42,7 +40,7 @@ _IMAGES = 300
 class Candidate:
     """name: of the representation, its layers included. opened: gives it. head: a name of catalog.HEADS.
 
-    seconds: about how long opening takes the first time one of that name is opened, as training an encoder does.
+    seconds: about how long opening takes, as training an encoder does.
     """
 
     name: str
@@ -91,7 +89,7 @@ def choose(
     seconds: float | int = 120,
     quiet: bool = True,
 ) -> Choice:
-    """Tries the candidates in their order, each if there is time for it: as slow as the slowest so far of its head.
+    """Tries the candidates in their order, each if there is time for it, as slow as the slowest so far.
 
     fit: how the winner will be fitted; the comparison sees fewer pictures. size: side of the pictures that are read.
     seconds: for all of it; the first candidate is tried in any case. quiet: say nothing of each. With one shot nothing
@@ -105,19 +103,16 @@ def choose(
     short = fit if fit.images is None else fit.changed(images=min(fit.images, _IMAGES))
     tried: list[tuple[Candidate, float]] = []
     untried: list[Candidate] = []
-    # Seconds of the slowest comparison, by head; a head that was not met yet is as slow as any.
-    slowest: dict[str, float] = {}
+    slowest = 0.0
     for candidate in candidates:
-        opening = 0.0 if candidate.name in {one.name for one, _ in tried} else candidate.seconds
-        comparing = slowest.get(candidate.head, max(slowest.values(), default=0.0))
-        if tried and time.monotonic() - began + opening + comparing > seconds:
+        if tried and time.monotonic() - began + candidate.seconds + slowest > seconds:
             untried.append(candidate)
             continue
         reads, started = candidate.opened(), time.monotonic()
         miou = estimated(reads, candidate.head, shots, short, size).miou_nan
         tried.append((candidate, miou))
         say(f"auto: {candidate}: {miou:.2f}; {time.monotonic() - began:.0f} s of {seconds:.0f}", quiet)
-        slowest[candidate.head] = max(slowest.get(candidate.head, 0.0), time.monotonic() - started)
+        slowest = max(slowest, time.monotonic() - started)
     best = max(miou for _, miou in tried)
     taken = next(candidate for candidate, miou in tried if miou >= best - _MARGIN)
     return Choice(taken, tuple(tried), tuple(untried), seconds, time.monotonic() - began)

@@ -168,16 +168,16 @@ class Contenders:
         """Whatever left-out shots speak for, among what `run` tries, as it does, but with all the time it takes."""
         # Fits that leave out different shots read the same views, and so do different heads.
         store = Store(self.work / "features")
-        opened = [*ready(lambda name: cached(open_representation(name), store))]
-        opened += [Candidate(p, partial(lambda p: cached(self.encoder_of(p), store), p), head) for p, head in TRAINED]
+        encoders = [Candidate(p, partial(lambda p: cached(self.encoder_of(p), store), p)) for p in TRAINED]
+        candidates = [*ready(lambda name: cached(open_representation(name), store)), *encoders]
 
         def method(shots: Shots):
-            choice = choose(opened, shots, self.fit, teacher_size(self.distill), math.inf)
+            choice = choose(candidates, shots, self.fit, teacher_size(self.distill), math.inf)
             say(f"auto: {choice.why}", self.quiet)
             maker = Segmenter(choice.taken.opened(), shots.parts, choice.taken.head, self.recipe.size, self.fit)
             return predictor(maker.fit(shots, quiet=True))
 
-        recipes = {p: self.encoder_recipe(p) for p, _ in TRAINED} | {"fit": self.fit}
+        recipes = {p: self.encoder_recipe(p) for p in TRAINED} | {"fit": self.fit}
         return Entry(name, method, recipes, source=f"{READY}{TRAINED}")
 
     def inverted(self, name: str, layers: str = "regan", steps: int | None = None) -> Entry:

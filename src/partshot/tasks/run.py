@@ -290,10 +290,10 @@ def _candidates(
         return cached(_representation(of, images, masks, out, quiet, shelf), store)
 
     seconds = 60 * 4 * plan.distill.kimg / _ENCODER_KIMG_PER_MINUTE
-    encoders = [(f"{name}{POSITION}", head) for name, head in TRAINED]
+    encoders = [f"{name}{POSITION}" for name in TRAINED]
     return [
         *ready(lambda name: cached(open_representation(name), store)),
-        *(Candidate(name, partial(trained, name), head, seconds) for name, head in encoders),
+        *(Candidate(name, partial(trained, name), seconds=seconds) for name in encoders),
     ]
 
 
