@@ -27,8 +27,8 @@ READY = (
     ("random+position", "linear"),
     ("pixels+position", HEAD),
 )
-# What a pretext trains, tried after those. SimSiam takes as long to train and was behind MoCo wherever both were measured
-# (LOG.md).
+# What a pretext trains, tried after those. SimSiam takes as long to train and was behind MoCo wherever both were
+# measured (LOG.md).
 TRAINED = ("moco",)
 # Differences in mean IoU below this are chance, with a handful of shots.
 _MARGIN = 0.01

@@ -168,7 +168,11 @@ class Contenders:
         """Whatever left-out shots speak for, among what `run` tries, as it does, but with all the time it takes."""
         # Fits that leave out different shots read the same views, and so do different heads.
         store = Store(self.work / "features")
-        encoders = [Candidate(p, partial(lambda p: cached(self.encoder_of(p), store), p)) for p in TRAINED]
+
+        def trained(pretext: str) -> Representation:
+            return cached(self.encoder_of(pretext), store)
+
+        encoders = [Candidate(pretext, partial(trained, pretext)) for pretext in TRAINED]
         candidates = [*ready(lambda name: cached(open_representation(name), store)), *encoders]
 
         def method(shots: Shots):
