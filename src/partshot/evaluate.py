@@ -7,7 +7,7 @@ shots in, a predicting function out). Refuses to know how any method works, torc
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -97,6 +97,7 @@ class Row:
     """One method, fitted on one draw: what a few-shot run yields, and what it resumes from.
 
     shots: the names of the labelled pictures. fit_seconds, predict_seconds: wall time, of all test pictures together.
+    machine: on what and with what it was computed, for people; empty where nobody said.
     """
 
     method: str
@@ -106,6 +107,7 @@ class Row:
     fit_seconds: float
     predict_seconds: float
     score: Score
+    machine: str = ""
 
     def to_dict(self) -> dict:
         """Plain values for a line of JSON; `from_dict` reads them back."""
@@ -196,6 +198,7 @@ def kshot(
     draws: Draws | None = None,
     on_result: Callable[[Row], None] | None = None,
     done: Iterable[Row] = (),
+    machine: str = "",
 ) -> list[Row]:
     """Fits every method on k labelled shots, for every k and seed, and scores it on the test pictures.
 
@@ -203,6 +206,7 @@ def kshot(
     on_result: called with each new row as soon as it is there, so that it can be written down.
     done: rows of an earlier run; a row is taken over when method, k, seed and shots are the same, so all methods see
     the same shots and nothing is fitted twice. The caller sees to it that they are of the same test pictures.
+    machine: what new rows say of where they were computed.
 
     Returns one row per method, k and seed. Raises BadLabels when a draw names a shot that is not in the pool, and
     what the methods raise.
@@ -216,7 +220,7 @@ def kshot(
             for name, method in methods.items():
                 row = earlier.get((name, k, seed, shots.names))
                 if row is None:
-                    row = _measure(name, method, k, seed, shots, test)
+                    row = replace(_measure(name, method, k, seed, shots, test), machine=machine)
                     if on_result is not None:
                         on_result(row)
                 rows.append(row)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from partshot.errors import BadRecipe, nearest
 from partshot.evaluate import Row, kshot, table_to_dict, table_to_markdown, tabulate
 from partshot.evaluate import Table as Measured
 from partshot.machine import available_cores
+from partshot.ops.precision import best_device
 from partshot.recipe import Recipe
 from partshot.tasks.contenders import BenchRecipe, Contenders, Entry
 from partshot.tasks.field import TOYS, Field, open_field
@@ -148,7 +150,7 @@ def _measure(
     ks, done = entry.ks or recipe.ks, [Row.from_dict(line) for line in read_journal(journal.path)]
     if not {(k, seed) for k in ks} <= {(row.k, row.seed) for row in done}:
         teller.begin(entry.name, seed)
-    rows = kshot({entry.name: entry.fit}, field.pool, test, ks, [seed], field.draws, keep, done)
+    rows = kshot({entry.name: entry.fit}, field.pool, test, ks, [seed], field.draws, keep, done, _machine())
     teller.done += len(rows) - (teller.new - before)
     return rows
 
@@ -171,7 +173,7 @@ def _write(
         "",
         f"Table `{name}` ({TABLES[name].source}) on {field.title}, read at {recipe.size} px. Mean and deviation over "
         f"the draws {', '.join(map(str, recipe.seeds))}; {len(field.test)} pictures to measure on, with background. "
-        "How each row was trained stands in its recipes.",
+        f"How each row was trained stands in its recipes. {_measured_on(rows)}",
         *([] if len(rows) == total else ["", unfinished]),
         "",
         _linked(table_to_markdown(table), links),
@@ -179,11 +181,27 @@ def _write(
         f"![plot]({stem}.png)",
         "",
     ]
-    card = {"table": name, "data": field.title, "torch": torch.__version__, "recipe": recipe.model_dump(mode="json")}
+    machines = dict(Counter(row.machine for row in rows))
+    card = {"table": name, "data": field.title, "machines": machines, "recipe": recipe.model_dump(mode="json")}
     _keep(out / f"{stem}.json", json.dumps({"card": card, "table": table_to_dict(table)}, indent=1))
     _keep(out / f"{stem}.md", "\n".join(page))
     _plot(out / f"{stem}.png", TABLES[name], entries, table)
     return out / f"{stem}.md"
+
+
+def _machine() -> str:
+    """On what rows are computed here."""
+    device = best_device()
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{available_cores()} CPU cores"
+    return f"{where}, torch {torch.__version__.partition('+')[0]}"
+
+
+def _measured_on(rows: Sequence[Row]) -> str:
+    """A sentence on the machines of these rows; none where no row says."""
+    counts = Counter(row.machine or "a machine that is not told" for row in rows)
+    many = len(counts) > 1
+    told = "; ".join(f"{machine} ({count} rows)" if many else machine for machine, count in counts.most_common())
+    return f"Measured on {told}."
 
 
 def _link(folder: Path, recipes: Mapping[str, Recipe]) -> str:
