@@ -145,7 +145,13 @@ def pretrain(
         Path | None, typer.Option("--images", "-i", help="Folder of pictures; toy-face-64 draws its own.")
     ] = None,
     pretext: Annotated[str, typer.Argument(help="How: moco, simsiam, stylegan1 or stylegan2.")] = "simsiam",
-    preset: Annotated[str | None, typer.Option(help="A row of the pretext's table of published settings.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="small-folder (the default); small-folder-gpu, ganorcon, moco-v2-paper, simsiam-paper; of a generator "
+            "stylegan1-paper, stylegan2-paper, further, toy-face-64, toy-face-64-further."
+        ),
+    ] = None,
     size: Size = None,
     kimg: Kimg = None,
     batch: Annotated[int | None, typer.Option(help="Pictures a step; default: the preset's.")] = None,
@@ -206,7 +212,10 @@ def fit(
         ),
     ] = "random+position",
     head: Annotated[str, typer.Option(help="linear, mlp-1, mlp-2, cnn-s, cnn-m, cnn-l, conv or ensemble.")] = "cnn-s",
-    preset: Annotated[str, typer.Option(help="A row of the table of published settings.")] = "fast",
+    preset: Annotated[
+        str,
+        typer.Option(help="fast, regan-paper, regan-code, ganorcon-mlp, ganorcon-conv; of an ensemble: datasetgan."),
+    ] = "fast",
     size: Annotated[int, typer.Option(help="Side in pixels that pictures are worked on at.")] = 128,
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
@@ -228,7 +237,10 @@ def distill(
     out: Out,
     teacher: Annotated[Path | None, typer.Option(help="What `partshot fit` wrote; without: from the labels.")] = None,
     student: Student = "swift",
-    preset: Annotated[str, typer.Option(help="A row of the table of published settings.")] = "default",
+    preset: Annotated[
+        str,
+        typer.Option(help="default, supervised, auto-shot, auto-shot-consistent, regan-autoshot, ganorcon."),
+    ] = "default",
     size: Size = None,
     kimg: Kimg = None,
     drawn: Annotated[
@@ -368,7 +380,10 @@ def bench(
     seeds: Annotated[str, typer.Option(help="Draws of the labels, with commas between; default: the data's.")] = "",
     size: Size = None,
     kimg: Annotated[float | None, typer.Option(help="Thousands of pictures that each encoder sees.")] = None,
-    preset: Annotated[str | None, typer.Option(help="A row of the contrastive pretexts' table of settings.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Of contrastive encoders: small-folder (the default), small-folder-gpu, ganorcon."),
+    ] = None,
     student_kimg: Annotated[float | None, typer.Option(help="Thousands of shots that each student sees.")] = None,
     generator: Generator = None,
 ) -> None:
