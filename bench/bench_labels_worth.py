@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from partshot.data.augment import PRESETS as AUGMENTS
-from partshot.data.images import resize_image
+from partshot.data.images import resize_images
 from partshot.data.toy import draw, toy_shots
 from partshot.evaluate import score
 from partshot.represent.stylegan import load_stylegan
@@ -81,7 +81,7 @@ def measure(who: str, labels: int, which: str) -> dict:
         else:
             fit = FIT_PRESETS["fast"].changed(seed=int(which))
             plain = [draw("faces", SIZE, PLAIN, i)[0] for i in range(PICTURES)]
-            plain = np.stack([resize_image(picture, OUR_RECIPE.size) for picture in plain])
+            plain = resize_images(plain, OUR_RECIPE.size)
             given = {"seed": int(which), "quiet": True, "pictures": plain}
             ours = AutoShot(Path(folder), load_stylegan(), OUR_RECIPE, fit, **given)
             trained = ours.student(embedded_shots().subset(range(labels)))

@@ -21,7 +21,7 @@ from torch.nn.functional import interpolate
 
 import partshot
 from partshot.artifact import replacing_file
-from partshot.data.images import resize_image
+from partshot.data.images import resize_images
 from partshot.errors import BadArtifact, MissingExtra
 from partshot.parts import PartSet
 from partshot.shipped import INPUT, OUTPUTS, Shipped, notes
@@ -84,7 +84,7 @@ def comparisons(sample: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
     height, width = first.shape[:2]
     crop = first[: height * 2 // 3 + 1, : width // 2 + 1]
     return [
-        np.stack([resize_image(image, size) for image in (first, *others, noise)]),
+        resize_images((first, *others, noise), size),
         first[None],
         np.stack([crop, crop[:, ::-1]]),
         first[None, :5, :3],

@@ -18,7 +18,7 @@ from torch import nn
 
 from partshot.artifact import Artifact, below
 from partshot.catalog import HEADS, lookup
-from partshot.data.images import resize_image
+from partshot.data.images import resize_images
 from partshot.data.shots import Shots
 from partshot.data.soft_labels import SoftLabels
 from partshot.errors import BadArtifact, BadRecipe, NotFitted
@@ -305,7 +305,7 @@ def _predictions(
     found = []
     for first in range(0, len(images), _BATCH):
         several = images[first : first + _BATCH]
-        pictures = as_pictures(np.stack([resize_image(image, size) for image in several]))
+        pictures = as_pictures(resize_images(several, size))
         found += answers(pictures, [image.shape[:2] for image in several])
     return found
 

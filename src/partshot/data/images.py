@@ -99,6 +99,11 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
     return np.array(_squash(Image.fromarray(image), size))
 
 
+def resize_images(images: Iterable[np.ndarray], size: int) -> np.ndarray:
+    """Each of them by `resize_image`, stacked: uint8 [n, size, size, 3]."""
+    return np.stack([resize_image(image, size) for image in images])
+
+
 def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> Stack:
     """Many pictures at one size, read by several threads into one array; a progress bar after two seconds.
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from partshot.data.images import IMAGE_SUFFIXES, list_images, read_image, resize_image, turned_by_exif
+from partshot.data.images import IMAGE_SUFFIXES, list_images, read_image, resize_images, turned_by_exif
 from partshot.data.labels import count_ids, read_labels, read_palette, resize_labels
 from partshot.errors import BadLabels
 from partshot.parts import IGNORE, PartSet, default_color
@@ -94,7 +94,7 @@ class Shots:
 
     def stack(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """All shots squashed to one size: pictures uint8 [k, size, size, 3] and labels uint8 [k, size, size]."""
-        images = np.stack([resize_image(image, size) for image in self.images])
+        images = resize_images(self.images, size)
         return images, np.stack([resize_labels(labels, size) for labels in self.labels])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from partshot.data.images import resize_image
+from partshot.data.images import resize_images
 from partshot.data.shots import Shots
 from partshot.ops.pictures import as_pictures
 from partshot.represent.spec import Latents
@@ -87,7 +87,7 @@ class AutoShot:
 
     def inverted(self, images: Sequence[np.ndarray]) -> Latents:
         """The latents that draw these pictures; each picture is inverted once."""
-        stack = np.stack([resize_image(image, self.generator.size) for image in images])
+        stack = resize_images(images, self.generator.size)
         keys = [hashlib.sha256(image.tobytes()).hexdigest() for image in stack]
         new = [i for i, key in enumerate(keys) if key not in self._found]
         with Ticker("invert", len(new), 0, self.quiet) as ticker:

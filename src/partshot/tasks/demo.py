@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 
 from partshot.artifact import replacing_file
-from partshot.data.images import resize_image
+from partshot.data.images import resize_images
 from partshot.data.shots import Shots
 from partshot.data.symmetry import one_sided
 from partshot.data.toy import draw, toy_shots, write_toy
@@ -207,7 +207,7 @@ class _Roads:
     @cached_property
     def pictures(self) -> np.ndarray:
         """The unlabelled pictures at the side that the encoder's road works at."""
-        return np.stack([resize_image(picture, self.work) for picture in self.plain])
+        return resize_images(self.plain, self.work)
 
     @property
     def distill(self) -> Distill:
@@ -270,7 +270,7 @@ class _Roads:
         """The rows of the embedded generator; what was inverted is kept."""
         generator = load_stylegan(recipe=INVERT_PRESETS["fast"].changed(steps=self.recipe.steps))
         generator.store = Store(self.out / "inverted")
-        small = np.stack([resize_image(picture, self.auto.size) for picture in self.plain])
+        small = resize_images(self.plain, self.auto.size)
         given = (self.out / "runs", generator, self.auto, self.fit)
         return AutoShot(*given, drawn=self.recipe.drawn, seed=self.seed, quiet=self.quiet, pictures=small)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from partshot.artifact import Artifact, inside, standing
-from partshot.data.images import list_images, read_stack, resize_image
+from partshot.data.images import list_images, read_stack, resize_images
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.errors import BadArtifact
@@ -193,7 +193,7 @@ def _first_round(shots, recipe, out, pictures, teacher, student, seed, quiet, dr
     first = recipe.rehearsed()
     say(f"first of two rounds, at {first.size} px", quiet)
     if pictures is not None:
-        pictures = np.stack([resize_image(picture, first.size) for picture in pictures])
+        pictures = resize_images(pictures, first.size)
     trained = train_student(shots, first, out, pictures, teacher, student, seed, quiet, drawn, start)
     say(f"second of two rounds, at {recipe.size} px: the first round's student helps to label", quiet)
     return trained

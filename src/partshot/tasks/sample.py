@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from partshot.artifact import read_card, replacing_file, standing
-from partshot.data.images import resize_image
+from partshot.data.images import resize_images
 from partshot.data.shots import Shots, load_shots
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.ops.pictures import as_bytes, as_pictures
@@ -76,7 +76,7 @@ def latents_of(generator: Generator, shots: Shots, images: Path | None = None, q
     folder = None if images is None else Path(images).parent / "latents"
     if folder is None or not folder.is_dir():
         say("no latents/ beside the pictures, as `partshot sample` writes: each is searched for (seconds each)", quiet)
-        return generator.latents(as_pictures(np.stack([resize_image(i, generator.size) for i in shots.images])))
+        return generator.latents(as_pictures(resize_images(shots.images, generator.size)))
     latents, known = Latents.load(folder), {name: i for i, name in enumerate(read_card(folder)["names"])}
     unknown = [name for name in shots.names if name not in known]
     if unknown:
