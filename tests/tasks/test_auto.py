@@ -71,7 +71,7 @@ def test_time_ends_it_and_is_told(monkeypatch):
     found = choose([first, slow, second, late], halves(2, by_place=True), FIT, 32, seconds=100)
     assert [one.name for one, _ in found.tried] == ["pixels", "placed"]
     assert found.untried == (slow, late) and (found.given, found.took) == (100, 80)
-    assert "no time for linear on slow, linear on late (80 s of 100)" in found.why
+    assert "too little time left for linear on slow, linear on late (80 s of 100)" in found.why
 
 
 def test_the_ready_ones_open():

@@ -79,7 +79,7 @@ def test_it_goes_on_where_it_stopped_and_says_on_which_machines(folder, tiny, tm
     assert json.loads(page.with_suffix(".json").read_text())["card"]["machines"]["an abacus"] == 2
     # Only the rows that were asked for are shown.
     page = bench("tiny", str(folder), tmp_path, seeds=(1,), quiet=True)
-    assert len(tiny) == 4 and "draws 1;" in page.read_text()
+    assert len(tiny) == 4 and "One draw, 1;" in page.read_text()
 
 
 def test_a_run_that_is_cut_short_shows_what_is_there(folder, tiny, tmp_path, monkeypatch):
@@ -91,7 +91,7 @@ def test_a_run_that_is_cut_short_shows_what_is_there(folder, tiny, tmp_path, mon
     monkeypatch.setitem(module.TABLES, "tiny", cut)
     with pytest.raises(KeyboardInterrupt):
         bench("tiny", str(folder), tmp_path, quiet=True)
-    assert "Unfinished: 1 of 4 rows." in (tmp_path / "tiny-horses.md").read_text()
+    assert "Unfinished: 1 of 4 rows are there." in (tmp_path / "tiny-horses.md").read_text()
     monkeypatch.setitem(module.TABLES, "tiny", Table("Why?", "nowhere", rows))
     assert "Unfinished" not in bench("tiny", str(folder), tmp_path, quiet=True).read_text()
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from partshot.artifact import below, read_card
-from partshot.catalog import REPRESENTATIONS, lookup
+from partshot.catalog import PRETEXTS, REPRESENTATIONS, lookup
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.represent.cache import Cached, Store
 from partshot.represent.levels import Levels
@@ -70,6 +70,13 @@ def _split_levels(name: str) -> tuple[str, tuple[int, int] | None]:
 def _open_one(name: str, folder: Path | None) -> Representation:
     name, folder = _in_folder(name, folder)
     kind, _, detail = name.partition(":")
+    if kind in PRETEXTS and kind not in REPRESENTATIONS:
+        raise BadRecipe(
+            f"representation '{kind}' is trained first: run partshot pretrain {kind} --images ... --out FOLDER, and "
+            "give that FOLDER as the representation"
+        )
+    if "+" in kind:
+        raise BadRecipe(f"representation '{name}': behind a + goes '{POSITION[1:]}' alone, as in random{POSITION}")
     build = lookup(REPRESENTATIONS, kind, "representation")
     if kind in ("resnet", "stylegan1") and folder is None:
         raise BadRecipe(f"representation '{kind}' is a trained one and needs its folder; run: partshot pretrain")

@@ -67,13 +67,16 @@ class Choice:
 
     @property
     def why(self) -> str:
-        """A sentence for people."""
+        """A sentence for people: what was taken, and what was found of all."""
         if not self.tried:
             return f"{self.taken}: one labelled picture leaves none to compare on, so the first of the order is taken"
         ranking = sorted(self.tried, key=lambda one: -one[1])
         found = ", ".join(f"{candidate} {miou:.2f}" for candidate, miou in ranking)
-        late = f"; no time for {', '.join(map(str, self.untried))}" if self.untried else ""
-        return f"{self.taken}: mean IoU of left-out shots: {found}{late} ({self.took:.0f} s of {self.given:.0f})"
+        close = "" if ranking[0][0] is self.taken else f"; less than {_MARGIN:g} apart counts as equal"
+        late = f"; too little time left for {', '.join(map(str, self.untried))}" if self.untried else ""
+        alone = ", the only one there was time for" if self.untried and len(self.tried) == 1 else ""
+        spent = f"{self.took:.0f} s of {self.given:.0f}"
+        return f"{self.taken}{alone}: mean IoU of left-out shots: {found}{close}{late} ({spent})"
 
 
 def ready(opened: Callable[[str], Representation]) -> list[Candidate]:

@@ -166,13 +166,17 @@ def _write(
         for k, cell in cells.items()
         if cell.seeds < len(recipe.seeds)
     ]
-    unfinished = f"Unfinished: {len(rows)} of {total} rows." + (f" Draws so far: {', '.join(fewer)}." if fewer else "")
+    unfinished = f"Unfinished: {len(rows)} of {total} rows are there." + (
+        f" Draws so far: {', '.join(fewer)}." if fewer else ""
+    )
     links = {entry.name: _link(out / "recipes", entry.recipes) for entry in entries}
+    several = len(recipe.seeds) > 1
+    draws = f"{'Mean and deviation over the draws' if several else 'One draw,'} {', '.join(map(str, recipe.seeds))}"
     page = [
         f"# {TABLES[name].what}",
         "",
-        f"Table `{name}` ({TABLES[name].source}) on {field.title}, read at {recipe.size} px. Mean and deviation over "
-        f"the draws {', '.join(map(str, recipe.seeds))}; {len(field.test)} pictures to measure on, with background. "
+        f"Table `{name}` ({TABLES[name].source}) on {field.title}, read at {recipe.size} px. {draws}; "
+        f"{len(field.test)} pictures to measure on, with background. "
         f"How each row was trained stands in its recipes. {_measured_on(rows)}",
         *([] if len(rows) == total else ["", unfinished]),
         "",

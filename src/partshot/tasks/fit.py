@@ -71,6 +71,7 @@ def fit(
     if estimate is not None:
         with replacing_file(told) as path:
             path.write_text(json.dumps(estimate.to_dict(), indent=1), encoding="utf-8")
+        say(f"left-out shots: mean IoU {estimate.miou_nan:.3f} ({told.name})", quiet)
     return teacher.save(Path(out) / "segmenter")
 
 

@@ -178,7 +178,11 @@ def run(
     shelf = None if store is None else cache_folder() / "trained"
     if plan.auto_minutes:
         tried = _candidates(plan, images, masks, out, quiet, store, shelf)
+        say(f"auto: compares up to {len(tried)} ways of reading on left-out shots, {plan.auto_minutes:g} min", quiet)
         plan = clock.time("choose", lambda: _chosen(plan, tried, shots, out, quiet), lambda: _why(out))
+    elif representation == "auto":
+        why = "one labelled picture leaves none" if len(shots) == 1 else "no minutes are given"
+        say(f"auto: {why} to compare on, so {plan.head} on {plan.representation}", quiet)
     reads = clock.time(
         "representation",
         lambda: cached(_representation(plan, images, masks, out, quiet, shelf), store),
@@ -215,7 +219,7 @@ def run(
 
 def _opened(name: str) -> Representation:
     """One that is there already; a word that is none is told beside those that `run` trains."""
-    known = ("auto", *_PRETEXTS, *REPRESENTATIONS)
+    known = {"auto", *_PRETEXTS, *REPRESENTATIONS}
     if name.isidentifier() and name not in known and not Path(name).is_dir():
         raise BadRecipe(f"unknown representation '{name}'; {nearest(name, known)}")
     return open_representation(name)
