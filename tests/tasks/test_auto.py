@@ -74,6 +74,14 @@ def test_time_ends_it_and_is_told(monkeypatch):
     assert "too little time left for linear on slow, linear on late (80 s of 100)" in found.why
 
 
+def test_why_tells_a_lead_that_counts_as_none_and_a_choice_of_one():
+    first, second = candidates()
+    near = auto.Choice(first, ((first, 0.140), (second, 0.149)), (), 30, 20.0)
+    assert "less than 0.01 apart counts as equal" in near.why
+    assert "equal" not in auto.Choice(second, ((first, 0.14), (second, 0.2)), (), 30, 20.0).why
+    assert "the only one there was time for" in auto.Choice(first, ((first, 0.14),), (second,), 30, 20.0).why
+
+
 def test_the_ready_ones_open():
     opened = [one.opened() for one in auto.ready(open_representation)]
     assert len({(one.spec.fingerprint, head) for one, (_, head) in zip(opened, auto.READY, strict=True)}) == len(opened)
