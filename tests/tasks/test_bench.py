@@ -75,7 +75,7 @@ def test_it_goes_on_where_it_stopped_and_says_on_which_machines(folder, tiny, tm
     assert len(tiny) == 2 and f"Measured on {module._machine()}." in page.read_text()
     monkeypatch.setattr(module, "_machine", lambda: "an abacus")
     page = bench("tiny", str(folder), tmp_path, quiet=True)
-    assert len(tiny) == 4 and "an abacus (2 rows)" in page.read_text()
+    assert len(tiny) == 4 and "an abacus (2 of the rows)" in page.read_text()
     assert json.loads(page.with_suffix(".json").read_text())["card"]["machines"]["an abacus"] == 2
     # Only the rows that were asked for are shown.
     page = bench("tiny", str(folder), tmp_path, seeds=(1,), quiet=True)

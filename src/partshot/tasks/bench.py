@@ -196,15 +196,16 @@ def _write(
 def _machine() -> str:
     """On what rows are computed here."""
     device = best_device()
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{available_cores()} CPU cores"
+    cores = available_cores()
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{cores} CPU core{'s' * (cores > 1)}"
     return f"{where}, torch {torch.__version__.partition('+')[0]}"
 
 
 def _measured_on(rows: Sequence[Row]) -> str:
-    """A sentence on the machines of these rows; none where no row says."""
+    """A sentence on the machines of these rows."""
     counts = Counter(row.machine or "a machine that is not told" for row in rows)
     many = len(counts) > 1
-    told = "; ".join(f"{machine} ({count} rows)" if many else machine for machine, count in counts.most_common())
+    told = "; ".join(f"{machine} ({count} of the rows)" if many else machine for machine, count in counts.most_common())
     return f"Measured on {told}."
 
 
