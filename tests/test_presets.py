@@ -6,6 +6,9 @@ import pytest
 
 from partshot import cli
 from partshot.catalog import PRETEXTS, lookup
+from partshot.pretext.moco import PRESETS as MOCO
+from partshot.pretext.simsiam import PRESETS as SIMSIAM
+from partshot.represent.invert import PRESETS as INVERT
 from partshot.train.distill_recipe import PRESETS as DISTILL
 from partshot.train.fit_ensemble import PRESETS as ENSEMBLE
 from partshot.train.fit_head import PRESETS as FIT
@@ -14,11 +17,14 @@ TABLES = {
     "pretrain": [name for pretext in PRETEXTS for name in lookup(PRETEXTS, pretext, "pretext").PRESETS],
     "fit": [*FIT, *ENSEMBLE],
     "distill": [*DISTILL],
+    "invert": [*INVERT],
+    # Rows that every encoder of a table has.
+    "bench": [name for name in MOCO if name in SIMSIAM],
 }
 
 
 @pytest.mark.parametrize("verb", TABLES)
 def test_help_names_every_preset(verb):
     (option,) = inspect.signature(getattr(cli, verb)).parameters["preset"].annotation.__metadata__
-    told = set(option.help.replace(",", " ").replace(";", " ").replace(".", " ").split())
+    told = {word.strip(",;.:") for word in option.help.split()}
     assert set(TABLES[verb]) <= told

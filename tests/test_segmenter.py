@@ -146,7 +146,7 @@ def test_other_artifacts_are_refused(fitted, student, tmp_path):
         Segmenter.load(tmp_path / "student")
     with pytest.raises(BadArtifact, match="another recipe"):
         Student.load(tmp_path / "student", fingerprint="g")
-    with pytest.raises(BadArtifact, match="nothing that was trained|no such folder"):
+    with pytest.raises(BadArtifact, match="no such folder"):
         Student.load(tmp_path / "nowhere")
     wrong = Student(build_student("swift", 3), "swift", student.parts, 32)
     wrong.save(tmp_path / "wrong")

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 import partshot
 from partshot.errors import BadRecipe, MissingExtra, PartshotError
+from partshot.options import Cache, Generator, Images, Kimg, Labels, Out, RgbMasks, Seed, Size, Student
 from partshot.plain_warnings import own_warnings_alone
 
 _TRAIN_LINE = "pip install 'partshot[train]'"
@@ -45,32 +46,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-
-Out = Annotated[
-    Path,
-    typer.Option("--out", "-o", file_okay=False, help="Folder to write to; running again goes on where it stopped."),
-]
-Images = Annotated[Path, typer.Option("--images", "-i", help="Folder of pictures.")]
-Labels = Annotated[Path, typer.Option("--labels", "-l", help="Folder of masks STEM.png for some of the pictures.")]
-Size = Annotated[int | None, typer.Option(help="Side in pixels that pictures are worked on at; default: the preset's.")]
-Kimg = Annotated[
-    float | None, typer.Option(help="Thousands of pictures (distill: of labelled ones) to see; default: the preset's.")
-]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything that is left to chance.")]
-RgbMasks = Annotated[bool, typer.Option("--rgb-masks", help="Read RGB masks by the exact colors in classes.json.")]
-Generator = Annotated[
-    Path | None,
-    typer.Option(
-        "--generator", "-g", help="What `partshot pretrain stylegan2` (or 1) wrote; without: the faces it comes with."
-    ),
-]
-Cache = Annotated[
-    bool,
-    typer.Option("--cache/--no-cache", help="Keep what is read and trained here for later runs; see PARTSHOT_CACHE."),
-]
-Student = Annotated[
-    str, typer.Option(help="The network: swift, regan-unet, or ARCHITECTURE-ENCODER such as unet-resnet18.")
-]
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ shots in, a predicting function out). Refuses to know how any method works, torc
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -220,7 +220,7 @@ def kshot(
             for name, method in methods.items():
                 row = earlier.get((name, k, seed, shots.names))
                 if row is None:
-                    row = replace(_measure(name, method, k, seed, shots, test), machine=machine)
+                    row = _measure(name, method, k, seed, shots, test, machine)
                     if on_result is not None:
                         on_result(row)
                 rows.append(row)
@@ -340,14 +340,14 @@ def _draw(pool: Shots, k: int, seed: int, draws: Draws | None) -> Shots:
     return pool.subset([pool.names.index(name) for name in draws[k][seed]])
 
 
-def _measure(name: str, method: Method, k: int, seed: int, shots: Shots, test: Shots) -> Row:
+def _measure(name: str, method: Method, k: int, seed: int, shots: Shots, test: Shots, machine: str) -> Row:
     start = time.perf_counter()
     predict = method(shots)
     fitted = time.perf_counter()
     predictions = predict(list(test.images))
     ended = time.perf_counter()
     result = score(test.labels, predictions, test.parts, test.names)
-    return Row(name, k, seed, shots.names, fitted - start, ended - fitted, result)
+    return Row(name, k, seed, shots.names, fitted - start, ended - fitted, result, machine)
 
 
 def _cell(cell: Summary | None, best: float, measure: str) -> str:

@@ -25,8 +25,9 @@ from partshot.tasks import auto
 from partshot.tasks import distill as distilling
 from partshot.tasks import pretrain as pretraining
 from partshot.tasks import run as task
+from partshot.tasks.plan import Plan
 from partshot.tasks.predict import Summary
-from partshot.tasks.run import Plan, run
+from partshot.tasks.run import run
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 

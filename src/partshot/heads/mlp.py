@@ -2,7 +2,7 @@
 
 ReGAN's (hidden layers 2000 and 200, ReLU; supplement) and GANORCON's (1024 and 256, BatchNorm before ReLU, no biases;
 released code). ReGAN's first hidden layer is computed a slice at a time, so that its 2,000 maps at picture size
-(2 GB at 512 px) are never all there.
+(2 GB at 512 px) are not all there.
 """
 
 from collections.abc import Sequence

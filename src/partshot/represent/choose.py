@@ -15,7 +15,7 @@ import torch
 
 from partshot.artifact import below, read_card
 from partshot.catalog import PRETEXTS, REPRESENTATIONS, lookup
-from partshot.errors import BadArtifact, BadRecipe
+from partshot.errors import BadArtifact, BadRecipe, nearest
 from partshot.represent.cache import Cached, Store
 from partshot.represent.levels import Levels
 from partshot.represent.position import Positioned
@@ -70,13 +70,8 @@ def _split_levels(name: str) -> tuple[str, tuple[int, int] | None]:
 def _open_one(name: str, folder: Path | None) -> Representation:
     name, folder = _in_folder(name, folder)
     kind, _, detail = name.partition(":")
-    if kind in PRETEXTS and kind not in REPRESENTATIONS:
-        raise BadRecipe(
-            f"representation '{kind}' is trained first: run partshot pretrain {kind} --images ... --out FOLDER, and "
-            "give that FOLDER as the representation"
-        )
-    if "+" in kind:
-        raise BadRecipe(f"representation '{name}': behind a + goes '{POSITION[1:]}' alone, as in random{POSITION}")
+    if kind not in REPRESENTATIONS:
+        raise BadRecipe(_why_none(kind))
     build = lookup(REPRESENTATIONS, kind, "representation")
     if kind in ("resnet", "stylegan1") and folder is None:
         raise BadRecipe(f"representation '{kind}' is a trained one and needs its folder; run: partshot pretrain")
@@ -89,6 +84,18 @@ def _open_one(name: str, folder: Path | None) -> Representation:
     if kind == "timm" and not detail:
         raise BadRecipe("representation 'timm' needs the encoder's name; write timm:NAME or timm:NAME@PATH")
     return build(detail) if detail else build()
+
+
+def _why_none(kind: str) -> str:
+    """What to do about a word that names no representation."""
+    if kind in PRETEXTS:
+        return (
+            f"representation '{kind}' is trained first: run partshot pretrain {kind} --images ... --out FOLDER, and "
+            "give that FOLDER as the representation"
+        )
+    if "+" in kind:
+        return f"representation '{kind}': behind a + goes '{POSITION[1:]}' alone, as in random{POSITION}"
+    return f"unknown representation '{kind}'; {nearest(kind, {*REPRESENTATIONS, *PRETEXTS})}"
 
 
 def _in_folder(name: str, folder: Path | None) -> tuple[str, Path | None]:

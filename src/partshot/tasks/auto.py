@@ -6,6 +6,7 @@ given, and what was not tried for lack of it is told. Knows candidates by name a
 caller's affair.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Choice:
         close = "" if ranking[0][0] is self.taken else f"; less than {_MARGIN:g} apart counts as equal"
         late = f"; too little time left for {', '.join(map(str, self.untried))}" if self.untried else ""
         alone = ", the only one there was time for" if self.untried and len(self.tried) == 1 else ""
-        spent = f"{self.took:.0f} s of {self.given:.0f}"
+        spent = _spent(self.took, self.given)
         return f"{self.taken}{alone}: mean IoU of left-out shots: {found}{close}{late} ({spent})"
 
 
@@ -114,8 +115,12 @@ def choose(
         reads, started = candidate.opened(), time.monotonic()
         miou = estimated(reads, candidate.head, shots, short, size).miou_nan
         tried.append((candidate, miou))
-        say(f"auto: {candidate}: {miou:.2f}; {time.monotonic() - began:.0f} s of {seconds:.0f}", quiet)
+        say(f"auto: {candidate}: {miou:.2f}; {_spent(time.monotonic() - began, seconds)}", quiet)
         slowest = max(slowest, time.monotonic() - started)
     best = max(miou for _, miou in tried)
     taken = next(candidate for candidate, miou in tried if miou >= best - _MARGIN)
     return Choice(taken, tuple(tried), tuple(untried), seconds, time.monotonic() - began)
+
+
+def _spent(took: float, given: float | int) -> str:
+    return f"{took:.0f} s" if math.isinf(given) else f"{took:.0f} s of {given:.0f}"

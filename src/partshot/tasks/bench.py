@@ -170,14 +170,14 @@ def _write(
         f" Draws so far: {', '.join(fewer)}." if fewer else ""
     )
     links = {entry.name: _link(out / "recipes", entry.recipes) for entry in entries}
-    several = len(recipe.seeds) > 1
-    draws = f"{'Mean and deviation over the draws' if several else 'One draw,'} {', '.join(map(str, recipe.seeds))}"
+    told = "Mean and deviation over the draws" if len(recipe.seeds) > 1 else "One draw,"
+    machines = Counter(row.machine or "a machine that is not told" for row in rows)
     page = [
         f"# {TABLES[name].what}",
         "",
-        f"Table `{name}` ({TABLES[name].source}) on {field.title}, read at {recipe.size} px. {draws}; "
-        f"{len(field.test)} pictures to measure on, with background. "
-        f"How each row was trained stands in its recipes. {_measured_on(rows)}",
+        f"Table `{name}` ({TABLES[name].source}) on {field.title}, read at {recipe.size} px. {told} "
+        f"{', '.join(map(str, recipe.seeds))}; {len(field.test)} pictures to measure on, with background. "
+        f"How each row was trained stands in its recipes. {_measured_on(machines)}",
         *([] if len(rows) == total else ["", unfinished]),
         "",
         _linked(table_to_markdown(table), links),
@@ -185,7 +185,6 @@ def _write(
         f"![plot]({stem}.png)",
         "",
     ]
-    machines = dict(Counter(row.machine for row in rows))
     card = {"table": name, "data": field.title, "machines": machines, "recipe": recipe.model_dump(mode="json")}
     _keep(out / f"{stem}.json", json.dumps({"card": card, "table": table_to_dict(table)}, indent=1))
     _keep(out / f"{stem}.md", "\n".join(page))
@@ -201,12 +200,11 @@ def _machine() -> str:
     return f"{where}, torch {torch.__version__.partition('+')[0]}"
 
 
-def _measured_on(rows: Sequence[Row]) -> str:
-    """A sentence on the machines of these rows."""
-    counts = Counter(row.machine or "a machine that is not told" for row in rows)
-    many = len(counts) > 1
-    told = "; ".join(f"{machine} ({count} of the rows)" if many else machine for machine, count in counts.most_common())
-    return f"Measured on {told}."
+def _measured_on(machines: Counter[str]) -> str:
+    """A sentence on the machines, by how many rows each has measured."""
+    if len(machines) == 1:
+        return f"Measured on {next(iter(machines))}."
+    return f"Measured on {'; '.join(f'{name} ({rows} of the rows)' for name, rows in machines.most_common())}."
 
 
 def _link(folder: Path, recipes: Mapping[str, Recipe]) -> str:

@@ -169,14 +169,14 @@ class Contenders:
         # Fits that leave out different shots read the same views, and so do different heads.
         store = Store(self.work / "features")
 
-        def trained(pretext: str) -> Representation:
+        def encoder(pretext: str) -> Representation:
             return cached(self.encoder_of(pretext), store)
 
-        encoders = [Candidate(pretext, partial(trained, pretext)) for pretext in TRAINED]
+        encoders = [Candidate(pretext, partial(encoder, pretext)) for pretext in TRAINED]
         candidates = [*ready(lambda name: cached(open_representation(name), store)), *encoders]
 
         def method(shots: Shots):
-            choice = choose(candidates, shots, self.fit, teacher_size(self.distill), math.inf)
+            choice = choose(candidates, shots, self.fit, teacher_size(self.distill), math.inf, self.quiet)
             say(f"auto: {choice.why}", self.quiet)
             maker = Segmenter(choice.taken.opened(), shots.parts, choice.taken.head, self.recipe.size, self.fit)
             return predictor(maker.fit(shots, quiet=True))

@@ -94,5 +94,7 @@ def estimated(
     if len(shots) < 2:
         return None
     maker = Segmenter(representation, shots.parts, head, size, recipe)
-    counts = leave_one_out(maker.make_head, representation, shots, recipe, size, _FOLDS, quiet, fitter(recipe))
+    counts = leave_one_out(
+        maker.make_head, representation, shots, recipe, size, folds=_FOLDS, quiet=quiet, fit=fitter(recipe)
+    )
     return score_confusion(counts, shots.parts)

@@ -6,7 +6,6 @@ estimate from the shots alone.
 """
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -17,15 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from partshot.artifact import replacing_file, standing
-from partshot.catalog import REPRESENTATIONS
-from partshot.data.images import Stack, list_images, read_image, read_stack
+from partshot.data.images import list_images, read_image, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
-from partshot.data.symmetry import one_sided
-from partshot.errors import BadImage, BadRecipe, nearest
+from partshot.errors import BadImage, BadRecipe
 from partshot.evaluate import Score
 from partshot.nets.student import build_student
 from partshot.pretext.stylegan2 import refuse_few
-from partshot.recipe import Recipe
 from partshot.report import (
     Curves,
     Figure,
@@ -51,20 +47,16 @@ from partshot.segmenter import Segmenter, Student
 from partshot.tasks.auto import TRAINED, Candidate, choose, ready
 from partshot.tasks.distill import DRAWN, STUDENT, draws, is_heard, teacher_size, train_student
 from partshot.tasks.export import export
-from partshot.tasks.fit import HEAD, estimated, facing_fit
+from partshot.tasks.fit import estimated
+from partshot.tasks.plan import Plan, make_plan, student_recipe
 from partshot.tasks.predict import predict
 from partshot.tasks.pretrain import pretrain, resolve
 from partshot.tasks.sample import latents_of
-from partshot.train.distill_recipe import PRESETS, Distill
-from partshot.train.fit_head import PRESETS as FIT_PRESETS
-from partshot.train.fit_head import FitHead
 from partshot.train.journal import read_journal
 from partshot.train.progress import say
 
 # Unlabelled pictures that a student trains on; more would not be seen six times in the default horizon.
 _MOST_PICTURES = 4000
-# Thousands of shots per minute of two cores at 128 px, measured; a time limit is turned into a horizon by it.
-_KIMG_PER_MINUTE = 3.3
 # Thousands of pictures that an encoder sees in a minute there, for telling whether "auto" has the time to train one.
 _ENCODER_KIMG_PER_MINUTE = 2.0
 _SHOWN = 12
@@ -72,36 +64,6 @@ _SHOWN = 12
 _PRETEXTS = {"moco": "resnet", "simsiam": "resnet", "stylegan1": "stylegan1", "stylegan2": "stylegan2"}
 # A generator of more pixels takes days without a GPU; its student works at its own size.
 _LARGEST_DRAWN = 64
-
-
-class Plan(Recipe):
-    """What `run` will do, as `--dry-run` prints it.
-
-    representation, head: of the few-shot teacher; auto_minutes: how long others may be tried in their place, 0 keeps
-    these. mirror: whether pictures may be mirrored. student: the network.
-    """
-
-    pictures: int
-    shots: int
-    parts: tuple[str, ...]
-    mirror_pairs: tuple[str, ...]
-    mirror: bool
-    representation: str
-    head: str
-    auto_minutes: float
-    fit: FitHead
-    student: str
-    distill: Distill
-    seed: int
-
-    def __str__(self) -> str:
-        lines = [f"{self.pictures} pictures, {self.shots} of them labelled; parts: {', '.join(self.parts)}"]
-        pairs = ", ".join(self.mirror_pairs) or "none"
-        lines.append(f"mirrored: {'yes' if self.mirror else 'no, the things face one way'}; pairs that swap: {pairs}")
-        auto = f", or what reads left-out shots better in {self.auto_minutes:g} min" if self.auto_minutes else ""
-        lines.append(f"teacher: {self.head} on {self.representation}{auto}\n[fit]\n{self.fit.to_toml()}")
-        lines.append(f"student: {self.student}\n[distill]\n{self.distill.to_toml()}")
-        return "\n".join(lines)
 
 
 @dataclass
@@ -159,26 +121,25 @@ def run(
     clock, out = _Clock(store, quiet or dry_run), Path(out)
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
     pairs = find_pairs(labels, images)
-    recipe = _recipe(size, minutes)
+    recipe = student_recipe(size, minutes)
     masks = [pair.mask for pair in pairs]
     paths = list_images(images, leave_out=masks)
     # Built for nothing but their errors: an unknown name is told before any work.
     build_student(student, len(shots.parts))
-    opened = None if representation in ("auto", *_PRETEXTS) else _opened(representation)
+    opened = None if representation in ("auto", *_PRETEXTS) else open_representation(representation)
     if representation.startswith(("stylegan1:", "stylegan2:")):
         raise BadRecipe(f"--representation {representation}: run trains a generator on your pictures; write stylegan2")
     if representation in ("stylegan1", "stylegan2"):
         refuse_few(len(paths))
     stack = clock.time("read", lambda: read_stack(_some(paths), recipe.size, skip_corrupt=True))
     drawn = isinstance(opened, StyleGAN) or representation in ("stylegan1", "stylegan2")
-    plan = _plan(shots, stack, len(paths), representation, drawn, recipe, student, seed, float(auto_minutes))
+    plan = make_plan(shots, stack, len(paths), representation, drawn, recipe, student, seed, float(auto_minutes))
     if dry_run:
         return plan
 
     shelf = None if store is None else cache_folder() / "trained"
     if plan.auto_minutes:
         tried = _candidates(plan, images, masks, out, quiet, store, shelf)
-        say(f"auto: compares up to {len(tried)} ways of reading on left-out shots, {plan.auto_minutes:g} min", quiet)
         plan = clock.time("choose", lambda: _chosen(plan, tried, shots, out, quiet), lambda: _why(out))
     elif representation == "auto":
         why = "one labelled picture leaves none" if len(shots) == 1 else "no minutes are given"
@@ -215,59 +176,6 @@ def run(
     if estimate is not None:
         sections.insert(1, PartBars({"head, left-out shots": estimate.per_part}))
     return write_report(out / "report.html", f"Parts of {Path(images).resolve().name}", shots.parts, sections)
-
-
-def _opened(name: str) -> Representation:
-    """One that is there already; a word that is none is told beside those that `run` trains."""
-    known = {"auto", *_PRETEXTS, *REPRESENTATIONS}
-    if name.isidentifier() and name not in known and not Path(name).is_dir():
-        raise BadRecipe(f"unknown representation '{name}'; {nearest(name, known)}")
-    return open_representation(name)
-
-
-def _recipe(size: int | None, minutes: float | int | None) -> Distill:
-    recipe = PRESETS["default"]
-    if size is not None:
-        recipe = recipe.changed(size=size)
-    if minutes is not None:
-        if not 0 < minutes < math.inf:
-            raise BadRecipe(f"minutes {minutes:g} given; more than 0 are needed, and not for ever")
-        pace = _KIMG_PER_MINUTE * (128 / recipe.size) ** 2
-        recipe = recipe.changed(kimg=max(0.5, round(minutes * pace, 1)))
-    return recipe
-
-
-def _plan(
-    shots: Shots,
-    stack: Stack,
-    pictures: int,
-    representation: str,
-    drawn: bool,
-    recipe: Distill,
-    student: str,
-    seed: int,
-    auto_minutes: float,
-) -> Plan:
-    faces_one_way = one_sided(stack.images)
-    # What is taken without a comparison was measured on real pictures, see LOG.md: small folders gain nothing from a
-    # contrastive encoder over random weights, and the map of positions is worth more than either.
-    name = "random" if representation == "auto" else representation
-    fit = facing_fit(FIT_PRESETS["fast"].changed(seed=seed), faces_one_way)
-    return Plan(
-        pictures=pictures,
-        shots=len(shots),
-        parts=shots.parts.names,
-        mirror_pairs=tuple(f"{shots.parts.names[a]} / {shots.parts.names[b]}" for a, b in shots.parts.mirror),
-        mirror=not faces_one_way,
-        # A generator draws features and picture alike; it has no map to add. What is inverted is read once.
-        representation=name if drawn else name.removesuffix(POSITION) + POSITION,
-        head=HEAD,
-        auto_minutes=auto_minutes if representation == "auto" and len(shots) > 1 else 0.0,
-        fit=fit.changed(augment=None) if drawn else fit,
-        student=student,
-        distill=recipe.one_sided() if faces_one_way else recipe,
-        seed=seed,
-    )
 
 
 def _representation(
@@ -309,6 +217,8 @@ def _chosen(plan: Plan, candidates: Sequence[Candidate], shots: Shots, out: Path
         before = json.loads(told.read_text(encoding="utf-8"))
         if before["state"] == state:
             return plan.changed(representation=before["representation"], head=before["head"])
+    many = len(candidates)
+    say(f"auto: compares up to {many} ways of reading on left-out shots, {plan.auto_minutes:g} min", quiet)
     choice = choose(candidates, shots, plan.fit, teacher_size(plan.distill), 60 * plan.auto_minutes, quiet)
     taken = {"representation": choice.taken.name, "head": choice.taken.head}
     with replacing_file(told) as path:

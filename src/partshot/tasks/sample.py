@@ -70,8 +70,7 @@ def latents_of(generator: Generator, shots: Shots, images: Path | None = None, q
     """What a generator draws shots from: the latents beside the pictures, or what the pictures are inverted to.
 
     images: the folder that `sample` returned, or a copy with latents/ beside it. quiet: whether an inversion, which
-    takes seconds a picture, goes unsaid. Raises BadArtifact when a shot is not
-    what its latent draws, or has none.
+    takes seconds a picture, goes unsaid. Raises BadArtifact when a shot is not what its latent draws, or has none.
     """
     folder = None if images is None else Path(images).parent / "latents"
     if folder is None or not folder.is_dir():

@@ -190,8 +190,8 @@ def leave_one_out(
     """Fits on all shots but some, predicts those, and pools: int64 [classes, classes], rows true, columns predicted.
 
     make_head: makes a head, fitted or not. folds: groups of shots that are left out together; None leaves out one at a
-    time. fit: called as `fit_head` is. Predictions are compared at the masks' own sizes. Raises BadLabels with fewer
-    than two shots.
+    time. quiet: no progress. fit: called as `fit_head` is. Predictions are compared at the masks' own sizes. Raises
+    BadLabels with fewer than two shots.
     """
     if len(shots) < 2:
         raise BadLabels("leaving one out needs at least 2 labelled pictures, there is 1; label another one")

@@ -1,0 +1,104 @@
+"""plan: what `run` will do, decided before anything is trained, so that it can be shown.
+
+Knows the usual settings and what the pictures change about them. Refuses to know how any of it is done.
+"""
+
+import math
+
+from partshot.data.images import Stack
+from partshot.data.shots import Shots
+from partshot.data.symmetry import one_sided
+from partshot.errors import BadRecipe
+from partshot.recipe import Recipe
+from partshot.represent.choose import POSITION
+from partshot.tasks.fit import HEAD, facing_fit
+from partshot.train.distill_recipe import PRESETS, Distill
+from partshot.train.fit_head import PRESETS as FIT_PRESETS
+from partshot.train.fit_head import FitHead
+
+# Thousands of shots per minute of two cores at 128 px, measured; a time limit is turned into a horizon by it.
+_KIMG_PER_MINUTE = 3.3
+
+
+class Plan(Recipe):
+    """What `run` will do, as `--dry-run` prints it.
+
+    representation, head: of the few-shot teacher; auto_minutes: how long others may be tried in their place, 0 keeps
+    these. mirror: whether pictures may be mirrored. student: the network.
+    """
+
+    pictures: int
+    shots: int
+    parts: tuple[str, ...]
+    mirror_pairs: tuple[str, ...]
+    mirror: bool
+    representation: str
+    head: str
+    auto_minutes: float
+    fit: FitHead
+    student: str
+    distill: Distill
+    seed: int
+
+    def __str__(self) -> str:
+        lines = [f"{self.pictures} pictures, {self.shots} of them labelled; parts: {', '.join(self.parts)}"]
+        pairs = ", ".join(self.mirror_pairs) or "none"
+        lines.append(f"mirrored: {'yes' if self.mirror else 'no, the things face one way'}; pairs that swap: {pairs}")
+        auto = f", or what reads left-out shots better in {self.auto_minutes:g} min" if self.auto_minutes else ""
+        lines.append(f"teacher: {self.head} on {self.representation}{auto}\n[fit]\n{self.fit.to_toml()}")
+        lines.append(f"student: {self.student}\n[distill]\n{self.distill.to_toml()}")
+        return "\n".join(lines)
+
+
+def student_recipe(size: int | None, minutes: float | int | None) -> Distill:
+    """How the student is trained. size: side of its pictures in pixels; minutes: about how long; None as usual.
+
+    Raises BadRecipe for a size that cannot be, and for minutes that are none or never end.
+    """
+    recipe = PRESETS["default"]
+    if size is not None:
+        recipe = recipe.changed(size=size)
+    if minutes is not None:
+        if not 0 < minutes < math.inf:
+            raise BadRecipe(f"minutes {minutes:g} given; more than 0 are needed, and not for ever")
+        pace = _KIMG_PER_MINUTE * (128 / recipe.size) ** 2
+        recipe = recipe.changed(kimg=max(0.5, round(minutes * pace, 1)))
+    return recipe
+
+
+def make_plan(
+    shots: Shots,
+    stack: Stack,
+    pictures: int,
+    representation: str,
+    drawn: bool,
+    recipe: Distill,
+    student: str,
+    seed: int,
+    auto_minutes: float,
+) -> Plan:
+    """What these shots and pictures call for.
+
+    stack: the pictures, read, by which is told whether things face one way; pictures: how many the folder holds. drawn:
+    whether the representation is a generator. recipe: the student's, before that is known.
+    """
+    faces_one_way = one_sided(stack.images)
+    # What is taken without a comparison was measured on real pictures, see LOG.md: small folders gain nothing from a
+    # contrastive encoder over random weights, and the map of positions is worth more than either.
+    name = "random" if representation == "auto" else representation
+    fit = facing_fit(FIT_PRESETS["fast"].changed(seed=seed), faces_one_way)
+    return Plan(
+        pictures=pictures,
+        shots=len(shots),
+        parts=shots.parts.names,
+        mirror_pairs=tuple(f"{shots.parts.names[a]} / {shots.parts.names[b]}" for a, b in shots.parts.mirror),
+        mirror=not faces_one_way,
+        # A generator draws features and picture alike; it has no map to add. What is inverted is read once.
+        representation=name if drawn else name.removesuffix(POSITION) + POSITION,
+        head=HEAD,
+        auto_minutes=auto_minutes if representation == "auto" and len(shots) > 1 else 0.0,
+        fit=fit.changed(augment=None) if drawn else fit,
+        student=student,
+        distill=recipe.one_sided() if faces_one_way else recipe,
+        seed=seed,
+    )
