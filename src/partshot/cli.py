@@ -123,8 +123,8 @@ def pretrain(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="small-folder (the default); small-folder-gpu, ganorcon, moco-v2-paper, simsiam-paper; of a generator "
-            "stylegan1-paper, stylegan2-paper, further, toy-face-64, toy-face-64-further."
+            help="small-folder (the default); small-folder-gpu, small-folder-long (moco), ganorcon, moco-v2-paper, "
+            "simsiam-paper; of a generator stylegan1-paper, stylegan2-paper, further, toy-face-64, toy-face-64-further."
         ),
     ] = None,
     size: Size = None,
@@ -357,7 +357,10 @@ def bench(
     kimg: Annotated[float | None, typer.Option(help="Thousands of pictures that each encoder sees.")] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="Of contrastive encoders: small-folder (the default), small-folder-gpu, ganorcon."),
+        typer.Option(
+            help="Of contrastive encoders: small-folder (the default), small-folder-gpu, ganorcon; behind a comma "
+            "another for one pretext, as in small-folder-gpu,moco=small-folder-long."
+        ),
     ] = None,
     student_kimg: Annotated[float | None, typer.Option(help="Thousands of shots that each student sees.")] = None,
     generator: Generator = None,

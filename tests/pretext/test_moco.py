@@ -12,7 +12,17 @@ import torchvision
 from torch import nn
 
 from partshot.errors import BadRecipe
-from partshot.pretext.moco import PRESETS, MoCo, MoCoRecipe, Queue, gathered, in_groups, in_shuffled_groups, tell_apart
+from partshot.pretext.moco import (
+    PRESETS,
+    MoCo,
+    MoCoRecipe,
+    Queue,
+    gathered,
+    in_groups,
+    in_shuffled_groups,
+    tell_apart,
+    tell_spots_apart,
+)
 from partshot.pretext.pairs import SPOTS, at_spots, normalized
 from partshot.train.journal import read_journal
 from partshot.train.loop import LoopRecipe, run_loop
@@ -34,8 +44,12 @@ def views_of(game, seed=0):
     return game.batch(torch.Generator().manual_seed(seed), 8)
 
 
+def rng(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 def unit(rows, dim, seed):
-    return F.normalize(torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
+    return F.normalize(torch.randn(rows, dim, generator=rng(seed)), dim=1)
 
 
 def begun(pictures, recipe):
@@ -108,6 +122,56 @@ def test_the_game_adds_both_terms_and_queues_its_keys(pictures):
         torch.testing.assert_close(game.modules[name].keys, torch.cat([others, fresh]), atol=1e-4, rtol=0)
 
 
+def spots_by_hand(queries, keys, others, at, near, temperature):
+    """InfoNCE one spot at a time, in float64, with the spots of its own picture that are not near, and all others."""
+    losses = []
+    for picture in range(len(at)):
+        for i, query in enumerate(queries[picture].double()):
+            far = [j for j in range(at.shape[1]) if j != i and (at[picture, i] - at[picture, j]).norm() >= 2 * near]
+            strange = torch.cat([keys[picture, far], others]).double() @ query / temperature
+            own = keys[picture, i].double() @ query / temperature
+            losses.append(torch.logsumexp(torch.cat([own[None], strange]), 0) - own)
+    return float(torch.stack(losses).mean())
+
+
+def test_spots_are_told_from_far_ones_of_their_picture_and_from_others():
+    queries, keys = (F.normalize(torch.randn(3, 5, 8, generator=rng(seed)), dim=2) for seed in (0, 1))
+    # The first two lie nearer than .15 of a view, which is .3 of its coordinates.
+    at = torch.tensor([[-0.5, 0.0], [-0.25, 0.0], [0.5, 0.0], [0.0, 0.9], [0.0, -0.9]]).expand(3, 5, 2)
+    others = unit(6, 8, 2)
+    for strange in (others, others[:0]):
+        loss = tell_spots_apart(at, queries.flatten(0, 1), keys.flatten(0, 1), strange)
+        assert float(loss) == pytest.approx(spots_by_hand(queries, keys, strange, at, 0.15, 0.1), rel=1e-5)
+    without_near = spots_by_hand(queries, keys, others, at, 0.15, 0.1)
+    assert spots_by_hand(queries, keys, others, at, 0.0, 0.1) > without_near + 1e-3
+
+
+def test_a_game_with_spots_for_strangers_queues_some_of_their_keys(pictures):
+    game = MoCo(pictures, TINY.changed(strangers="spots", dense=1))
+    assert len(game.modules["dense_queue"].places) == 4096
+    losses = [float(game.loss(views_of(game)).detach())]
+    game.finish(0.1)
+    # Eight pictures of 36 spots: the largest power of two that they fill.
+    keys = game.modules["dense_queue"].keys
+    assert keys.shape == (256, 128)
+    torch.testing.assert_close(keys.norm(dim=1), torch.ones(256))
+    losses.append(float(game.loss(views_of(game)).detach()))
+    assert losses[1] > losses[0] + 1, "the strangers of the queue make it harder"
+
+
+def test_views_are_not_mirrored_where_all_things_face_one_way():
+    facing = np.full((40, 32, 32, 3), 90, np.uint8)
+    facing[:, 8:24, 4:12] = np.random.default_rng(0).integers(150, 255, (40, 1, 1, 3), dtype=np.uint8)
+    recipe = TINY.changed(color=0, smallest=1)
+    read, half = (MoCo(facing, recipe.changed(mirror=how)) for how in ("read", "half"))
+    left = [views_of(game).first[:, :, :, :16].mean((1, 2, 3)) for game in (read, half)]
+    right = [views_of(game).first[:, :, :, 16:].mean((1, 2, 3)) for game in (read, half)]
+    assert bool((left[0] > right[0]).all())
+    assert 0 < int((left[1] > right[1]).sum()) < 8
+    both = np.concatenate([facing, facing[:, :, ::-1]])
+    assert MoCo(both, recipe.changed(mirror="read")).mirror
+
+
 def test_the_queue_holds_nothing_but_keys_and_gives_up_its_oldest_first():
     queue, real = Queue(12, 3), deque(maxlen=12)
     assert queue.keys.shape == (0, 3)
@@ -175,7 +239,7 @@ def test_keys_pass_in_other_company_than_queries_and_come_back_in_order():
     numbered = torch.arange(12.0).view(12, 1, 1, 1).expand(12, 3, 4, 4)
     straight, shuffled = Watcher(), Watcher()
     torch.manual_seed(0)
-    for levels in (in_groups(straight, numbered, 3), in_shuffled_groups(shuffled, numbered, 3)):
+    for levels in (in_groups(straight, numbered, 3, 2), in_shuffled_groups(shuffled, numbered, 3, 2)):
         assert [tuple(level.shape[1:]) for level in levels] == [(1, 2, 2), (2, 1, 1)]
         assert all(torch.equal(level[:, 0, 0, 0], torch.arange(12.0)) for level in levels)
     assert straight.together == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
@@ -194,7 +258,7 @@ def test_batch_statistics_are_a_groups_own():
             return pictures, self.norm(pictures)
 
     pictures = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    _, normed = in_groups(Normed(), pictures, 2)
+    _, normed = in_groups(Normed(), pictures, 2, 2)
     for half in (slice(0, 3), slice(3, 6)):
         own = pictures[half]
         mean, var = own.mean((0, 2, 3), keepdim=True), own.var((0, 2, 3), unbiased=False, keepdim=True)

@@ -85,6 +85,8 @@ def test_crops_lie_inside_and_have_the_asked_sizes():
     # Crops at the edge are cut, so a little more than the mean of U(.2, 1) is lost.
     assert area.min() > 0.19 and abs(area.mean() - 0.6) < 0.02
     assert abs((crops.sign < 0).float().mean() - 0.5) < 0.02
+    straight = draw_crops(20_000, 0.2, rng(), mirror=False)
+    assert bool((straight.sign == 1).all()) and torch.equal(straight.half, crops.half)
 
 
 def test_crops_with_nothing_in_common_are_moved_together():

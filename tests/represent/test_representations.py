@@ -10,7 +10,7 @@ from partshot.nets.resnet import CHANNELS, ResNetTrunk
 from partshot.represent.choose import open_representation, rebuild, tensors_of
 from partshot.represent.pixels import Pixels
 from partshot.represent.position import Positioned, position_map
-from partshot.represent.resnet import ResNet, load_resnet, random_resnet
+from partshot.represent.resnet import ResNet, load_resnet, random_resnet, some_points
 from partshot.represent.several import Several
 
 
@@ -83,6 +83,48 @@ def test_a_trained_resnet_is_read_from_its_artifact(tmp_path):
     assert representation.spec.name == "simsiam"
     expected = Artifact.load(folder).tensors["layer4.0.conv1.weight"]
     assert np.array_equal(representation.trunk.layer4[0].conv1.weight.numpy(), expected)
+
+
+def test_a_condensed_resnet_reads_the_principal_components_of_each_stage(tmp_path):
+    whole = load_resnet(save_trunk(tmp_path / "trained"))
+    images = pictures(6, 32, 32)
+    found = ResNet(whole.trunk, "trained", 5).condense(images)
+    assert found.spec.channels == (5, 5, 5, 5) and found.spec.strides == whole.spec.strides
+    assert found.spec.fingerprint != whole.spec.fingerprint
+    for level, condensed in zip(whole.features(images).maps, found.features(images).maps, strict=True):
+        points = level.permute(0, 2, 3, 1).flatten(0, 2).double()
+        deviation = points.std(0, correction=0)
+        points = (points - points.mean(0)) / deviation.clamp(min=float(deviation.max()) / 100)
+        u, s, _ = torch.linalg.svd(points, full_matrices=False)
+        expected = u[:, :5] * s[:5] / s[0] * len(points) ** 0.5
+        given = condensed.permute(0, 2, 3, 1).flatten(0, 2).double()
+        # A component's sign means nothing.
+        signs = (given * expected).sum(0).sign()
+        torch.testing.assert_close(given, expected * signs, atol=1e-3, rtol=1e-3)
+
+
+def test_a_condensed_resnet_is_saved_and_read_again(tmp_path):
+    trunk = load_resnet(save_trunk(tmp_path / "trained")).trunk
+    found = ResNet(trunk, "moco", 3).condense(pictures(2, 32, 32))
+    tensors = {name.removeprefix("trunk."): tensor.numpy() for name, tensor in found.state_dict().items()}
+    card = {"net": "resnet18", "title": "moco", "components": 3}
+    read = load_resnet(Artifact("representation", card, tensors).save(tmp_path / "condensed"))
+    again = rebuild(read.card(), tensors_of(read))
+    expected = found.features(pictures(1, 32, 32)).maps
+    for other in (read, again):
+        assert other.spec == found.spec
+        for a, b in zip(other.features(pictures(1, 32, 32)).maps, expected, strict=True):
+            assert torch.equal(a, b)
+    with pytest.raises(BadArtifact, match=r"condensed\.[0-3]\.basis"):
+        load_resnet(Artifact("representation", {**card, "components": 4}, tensors).save(tmp_path / "other"))
+
+
+def test_points_stand_for_a_whole_map():
+    level = torch.arange(128 * 128.0).view(1, 1, 128, 128)
+    points = some_points(level)[:, 0].long()
+    assert 900 < len(points) < 1200
+    assert len(set((points % 128).tolist())) == 128 and len(set((points // 128).tolist())) == 128
+    assert len(some_points(level[:, :, :8, :8])) == 64
 
 
 def test_weights_of_another_net_are_refused(tmp_path):

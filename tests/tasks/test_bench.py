@@ -11,6 +11,8 @@ from partshot.data.images import list_images
 from partshot.data.shots import load_shots
 from partshot.data.toy import write_toy
 from partshot.errors import BadArtifact, BadLabels, BadRecipe
+from partshot.pretext.moco import PRESETS as MOCO
+from partshot.pretext.simsiam import PRESETS as SIMSIAM
 from partshot.represent.stylegan import EMBEDDED
 from partshot.tasks import bench as module
 from partshot.tasks.bench import bench
@@ -107,11 +109,25 @@ def test_what_cannot_be_is_refused_before_work(folder, tiny, tmp_path):
         bench("tiny", str(folder), tmp_path, seeds=(1, 1))
     with pytest.raises(BadRecipe, match="unknown preset 'smal-folder'; did you mean 'small-folder'"):
         bench("tiny", str(folder), tmp_path, preset="smal-folder")
+    with pytest.raises(BadRecipe, match="unknown preset 'small-folder-lang'; did you mean 'small-folder-long'"):
+        bench("tiny", str(folder), tmp_path, preset="small-folder,moco=small-folder-lang")
+    for mistyped in ("moco=small-folder", "small-folder,small-folder-gpu", ""):
+        with pytest.raises(BadRecipe, match="write ROW for all pretexts"):
+            bench("tiny", str(folder), tmp_path, preset=mistyped)
+    with pytest.raises(BadRecipe, match="unknown pretext 'moca'.*moco"):
+        bench("tiny", str(folder), tmp_path, preset="small-folder,moca=small-folder")
     with pytest.raises(BadRecipe, match="ks are .* from 1 on"):
         bench("tiny", str(folder), tmp_path, ks=(0,))
     with pytest.raises(BadArtifact):
         bench("tiny", str(folder), tmp_path, generator=folder)
     assert not tiny and not list(Path(tmp_path).iterdir())
+
+
+def test_one_pretext_may_take_another_preset(folder, tmp_path):
+    recipe = BenchRecipe(size=32, encoder_preset="small-folder-gpu,moco=small-folder-long")
+    every = Contenders(open_field(str(folder), tmp_path), tmp_path, recipe)
+    assert every.encoder_recipe("simsiam") == SIMSIAM["small-folder-gpu"].changed(size=32)
+    assert every.encoder_recipe("moco") == MOCO["small-folder-long"].changed(size=32)
 
 
 def test_tables_that_need_a_generator_say_so(folder, tmp_path):

@@ -25,16 +25,17 @@ def draw_pairs(
     color: float,
     rng: torch.Generator,
     device: torch.device,
+    mirror: bool = True,
 ) -> Views:
     """Two views of that many pictures; none comes twice while there are enough of them.
 
-    side: of the views in pixels. smallest, color: as in `two_views`. rng: a CPU generator, the only source of chance.
-    device: where the views are made.
+    side: of the views in pixels. smallest, color, mirror: as in `two_views`. rng: a CPU generator, the only source of
+    chance. device: where the views are made.
     """
     count = len(pictures)
     rounds = [torch.randperm(count, generator=rng) for _ in range(math.ceil(images / count))]
     chosen = pictures[torch.cat(rounds)[:images]].to(device)
-    return two_views(chosen, side, smallest, color, SPOTS, rng)
+    return two_views(chosen, side, smallest, color, SPOTS, rng, mirror)
 
 
 def normalized(pictures: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b 3 h w"]:

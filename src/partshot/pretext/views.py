@@ -52,21 +52,23 @@ def two_views(
     color: float,
     spots: int,
     rng: torch.Generator,
+    mirror: bool = True,
 ) -> Views:
     """Two views of each picture, and spots x spots points that both of them see.
 
     size: side of the views in pixels. smallest: share of the picture's area that the smallest crop has. color: strength
-    of the color changes, 1 as published. rng: a CPU generator, the only source of chance.
+    of the color changes, 1 as published. rng: a CPU generator, the only source of chance. mirror: whether half of the
+    views are mirrored.
     """
     batch = pictures.shape[0]
     planes = pictures.permute(0, 3, 1, 2).float() / 255
-    crops = overlapping(draw_crops(batch, smallest, rng), draw_crops(batch, smallest, rng))
+    crops = overlapping(*(draw_crops(batch, smallest, rng, mirror) for _ in range(2)))
     first, second = (_view(planes, crop, size, color, rng) for crop in crops)
     return Views(first, second, *(at.to(planes.device) for at in shared_spots(*crops, spots, rng)))
 
 
-def draw_crops(batch: int, smallest: float, rng: torch.Generator) -> Crops:
-    """Crops as torchvision's RandomResizedCrop draws them, half of them mirrored.
+def draw_crops(batch: int, smallest: float, rng: torch.Generator, mirror: bool = True) -> Crops:
+    """Crops as torchvision's RandomResizedCrop draws them, half of them mirrored if any.
 
     One that would reach over the picture's edge is made as long as the picture there, instead of being drawn again.
     """
@@ -74,7 +76,7 @@ def draw_crops(batch: int, smallest: float, rng: torch.Generator) -> Crops:
     aspect = torch.exp(_symmetric(rng, batch) * math.log(1 / _ASPECT))
     half = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], 1).clamp(max=1)
     center = (torch.rand(batch, 2, generator=rng) * 2 - 1) * (1 - half)
-    sign = torch.where(torch.rand(batch, generator=rng) < 0.5, -1.0, 1.0)
+    sign = torch.where(torch.rand(batch, generator=rng) < 0.5 * mirror, -1.0, 1.0)
     return Crops(center, half, sign)
 
 
@@ -139,12 +141,13 @@ def color_matrix(
 
 
 def _view(planes: torch.Tensor, crop: Crops, size: int, color: float, rng: torch.Generator) -> torch.Tensor:
-    device, source = planes.device, planes.shape[-1]
-    batch = planes.shape[0]
-    blur = blur_matrix(_draw_blur(batch, size, rng), size).to(device)
-    (x, y), (across, down) = crop.center.unbind(1), crop.half.unbind(1)
-    rows = blur @ crop_matrix(y, down, source, size).to(device)
-    columns = blur @ crop_matrix(x, across * crop.sign, source, size).to(device)
+    batch, source = planes.shape[0], planes.shape[-1]
+    # Drawn on the CPU, worked out where the pictures are.
+    blur = blur_matrix(_draw_blur(batch, size, rng).to(planes.device), size)
+    center, half, sign = (drawn.to(planes.device) for drawn in crop)
+    (x, y), (across, down) = center.unbind(1), half.unbind(1)
+    rows = blur @ crop_matrix(y, down, source, size)
+    columns = blur @ crop_matrix(x, across * sign, source, size)
     view = rows[:, None] @ planes @ columns[:, None].transpose(2, 3)
     return _recolor(view, color, rng)
 

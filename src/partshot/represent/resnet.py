@@ -1,8 +1,9 @@
 """A ResNet read as a Pyramid of its four stages, whatever pretext trained it; or with random weights, as a floor.
 
 Knows how the stages are read: frozen, BatchNorm on its stored statistics, ImageNet's normalization, and the first
-convolution's stride set to 1, so that the maps are twice as fine as in training (GANORCON, released code). Refuses to
-know how the weights were trained.
+convolution's stride set to 1, so that the maps are twice as fine as in training (GANORCON, released code); whole, or
+condensed to the principal components of each stage, which a head of a few labelled pictures learns better from.
+Refuses to know how the weights were trained.
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,11 @@ from partshot.represent.spec import Spec, fingerprint, refuse_small, to_multiple
 # Of ImageNet's pictures in [0, 1]; what nearly every published encoder was trained with.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+# Principal components are taken from about this many points of each picture's map.
+_POINTS = 1000
+# Where an artifact keeps principal components, beside the trunk under torchvision's names.
+_CONDENSED = "condensed."
+
 # The first convolution at stride 1, then max-pooling and three stages that halve.
 STRIDES = (2, 4, 8, 16)
 
@@ -30,15 +36,17 @@ STRIDES = (2, 4, 8, 16)
 class ResNet(nn.Module):
     """A Representation: layer1 to layer4 of a trunk, at 1/2 to 1/16 of the picture's size.
 
-    Takes the trunk over: freezes it and sets its first stride to 1. title: the name in reports.
+    Takes the trunk over: freezes it and sets its first stride to 1. title: the name in reports. components: how many
+    principal components are read of each stage, all zero until `condense`; 0 reads every channel.
     """
 
-    def __init__(self, trunk: ResNetTrunk, title: str):
+    def __init__(self, trunk: ResNetTrunk, title: str, components: int = 0):
         super().__init__()
         self.trunk, self.title = trunk.requires_grad_(False), title
         self.trunk.conv1.stride = (1, 1)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self.condensed = nn.ModuleList(Condensed(c, components) for c in trunk.channels if components)
         self.to(memory_format=torch.channels_last).eval()
         self.spec = self._spec()
 
@@ -50,7 +58,10 @@ class ResNet(nn.Module):
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
         """The four stages, finest first, for pictures in [-1, 1]; BadImage for pictures under 16 px."""
         refuse_small(images, STRIDES[-1], self.title)
-        return Pyramid(self.trunk(self._prepared(images)), tuple(images.shape[2:]))
+        maps = self.trunk(self._prepared(images))
+        if self.condensed:
+            maps = tuple(condensed(level) for condensed, level in zip(self.condensed, maps, strict=True))
+        return Pyramid(maps, tuple(images.shape[2:]))
 
     @torch.no_grad()
     def calibrate(self, images: Float[torch.Tensor, "b 3 h w"]) -> "ResNet":
@@ -70,23 +81,76 @@ class ResNet(nn.Module):
         self.spec = self._spec()
         return self
 
+    @torch.no_grad()
+    def condense(self, images: Float[torch.Tensor, "b 3 h w"]) -> "ResNet":
+        """Takes the principal components, if any, from pictures in [-1, 1]; the fingerprint changes."""
+        if not self.condensed:
+            return self
+        seen = [[some_points(level) for level in self.trunk(self._prepared(chunk))] for chunk in images.split(16)]
+        for condensed, points in zip(self.condensed, zip(*seen, strict=True), strict=True):
+            condensed.take(torch.cat(points))
+        self.spec = self._spec()
+        return self
+
     def card(self) -> dict:
         """What `rebuild` needs besides the tensors."""
-        return {"kind": "resnet", "net": self.trunk.name, "title": self.title}
+        card = {"kind": "resnet", "net": self.trunk.name, "title": self.title}
+        return card | ({"components": self.condensed[0].basis.shape[0]} if self.condensed else {})
 
     @classmethod
     def rebuild(cls, card: dict, tensors: Mapping[str, torch.Tensor]) -> "ResNet":
         """The representation that `card` and `state_dict` were taken from; BadArtifact when they do not fit."""
-        trunk = ResNetTrunk(card["net"])
-        load_exactly(trunk, {k.removeprefix("trunk."): v for k, v in tensors.items()}, f"'{card['title']}'")
-        return cls(trunk, card["title"])
+        found = cls(ResNetTrunk(card["net"]), card["title"], card.get("components", 0))
+        load_exactly(found, tensors, f"'{card['title']}'")
+        found.spec = found._spec()
+        return found
 
     def _prepared(self, images: torch.Tensor) -> torch.Tensor:
         normal = ((images + 1) / 2 - self.mean) / self.std
         return to_multiple(normal, STRIDES[-1]).contiguous(memory_format=torch.channels_last)
 
     def _spec(self) -> Spec:
-        return Spec(self.title, self.trunk.channels, STRIDES, fingerprint(self.card(), self.trunk.state_dict()))
+        tensors = self.trunk.state_dict() | self.condensed.state_dict(prefix=_CONDENSED)
+        channels = tuple(one.basis.shape[0] for one in self.condensed) or self.trunk.channels
+        return Spec(self.title, channels, STRIDES, fingerprint(self.card(), tensors))
+
+
+class Condensed(nn.Module):
+    """The first principal components of a map's channels, each channel brought to mean 0 and deviation 1 before.
+
+    basis: [components, channels], with the deviations in it, in units of the first component's own deviation.
+    """
+
+    def __init__(self, channels: int, components: int):
+        super().__init__()
+        self.register_buffer("center", torch.zeros(channels))
+        self.register_buffer("basis", torch.zeros(components, channels))
+
+    def forward(self, level: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b n h w"]:
+        # In float32: what is left when the mean is gone may be small beside it.
+        with torch.autocast(level.device.type, enabled=False):
+            return F.conv2d(level.float() - self.center[:, None, None], self.basis[:, :, None, None])
+
+    def take(self, points: Float[torch.Tensor, "p c"]) -> None:
+        """Sets center and basis from a map's points."""
+        points = points.double()
+        deviation, mean = torch.std_mean(points, dim=0, correction=0)
+        # Channels that hardly vary are not blown up, as in heads.linear.
+        deviation = deviation.clamp(min=max(float(deviation.max()) / 100, 1e-6))
+        points = (points - mean) / deviation
+        values, vectors = torch.linalg.eigh(points.T @ points / len(points))
+        first = vectors[:, -self.basis.shape[0] :].flip(1)
+        # The sign of a component means nothing; its largest part is made positive, so that machines agree.
+        first = first * first.gather(0, first.abs().argmax(0, keepdim=True)).sign()
+        self.center.copy_(mean)
+        self.basis.copy_((first / deviation[:, None] / values[-1].sqrt()).T)
+
+
+def some_points(level: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "p c"]:
+    """Points of a map that stand for all of them, some thousand a picture, from all over it."""
+    points = level.permute(0, 2, 3, 1).flatten(0, 2)
+    # An odd step passes through all columns of a map whose width is even.
+    return points[:: max(1, level.shape[2] * level.shape[3] // _POINTS) | 1].clone()
 
 
 def random_resnet(net: str = "resnet18", seed: int = 0) -> ResNet:
@@ -108,13 +172,13 @@ def load_resnet(folder: Path | str) -> ResNet:
     """A trained ResNet from an artifact of kind "representation".
 
     Its card has "net" (a key of `nets.resnet.CHANNELS`), its tensors have torchvision's names; a classifier ("fc.")
-    is left out. Raises BadArtifact when the folder holds something else.
+    is left out, principal components stand under "condensed." Raises BadArtifact when the folder holds something else.
     """
     artifact = Artifact.load(folder, kind="representation")
     net = artifact.card.get("net")
     if net not in CHANNELS:
         raise BadArtifact(f"{folder}: its card names the net '{net}'; this version reads {', '.join(CHANNELS)}")
-    trunk = ResNetTrunk(net)
     tensors = {k: torch.from_numpy(v.copy()) for k, v in artifact.tensors.items() if not k.startswith("fc.")}
-    load_exactly(trunk, tensors, str(folder))
-    return ResNet(trunk, artifact.card.get("title", f"trained {net}"))
+    named = {k if k.startswith(_CONDENSED) else f"trunk.{k}": v for k, v in tensors.items()}
+    card = {"net": net, "title": artifact.card.get("title", f"trained {net}")}
+    return ResNet.rebuild(card | {"components": artifact.card.get("components", 0)}, named)

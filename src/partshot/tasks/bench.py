@@ -57,8 +57,8 @@ def bench(
 
     table: a key of tables.TABLES. data: a toy's name or a folder (see field.open_field). work: where rows, encoders and
     students are kept, out/work when None. ks, seeds, size: replace the recipe's. kimg: thousands of pictures that each
-    encoder sees, preset: a row of the contrastive pretexts' tables; student_kimg: of shots that each student sees.
-    generator: a trained one of such pictures. Raises BadRecipe for an unknown table, one that needs a
+    encoder sees, preset: of the contrastive pretexts, see BenchRecipe.encoder_preset; student_kimg: of shots that each
+    student sees. generator: a trained one of such pictures. Raises BadRecipe for an unknown table, one that needs a
     generator, or labels that are not there, BadArtifact for a generator that is none, and what opening the data raises,
     all before anything is trained.
     """
@@ -69,7 +69,7 @@ def bench(
     recipe = _recipe(data, given | {"ks": tuple(ks) or None, "seeds": tuple(seeds) or None})
     for pretext in PRETEXTS:
         # Refuses a preset that one of them has not, before pictures are drawn.
-        resolve(pretext, recipe.encoder_preset)
+        resolve(pretext, recipe.preset_of(pretext))
     field = open_field(data, work, quiet)
     found = None if generator is None else inside(Path(generator), "representation")
     every = Contenders(field, work, recipe, found, quiet)

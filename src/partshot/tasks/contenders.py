@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import Field as Setting
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
+from partshot.catalog import PRETEXTS, lookup
 from partshot.data.shots import Shots, load_shots
 from partshot.evaluate import Method
 from partshot.recipe import Recipe
@@ -49,9 +50,10 @@ class BenchRecipe(Recipe):
     """How thoroughly a table is measured.
 
     size: side of the pictures that encoders and heads read; students read no less than 128 px. ks: numbers of labels.
-    seeds: draws of them. encoder_preset: a row of every contrastive pretext's table; encoder_kimg: thousands of
-    pictures that each encoder sees in training, None the row's own. student_kimg: of shots that each student sees.
-    fit_images: pictures that each head sees, but an ensemble, which sees pixels. steps: of inverting one picture.
+    seeds: draws of them. encoder_preset: a row of every contrastive pretext's table, and "PRETEXT=ROW" behind a comma
+    for one that takes another; encoder_kimg: thousands of pictures that each encoder sees in training, None the row's
+    own. student_kimg: of shots that each student sees. fit_images: pictures that each head sees, but an ensemble, which
+    sees pixels. steps: of inverting one picture.
     """
 
     size: int = Setting(default=64, ge=32, multiple_of=32)
@@ -62,6 +64,21 @@ class BenchRecipe(Recipe):
     student_kimg: float = Setting(default=4, gt=0)
     fit_images: int = Setting(default=600, ge=1)
     steps: int = Setting(default=100, ge=1)
+
+    def preset_of(self, pretext: str) -> str:
+        """The row of a pretext's table."""
+        common, *own = self.encoder_preset.split(",")
+        return dict(pair.split("=", 1) for pair in own).get(pretext, common)
+
+    @field_validator("encoder_preset")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        common, *own = value.split(",")
+        if not common or "=" in common or not all("=" in pair for pair in own):
+            raise ValueError("write ROW for all pretexts and ,PRETEXT=ROW behind it for one, as in A,moco=B")
+        for pair in own:
+            lookup(PRETEXTS, pair.split("=")[0], "pretext")
+        return value
 
     @model_validator(mode="after")
     def _each_once(self):
@@ -251,7 +268,7 @@ class Contenders:
         recipe = self.encoder_recipe(pretext)
         source = f"{self.field.name}-{self.field.fingerprint}" if pictures is None else folder.parent.name
         out = self.work / "encoders" / f"{pretext}-{source}-{recipe.fingerprint}"
-        given = {"preset": self.recipe.encoder_preset, "size": self.recipe.size, "kimg": self.recipe.encoder_kimg}
+        given = {"preset": self.recipe.preset_of(pretext), "size": self.recipe.size, "kimg": self.recipe.encoder_kimg}
         return pretrain(pretext, folder, out, **given, quiet=self.quiet, leave_out=left_out)
 
     def segmenter(self, opened: Callable[[], Representation], head: str = HEAD) -> Callable[[Shots], Segmenter]:
@@ -267,7 +284,7 @@ class Contenders:
 
     def encoder_recipe(self, pretext: str) -> Recipe:
         """How a pretext trains an encoder."""
-        return resolve(pretext, self.recipe.encoder_preset, self.recipe.size, self.recipe.encoder_kimg)
+        return resolve(pretext, self.recipe.preset_of(pretext), self.recipe.size, self.recipe.encoder_kimg)
 
     @cached_property
     def _elsewhere(self) -> Path:

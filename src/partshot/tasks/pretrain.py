@@ -24,6 +24,8 @@ from partshot.data.symmetry import one_sided
 from partshot.data.toy import draw
 from partshot.errors import BadArtifact, BadRecipe, DiskFull
 from partshot.nets.resnet import ResNetTrunk
+from partshot.pretext.moco import MoCoRecipe
+from partshot.pretext.simsiam import SimSiamRecipe
 from partshot.pretext.stylegan2 import StyleGAN2, StyleGAN2Recipe
 from partshot.recipe import Recipe
 from partshot.recipe import preset as row_of
@@ -130,7 +132,7 @@ def pretrain(
         tensors = {f"generator.{k}": v for k, v in tensors.items()} | game.judge()
         kept = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     else:
-        kept = _as_it_is_read(recipe.net, title, tensors, pictures)
+        kept = _as_it_is_read(recipe, title, tensors, pictures)
     trained = Artifact("representation", card, kept)
     trained.save(folder)
     if place is not None:
@@ -237,15 +239,17 @@ def _put_on_shelf(trained: Artifact, place: Path) -> None:
         warnings.warn(f"what was trained is not kept for other runs ({error})", stacklevel=2)
 
 
-def _as_it_is_read(net: str, title: str, tensors: dict[str, torch.Tensor], pictures: np.ndarray) -> dict:
-    """The trunk with BatchNorm's statistics taken anew, as arrays.
+def _as_it_is_read(
+    recipe: SimSiamRecipe | MoCoRecipe, title: str, tensors: dict[str, torch.Tensor], pictures: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The trunk with BatchNorm's statistics taken anew, and the principal components that are read of it, as arrays.
 
-    In training they came from augmented crops and the first convolution's own stride; `represent.resnet` shows the
-    trunk whole pictures at another one.
+    In training the statistics came from augmented crops and the first convolution's own stride; `represent.resnet`
+    shows the trunk whole pictures at another one.
     """
-    trunk = ResNetTrunk(net)
+    trunk = ResNetTrunk(recipe.net)
     trunk.load_state_dict(tensors)
     some = pictures[:: max(1, len(pictures) // CALIBRATED_ON)][:CALIBRATED_ON]
     plain = torch.from_numpy(some).permute(0, 3, 1, 2).float() / 127.5 - 1
-    ResNet(trunk, title).calibrate(plain)
-    return {name: tensor.numpy() for name, tensor in trunk.state_dict().items()}
+    read = ResNet(trunk, title, recipe.components).calibrate(plain).condense(plain)
+    return {name.removeprefix("trunk."): tensor.numpy() for name, tensor in read.state_dict().items()}
