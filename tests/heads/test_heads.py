@@ -51,6 +51,24 @@ def test_standardizing_is_folded_into_the_weights_exactly():
     torch.testing.assert_close(head(pyramid), F.conv2d(stack(normal), plain, head.bias), atol=1e-4, rtol=1e-4)
 
 
+def test_ranked_channels_keep_their_proportions():
+    wide = (
+        torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([4.0, 1.0, 0.1])[:, None, None]
+    )
+    pyramid = Pyramid((wide, wide), (8, 8))
+    head = Linear((3, 3), 2)
+    head.standardize(pyramid, (True, False))
+    together, apart = (
+        ((level - getattr(head, f"shift_{i}")[:, None, None]) * getattr(head, f"scale_{i}")[:, None, None])
+        for i, level in enumerate(pyramid.maps)
+    )
+    own = wide.std((0, 2, 3), correction=0)
+    torch.testing.assert_close(together.std((0, 2, 3), correction=0), own / own.max())
+    torch.testing.assert_close(apart.std((0, 2, 3), correction=0), torch.ones(3))
+    torch.testing.assert_close(together.mean((0, 2, 3)), torch.zeros(3), atol=1e-6, rtol=0)
+
+
 def test_standardizing_leaves_dead_channels_finite():
     maps = torch.cat([torch.randn(1, 2, 8, 8), torch.full((1, 1, 8, 8), 3.0)], 1)
     head = Linear((3,), 2)

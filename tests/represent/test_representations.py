@@ -8,6 +8,7 @@ from partshot.artifact import Artifact
 from partshot.errors import BadArtifact, BadImage, BadRecipe
 from partshot.nets.resnet import CHANNELS, ResNetTrunk
 from partshot.represent.choose import open_representation, rebuild, tensors_of
+from partshot.represent.levels import Levels
 from partshot.represent.pixels import Pixels
 from partshot.represent.position import Positioned, position_map
 from partshot.represent.resnet import ResNet, load_resnet, random_resnet, some_points
@@ -101,6 +102,18 @@ def test_a_condensed_resnet_reads_the_principal_components_of_each_stage(tmp_pat
         # A component's sign means nothing.
         signs = (given * expected).sum(0).sign()
         torch.testing.assert_close(given, expected * signs, atol=1e-3, rtol=1e-3)
+
+
+def test_ranks_go_with_their_maps(tmp_path):
+    whole = load_resnet(save_trunk(tmp_path / "trained"))
+    found = ResNet(whole.trunk, "trained", 3).condense(pictures(2, 32, 32))
+    assert whole.spec.ranked == (False,) * 4 and found.spec.ranked == (True,) * 4
+    assert Positioned(found).spec.ranked == (False, True, True, True, True)
+    assert Levels(found, 4, 8).spec.ranked == (True, True)
+    # Pixels are read at strides 1 to 16; of equal strides the encoder's map comes first.
+    both = Several([found, Pixels()]).spec
+    assert both.strides == (1, 2, 2, 4, 4, 8, 8, 16, 16)
+    assert both.ranked == (False, *(True, False) * 4)
 
 
 def test_a_condensed_resnet_is_saved_and_read_again(tmp_path):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from partshot.artifact import Artifact, read_card
@@ -228,6 +229,16 @@ def test_an_encoder_is_trained_on_the_folder_and_read_as_a_resnet(toy, tmp_path,
     assert (card["pretext"], card["size"], card["kimg"]) == ("moco", 32, 0.032)
 
 
+def test_a_gpu_trains_for_longer(toy, tmp_path, monkeypatch):
+    plan = ran(toy, tmp_path, representation="moco", dry_run=True)
+    here = task._training_of("moco", plan)
+    assert here == {"preset": "small-folder", "size": 32, "kimg": 4 * plan.distill.kimg}
+    monkeypatch.setattr(task, "best_device", lambda: torch.device("cuda"))
+    there = task._training_of("moco", plan)
+    assert there == {"preset": "small-folder-long", "size": 32, "kimg": MOCO_PRESETS["small-folder-long"].kimg}
+    assert task._training_of("simsiam", plan)["preset"] == "small-folder"
+
+
 def test_auto_chooses_says_why_and_keeps_to_it(toy, tmp_path, monkeypatch):
     tried = []
 
@@ -236,7 +247,7 @@ def test_auto_chooses_says_why_and_keeps_to_it(toy, tmp_path, monkeypatch):
         return SimpleNamespace(miou_nan=0.9 if head == "linear" else 0.5)
 
     monkeypatch.setattr(auto, "estimated", estimated)
-    monkeypatch.setattr(task, "_ENCODER_KIMG_PER_MINUTE", 1e-3)
+    monkeypatch.setitem(task._KIMG_PER_MINUTE, "cpu", 1e-3)
     plan = ran(toy, tmp_path / "out", representation="auto", auto_minutes=10, dry_run=True)
     assert "in 10 min" in str(plan) and not tried
     ran(toy, tmp_path / "out", representation="auto", auto_minutes=10)

@@ -58,13 +58,15 @@ class Linear(nn.Module):
         return weights, -offset if self.bias is None else self.bias - offset
 
     @torch.no_grad()
-    def standardize(self, pyramid: Pyramid) -> None:
+    def standardize(self, pyramid: Pyramid, ranked: Sequence[bool] = ()) -> None:
         """Sets shift and scale so that every channel of this pyramid has mean 0 and deviation 1.
 
         Channels that hardly vary are not blown up: deviations count as at least a hundredth of their map's largest.
+        ranked: of each map, whether its channels keep their proportions and the largest alone comes to 1 (see `Spec`).
         """
         for i, level in enumerate(pyramid.maps):
             deviation, mean = torch.std_mean(level.float(), dim=(0, 2, 3), correction=0)
-            floor = max(float(deviation.max()) / 100, 1e-6)
+            least = 1 if ranked and ranked[i] else 1 / 100
+            floor = max(float(deviation.max()) * least, 1e-6)
             getattr(self, f"shift_{i}").copy_(mean)
             getattr(self, f"scale_{i}").copy_(1 / deviation.clamp(min=floor))

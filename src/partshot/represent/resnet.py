@@ -112,7 +112,8 @@ class ResNet(nn.Module):
     def _spec(self) -> Spec:
         tensors = self.trunk.state_dict() | self.condensed.state_dict(prefix=_CONDENSED)
         channels = tuple(one.basis.shape[0] for one in self.condensed) or self.trunk.channels
-        return Spec(self.title, channels, STRIDES, fingerprint(self.card(), tensors))
+        ranked = (bool(self.condensed),) * len(channels)
+        return Spec(self.title, channels, STRIDES, fingerprint(self.card(), tensors), ranked)
 
 
 class Condensed(nn.Module):
@@ -139,8 +140,8 @@ class Condensed(nn.Module):
         deviation = deviation.clamp(min=max(float(deviation.max()) / 100, 1e-6))
         points = (points - mean) / deviation
         values, vectors = torch.linalg.eigh(points.T @ points / len(points))
-        first = vectors[:, -self.basis.shape[0] :].flip(1)
-        # The sign of a component means nothing; its largest part is made positive, so that machines agree.
+        # The last have the largest values. A component's sign means nothing: its largest part is positive.
+        first = vectors[:, -len(self.basis) :].flip(1)
         first = first * first.gather(0, first.abs().argmax(0, keepdim=True)).sign()
         self.center.copy_(mean)
         self.basis.copy_((first / deviation[:, None] / values[-1].sqrt()).T)

@@ -21,6 +21,7 @@ from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.errors import BadImage, BadRecipe
 from partshot.evaluate import Score
 from partshot.nets.student import build_student
+from partshot.ops.precision import best_device
 from partshot.pretext.stylegan2 import refuse_few
 from partshot.report import (
     Curves,
@@ -50,15 +51,18 @@ from partshot.tasks.export import export
 from partshot.tasks.fit import estimated
 from partshot.tasks.plan import Plan, make_plan, student_recipe
 from partshot.tasks.predict import predict
-from partshot.tasks.pretrain import pretrain, resolve
+from partshot.tasks.pretrain import DEFAULT, pretrain, resolve
 from partshot.tasks.sample import latents_of
 from partshot.train.journal import read_journal
 from partshot.train.progress import say
 
 # Unlabelled pictures that a student trains on; more would not be seen six times in the default horizon.
 _MOST_PICTURES = 4000
-# Thousands of pictures that an encoder sees in a minute there, for telling whether "auto" has the time to train one.
-_ENCODER_KIMG_PER_MINUTE = 2.0
+# Thousands of pictures that an encoder sees in a minute on two cores and on a GPU, for telling whether "auto" has the
+# time to train one.
+_KIMG_PER_MINUTE = {"cpu": 2.0, "cuda": 190.0}
+# Presets for which a GPU is needed.
+_ON_A_GPU = {"moco": "small-folder-long"}
 _SHOWN = 12
 # Representations that `run` trains on the folder first, and what they are opened as.
 _PRETEXTS = {"moco": "resnet", "simsiam": "resnet", "stylegan1": "stylegan1", "stylegan2": "stylegan2"}
@@ -184,12 +188,19 @@ def _representation(
     name = plan.representation.removesuffix(POSITION)
     if name not in _PRETEXTS:
         return open_representation(plan.representation)
-    size, kimg = plan.distill.size, min(resolve(name).kimg, 4 * plan.distill.kimg)
-    if name.startswith("stylegan"):
-        size, kimg = min(_LARGEST_DRAWN, 1 << size.bit_length() - 1), resolve(name).kimg
-    given = {"size": size, "kimg": kimg, "seed": plan.seed, "quiet": quiet, "leave_out": masks}
+    given = {**_training_of(name, plan), "seed": plan.seed, "quiet": quiet, "leave_out": masks}
     folder = pretrain(name, images, out / "representation" / name, **given, shelf=shelf)
     return open_representation(plan.representation.replace(name, _PRETEXTS[name], 1), folder)
+
+
+def _training_of(name: str, plan: Plan) -> dict:
+    """How a pretext is trained here: preset, size and kimg, as `pretrain` takes them."""
+    preset, size = DEFAULT, plan.distill.size
+    if name.startswith("stylegan"):
+        return {"preset": preset, "size": min(_LARGEST_DRAWN, 1 << size.bit_length() - 1), "kimg": resolve(name).kimg}
+    if best_device().type == "cuda" and name in _ON_A_GPU:
+        return {"preset": _ON_A_GPU[name], "size": size, "kimg": resolve(name, _ON_A_GPU[name]).kimg}
+    return {"preset": preset, "size": size, "kimg": min(resolve(name).kimg, 4 * plan.distill.kimg)}
 
 
 def _candidates(
@@ -201,12 +212,14 @@ def _candidates(
         of = plan.changed(representation=name)
         return cached(_representation(of, images, masks, out, quiet, shelf), store)
 
-    seconds = 60 * 4 * plan.distill.kimg / _ENCODER_KIMG_PER_MINUTE
-    encoders = [f"{name}{POSITION}" for name in TRAINED]
-    return [
-        *ready(lambda name: cached(open_representation(name), store)),
-        *(Candidate(name, partial(trained, name), seconds=seconds) for name in encoders),
+    pace = _KIMG_PER_MINUTE.get(best_device().type, _KIMG_PER_MINUTE["cpu"]) / 60
+    encoders = [
+        Candidate(
+            f"{name}{POSITION}", partial(trained, f"{name}{POSITION}"), seconds=_training_of(name, plan)["kimg"] / pace
+        )
+        for name in TRAINED
     ]
+    return [*ready(lambda name: cached(open_representation(name), store)), *encoders]
 
 
 def _chosen(plan: Plan, candidates: Sequence[Candidate], shots: Shots, out: Path, quiet: bool) -> Plan:
