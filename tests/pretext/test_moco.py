@@ -151,10 +151,9 @@ def test_a_game_with_spots_for_strangers_queues_some_of_their_keys(pictures):
     assert len(game.modules["dense_queue"].places) == 4096
     losses = [float(game.loss(views_of(game)).detach())]
     game.finish(0.1)
-    # Eight pictures of 36 spots: the largest power of two that they fill.
     keys = game.modules["dense_queue"].keys
-    assert keys.shape == (256, 128)
-    torch.testing.assert_close(keys.norm(dim=1), torch.ones(256))
+    assert keys.shape == (8 * SPOTS * SPOTS, 128)
+    torch.testing.assert_close(keys.norm(dim=1), torch.ones(len(keys)))
     losses.append(float(game.loss(views_of(game)).detach()))
     assert losses[1] > losses[0] + 1, "the strangers of the queue make it harder"
 
@@ -172,11 +171,12 @@ def test_views_are_not_mirrored_where_all_things_face_one_way():
     assert MoCo(both, recipe.changed(mirror="read")).mirror
 
 
-def test_the_queue_holds_nothing_but_keys_and_gives_up_its_oldest_first():
+@pytest.mark.parametrize("pushed", [4, 5, 12])  # 12 is no multiple of 5
+def test_the_queue_holds_nothing_but_keys_and_gives_up_its_oldest_first(pushed):
     queue, real = Queue(12, 3), deque(maxlen=12)
     assert queue.keys.shape == (0, 3)
     for step in range(8):
-        fresh = torch.arange(step * 4.0, step * 4 + 4)[:, None].expand(4, 3)
+        fresh = torch.arange(step * 12.0, step * 12 + pushed)[:, None].expand(pushed, 3)
         queue.push(fresh)
         real.extend(fresh[:, 0].tolist())
         assert sorted(queue.keys[:, 0].tolist()) == sorted(real)

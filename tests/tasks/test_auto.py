@@ -82,6 +82,23 @@ def test_why_tells_a_lead_that_counts_as_none_and_a_choice_of_one():
     assert "the only one there was time for" in auto.Choice(first, ((first, 0.14),), (second,), 30, 20.0).why
 
 
+def test_what_other_pictures_have_shown_counts_beside_the_shots(monkeypatch):
+    found = {"pixels": 0.40, "placed": 0.36}
+    monkeypatch.setattr(auto, "estimated", lambda reads, *_: type("Score", (), {"miou_nan": found[names[id(reads)]]}))
+    names = {}
+
+    def one(name, favour):
+        reads = Pixels()
+        names[id(reads)] = name
+        return Candidate(name, lambda: reads, "linear", favour=favour)
+
+    for favour, taken in ((0.0, "pixels"), (0.04, "pixels"), (0.06, "placed")):
+        choice = choose([one("pixels", 0.0), one("placed", favour)], halves(2, by_place=True), FIT, 32)
+        assert choice.taken.name == taken
+    assert choice.why.startswith("linear on placed: ")
+    assert "linear on placed 0.36 (and 0.06 for what other pictures have shown), linear on pixels 0.40" in choice.why
+
+
 def test_the_ready_ones_open():
     opened = [one.opened() for one in auto.ready(open_representation)]
     assert len({(one.spec.fingerprint, head) for one, (_, head) in zip(opened, auto.READY, strict=True)}) == len(opened)

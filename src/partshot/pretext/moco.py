@@ -210,9 +210,7 @@ class MoCo:
             whole = keys.unflatten(0, (len(at), -1)).mean(1)
             self.fresh["dense_queue"] = F.normalize(whole, dim=1)
             return tell_apart(queries, keys, others, self.recipe.temperature)[0]
-        # As many as divide the queue.
-        some = 1 << min(_SPOTS_QUEUED, len(keys)).bit_length() - 1
-        self.fresh["dense_queue"] = keys[torch.randperm(len(keys), device=keys.device)[:some]]
+        self.fresh["dense_queue"] = keys[torch.randperm(len(keys), device=keys.device)[:_SPOTS_QUEUED]]
         return tell_spots_apart(at, queries, keys, others)
 
     def _embedded(self, side: str, levels: tuple[torch.Tensor, ...], spots: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -227,8 +225,8 @@ class Queue(nn.Module):
     """The newest keys of other pictures; the oldest give way.
 
     It begins empty. The published code begins with points by chance, which teach for as long as they stay that all
-    pictures are alike and far from chance. size: a multiple of what is pushed at once. Buffers, so that a checkpoint
-    holds them.
+    pictures are alike and far from chance. size: of the queue, at least what is pushed at once. Buffers, so that a
+    checkpoint holds them.
     """
 
     def __init__(self, size: int, dim: int):
@@ -244,8 +242,8 @@ class Queue(nn.Module):
     @torch.no_grad()
     def push(self, keys: Float[torch.Tensor, "b d"]) -> None:
         """Puts keys in the place of the oldest."""
-        begin = int(self.pushed) % len(self.places)
-        self.places[begin : begin + len(keys)] = keys
+        at = int(self.pushed) + torch.arange(len(keys), device=keys.device)
+        self.places[at % len(self.places)] = keys
         self.pushed += len(keys)
 
 

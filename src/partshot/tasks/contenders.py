@@ -27,7 +27,7 @@ from partshot.represent.several import Several
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Segmenter
-from partshot.tasks.auto import READY, TRAINED, Candidate, choose, ready
+from partshot.tasks.auto import FAVOUR, READY, TRAINED, Candidate, choose, ready
 from partshot.tasks.auto_shot import AutoShot
 from partshot.tasks.compare import Contest, folder_of_draw, predictor
 from partshot.tasks.distill import STUDENT, facing, teacher_size, train_student
@@ -189,7 +189,7 @@ class Contenders:
         def encoder(pretext: str) -> Representation:
             return cached(self.encoder_of(pretext), store)
 
-        encoders = [Candidate(pretext, partial(encoder, pretext)) for pretext in TRAINED]
+        encoders = [Candidate(pretext, partial(encoder, pretext), favour=FAVOUR) for pretext in TRAINED]
         candidates = [*ready(lambda name: cached(open_representation(name), store)), *encoders]
 
         def method(shots: Shots):
@@ -199,7 +199,7 @@ class Contenders:
             return predictor(maker.fit(shots, quiet=True))
 
         recipes = {p: self.encoder_recipe(p) for p in TRAINED} | {"fit": self.fit}
-        return Entry(name, method, recipes, source=f"{READY}{TRAINED}")
+        return Entry(name, method, recipes, source=f"{READY}{TRAINED}{FAVOUR}")
 
     def inverted(self, name: str, layers: str = "regan", steps: int | None = None) -> Entry:
         """A head on what a generator draws the pictures from, found by inversion."""

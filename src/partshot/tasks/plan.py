@@ -83,8 +83,8 @@ def make_plan(
     whether the representation is a generator. recipe: the student's, before that is known.
     """
     faces_one_way = one_sided(stack.images)
-    # What is taken without a comparison was measured on real pictures, see LOG.md: small folders gain nothing from a
-    # contrastive encoder over random weights, and the map of positions is worth more than either.
+    # What is taken without a comparison was measured on real pictures, see LOG.md: a contrastive encoder of minutes on
+    # two cores is no better than random weights, and the map of positions is worth more than either.
     name = "random" if representation == "auto" else representation
     fit = facing_fit(FIT_PRESETS["fast"].changed(seed=seed), faces_one_way)
     return Plan(

@@ -45,7 +45,7 @@ from partshot.represent.choose import POSITION, cached, open_representation
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.auto import TRAINED, Candidate, choose, ready
+from partshot.tasks.auto import FAVOUR, TRAINED, Candidate, choose, ready
 from partshot.tasks.distill import DRAWN, STUDENT, draws, is_heard, teacher_size, train_student
 from partshot.tasks.export import export
 from partshot.tasks.fit import estimated
@@ -213,13 +213,15 @@ def _candidates(
         return cached(_representation(of, images, masks, out, quiet, shelf), store)
 
     pace = _KIMG_PER_MINUTE.get(best_device().type, _KIMG_PER_MINUTE["cpu"]) / 60
-    encoders = [
-        Candidate(
-            f"{name}{POSITION}", partial(trained, f"{name}{POSITION}"), seconds=_training_of(name, plan)["kimg"] / pace
-        )
-        for name in TRAINED
+    seconds = {name: _training_of(name, plan)["kimg"] / pace for name in TRAINED}
+    named = {name: f"{name}{POSITION}" for name in TRAINED}
+    return [
+        *ready(lambda name: cached(open_representation(name), store)),
+        *(
+            Candidate(named[name], partial(trained, named[name]), seconds=seconds[name], favour=FAVOUR)
+            for name in TRAINED
+        ),
     ]
-    return [*ready(lambda name: cached(open_representation(name), store)), *encoders]
 
 
 def _chosen(plan: Plan, candidates: Sequence[Candidate], shots: Shots, out: Path, quiet: bool) -> Plan:
