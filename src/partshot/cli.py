@@ -123,8 +123,9 @@ def pretrain(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="small-folder (the default); small-folder-gpu, small-folder-long (moco), ganorcon, moco-v2-paper, "
-            "simsiam-paper; of a generator stylegan1-paper, stylegan2-paper, further, toy-face-64, toy-face-64-further."
+            help="small-folder (the default); on a GPU small-folder-gpu and, of moco, small-folder-long; ganorcon, "
+            "moco-v2-paper, simsiam-paper; of a generator stylegan1-paper, stylegan2-paper, further, toy-face-64, "
+            "toy-face-64-further."
         ),
     ] = None,
     size: Size = None,

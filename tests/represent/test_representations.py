@@ -132,12 +132,21 @@ def test_a_condensed_resnet_is_saved_and_read_again(tmp_path):
         load_resnet(Artifact("representation", {**card, "components": 4}, tensors).save(tmp_path / "other"))
 
 
+def test_a_trained_one_is_named_by_the_folder_that_the_command_was_told(tmp_path):
+    save_trunk(tmp_path / "encoder" / "representation")
+    found = open_representation(f"{tmp_path / 'encoder'}[4-8]+position")
+    assert found.spec.strides == (4, 4, 8)
+    assert open_representation(f"{tmp_path / 'encoder'},pixels").spec.strides == (1, 2, 2, 4, 4, 8, 8, 16, 16)
+
+
 def test_points_stand_for_a_whole_map():
     level = torch.arange(128 * 128.0).view(1, 1, 128, 128)
     points = some_points(level)[:, 0].long()
     assert 900 < len(points) < 1200
     assert len(set((points % 128).tolist())) == 128 and len(set((points // 128).tolist())) == 128
     assert len(some_points(level[:, :, :8, :8])) == 64
+    narrow = some_points(torch.arange(48 * 48.0).view(1, 1, 48, 48))[:, 0].long()
+    assert len(set((narrow % 48).tolist())) == 48
 
 
 def test_weights_of_another_net_are_refused(tmp_path):

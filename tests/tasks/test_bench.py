@@ -111,7 +111,10 @@ def test_what_cannot_be_is_refused_before_work(folder, tiny, tmp_path):
         bench("tiny", str(folder), tmp_path, preset="smal-folder")
     with pytest.raises(BadRecipe, match="unknown preset 'small-folder-lang'; did you mean 'small-folder-long'"):
         bench("tiny", str(folder), tmp_path, preset="small-folder,moco=small-folder-lang")
-    for mistyped in ("moco=small-folder", "small-folder,small-folder-gpu", ""):
+    with pytest.raises(BadRecipe, match="simsiam: unknown preset 'small-folder-long'.*A,moco=B"):
+        bench("tiny", str(folder), tmp_path, preset="small-folder-long")
+    twice = "small-folder,moco=small-folder,moco=small-folder-gpu"
+    for mistyped in ("moco=small-folder", "small-folder,small-folder-gpu", "", "small-folder,moco=", twice):
         with pytest.raises(BadRecipe, match="write ROW for all pretexts"):
             bench("tiny", str(folder), tmp_path, preset=mistyped)
     with pytest.raises(BadRecipe, match="unknown pretext 'moca'.*moco"):
@@ -124,7 +127,7 @@ def test_what_cannot_be_is_refused_before_work(folder, tiny, tmp_path):
 
 
 def test_one_pretext_may_take_another_preset(folder, tmp_path):
-    recipe = BenchRecipe(size=32, encoder_preset="small-folder-gpu,moco=small-folder-long")
+    recipe = BenchRecipe(size=32, encoder_preset="small-folder-gpu, moco=small-folder-long")
     every = Contenders(open_field(str(folder), tmp_path), tmp_path, recipe)
     assert every.encoder_recipe("simsiam") == SIMSIAM["small-folder-gpu"].changed(size=32)
     assert every.encoder_recipe("moco") == MOCO["small-folder-long"].changed(size=32)

@@ -48,7 +48,8 @@ class MoCoRecipe(Recipe):
     drawn anew, so that its statistics do not betray which key belongs to which query; published as one per GPU.
     dense: weight of the dense term, 0 without. strangers: what a spot is told from in it: "pictures", each as a whole,
     or "spots" of its own picture and of others. smallest: share of the area that the smallest crop has. color: strength
-    of the color changes. mirror: "half" of the views, or "read" off the pictures: none where all face one way.
+    of the color changes. mirror: which views are mirrored, "half" of them, or "read" off the pictures: half, but none
+    where all things face one way.
     components: how many principal components are read of each of the trunk's stages, 0 for all channels.
     """
 
@@ -105,7 +106,7 @@ PRESETS = {
     "small-folder": _SMALL,
     # On a GPU, which a small batch leaves idle; the queue is as many batches long.
     "small-folder-gpu": _SMALL.changed(kimg=150, batch=128, queue=512),
-    # Hundreds of times through a small folder, 5 minutes of a GPU: what puts MoCo clearly ahead of random weights.
+    # A hundred times and more through a folder, 5 minutes of a GPU: what puts MoCo clearly ahead of random weights.
     "small-folder-long": _SMALL.changed(
         kimg=800, batch=128, queue=384, dense=1, strangers="spots", color=0.4, mirror="read", components=64
     ),

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from partshot.artifact import below, read_card
+from partshot.artifact import below, inside, read_card
 from partshot.catalog import PRETEXTS, REPRESENTATIONS, lookup
 from partshot.errors import BadArtifact, BadRecipe, nearest
 from partshot.represent.cache import Cached, Store
@@ -104,9 +104,10 @@ def _in_folder(name: str, folder: Path | None) -> tuple[str, Path | None]:
     # A folder that happens to be called "random" is meant as ./random.
     if name.partition(":")[0] in REPRESENTATIONS or not place or not Path(place).is_dir():
         return name, folder
-    pretext = read_card(Path(place)).get("pretext")
+    trained = inside(Path(place), "representation")
+    pretext = read_card(trained).get("pretext")
     kind = pretext if pretext in ("stylegan1", "stylegan2") else "resnet"
-    return f"{kind}:{layers}" if layers else kind, Path(place)
+    return f"{kind}:{layers}" if layers else kind, trained
 
 
 def cached(representation: Representation, store: Store | None) -> Representation:

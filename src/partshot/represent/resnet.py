@@ -6,6 +6,7 @@ condensed to the principal components of each stage, which a head of a few label
 Refuses to know how the weights were trained.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -98,10 +99,13 @@ class ResNet(nn.Module):
         return card | ({"components": self.condensed[0].basis.shape[0]} if self.condensed else {})
 
     @classmethod
-    def rebuild(cls, card: dict, tensors: Mapping[str, torch.Tensor]) -> "ResNet":
-        """The representation that `card` and `state_dict` were taken from; BadArtifact when they do not fit."""
+    def rebuild(cls, card: dict, tensors: Mapping[str, torch.Tensor], source: str = "") -> "ResNet":
+        """The representation that `card` and `state_dict` were taken from; BadArtifact when they do not fit.
+
+        source: for messages, the title where it is empty.
+        """
         found = cls(ResNetTrunk(card["net"]), card["title"], card.get("components", 0))
-        load_exactly(found, tensors, f"'{card['title']}'")
+        load_exactly(found, tensors, source or f"'{card['title']}'")
         found.spec = found._spec()
         return found
 
@@ -149,9 +153,12 @@ class Condensed(nn.Module):
 
 def some_points(level: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "p c"]:
     """Points of a map that stand for all of them, some thousand a picture, from all over it."""
-    points = level.permute(0, 2, 3, 1).flatten(0, 2)
-    # An odd step passes through all columns of a map whose width is even.
-    return points[:: max(1, level.shape[2] * level.shape[3] // _POINTS) | 1].clone()
+    height, width = level.shape[2:]
+    step = max(1, height * width // _POINTS)
+    # A step that has no divisor in common with the width passes through all columns.
+    while math.gcd(step, width) > 1:
+        step += 1
+    return level.permute(0, 2, 3, 1).flatten(0, 2)[::step].clone()
 
 
 def random_resnet(net: str = "resnet18", seed: int = 0) -> ResNet:
@@ -182,4 +189,4 @@ def load_resnet(folder: Path | str) -> ResNet:
     tensors = {k: torch.from_numpy(v.copy()) for k, v in artifact.tensors.items() if not k.startswith("fc.")}
     named = {k if k.startswith(_CONDENSED) else f"trunk.{k}": v for k, v in tensors.items()}
     card = {"net": net, "title": artifact.card.get("title", f"trained {net}")}
-    return ResNet.rebuild(card | {"components": artifact.card.get("components", 0)}, named)
+    return ResNet.rebuild(card | {"components": artifact.card.get("components", 0)}, named, str(folder))

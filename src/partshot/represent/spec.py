@@ -24,7 +24,7 @@ class Spec:
     """name: for reports. channels: of each map, finest first. strides: pixels of the picture per pixel of each map.
 
     fingerprint: 12 hex digits that change with the weights and with the way they are read. ranked: of each map, whether
-    the deviations of its channels say how much they matter, as principal components' do; empty where none do.
+    the deviations of its channels say how much they matter, as principal components' do; given empty, none do.
     """
 
     name: str

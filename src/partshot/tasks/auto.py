@@ -1,8 +1,8 @@
 """auto: which representation, which of its layers and which head read these shots best, found by leaving shots out.
 
 Candidates come in the order in which they would be taken without any measurement. Each is fitted, shortly, to all shots
-but some, and asked for those; the best wins, and of equals the one that comes first. A handful of shots is a small
-sample, so what other pictures have shown of a candidate counts beside them. The time that this may take is
+but some, and asked for those; the best wins. A handful of shots is a small sample, so what other pictures have shown of
+a candidate counts beside them; of equals it decides, and then the order. The time that this may take is
 given, and what was not tried for lack of it is told. Knows candidates by name and opener; which there are is the
 caller's affair.
 """
@@ -32,8 +32,8 @@ READY = (
 # What a pretext trains, tried after those. SimSiam takes as long to train and was behind MoCo wherever both were
 # measured (LOG.md).
 TRAINED = ("moco",)
-# What left-out shots are thought to miss of an encoder that was trained on these pictures: from five labels a head on
-# MoCo was ahead of the next by .03 to .06 of mean IoU on cells, ants and cars, and left-out shots were off by as much
+# What left-out shots are thought to miss of an encoder that was trained on these pictures for long: from five labels a
+# head on it was ahead of the next by .04 and .06 of mean IoU on cells and ants, and left-out shots were off by as much
 # either way (LOG.md).
 FAVOUR = 0.05
 # Differences in mean IoU below this are chance, with a handful of shots.
@@ -125,7 +125,8 @@ def choose(
         say(f"auto: {candidate}: {miou:.2f}; {_spent(time.monotonic() - began, seconds)}", quiet)
         slowest = max(slowest, time.monotonic() - started)
     best = max(miou + candidate.favour for candidate, miou in tried)
-    taken = next(candidate for candidate, miou in tried if miou + candidate.favour >= best - _MARGIN)
+    equals = [candidate for candidate, miou in tried if miou + candidate.favour >= best - _MARGIN]
+    taken = max(equals, key=lambda candidate: candidate.favour)
     return Choice(taken, tuple(tried), tuple(untried), seconds, time.monotonic() - began)
 
 

@@ -69,7 +69,10 @@ def bench(
     recipe = _recipe(data, given | {"ks": tuple(ks) or None, "seeds": tuple(seeds) or None})
     for pretext in PRETEXTS:
         # Refuses a preset that one of them has not, before pictures are drawn.
-        resolve(pretext, recipe.preset_of(pretext))
+        try:
+            resolve(pretext, recipe.preset_of(pretext))
+        except BadRecipe as error:
+            raise BadRecipe(f"{pretext}: {error}; another for one pretext is given as A,moco=B") from error
     field = open_field(data, work, quiet)
     found = None if generator is None else inside(Path(generator), "representation")
     every = Contenders(field, work, recipe, found, quiet)

@@ -33,7 +33,7 @@ from partshot.tasks.compare import Contest, folder_of_draw, predictor
 from partshot.tasks.distill import STUDENT, facing, teacher_size, train_student
 from partshot.tasks.field import TOYS, Field, toy_pictures
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
-from partshot.tasks.pretrain import DEFAULT, pretrain, resolve
+from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
 from partshot.train.distill_recipe import PRESETS as DISTILL_PRESETS
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_ensemble import FitEnsemble, fit_presets
@@ -67,17 +67,14 @@ class BenchRecipe(Recipe):
 
     def preset_of(self, pretext: str) -> str:
         """The row of a pretext's table."""
-        common, *own = self.encoder_preset.split(",")
-        return dict(pair.split("=", 1) for pair in own).get(pretext, common)
+        common, own = _presets(self.encoder_preset)
+        return own.get(pretext, common)
 
     @field_validator("encoder_preset")
     @classmethod
     def _readable(cls, value: str) -> str:
-        common, *own = value.split(",")
-        if not common or "=" in common or not all("=" in pair for pair in own):
-            raise ValueError("write ROW for all pretexts and ,PRETEXT=ROW behind it for one, as in A,moco=B")
-        for pair in own:
-            lookup(PRETEXTS, pair.split("=")[0], "pretext")
+        for pretext in _presets(value)[1]:
+            lookup(PRETEXTS, pretext, "pretext")
         return value
 
     @model_validator(mode="after")
@@ -186,10 +183,12 @@ class Contenders:
         # Fits that leave out different shots read the same views, and so do different heads.
         store = Store(self.work / "features")
 
+        favour = {p: FAVOUR if self.recipe.preset_of(p) == LONG else 0.0 for p in TRAINED}
+
         def encoder(pretext: str) -> Representation:
             return cached(self.encoder_of(pretext), store)
 
-        encoders = [Candidate(pretext, partial(encoder, pretext), favour=FAVOUR) for pretext in TRAINED]
+        encoders = [Candidate(p, partial(encoder, p), favour=favour[p]) for p in TRAINED]
         candidates = [*ready(lambda name: cached(open_representation(name), store)), *encoders]
 
         def method(shots: Shots):
@@ -199,7 +198,7 @@ class Contenders:
             return predictor(maker.fit(shots, quiet=True))
 
         recipes = {p: self.encoder_recipe(p) for p in TRAINED} | {"fit": self.fit}
-        return Entry(name, method, recipes, source=f"{READY}{TRAINED}{FAVOUR}")
+        return Entry(name, method, recipes, source=f"{READY}{TRAINED}" + (f"{favour}" if any(favour.values()) else ""))
 
     def inverted(self, name: str, layers: str = "regan", steps: int | None = None) -> Entry:
         """A head on what a generator draws the pictures from, found by inversion."""
@@ -309,6 +308,15 @@ class Contenders:
         """Where students of this Field and these settings are trained, and no others."""
         state = f"{self.field.fingerprint}/{self.recipe.size}/{[recipe.fingerprint for recipe in recipes]}"
         return self.work / "students" / f"{self.field.name}-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
+
+
+def _presets(told: str) -> tuple[str, dict[str, str]]:
+    """ "A,moco=B" as the row of all pretexts and those of single ones."""
+    common, *own = (part.strip() for part in told.split(","))
+    pairs = [tuple(part.partition("=")[::2]) for part in own]
+    if not common or "=" in common or not all(row for _, row in pairs) or len(dict(pairs)) < len(pairs):
+        raise ValueError("write ROW for all pretexts and ,PRETEXT=ROW behind it for one, as in A,moco=B")
+    return common, dict(pairs)
 
 
 def _once(fit: Callable[[Shots], object]) -> Callable[[Shots], object]:

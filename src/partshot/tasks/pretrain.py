@@ -34,6 +34,8 @@ from partshot.train.loop import LoopRecipe, run_loop
 from partshot.train.progress import Ticker
 
 DEFAULT = "small-folder"
+# What MoCo takes on a GPU; hours without one.
+LONG = "small-folder-long"
 # When it starts from a trained generator.
 FURTHER = "further"
 # BatchNorm's statistics settle long before; more pictures would only cost time.

@@ -51,7 +51,7 @@ from partshot.tasks.export import export
 from partshot.tasks.fit import estimated
 from partshot.tasks.plan import Plan, make_plan, student_recipe
 from partshot.tasks.predict import predict
-from partshot.tasks.pretrain import DEFAULT, pretrain, resolve
+from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
 from partshot.tasks.sample import latents_of
 from partshot.train.journal import read_journal
 from partshot.train.progress import say
@@ -61,8 +61,6 @@ _MOST_PICTURES = 4000
 # Thousands of pictures that an encoder sees in a minute on two cores and on a GPU, for telling whether "auto" has the
 # time to train one.
 _KIMG_PER_MINUTE = {"cpu": 2.0, "cuda": 190.0}
-# Presets for which a GPU is needed.
-_ON_A_GPU = {"moco": "small-folder-long"}
 _SHOWN = 12
 # Representations that `run` trains on the folder first, and what they are opened as.
 _PRETEXTS = {"moco": "resnet", "simsiam": "resnet", "stylegan1": "stylegan1", "stylegan2": "stylegan2"}
@@ -198,8 +196,8 @@ def _training_of(name: str, plan: Plan) -> dict:
     preset, size = DEFAULT, plan.distill.size
     if name.startswith("stylegan"):
         return {"preset": preset, "size": min(_LARGEST_DRAWN, 1 << size.bit_length() - 1), "kimg": resolve(name).kimg}
-    if best_device().type == "cuda" and name in _ON_A_GPU:
-        return {"preset": _ON_A_GPU[name], "size": size, "kimg": resolve(name, _ON_A_GPU[name]).kimg}
+    if best_device().type == "cuda" and name == "moco":
+        return {"preset": LONG, "size": size, "kimg": resolve(name, LONG).kimg}
     return {"preset": preset, "size": size, "kimg": min(resolve(name).kimg, 4 * plan.distill.kimg)}
 
 
@@ -213,15 +211,12 @@ def _candidates(
         return cached(_representation(of, images, masks, out, quiet, shelf), store)
 
     pace = _KIMG_PER_MINUTE.get(best_device().type, _KIMG_PER_MINUTE["cpu"]) / 60
-    seconds = {name: _training_of(name, plan)["kimg"] / pace for name in TRAINED}
-    named = {name: f"{name}{POSITION}" for name in TRAINED}
-    return [
-        *ready(lambda name: cached(open_representation(name), store)),
-        *(
-            Candidate(named[name], partial(trained, named[name]), seconds=seconds[name], favour=FAVOUR)
-            for name in TRAINED
-        ),
-    ]
+    encoders = []
+    for name in TRAINED:
+        how, told = _training_of(name, plan), f"{name}{POSITION}"
+        favour = FAVOUR if how["preset"] == LONG else 0.0
+        encoders.append(Candidate(told, partial(trained, told), seconds=how["kimg"] / pace, favour=favour))
+    return [*ready(lambda name: cached(open_representation(name), store)), *encoders]
 
 
 def _chosen(plan: Plan, candidates: Sequence[Candidate], shots: Shots, out: Path, quiet: bool) -> Plan:
