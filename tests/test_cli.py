@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import partshot
-from partshot import cli
+from partshot import cli, terminal
 from partshot.cli import app
 from partshot.errors import BadImage
 
@@ -78,7 +78,7 @@ def test_there_is_one_command_per_verb_each_with_an_example_that_parses(monkeypa
     for command in commands:
         verb = command.callback.__name__
         called = mock.Mock(return_value=mock.MagicMock())
-        monkeypatch.setattr(cli, "_task", lambda name, called=called: called)
+        monkeypatch.setattr(cli, "task_of", lambda name, called=called: called)
         example = command.epilog.removeprefix(f"Example:  partshot {verb}")
         assert example != command.epilog
         assert invoke(verb + example).exit_code in (0, 1), example
@@ -113,7 +113,7 @@ def test_every_command_calls_its_task_as_the_task_is_declared(verb, monkeypatch)
         given.append(signature.bind(*args, **kwargs).arguments)
         return answers.get(verb, "done")
 
-    monkeypatch.setattr(cli, "_task", lambda name: recorded)
+    monkeypatch.setattr(cli, "task_of", lambda name: recorded)
 
     result = invoke(f"{verb} {WHOLE_LINES[verb]}")
 
@@ -137,7 +137,7 @@ def raising(error: BaseException):
 
 
 def test_a_users_error_is_one_line_and_code_2(monkeypatch):
-    monkeypatch.setattr(cli, "_task", raising(BadImage("cat.png: is empty; export it again")))
+    monkeypatch.setattr(cli, "task_of", raising(BadImage("cat.png: is empty; export it again")))
 
     result = invoke("toy faces d")
 
@@ -145,7 +145,7 @@ def test_a_users_error_is_one_line_and_code_2(monkeypatch):
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(cli, "_task", raising(ZeroDivisionError("bug")))
+    monkeypatch.setattr(cli, "task_of", raising(ZeroDivisionError("bug")))
 
     result = invoke("toy faces d")
 
@@ -160,7 +160,7 @@ def test_a_wrong_argument_is_code_2():
 
 @pytest.mark.parametrize("verb", [verb for verb, line in WHOLE_LINES.items() if "--out" in line])
 def test_an_out_that_is_a_file_is_refused_before_any_work(verb, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "_task", lambda verb: pytest.fail("called"))
+    monkeypatch.setattr(cli, "task_of", lambda verb: pytest.fail("called"))
     (tmp_path / "mine").write_text("kept")
     done = invoke(f"{verb} {WHOLE_LINES[verb].replace('--out o', f'--out {tmp_path}/mine')}")
     assert done.exit_code == 2 and "is a file" in done.stderr
@@ -207,7 +207,7 @@ def test_a_broken_library_sends_to_the_doctor(monkeypatch, error, said):
     def failing(name):
         raise error
 
-    monkeypatch.setattr(cli, "import_module", failing)
+    monkeypatch.setattr(terminal, "import_module", failing)
 
     result = invoke("pretrain --images i --out o")
 
@@ -219,7 +219,7 @@ def test_a_missing_file_of_partshots_own_is_a_bug(monkeypatch):
     def failing(name):
         return import_module("partshot.tasks.no_such_task")
 
-    monkeypatch.setattr(cli, "import_module", failing)
+    monkeypatch.setattr(terminal, "import_module", failing)
 
     assert isinstance(invoke("pretrain --images i --out o").exception, ModuleNotFoundError)
 
@@ -228,7 +228,7 @@ def test_a_missing_file_of_partshots_own_is_a_bug(monkeypatch):
 def test_the_doctors_code_says_whether_something_is_broken(monkeypatch, problems, code):
     from partshot.tasks.doctor import Checkup
 
-    monkeypatch.setattr(cli, "_task", lambda verb: lambda: Checkup(("a line",), problems))
+    monkeypatch.setattr(cli, "task_of", lambda verb: lambda: Checkup(("a line",), problems))
 
     result = invoke("doctor")
 
@@ -242,7 +242,7 @@ def test_only_partshots_own_warnings_reach_the_user():
         "def task(*_, **__):\n"
         "    warnings.warn_explicit('a library speaks', UserWarning, 'x.py', 1, module='torch.nn')\n"
         "    warnings.warn_explicit('two pictures are left out', UserWarning, 'x.py', 1, module='partshot.tasks.toy')\n"
-        "cli._task = lambda verb: task\ncli.main()"
+        "cli.task_of = lambda verb: task\ncli.main()"
     )
 
     done = subprocess.run([sys.executable, "-c", program, "toy", "faces", "d"], capture_output=True, text=True)

@@ -1,41 +1,20 @@
 """The command `partshot`: one thin command per verb.
 
 Each command imports its task only when it is called, so that help answers at once and predicting needs no torch.
-Knows arguments, exit codes and how an error reads; everything else is the tasks' affair.
-
-Exit codes: 0 done, 1 the doctor found something broken, 2 an error whose cure is in the user's hands, 130 stopped.
+Knows arguments and what they mean to the tasks; how tasks are found and what is said of them is terminal.py's affair.
 """
 
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 import partshot
-from partshot.errors import BadRecipe, MissingExtra, PartshotError
 from partshot.options import Cache, Generator, Images, Kimg, Labels, Out, RgbMasks, Seed, Size, Student
 from partshot.plain_warnings import own_warnings_alone
+from partshot.terminal import Commands, numbers, show, task_of
 
-_TRAIN_LINE = "pip install 'partshot[train]'"
 _LISTED = 10  # skipped pictures, on the terminal; predictions.json has them all
-
-
-class Commands(TyperGroup):
-    """Turns what a user can cause into one line and an exit code; bugs keep their traceback."""
-
-    def invoke(self, ctx):
-        """Runs the command."""
-        try:
-            return super().invoke(ctx)
-        except PartshotError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            typer.echo("stopped; run the same command again to resume", err=True)
-            raise typer.Exit(130) from None
 
 
 app = typer.Typer(
@@ -76,7 +55,7 @@ def doctor() -> None:
 
     Prints versions and devices, imports every library, and names the line that cures what does not work.
     """
-    checkup = _task("doctor")()
+    checkup = task_of("doctor")()
     typer.echo("\n".join(checkup.lines))
     for problem in checkup.problems:
         typer.echo(f"problem: {problem}")
@@ -98,7 +77,7 @@ def demo(
 
     Draws them, labels one and ten, and goes all the way to a report: under ten minutes, no network.
     """
-    _show(_task("demo")(out=out, kind=kind, size=size, seed=seed, jobs=jobs))
+    show(task_of("demo")(out=out, kind=kind, size=size, seed=seed, jobs=jobs))
 
 
 @app.command(epilog="Example:  partshot toy faces --count 1000 --size 128 faces/")
@@ -110,7 +89,7 @@ def toy(
     seed: Seed = 0,
 ) -> None:
     """Draw pictures with exact masks."""
-    _show(_task("toy")(kind=kind, count=count, size=size, folder=folder, seed=seed))
+    show(task_of("toy")(kind=kind, count=count, size=size, folder=folder, seed=seed))
 
 
 @app.command(epilog="Example:  partshot pretrain simsiam --images photos/ --out trained/")
@@ -139,7 +118,7 @@ def pretrain(
 ) -> None:
     """Train a representation without labels."""
     given = {"preset": preset, "size": size, "kimg": kimg, "batch": batch, "seed": seed, "devices": devices}
-    _show(_task("pretrain")(pretext, images, out, **given, start=start))
+    show(task_of("pretrain")(pretext, images, out, **given, start=start))
 
 
 @app.command(epilog="Example:  partshot sample --generator trained/representation --count 10 --out samples/")
@@ -154,7 +133,7 @@ def sample(
 
     Writes images/ and, beside them, latents/, from which `partshot fit` reads their features.
     """
-    _show(_task("sample")(generator, out, count=count, seed=seed, psi=psi))
+    show(task_of("sample")(generator, out, count=count, seed=seed, psi=psi))
 
 
 @app.command(epilog="Example:  partshot invert --images photos/ --generator trained/representation --out found/")
@@ -173,7 +152,7 @@ def invert(
 
     Writes latents/, what they draw, how far it is from the pictures, and names pictures that do not invert.
     """
-    _show(_task("invert")(generator, images, out, preset=preset, steps=steps, lpips=lpips, batch=batch))
+    show(task_of("invert")(generator, images, out, preset=preset, steps=steps, lpips=lpips, batch=batch))
 
 
 @app.command(epilog="Example:  partshot fit --images photos/ --labels masks/ --out teacher/ --representation random")
@@ -201,9 +180,9 @@ def fit(
 
     The head reads a representation; together they are the few-shot teacher of a student.
     """
-    task = _task("fit")
+    task = task_of("fit")
     options = {"representation": representation, "head": head, "preset": preset, "size": size, "seed": seed}
-    _show(task(images=images, labels=labels, out=out, **options, rgb_masks=rgb_masks, cache=cache))
+    show(task(images=images, labels=labels, out=out, **options, rgb_masks=rgb_masks, cache=cache))
 
 
 @app.command(epilog="Example:  partshot distill --images photos/ --labels masks/ --teacher teacher/ --out student/")
@@ -232,10 +211,10 @@ def distill(
     rgb_masks: RgbMasks = False,
 ) -> None:
     """Train a fast student on all pictures."""
-    task = _task("distill")
+    task = task_of("distill")
     options = {"student": student, "preset": preset, "size": size, "kimg": kimg, "drawn": drawn, "seed": seed}
     options |= {"start": start, "snapshots": snapshots}
-    _show(task(images, labels, out, teacher=teacher, **options, rgb_masks=rgb_masks))
+    show(task(images, labels, out, teacher=teacher, **options, rgb_masks=rgb_masks))
 
 
 @app.command(epilog="Example:  partshot predict student.onnx photos/ --out masks/ --overlays")
@@ -252,13 +231,13 @@ def predict(
 
     Each is an indexed PNG of the picture's name and size. Run again after a stop, it goes on where it was.
     """
-    task = _task("predict")
+    task = task_of("predict")
     summary = task(model, images, out, overlays=overlays, confidence=confidence, batch=batch, overwrite=overwrite)
     for path, reason in summary.skipped[:_LISTED]:
         typer.echo(f"warning: {path.name} skipped: {reason}", err=True)
     if len(summary.skipped) > _LISTED:
         typer.echo(f"warning: {len(summary.skipped) - _LISTED} more skipped, see predictions.json", err=True)
-    _show(summary)
+    show(summary)
 
 
 @app.command(epilog="Example:  partshot evaluate student.onnx --images photos/ --masks masks/ --out report/")
@@ -279,14 +258,14 @@ def evaluate(
     The folds' other pictures overlap, so their deviation is no deviation over seeds; leave out what was learnt from.
     """
     if by_folds:
-        several, mean = _task("folds")(model, images, masks, out, rgb_masks=rgb_masks)
+        several, mean = task_of("folds")(model, images, masks, out, rgb_masks=rgb_masks)
         for number, fold in enumerate(several, start=1):
             chose = f"{fold.candidates[fold.chosen]:.3f} on {len(fold.validation)} pictures"
             typer.echo(f"{fold.score.miou:.3f}  fold {number}: mean IoU of {fold.chosen} ({chose}) on all others")
         deviations = f"+- {mean.miou_std:.3f} mean IoU, {mean.wiou:.3f} +- {mean.wiou_std:.3f} weighted"
         typer.echo(f"{mean.miou:.3f} {deviations}; see {out / 'folds.json'}")
         return
-    found = _task("evaluate")(model, images, masks, out, rgb_masks=rgb_masks)
+    found = task_of("evaluate")(model, images, masks, out, rgb_masks=rgb_masks)
     for name, iou in found.per_part.items():
         typer.echo(f"{iou:.3f}  {name}")
     typer.echo(f"{found.miou:.3f}  mean IoU, {found.wiou:.3f} weighted; see {out / 'report.html'}")
@@ -301,7 +280,7 @@ def export(
 
     Resizing, normalization and argmax are inside; refused unless onnxruntime computes what torch does.
     """
-    _show(_task("export")(student, out))
+    show(task_of("export")(student, out))
 
 
 @app.command(epilog="Example:  partshot run --images photos/ --labels masks/ --out parts/")
@@ -328,10 +307,10 @@ def run(
 
     Writes masks for all pictures, student.onnx and a report.
     """
-    task = _task("run")
+    task = task_of("run")
     options = {"representation": representation, "size": size, "minutes": minutes, "student": student, "seed": seed}
     options["auto_minutes"] = auto_minutes
-    _show(task(images, labels, out, **options, rgb_masks=rgb_masks, dry_run=dry_run, cache=cache))
+    show(task(images, labels, out, **options, rgb_masks=rgb_masks, dry_run=dry_run, cache=cache))
 
 
 @app.command(epilog="Example:  partshot bench representations --data toy-face --out tables/")
@@ -372,32 +351,4 @@ def bench(
     """
     options = {"data": data, "out": out, "work": work, "size": size, "kimg": kimg, "generator": generator}
     options |= {"preset": preset, "student_kimg": student_kimg}
-    _show(_task("bench")(table, ks=_numbers("ks", ks), seeds=_numbers("seeds", seeds), **options))
-
-
-def _numbers(name: str, text: str) -> tuple[int, ...]:
-    # Of an option with commas between.
-    try:
-        return tuple(int(number) for number in text.split(",") if number)
-    except ValueError:
-        raise BadRecipe(f"--{name} {text}: whole numbers with commas between are needed, such as 1,5,10") from None
-
-
-def _task(verb: str) -> Callable:
-    # The task of that name; a training library that is missing or broken becomes a line that says so.
-    try:
-        return getattr(import_module(f"partshot.tasks.{verb}"), verb)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("partshot"):
-            raise
-        raise MissingExtra(f"'{verb}' needs {error.name}, which is not installed; run: {_TRAIN_LINE}") from error
-    except (ImportError, OSError, RuntimeError) as error:
-        # A torchvision of another torch fails with a RuntimeError, a missing CUDA library with an OSError.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MissingExtra(f"'{verb}' needs a library that is broken ({reason}); run: partshot doctor") from error
-
-
-def _show(result: object) -> None:
-    # What a task returns is worth a line: a folder, a summary, a resolved recipe.
-    if result is not None:
-        typer.echo(f"written: {result}" if isinstance(result, Path) else str(result))
+    show(task_of("bench")(table, ks=numbers("ks", ks), seeds=numbers("seeds", seeds), **options))

@@ -392,10 +392,9 @@ def test_every_preset_can_be_written_and_read(name, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "cure"),
     [
-        ({"batch": 12}, "a queue of 16 keys is no multiple of the batch, 12; take a batch of 8 or a queue of 24"),
-        ({"queue": 20}, "a queue of 20 keys is no multiple of the batch, 8; take a batch of 5 or a queue of 24"),
-        ({"batch": 32}, "take a batch of 16 or a queue of 32"),
-        ({"groups": 5}, "a batch of 8 makes no 5 groups of two pictures or more; take a batch of 10 or 4 groups"),
+        ({"batch": 32}, "a queue of 16 keys holds no batch of 32; take a batch of 16 or less"),
+        ({"strangers": "spots", "dense": 0}, "in the dense term alone, and dense is 0; set it above 0"),
+        ({"groups": 5}, "a batch of 8 makes no 5 groups of two pictures or more; take a batch of 10 or more"),
         ({"batch": 1}, "batch' = 1"),
         ({"temperature": 0}, "temperature' = 0"),
         ({"momentum": 1}, "momentum' = 1"),

@@ -107,13 +107,13 @@ def test_a_condensed_resnet_reads_the_principal_components_of_each_stage(tmp_pat
 def test_ranks_go_with_their_maps(tmp_path):
     whole = load_resnet(save_trunk(tmp_path / "trained"))
     found = ResNet(whole.trunk, "trained", 3).condense(pictures(2, 32, 32))
-    assert whole.spec.ranked == (False,) * 4 and found.spec.ranked == (True,) * 4
-    assert Positioned(found).spec.ranked == (False, True, True, True, True)
-    assert Levels(found, 4, 8).spec.ranked == (True, True)
+    assert whole.spec.proportional == (False,) * 4 and found.spec.proportional == (True,) * 4
+    assert Positioned(found).spec.proportional == (False, True, True, True, True)
+    assert Levels(found, 4, 8).spec.proportional == (True, True)
     # Pixels are read at strides 1 to 16; of equal strides the encoder's map comes first.
     both = Several([found, Pixels()]).spec
     assert both.strides == (1, 2, 2, 4, 4, 8, 8, 16, 16)
-    assert both.ranked == (False, *(True, False) * 4)
+    assert both.proportional == (False, *(True, False) * 4)
 
 
 def test_a_condensed_resnet_is_saved_and_read_again(tmp_path):

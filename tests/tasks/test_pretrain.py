@@ -138,8 +138,8 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path):
         resolve("simsiam", preset="small-folders")
     with pytest.raises(BadRecipe, match="batch"):
         resolve("simsiam", batch=1)
-    with pytest.raises(BadRecipe, match="no multiple of the batch, 24; take a batch of 16"):
-        resolve("moco", batch=24)
+    with pytest.raises(BadRecipe, match="a queue of 128 keys holds no batch of 200; take a batch of 128 or less"):
+        resolve("moco", batch=200)
 
 
 def test_what_is_asked_replaces_the_presets_value():

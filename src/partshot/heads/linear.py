@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from partshot.ops.deviation import LEAST, floored
 from partshot.ops.hypercolumn import project
 from partshot.pyramid import Pyramid
 
@@ -58,15 +59,15 @@ class Linear(nn.Module):
         return weights, -offset if self.bias is None else self.bias - offset
 
     @torch.no_grad()
-    def standardize(self, pyramid: Pyramid, ranked: Sequence[bool] = ()) -> None:
+    def standardize(self, pyramid: Pyramid, proportional: Sequence[bool] = ()) -> None:
         """Sets shift and scale so that every channel of this pyramid has mean 0 and deviation 1.
 
         Channels that hardly vary are not blown up: deviations count as at least a hundredth of their map's largest.
-        ranked: of each map, whether its channels keep their proportions and the largest alone comes to 1 (see `Spec`).
+        proportional: of each map, whether its channels keep their proportions and the largest alone comes to 1, as
+        `Spec` has it; empty for none.
         """
         for i, level in enumerate(pyramid.maps):
             deviation, mean = torch.std_mean(level.float(), dim=(0, 2, 3), correction=0)
-            least = 1 if ranked and ranked[i] else 1 / 100
-            floor = max(float(deviation.max()) * least, 1e-6)
+            least = 1.0 if proportional and proportional[i] else LEAST
             getattr(self, f"shift_{i}").copy_(mean)
-            getattr(self, f"scale_{i}").copy_(1 / deviation.clamp(min=floor))
+            getattr(self, f"scale_{i}").copy_(1 / floored(deviation, least))

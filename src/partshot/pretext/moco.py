@@ -44,13 +44,13 @@ class MoCoRecipe(Recipe):
     net: a trunk's name. stem_stride: of its first convolution, in training. rate: SGD's learning rate per 256 pictures
     of a batch. decay: weight decay. dim: of the embeddings. temperature: 0.2 in v2's instructions, though the released
     code defaults to v1's 0.07. momentum: what the key encoder keeps of itself in a step. queue: how many keys of
-    earlier pictures, a multiple of the batch. groups: parts of a batch that BatchNorm looks at by themselves, the keys'
+    earlier pictures, at least a batch. groups: parts of a batch that BatchNorm looks at by themselves, the keys'
     drawn anew, so that its statistics do not betray which key belongs to which query; published as one per GPU.
     dense: weight of the dense term, 0 without. strangers: what a spot is told from in it: "pictures", each as a whole,
     or "spots" of its own picture and of others. smallest: share of the area that the smallest crop has. color: strength
     of the color changes. mirror: which views are mirrored, "half" of them, or "read" off the pictures: half, but none
-    where all things face one way.
-    components: how many principal components are read of each of the trunk's stages, 0 for all channels.
+    where all things face one way. components: how many principal components are read of each of the trunk's stages, 0
+    for all channels.
     """
 
     later: ClassVar[Mapping[str, Any]] = {"strangers": "pictures", "mirror": "half", "components": 0}
@@ -78,18 +78,16 @@ class MoCoRecipe(Recipe):
     @model_validator(mode="after")
     def _fit_together(self):
         batch, queue = self.batch, self.queue
-        if queue % batch:
-            smaller = next(size for size in range(min(batch, queue), 0, -1) if queue % size == 0)
-            raise BadRecipe(
-                f"a queue of {queue} keys is no multiple of the batch, {batch}; "
-                f"take a batch of {smaller} or a queue of {-(-queue // batch) * batch}"
-            )
+        if queue < batch:
+            raise BadRecipe(f"a queue of {queue} keys holds no batch of {batch}; take a batch of {queue} or less")
         # BatchNorm has no variance to divide by where one picture has shrunk to one cell.
         if batch < 2 * self.groups:
             raise BadRecipe(
                 f"a batch of {batch} makes no {self.groups} groups of two pictures or more; "
-                f"take a batch of {2 * self.groups} or {batch // 2} groups"
+                f"take a batch of {2 * self.groups} or more"
             )
+        if self.strangers == "spots" and not self.dense:
+            raise BadRecipe("spots are told from spots in the dense term alone, and dense is 0; set it above 0")
         return self
 
 

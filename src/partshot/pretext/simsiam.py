@@ -9,7 +9,7 @@ affair.
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -32,10 +32,7 @@ class SimSiamRecipe(Recipe):
     net: a trunk's name. stem_stride: of its first convolution, in training. rate: SGD's learning rate per 256 pictures
     of a batch. decay: weight decay. width: of the heads; the predictor's waist is a quarter of it. dense: weight of the
     dense term, 0 without. smallest: share of the area that the smallest crop has. color: strength of the color changes.
-    components: how many principal components are read of each of the trunk's stages, 0 for all channels.
     """
-
-    later: ClassVar[Mapping[str, Any]] = {"components": 0}
 
     size: int = Field(ge=32)
     view: float = Field(gt=0, le=1)
@@ -50,7 +47,6 @@ class SimSiamRecipe(Recipe):
     dense: float = Field(default=0, ge=0)
     smallest: float = Field(default=0.2, gt=0, le=1)
     color: float = Field(default=1, ge=0)
-    components: int = Field(default=0, ge=0, le=64)
 
 
 # Hundreds of pictures and two cores: small views and narrow heads are affordable, the dense term is what helps.

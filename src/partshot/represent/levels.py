@@ -31,7 +31,7 @@ class Levels(nn.Module):
             channels=tuple(inner.channels[i] for i in self._kept),
             strides=tuple(inner.strides[i] for i in self._kept),
             fingerprint=fingerprint({"of": inner.fingerprint, "levels": [low, high]}, {}),
-            ranked=tuple(inner.ranked[i] for i in self._kept),
+            proportional=tuple(inner.proportional[i] for i in self._kept),
         )
 
     def train(self, mode: bool = True) -> "Levels":

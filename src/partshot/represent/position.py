@@ -32,7 +32,7 @@ class Positioned(nn.Module):
             channels=(CHANNELS, *inner.channels),
             strides=(inner.strides[0], *inner.strides),
             fingerprint=fingerprint({"position": inner.fingerprint}, {}),
-            ranked=(False, *inner.ranked),
+            proportional=(False, *inner.proportional),
         )
 
     def train(self, mode: bool = True) -> "Positioned":

@@ -19,6 +19,7 @@ from partshot.artifact import Artifact
 from partshot.errors import BadArtifact
 from partshot.nets.resnet import CHANNELS, ResNetTrunk
 from partshot.nets.weights import load_exactly
+from partshot.ops.deviation import floored
 from partshot.pyramid import Pyramid
 from partshot.represent.spec import Spec, fingerprint, refuse_small, to_multiple
 
@@ -116,8 +117,8 @@ class ResNet(nn.Module):
     def _spec(self) -> Spec:
         tensors = self.trunk.state_dict() | self.condensed.state_dict(prefix=_CONDENSED)
         channels = tuple(one.basis.shape[0] for one in self.condensed) or self.trunk.channels
-        ranked = (bool(self.condensed),) * len(channels)
-        return Spec(self.title, channels, STRIDES, fingerprint(self.card(), tensors), ranked)
+        proportional = (bool(self.condensed),) * len(channels)
+        return Spec(self.title, channels, STRIDES, fingerprint(self.card(), tensors), proportional)
 
 
 class Condensed(nn.Module):
@@ -140,8 +141,7 @@ class Condensed(nn.Module):
         """Sets center and basis from a map's points."""
         points = points.double()
         deviation, mean = torch.std_mean(points, dim=0, correction=0)
-        # Channels that hardly vary are not blown up, as in heads.linear.
-        deviation = deviation.clamp(min=max(float(deviation.max()) / 100, 1e-6))
+        deviation = floored(deviation)
         points = (points - mean) / deviation
         values, vectors = torch.linalg.eigh(points.T @ points / len(points))
         # The last have the largest values. A component's sign means nothing: its largest part is positive.

@@ -36,14 +36,14 @@ class Several(nn.Module):
         self.members = nn.ModuleList(members)
         strides = [stride for member in members for stride in member.spec.strides]
         channels = [count for member in members for count in member.spec.channels]
-        ranked = [one for member in members for one in member.spec.ranked]
+        proportional = [one for member in members for one in member.spec.proportional]
         self._order = sorted(range(len(strides)), key=strides.__getitem__)
         self.spec = Spec(
             name=", ".join(member.spec.name for member in members),
             channels=tuple(channels[i] for i in self._order),
             strides=tuple(strides[i] for i in self._order),
             fingerprint=fingerprint({"several": [member.spec.fingerprint for member in members]}, {}),
-            ranked=tuple(ranked[i] for i in self._order),
+            proportional=tuple(proportional[i] for i in self._order),
         )
 
     def train(self, mode: bool = True) -> "Several":

@@ -23,18 +23,19 @@ from partshot.pyramid import Pyramid
 class Spec:
     """name: for reports. channels: of each map, finest first. strides: pixels of the picture per pixel of each map.
 
-    fingerprint: 12 hex digits that change with the weights and with the way they are read. ranked: of each map, whether
-    the deviations of its channels say how much they matter, as principal components' do; given empty, none do.
+    fingerprint: 12 hex digits that change with the weights and with the way they are read. proportional: of each
+    map, whether the deviations of its channels say how much they matter, as principal components' do; given empty, none
+    do.
     """
 
     name: str
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     fingerprint: str
-    ranked: tuple[bool, ...] = ()
+    proportional: tuple[bool, ...] = ()
 
     def __post_init__(self):
-        object.__setattr__(self, "ranked", self.ranked or (False,) * len(self.channels))
+        object.__setattr__(self, "proportional", self.proportional or (False,) * len(self.channels))
 
 
 @runtime_checkable

@@ -198,7 +198,9 @@ class Contenders:
             return predictor(maker.fit(shots, quiet=True))
 
         recipes = {p: self.encoder_recipe(p) for p in TRAINED} | {"fit": self.fit}
-        return Entry(name, method, recipes, source=f"{READY}{TRAINED}" + (f"{favour}" if any(favour.values()) else ""))
+        # Rows in which nobody is favoured were measured before there was such a thing, and stay valid.
+        source = f"{READY}{TRAINED}" + (f"{favour}" if any(favour.values()) else "")
+        return Entry(name, method, recipes, source=source)
 
     def inverted(self, name: str, layers: str = "regan", steps: int | None = None) -> Entry:
         """A head on what a generator draws the pictures from, found by inversion."""

@@ -24,8 +24,6 @@ from partshot.data.symmetry import one_sided
 from partshot.data.toy import draw
 from partshot.errors import BadArtifact, BadRecipe, DiskFull
 from partshot.nets.resnet import ResNetTrunk
-from partshot.pretext.moco import MoCoRecipe
-from partshot.pretext.simsiam import SimSiamRecipe
 from partshot.pretext.stylegan2 import StyleGAN2, StyleGAN2Recipe
 from partshot.recipe import Recipe
 from partshot.recipe import preset as row_of
@@ -134,7 +132,8 @@ def pretrain(
         tensors = {f"generator.{k}": v for k, v in tensors.items()} | game.judge()
         kept = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     else:
-        kept = _as_it_is_read(recipe, title, tensors, pictures)
+        # Only MoCo's recipe has the setting; naming its class here would load lightly for every pretext.
+        kept = _as_it_is_read(recipe.net, title, tensors, pictures, getattr(recipe, "components", 0))
     trained = Artifact("representation", card, kept)
     trained.save(folder)
     if place is not None:
@@ -242,16 +241,18 @@ def _put_on_shelf(trained: Artifact, place: Path) -> None:
 
 
 def _as_it_is_read(
-    recipe: SimSiamRecipe | MoCoRecipe, title: str, tensors: dict[str, torch.Tensor], pictures: np.ndarray
+    net: str, title: str, tensors: dict[str, torch.Tensor], pictures: np.ndarray, components: int
 ) -> dict[str, np.ndarray]:
     """The trunk with BatchNorm's statistics taken anew, and the principal components that are read of it, as arrays.
+
+    pictures: uint8 [n, s, s, 3]. components: how many of each stage, 0 for all channels.
 
     In training the statistics came from augmented crops and the first convolution's own stride; `represent.resnet`
     shows the trunk whole pictures at another one.
     """
-    trunk = ResNetTrunk(recipe.net)
+    trunk = ResNetTrunk(net)
     trunk.load_state_dict(tensors)
     some = pictures[:: max(1, len(pictures) // CALIBRATED_ON)][:CALIBRATED_ON]
     plain = torch.from_numpy(some).permute(0, 3, 1, 2).float() / 127.5 - 1
-    read = ResNet(trunk, title, recipe.components).calibrate(plain).condense(plain)
+    read = ResNet(trunk, title, components).calibrate(plain).condense(plain)
     return {name.removeprefix("trunk."): tensor.numpy() for name, tensor in read.state_dict().items()}

@@ -1,0 +1,59 @@
+"""How a command finds its task, and how results, errors and stops read on a terminal.
+
+Exit codes: 0 done, 1 the doctor found something broken, 2 an error whose cure is in the user's hands, 130 stopped.
+Imports a task only when it is asked for. Knows no command.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import typer
+from typer.core import TyperGroup
+
+from partshot.errors import BadRecipe, MissingExtra, PartshotError
+
+_TRAIN_LINE = "pip install 'partshot[train]'"
+
+
+class Commands(TyperGroup):
+    """Turns what a user can cause into one line and an exit code; bugs keep their traceback."""
+
+    def invoke(self, ctx):
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except PartshotError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("stopped; run the same command again to resume", err=True)
+            raise typer.Exit(130) from None
+
+
+def numbers(name: str, text: str) -> tuple[int, ...]:
+    """Those of an option with commas between; BadRecipe for what is none. name: the option's."""
+    try:
+        return tuple(int(number) for number in text.split(",") if number)
+    except ValueError:
+        raise BadRecipe(f"--{name} {text}: whole numbers with commas between are needed, such as 1,5,10") from None
+
+
+def task_of(verb: str) -> Callable:
+    """The task of that name; MissingExtra where a training library that it needs is missing or broken."""
+    try:
+        return getattr(import_module(f"partshot.tasks.{verb}"), verb)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("partshot"):
+            raise
+        raise MissingExtra(f"'{verb}' needs {error.name}, which is not installed; run: {_TRAIN_LINE}") from error
+    except (ImportError, OSError, RuntimeError) as error:
+        # A torchvision of another torch fails with a RuntimeError, a missing CUDA library with an OSError.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise MissingExtra(f"'{verb}' needs a library that is broken ({reason}); run: partshot doctor") from error
+
+
+def show(result: object) -> None:
+    """A line on what a task returned: a folder, a summary, a resolved recipe; None is worth none."""
+    if result is not None:
+        typer.echo(f"written: {result}" if isinstance(result, Path) else str(result))
