@@ -163,15 +163,14 @@ def _write(
 ) -> Path:
     """The page, its figures and its plot, of the rows that are there of `total`."""
     table, stem = tabulate(rows), f"{name}-{field.name}"
+    there = Counter((row.method, row.k) for row in rows)
     fewer = [
-        f"{method} (k = {k}) {cell.seeds}"
-        for method, cells in table.items()
-        for k, cell in cells.items()
-        if cell.seeds < len(recipe.seeds)
+        f"{entry.name} (k = {k}) {there[entry.name, k]}"
+        for entry in entries
+        for k in entry.ks or recipe.ks
+        if there[entry.name, k] < len(recipe.seeds)
     ]
-    unfinished = f"Unfinished: {len(rows)} of {total} rows are there." + (
-        f" Draws so far: {', '.join(fewer)}." if fewer else ""
-    )
+    unfinished = f"Unfinished: {len(rows)} of {total} rows are there. Draws so far: {', '.join(fewer)}."
     links = {entry.name: _link(out / "recipes", entry.recipes) for entry in entries}
     told = "Mean and deviation over the draws" if len(recipe.seeds) > 1 else "One draw,"
     machines = Counter(row.machine or "a machine that is not told" for row in rows)
