@@ -17,6 +17,7 @@ PRETEXTS = {
 }
 
 REPRESENTATIONS = {
+    "encoder": "partshot.represent.encoders:open_encoder",
     "pixels": "partshot.represent.pixels:Pixels",
     "random": "partshot.represent.resnet:random_resnet",
     "resnet": "partshot.represent.resnet:load_resnet",

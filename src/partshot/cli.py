@@ -10,9 +10,22 @@ from typing import Annotated
 import typer
 
 import partshot
-from partshot.options import Cache, Generator, Images, Kimg, Labels, Out, RgbMasks, Seed, Size, Student
+from partshot.options import (
+    AcceptLicense,
+    Cache,
+    Download,
+    Generator,
+    Images,
+    Kimg,
+    Labels,
+    Out,
+    RgbMasks,
+    Seed,
+    Size,
+    Student,
+)
 from partshot.plain_warnings import own_warnings_alone
-from partshot.terminal import Commands, numbers, show, task_of
+from partshot.terminal import Commands, asker, fetch_weights, numbers, show, task_of
 
 _LISTED = 10  # skipped pictures, on the terminal; predictions.json has them all
 
@@ -163,7 +176,8 @@ def fit(
     representation: Annotated[
         str,
         typer.Option(
-            help="pixels, random, stylegan2[:LAYERS], timm:NAME[@WEIGHTS], or a pretrained folder; +position behind."
+            help="pixels, random, stylegan2[:LAYERS], a pretrained encoder (see `partshot encoders`), "
+            "timm:NAME[@WEIGHTS], or a trained one's folder; +position behind."
         ),
     ] = "random+position",
     head: Annotated[str, typer.Option(help="linear, mlp-1, mlp-2, cnn-s, cnn-m, cnn-l, conv or ensemble.")] = "cnn-s",
@@ -175,11 +189,14 @@ def fit(
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
     cache: Cache = True,
+    download: Download = False,
+    accept_license: AcceptLicense = None,
 ) -> None:
     """Fit a head to a few labelled pictures.
 
     The head reads a representation; together they are the few-shot teacher of a student.
     """
+    fetch_weights(representation, download, accept_license)
     task = task_of("fit")
     options = {"representation": representation, "head": head, "preset": preset, "size": size, "seed": seed}
     show(task(images=images, labels=labels, out=out, **options, rgb_masks=rgb_masks, cache=cache))
@@ -290,7 +307,10 @@ def run(
     out: Out,
     representation: Annotated[
         str,
-        typer.Option(help="auto, random, pixels, moco, simsiam, stylegan1, stylegan2, timm:NAME[@WEIGHTS]."),
+        typer.Option(
+            help="auto, random, pixels, moco, simsiam, stylegan1, stylegan2, a pretrained encoder (see "
+            "`partshot encoders`), timm:NAME[@WEIGHTS]."
+        ),
     ] = "auto",
     size: Size = None,
     minutes: Annotated[float | None, typer.Option(help="About how long the student may train.")] = None,
@@ -301,12 +321,15 @@ def run(
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
     cache: Cache = True,
+    download: Download = False,
+    accept_license: AcceptLicense = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
 ) -> None:
     """Do everything: pictures and a few masks in, parts out.
 
     Writes masks for all pictures, student.onnx and a report.
     """
+    fetch_weights(representation, download, accept_license)
     task = task_of("run")
     options = {"representation": representation, "size": size, "minutes": minutes, "student": student, "seed": seed}
     options["auto_minutes"] = auto_minutes
@@ -352,3 +375,19 @@ def bench(
     options = {"data": data, "out": out, "work": work, "size": size, "kimg": kimg, "generator": generator}
     options |= {"preset": preset, "student_kimg": student_kimg}
     show(task_of("bench")(table, ks=numbers("ks", ks), seeds=numbers("seeds", seeds), **options))
+
+
+@app.command(epilog="Example:  partshot encoders dinov2-small --download")
+def encoders(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Those to tell more of, or with --download to get; default: all.")
+    ] = None,
+    download: Download = False,
+    accept_license: AcceptLicense = None,
+) -> None:
+    """List pretrained encoders, and which are here.
+
+    Each can be given as --representation where it is here, or with --download. Nothing is downloaded without that.
+    """
+    options = {"download": download, "accept_license": accept_license or (), "ask": asker()}
+    show(task_of("encoders")(names or (), fetch=download, **options))

@@ -33,3 +33,15 @@ Cache = Annotated[
 Student = Annotated[
     str, typer.Option(help="The network: swift, regan-unet, or ARCHITECTURE-ENCODER such as unet-resnet18.")
 ]
+Download = Annotated[
+    bool,
+    typer.Option(
+        "--download", help="Let weights of a pretrained encoder be downloaded; else nothing is. Or PARTSHOT_DOWNLOAD=1."
+    ),
+]
+AcceptLicense = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A license that you read and accept, by its name in `partshot encoders`. Or PARTSHOT_ACCEPT_LICENSE."
+    ),
+]

@@ -1,8 +1,9 @@
 """Which representation a name means, and how one is made again from what was saved of it.
 
 Names: "pixels", "random" or "random:NET", "resnet" (trained, from a folder), "stylegan1" or "stylegan1:LAYERS" (from a
-folder), "stylegan2" or "stylegan2:LAYERS" (from a folder, or the embedded one), "timm:NAME" or "timm:NAME@PATH"; or the
-folder of a trained one itself, FOLDER or FOLDER:LAYERS. Several with commas between stand side by side. Behind all of
+folder), "stylegan2" or "stylegan2:LAYERS" (from a folder, or the embedded one), "timm:NAME" or "timm:NAME@PATH"; a
+pretrained encoder, such as "dinov2-small" (`partshot encoders` lists them); or the folder of a trained one itself,
+FOLDER or FOLDER:LAYERS. Several with commas between stand side by side. Behind all of
 it "[LOW-HIGH]" keeps the maps of those strides alone, and "+position" adds a map of positions, but to a generator.
 Knows the names; how each is read stands in its own file.
 """
@@ -17,6 +18,7 @@ from partshot.artifact import below, inside, read_card
 from partshot.catalog import PRETEXTS, REPRESENTATIONS, lookup
 from partshot.errors import BadArtifact, BadRecipe, nearest
 from partshot.represent.cache import Cached, Store
+from partshot.represent.encoder_table import ENCODERS
 from partshot.represent.levels import Levels
 from partshot.represent.position import Positioned
 from partshot.represent.several import Several
@@ -40,7 +42,8 @@ def open_representation(name: str, folder: Path | None = None) -> Representation
 
     folder: where a trained one lies, if the name does not say; "resnet" and "stylegan1" need it, "stylegan2" takes the
     embedded generator without it. Raises BadRecipe for an unknown name, BadArtifact when what the name points to cannot
-    be read, MissingExtra without timm.
+    be read, MissingExtra without timm, MissingWeights when a pretrained encoder's are not here: nothing is downloaded
+    unless PARTSHOT_DOWNLOAD says so.
     """
     plain, levels = _split_levels(name.removesuffix(POSITION))
     members = [plain] if Path(plain).is_dir() else plain.split(",")
@@ -68,7 +71,7 @@ def _split_levels(name: str) -> tuple[str, tuple[int, int] | None]:
 
 
 def _open_one(name: str, folder: Path | None) -> Representation:
-    name, folder = _in_folder(name, folder)
+    name, folder = (f"encoder:{name}", None) if name in ENCODERS else _in_folder(name, folder)
     kind, _, detail = name.partition(":")
     if kind not in REPRESENTATIONS:
         raise BadRecipe(_why_none(kind))
@@ -81,8 +84,9 @@ def _open_one(name: str, folder: Path | None) -> Representation:
         raise BadRecipe(f"representation '{kind}' takes no '{detail}'; write {kind} or {kind}{POSITION}")
     if kind == "resnet":
         return build(folder)
-    if kind == "timm" and not detail:
-        raise BadRecipe("representation 'timm' needs the encoder's name; write timm:NAME or timm:NAME@PATH")
+    if kind in ("timm", "encoder") and not detail:
+        how = "timm:NAME or timm:NAME@PATH" if kind == "timm" else "a name that partshot encoders lists"
+        raise BadRecipe(f"representation '{kind}' needs the encoder's name; write {how}")
     return build(detail) if detail else build()
 
 
@@ -95,7 +99,7 @@ def _why_none(kind: str) -> str:
         )
     if "+" in kind:
         return f"representation '{kind}': behind a + goes '{POSITION[1:]}' alone, as in random{POSITION}"
-    return f"unknown representation '{kind}'; {nearest(kind, {*REPRESENTATIONS, *PRETEXTS})}"
+    return f"unknown representation '{kind}'; {nearest(kind, {*REPRESENTATIONS, *PRETEXTS, *ENCODERS})}"
 
 
 def _in_folder(name: str, folder: Path | None) -> tuple[str, Path | None]:
