@@ -30,8 +30,10 @@ time.sleep({PATIENCE})
 """
 
 # An address behind one of the calls that send or connect. Unix sockets, and what the kernel tells of itself (netlink),
-# stay on the machine; so does the loopback, unless it is asked for names (port 53).
-_SENT = re.compile(r"(?:connect|sendto|sendmsg|sendmmsg)\(.*?sa_family=AF_INET6?.*")
+# stay on the machine; so does the loopback; but for those that are asked for names (port 53, systemd's resolver).
+_SENT = re.compile(
+    r"(?:connect|sendto|sendmsg|sendmmsg)\(.*?sa_family=(?:AF_INET|AF_UNIX, sun_path=\"[^\"]*resolve).*", re.IGNORECASE
+)
 _LOOPBACK = re.compile(r'"(?:127\.[\d.]+|::1|::ffff:127\.[\d.]+)"')
 _NAMES = re.compile(r"port=htons\((?:53|853|5353)\)")
 
@@ -112,6 +114,7 @@ def test_the_loopback_and_unix_sockets_are_no_other_machine():
         'connect(7, {sa_family=AF_INET6, sin6_port=htons(80), inet_pton(AF_INET6, "::1", &sin6_addr)}, 28) = 0',
     ]
     left = [
+        'connect(7, {sa_family=AF_UNIX, sun_path="/run/systemd/resolve/io.systemd.Resolve"}, 42) = 0',
         'connect(7, {sa_family=AF_INET, sin_port=htons(53), sin_addr=inet_addr("127.0.0.53")}, 16) = 0',
         'sendto(7, "x", 1, 0, {sa_family=AF_INET6, sin6_port=htons(80), inet_pton(AF_INET6, "2001:db8::1", &a)}, 28)',
     ]
@@ -120,7 +123,8 @@ def test_the_loopback_and_unix_sockets_are_no_other_machine():
 
 
 def test_the_switches_are_set_before_anything_is_loaded_and_for_other_processes():
-    code = "import partshot, os, subprocess, sys; subprocess.run([sys.executable, '-c', 'import os; print(dict(os.environ))'])"
+    child = "import os; print(dict(os.environ))"
+    code = f"import partshot, subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     environment = {k: v for k, v in os.environ.items() if k not in SWITCHES} | {"DO_NOT_TRACK": "0"}
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)

@@ -99,6 +99,7 @@ def test_names_combine_as_all_representations_do(hub, no_network):
     put(hub, weights())
     assert open_representation("pixels,tiny+position").spec.channels[-4:] == (64,) * 4
     assert [row.name for row in encoders_in("random,tiny[4-16]+position")] == ["tiny"]
+    assert [row.name for row in encoders_in("encoder:tiny,tiny-nc")] == ["tiny", "tiny-nc"]
     assert encoders_in("./tiny") == encoders_in("timm:tiny") == []
 
 

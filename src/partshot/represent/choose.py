@@ -2,10 +2,10 @@
 
 Names: "pixels", "random" or "random:NET", "resnet" (trained, from a folder), "stylegan1" or "stylegan1:LAYERS" (from a
 folder), "stylegan2" or "stylegan2:LAYERS" (from a folder, or the embedded one), "timm:NAME" or "timm:NAME@PATH"; a
-pretrained encoder, such as "dinov2-small" (`partshot encoders` lists them); or the folder of a trained one itself,
-FOLDER or FOLDER:LAYERS. Several with commas between stand side by side. Behind all of
-it "[LOW-HIGH]" keeps the maps of those strides alone, and "+position" adds a map of positions, but to a generator.
-Knows the names; how each is read stands in its own file.
+pretrained encoder, such as "dinov2-small", which `partshot encoders` lists; or the folder of a trained one itself,
+FOLDER or FOLDER:LAYERS. Several with commas between stand side by side. Behind all of it "[LOW-HIGH]" keeps the maps
+of those strides alone, and "+position" adds a map of positions, but to a generator. Knows the names; how each is read
+stands in its own file.
 """
 
 from collections.abc import Mapping

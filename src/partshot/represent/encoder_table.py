@@ -3,8 +3,8 @@
 Every net is timm's, and every tag is one that `timm.list_pretrained()` lists, so its normalization is timm's, too.
 Knows no library, so that a command can list the table at once; how weights are found is hub.py's affair.
 
-MoCo's and DINO's ResNet-50 are not here: no repository holds them as safetensors in timm's names. Their authors' files
-can be read all the same, as timm:resnet50@FILE (represent/vit.py).
+Licenses are those that timm states. MoCo's and DINO's ResNet-50 are not here, since timm's hub has none; their authors'
+files can be read all the same, as timm:resnet50@FILE (represent/vit.py).
 """
 
 import re
@@ -139,4 +139,5 @@ ENCODERS = {row.name: row for row in _ROWS}
 
 def encoders_in(representation: str) -> list[Encoder]:
     """The encoders of this table that a representation's name mentions, as in "random,dinov2-small[8-16]+position"."""
-    return [ENCODERS[word] for word in re.split(r"[,+\[\]]", representation) if word in ENCODERS]
+    words = [word.removeprefix("encoder:") for word in re.split(r"[,+\[\]]", representation)]
+    return [ENCODERS[word] for word in words if word in ENCODERS]
