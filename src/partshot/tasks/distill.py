@@ -20,8 +20,9 @@ from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.errors import BadArtifact
 from partshot.evaluate import score
-from partshot.nets.student import build_student, start_from
+from partshot.nets.student import LIGHT, build_student, start_from
 from partshot.recipe import preset as row_of
+from partshot.represent.encoders import ENCODERS, load_encoder
 from partshot.represent.spec import fingerprint as weights_of
 from partshot.represent.stylegan import StyleGAN
 from partshot.represent.vit import read_weights
@@ -137,7 +138,8 @@ def train_student(
     labels instead, which take the recipe's share of the shots' places, and with a rehearsal is helped by a first
     student, trained in out/first. start, snapshots: see `distill`.
     """
-    begin = None if start is None else _weights(start, student)
+    student, pretrained = pretrained_student(student)
+    begin = pretrained if start is None else _weights(start, student)
     fingerprint = _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn, begin)
     folder = out / "student"
     if standing(folder).exists():
@@ -160,7 +162,7 @@ def train_student(
         torch.manual_seed(seed)
         net = build_student(student, len(shots.parts))
     if begin is not None:
-        start_from(net, begin, str(start))
+        start_from(net, begin, student if start is None else str(start))
     stack, ids = shots.stack(recipe.size)
     game = Distillation(
         net,
@@ -238,6 +240,18 @@ def is_heard(teacher: Segmenter, shots: Shots, recipe: Distill) -> bool:
     return score(shots.labels, own, shots.parts, shots.names).miou_nan >= TRUSTED
 
 
+def pretrained_student(name: str) -> tuple[str, dict[str, torch.Tensor] | None]:
+    """A student's architecture, and the weights that its name stands for.
+
+    "light-PRESET" is a light decoder on a pretrained encoder of represent.encoders; other names stand for no weights.
+    Raises MissingWeights with the cure when those weights are not on this machine.
+    """
+    encoder = name.removeprefix(LIGHT)
+    if encoder == name or encoder not in ENCODERS:
+        return name, None
+    return f"{LIGHT}{ENCODERS[encoder].net}", load_encoder(encoder)[0].state_dict()
+
+
 def _weights(start: Path, student: str) -> dict[str, torch.Tensor]:
     """What a student begins with: another student's tensors, a trained encoder's, or those of a file."""
     if not start.is_dir():
@@ -248,7 +262,7 @@ def _weights(start: Path, student: str) -> dict[str, torch.Tensor]:
         raise BadArtifact(f"{start}: holds a {stored.kind}; a student or a trained encoder is needed to start from")
     net = stored.card.get("net")
     if stored.kind == "representation" and not student.endswith(f"-{net}"):
-        raise BadArtifact(f"{start}: an encoder of '{net}', which no '{student}' has; take --student unet-{net}")
+        raise BadArtifact(f"{start}: an encoder of '{net}', which no '{student}' has; take --student light-{net}")
     return {name: torch.from_numpy(np.array(tensor)) for name, tensor in stored.tensors.items()}
 
 

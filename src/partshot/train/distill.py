@@ -6,7 +6,7 @@ student off (ReGAN's distillation). From there, consistency carries it further t
 running average looks at the plain picture, and the student must say the same, moved alike, of a strongly moved and
 recolored one wherever the average is sure (mean teacher, Tarvainen & Valpola 2017, with FixMatch's confidence, Sohn et
 al. 2020). Leave sources out and the same game is a supervised network, a plain mean teacher, or a plain distillation.
-Knows networks only by pictures in, logits out; its settings are distill_recipe.py's.
+Knows networks by pictures in, logits out, and that some have an encoder; its settings are distill_recipe.py's.
 """
 
 import copy
@@ -22,6 +22,7 @@ from torch import nn
 from partshot.data.augment import augment, borrow_colors, move_labels, move_scores, recolor, warp_grid
 from partshot.data.soft_labels import SoftLabels
 from partshot.game import Turn
+from partshot.nets.light_unet import LightUNet
 from partshot.parts import IGNORE
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_head import class_weights, pixel_loss
@@ -65,6 +66,8 @@ class Distillation:
         soft: SoftLabels | None = None,
         drawn: tuple[UInt8[torch.Tensor, "d s s 3"], UInt8[torch.Tensor, "d s s"]] | None = None,
     ):
+        if recipe.fixed_stride and isinstance(student, LightUNet):
+            student.fix_up_to(recipe.fixed_stride)
         average = copy.deepcopy(student).requires_grad_(False)
         self.recipe, self.mirrored_ids = recipe, mirrored_ids
         self.shots, self.labels, self.pictures, self.soft, self.drawn = shots, labels.long(), pictures, soft, drawn
@@ -72,7 +75,7 @@ class Distillation:
         # Classes that no shot shows weigh nothing and are left as they are.
         self.lean = torch.where(self.weights > 0, self.weights, 1).log()
         self.optimizer = torch.optim.AdamW(
-            student.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True
+            _groups(student, recipe), recipe.lr, weight_decay=recipe.weight_decay, fused=True
         )
         self.clock = Clock(recipe.lr)
         self.balance = Balance(self.labels, len(mirrored_ids))
@@ -98,7 +101,8 @@ class Distillation:
         else:
             rate = float(self.clock.rate)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            # Optimizers of older checkpoints name no share.
+            group["lr"] = rate * group.get("share", 1.0)
 
     def batch(self, rng: torch.Generator, images: int) -> Batch:
         """`images` shots, and other pictures while there is something to learn from them."""
@@ -216,6 +220,16 @@ class Distillation:
         """Pictures of a stack as [b, 3, size, size] in [-1, 1]; half size by averaging."""
         x = stack[chosen].to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         return x if x.shape[2] == size else F.avg_pool2d(x, x.shape[2] // size)
+
+
+def _groups(student: nn.Module, recipe: Distill) -> list[dict]:
+    """What the optimizer steps: all that is trained, the encoder at a rate of its own where the recipe has one."""
+    trained = [(name, param) for name, param in student.named_parameters() if param.requires_grad]
+    apart = [param for name, param in trained if name.startswith("encoder.") and recipe.encoder_rate != 1]
+    ids = {id(param) for param in apart}
+    rest = [param for _, param in trained if id(param) not in ids]
+    groups = [{"params": rest, "share": 1.0}, {"params": apart, "share": recipe.encoder_rate}]
+    return [group for group in groups if group["params"]]
 
 
 def soft_loss(

@@ -42,6 +42,8 @@ class Distill(Recipe):
     batch: shots per step. unlabelled: other pictures per step, which come on top: they never take a shot's place.
     drawn: share of the shots' places that pictures drawn and labelled by a generator take, where there are any.
     borrow: probability that a shot takes on the colors of an unlabelled picture. lr, weight_decay: AdamW's.
+    encoder_rate: the encoder's learning rate, times lr, in students that have one (nets/light_unet.py). fixed_stride:
+    layers of such an encoder up to its level of this stride are not trained; 0 trains all.
     schedule: "cosine" to zero after a short warm-up, "constant", or ReGAN's "plateau": a tenth when the loss stops
     falling.
     class_power: a class's pixels weigh (their number)^-class_power. average: the running average's memory per step.
@@ -53,7 +55,7 @@ class Distill(Recipe):
     unlabelled pictures. consistency: None leaves it out.
     """
 
-    later: ClassVar = {"rehearsal": 0.0, "mirrored": False}
+    later: ClassVar = {"rehearsal": 0.0, "mirrored": False, "encoder_rate": 1.0, "fixed_stride": 0}
 
     size: int = Field(default=128, ge=32, multiple_of=32)
     kimg: float = Field(default=18, gt=0)
@@ -63,6 +65,8 @@ class Distill(Recipe):
     borrow: float = Field(default=0.5, ge=0, le=1)
     lr: float = Field(default=3e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
+    encoder_rate: float = Field(default=1.0, gt=0)
+    fixed_stride: int = Field(default=0, ge=0)
     schedule: Literal["cosine", "constant", "plateau"] = "cosine"
     class_power: float = Field(default=0.4, ge=0, le=1)
     average: float = Field(default=0.99, ge=0, lt=1)
