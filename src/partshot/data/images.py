@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from partshot.artifact import replacing_file
 from partshot.errors import BadImage, BadLabels
+from partshot.letterbox import letterbox
 from partshot.parts import IGNORE, PartSet
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2")
@@ -34,7 +35,7 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 @dataclass(frozen=True)
 class Stack:
-    """Pictures at one size.
+    """Pictures in squares of one size, their aspect kept (letterbox.py).
 
     images: uint8 [n, size, size, 3] RGB. paths: the n files they came from, in the order asked for.
     skipped: the files that could not be read, each with the one-line reason.
@@ -96,16 +97,18 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
     Bilinear with half-pixel centers, and antialiased where it shrinks: what `torch.nn.functional.interpolate` does
     with `antialias=True`, but rounded to uint8.
     """
-    return np.array(_squash(Image.fromarray(image), size))
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def resize_images(images: Iterable[np.ndarray], size: int) -> np.ndarray:
-    """Each of them by `resize_image`, stacked: uint8 [n, size, size, 3]."""
-    return np.stack([resize_image(image, size) for image in images])
+    """Each of them with its aspect kept, by `letterbox.letterbox`, stacked: uint8 [n, size, size, 3]."""
+    return np.stack([letterbox(image, size) for image in images])
 
 
 def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> Stack:
-    """Many pictures at one size, read by several threads into one array; a progress bar after two seconds.
+    """Many pictures in squares of one size (letterbox.py), read by several threads into one array.
+
+    A progress bar appears after two seconds.
 
     JPEGs much larger than `size` are decoded at a fraction of their size (never below twice `size`), which is many
     times faster and differs from reading them whole by about a gray level. Memory: the result and one picture a thread.
@@ -122,7 +125,7 @@ def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> 
             if not skip_corrupt:
                 raise
             return False, str(error)
-        images[row] = np.asarray(_squash(picture, size))
+        images[row] = letterbox(picture, size)
         return frames, ""
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -253,10 +256,6 @@ def _from_floats(path: Path, values: np.ndarray) -> Image.Image:
         raise BadImage(f"{path}: holds values from {bottom:g} to {top:g}; scale them to 0..1 or to 8 or 16 bits")
     gray = np.rint(values * (255 if top <= 1 else 1)).astype(np.uint8)
     return Image.fromarray(gray).convert("RGB")
-
-
-def _squash(picture: Image.Image, size: int) -> Image.Image:
-    return picture.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def _size(array: np.ndarray) -> str:
