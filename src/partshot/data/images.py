@@ -4,8 +4,10 @@ Knows the modes, depths, rotations and limits of the common formats, and what to
 them. Refuses to know labels' ids beyond their colors, normalization and tensors: a picture here is uint8 [h, w, 3].
 """
 
+import contextlib
 import io
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -89,6 +91,24 @@ def read_image(path: Path | str) -> np.ndarray:
     if frames:
         warnings.warn(f"{path}: holds several frames; the first one is used", stacklevel=2)
     return np.array(picture)
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """Height and width of an image, upright, from the head of its file; BadImage when that cannot be read."""
+    with _opened(Path(path)) as picture:
+        turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return picture.size if turned else picture.size[::-1]
+
+
+@contextlib.contextmanager
+def allowing(megapixels: int | float) -> Iterator[None]:
+    """Within it, images of so many megapixels are read: the limit against decompression bombs is that."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = int(megapixels * 1e6)
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
@@ -192,6 +212,21 @@ def write_overlay(path: Path | str, image: np.ndarray, labels: np.ndarray, parts
 def _decode(path: Path, near: int | None = None) -> tuple[Image.Image, bool]:
     # The picture as upright RGB, and whether more frames follow the first. near: JPEGs may come at a fraction of
     # their size, but not below twice this one.
+    with _opened(path) as picture:
+        # MPO is a camera's JPEG with a preview or a depth map behind it, not an animation.
+        frames = picture.format != "MPO" and getattr(picture, "is_animated", False)
+        if near is not None:
+            picture.draft(None, (2 * near, 2 * near))
+        picture.load()
+        # Only after load: Pillow turns a TIFF itself while loading it and then drops the tag. In place, since of a very
+        # large picture a copy is half a gigabyte.
+        ImageOps.exif_transpose(picture, in_place=True)
+        return _rgb(path, picture), frames
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    # A picture whose head has been read; whatever is wrong with the file, now or later on, is a BadImage.
     if not path.is_file():
         raise BadImage(f"{path}: no such file; check the path")
     if path.stat().st_size == 0:
@@ -199,17 +234,11 @@ def _decode(path: Path, near: int | None = None) -> tuple[Image.Image, bool]:
     try:
         with Image.open(path, formats=_FORMATS) as picture:
             _refuse_bomb(path, picture.width * picture.height)
-            # MPO is a camera's JPEG with a preview or a depth map behind it, not an animation.
-            frames = picture.format != "MPO" and getattr(picture, "is_animated", False)
-            if near is not None:
-                picture.draft(None, (2 * near, 2 * near))
-            picture.load()
-            # Only after load: Pillow turns a TIFF itself while loading it and then drops the tag.
-            return _rgb(path, ImageOps.exif_transpose(picture)), frames
+            yield picture
     except BadImage:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        _refuse_bomb(path)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        _refuse_bomb(path, int(re.search(r"(\d+) pixels", str(error))[1]))
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly every kind of exception on damaged bytes
@@ -219,14 +248,13 @@ def _decode(path: Path, near: int | None = None) -> tuple[Image.Image, bool]:
         raise BadImage(f"{path}: cannot be read ({why}); replace it or delete it") from error
 
 
-def _refuse_bomb(path: Path, pixels: int | None = None) -> None:
+def _refuse_bomb(path: Path, pixels: int) -> None:
     limit = Image.MAX_IMAGE_PIXELS
-    if limit is None or (pixels is not None and pixels <= limit):
+    if limit is None or pixels <= limit:
         return
-    size = "more" if pixels is None else f"{pixels / 1e6:.0f}"
     raise BadImage(
-        f"{path}: {size} megapixels, the limit against decompression bombs is {limit / 1e6:.0f}; "
-        "scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        f"{path}: {pixels / 1e6:.0f} megapixels, the limit against decompression bombs is {limit / 1e6:.0f}; "
+        "scale it down, or if you trust it, raise the limit: predict --max-megapixels, PIL.Image.MAX_IMAGE_PIXELS"
     )
 
 
@@ -238,7 +266,7 @@ def _rgb(path: Path, picture: Image.Image) -> Image.Image:
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _from_integers(path: Path, values: np.ndarray) -> Image.Image:
