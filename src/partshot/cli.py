@@ -243,13 +243,31 @@ def predict(
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write how sure each pixel is.")] = False,
     batch: Annotated[int, typer.Option(help="Pictures of one size that are predicted together.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo and replace what is there.")] = False,
+    window: Annotated[
+        str, typer.Option(help="Read in windows of so many pixels; off: all whole; auto: very large images.")
+    ] = "auto",
+    scale: Annotated[
+        str, typer.Option(help="How many times as large things are in windows as they were; several: 0.5,1,2.")
+    ] = "1",
+    max_megapixels: Annotated[float, typer.Option(help="Leave out images that are larger.")] = 500,
 ) -> None:
     """Write a mask for every picture; needs no torch.
 
-    Each is an indexed PNG of the picture's name and size. Run again after a stop, it goes on where it was.
+    Each is an indexed PNG of the picture's name and size. Run again after a stop, it goes on where it was. An image
+    more than twice as large as those that the model learned from is read in overlapping windows of their size.
     """
-    task = task_of("predict")
-    summary = task(model, images, out, overlays=overlays, confidence=confidence, batch=batch, overwrite=overwrite)
+    summary = task_of("predict")(
+        model,
+        images,
+        out,
+        overlays=overlays,
+        confidence=confidence,
+        batch=batch,
+        overwrite=overwrite,
+        window=window,
+        scale=scale,
+        max_megapixels=max_megapixels,
+    )
     for path, reason in summary.skipped[:_LISTED]:
         typer.echo(f"warning: {path.name} skipped: {reason}", err=True)
     if len(summary.skipped) > _LISTED:

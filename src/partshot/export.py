@@ -23,6 +23,7 @@ import partshot
 from partshot.artifact import replacing_file
 from partshot.data.images import resize_images
 from partshot.errors import BadArtifact, MissingExtra
+from partshot.nets.student import STRIDE
 from partshot.parts import PartSet
 from partshot.shipped import INPUT, OUTPUTS, Shipped, notes
 
@@ -35,12 +36,13 @@ _LARGEST_EDGE = 1024  # of the pictures that the gate compares: larger ones test
 class Served(nn.Module):
     """A net with everything around it that turns pictures into labels: the graph that is exported.
 
-    net: float [b, 3, size, size] in [-1, 1] -> logits [b, k, size', size'].
+    net: float [b, 3, h', w'] in [-1, 1] -> logits [b, k, h", w"]. size: of what it is given: the long side, where the
+    aspect is kept (letterbox.reading_size), else both sides.
     """
 
-    def __init__(self, net: nn.Module, size: int):
+    def __init__(self, net: nn.Module, size: int, squashed: bool = True):
         super().__init__()
-        self.net, self.size = net, size
+        self.net, self.size, self.squashed = net, size, squashed
 
     def forward(
         self, images: UInt8[torch.Tensor, "b h w 3"]
@@ -48,29 +50,54 @@ class Served(nn.Module):
         """Labels, and confidence: the probability of the label, times 255."""
         height, width = images.shape[1], images.shape[2]
         pictures = images.permute(0, 3, 1, 2).float()
-        squares = interpolate(pictures, size=(self.size, self.size), mode="bilinear", antialias=True)
-        logits = interpolate(self.net(squares / 127.5 - 1), size=(height, width), mode="bilinear", align_corners=False)
+        size = (self.size, self.size) if self.squashed else self._reading_size(height, width)
+        resized = interpolate(pictures, size=size, mode="bilinear", antialias=True)
+        logits = interpolate(self.net(resized / 127.5 - 1), size=(height, width), mode="bilinear", align_corners=False)
         # Softmax and then its maximum, but five times faster in onnxruntime: the largest term of the sum is exp(0).
         confidence = 1 / (logits - logits.amax(1, keepdim=True)).exp().sum(1)
         return logits.argmax(1).to(torch.uint8), (confidence * 255).round().to(torch.uint8)
 
+    def _reading_size(self, height, width):
+        """letterbox.reading_size as a part of the graph."""
+        longest = torch.sym_max(height, width)
 
-def export_onnx(net: nn.Module, parts: PartSet, size: int, path: Path | str, sample: Sequence[np.ndarray] = ()) -> Path:
+        def rounded(side):
+            steps = (2 * side * self.size + STRIDE * longest) // (2 * STRIDE * longest)
+            # By way of a number: carried on as a formula of the picture's sides, it makes exporting twice as slow.
+            steps = torch.scalar_tensor(steps, dtype=torch.int64).clamp(min=1).item()
+            torch._check(steps >= 1)
+            torch._check(steps <= self.size // STRIDE)
+            return steps * STRIDE
+
+        return rounded(height), rounded(width)
+
+
+def export_onnx(
+    net: nn.Module,
+    parts: PartSet,
+    size: int,
+    path: Path | str,
+    sample: Sequence[np.ndarray] = (),
+    squashed: bool = True,
+    native: int | None = None,
+) -> Path:
     """Writes a net as one ONNX file, whole or not at all.
 
-    net: float [b, 3, size, size] in [-1, 1] -> logits [b, len(parts), ., .] at any size; it is not changed.
-    sample: pictures uint8 [h, w, 3] of the kind it is for; the gate compares on them and on noise.
+    net: float [b, 3, h', w'] in [-1, 1] -> logits [b, len(parts), ., .] at any size; it is not changed. It is given
+    squares of `size` if `squashed`, else what letterbox.reading_size says for a long side of `size`.
+    sample: pictures uint8 [h, w, 3] of the kind it is for; the gate compares on them and on noise. native: the usual
+    long side of the images that it learned from, which the file tells whoever has much larger ones.
 
     The file: input "images" uint8 [b, h, w, 3] RGB; outputs "labels" uint8 [b, h, w], ids of `parts`, and "confidence"
-    uint8 [b, h, w], the label's probability times 255; b, h and w are free. Pictures are squashed to size x size with
-    antialiasing, as in `data.images.resize_image`, and logits are resized back.
+    uint8 [b, h, w], the label's probability times 255; b, h and w are free. Pictures are resized with antialiasing,
+    as by Pillow, and logits are resized back.
 
     Raises BadArtifact, and leaves nothing behind, when the net cannot be exported or onnxruntime does not compute what
     torch does; MissingExtra when the exporter's libraries are missing.
     """
     path = Path(path)
-    served = Served(copy.deepcopy(net).cpu().float().to(memory_format=torch.contiguous_format), size).eval()
-    blob = _to_onnx(served, notes(parts, size, partshot.__version__), path)
+    served = Served(copy.deepcopy(net).cpu().float().to(memory_format=torch.contiguous_format), size, squashed)
+    blob = _to_onnx(served.eval(), notes(parts, size, partshot.__version__, squashed, native), path)
     with replacing_file(path) as temporary:
         temporary.write_bytes(blob)
         _compare(served, Shipped(temporary), comparisons(sample, size), path)

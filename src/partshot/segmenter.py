@@ -7,26 +7,30 @@ fitting once, and what is saved predicts the same to the last bit. Neither knows
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from partshot.artifact import Artifact, below
 from partshot.catalog import HEADS, lookup
-from partshot.data.images import resize_images
+from partshot.data.images import resize_image
 from partshot.data.shots import Shots
 from partshot.data.soft_labels import SoftLabels
 from partshot.errors import BadArtifact, BadRecipe, NotFitted
 from partshot.heads.ensemble import Ensemble
+from partshot.letterbox import letterbox, reading_size
 from partshot.nets.student import STRIDE, Mirrored, build_student
 from partshot.ops.disagreement import entropy, image_score, keep_by_score, verdict
 from partshot.ops.pictures import as_bytes, as_pictures
 from partshot.ops.precision import best_device, native_bf16
+from partshot.ops.unboxed import unboxed
 from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import rebuild, tensors_of
@@ -36,6 +40,9 @@ from partshot.train.fit_head import FitHead, device_of
 
 # Pictures per forward pass: enough to keep two cores busy, few enough for 512 px pyramids in 2 GB.
 _BATCH = 8
+# What a card says of images that are no squares; cards without a word are of versions that squashed them.
+_KEPT, _SQUASHED = "kept", "squashed"
+_BILINEAR = Image.Resampling.BILINEAR
 # Copies of drawn shots in other styles, in all, and how much room their features may take.
 _STYLES, _STYLES_FROM, _MOST_BYTES = 24, 2_000_000, 1 << 30
 
@@ -64,6 +71,7 @@ class Segmenter:
     representation: reads the pictures. parts: what the head tells apart. head: a name of `catalog.HEADS`.
     size: side of the square that pictures are resized to before they are read. recipe: how the head is fitted, of the
     kind of `fit_presets(head)`; None takes its "fast". fitted: the fingerprint of the last fit, empty before it.
+    squashed: whether images are squashed to squares, as fits of older versions were; else they are letterboxed.
     """
 
     def __init__(
@@ -80,7 +88,7 @@ class Segmenter:
         self.representation, self.parts, self.head_name = representation.to(best_device()), parts, head
         self.size, self.recipe = size, recipe or usual
         self.head_: nn.Module | None = None
-        self.fitted = ""
+        self.fitted, self.squashed = "", False
 
     @property
     def device(self) -> torch.device:
@@ -102,7 +110,7 @@ class Segmenter:
             shown, read = self._restyled(shots, latents)
         fit = fitter(self.recipe)
         self.head_ = fit(self.make_head(), self.representation, shown, self.recipe, self.size, quiet, read)
-        self.fitted = self.fingerprint(shots)
+        self.fitted, self.squashed = self.fingerprint(shots), False
         return self
 
     def fingerprint(self, shots: Shots) -> str:
@@ -111,7 +119,8 @@ class Segmenter:
         `fitted` is that of the shots it was last fitted to.
         """
         given = (self.representation.spec.fingerprint, self.head_name, self.size, self.recipe.fingerprint)
-        return hashlib.sha256(f"{given}/{shots.fingerprint}".encode()).hexdigest()[:12]
+        aspect = "/letterboxed" if shots.oblong else ""
+        return hashlib.sha256(f"{given}/{shots.fingerprint}{aspect}".encode()).hexdigest()[:12]
 
     def predict(self, images: Sequence[np.ndarray], latents: Latents | None = None) -> list[Prediction]:
         """One Prediction per picture, uint8 [h, w, 3], of any sizes. Raises NotFitted before `fit`.
@@ -120,8 +129,7 @@ class Segmenter:
         """
         self._head()
         if latents is None:
-            read = self.representation.features
-            return _predictions(lambda x, sizes: self._answers(read(x.to(self.device)), sizes), images, self.size)
+            return [one for several in _chunks(images) for one in self._seen(several)]
         read = self._read(latents)
         return [one for i, image in enumerate(images) for one in self._answers(read[i : i + 1], [image.shape[:2]])]
 
@@ -187,6 +195,7 @@ class Segmenter:
         card = {
             "head": self.head_name,
             "size": self.size,
+            "aspect": _SQUASHED if self.squashed else _KEPT,
             "parts": self.parts.to_dict(),
             "representation": self.representation.card(),
             "recipe": self.recipe.model_dump(mode="json"),
@@ -206,7 +215,7 @@ class Segmenter:
         kind = type(fit_presets(card["head"])["fast"])
         found = cls(representation, parts, card["head"], card["size"], kind.parse(card["recipe"], str(folder)))
         found.head_ = _loaded(found.make_head(), below(stored.tensors, "head."), folder).to(found.device)
-        found.fitted = card["fingerprint"]
+        found.fitted, found.squashed = card["fingerprint"], card.get("aspect") != _KEPT
         return found
 
     def _restyled(self, shots: Shots, latents: Latents) -> tuple[Shots, Pyramid]:
@@ -233,36 +242,52 @@ class Segmenter:
             raise NotFitted("this Segmenter has not been fitted; call fit(shots) first, or load a fitted one")
         return self.head_
 
+    def _seen(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """The answers to a few images, read together."""
+        fitted = np.stack([(resize_image if self.squashed else letterbox)(image, self.size) for image in images])
+        pyramid = self.representation.features(as_pictures(fitted).to(self.device))
+        return self._answers(pyramid, [image.shape[:2] for image in images])
+
     @torch.no_grad()
     def _answers(self, pyramid: Pyramid, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
-        head = self._head()
+        head, square = self._head(), None if self.squashed else self.size
         if isinstance(head, Ensemble):
             # One by one, since every member's opinion is there at once.
-            return [_agreed(head.members(pyramid[i : i + 1])[:, 0], size) for i, size in enumerate(sizes)]
-        return _separate(head(pyramid).float().cpu(), sizes)
+            return [_agreed(head.members(pyramid[i : i + 1])[:, 0], size, square) for i, size in enumerate(sizes)]
+        return _separate(head(pyramid).float().cpu(), sizes, square)
 
 
 class Student:
     """One fast network with what it takes to use it.
 
-    net: float [b, 3, s, s] in [-1, 1] -> logits [b, k, s, s], in evaluation mode. name: of its architecture, for
+    net: float [b, 3, h, w] in [-1, 1] -> logits [b, k, h, w], in evaluation mode. name: of its architecture, for
     `nets.student.build_student`. size: side of the pictures it was trained on. card: plain JSON values on how.
-    mirrored: whether it reads pictures in a mirror, too.
+    mirrored: whether it reads pictures in a mirror, too. squashed: whether it knows images squashed to squares, as
+    students of older versions do; else it reads them with their aspect. native: the usual long side, in pixels, of the
+    images that it learned from, before they were resized; None where nobody knows.
     """
 
     def __init__(
-        self, net: nn.Module, name: str, parts: PartSet, size: int, card: dict | None = None, mirrored: bool = False
+        self,
+        net: nn.Module,
+        name: str,
+        parts: PartSet,
+        size: int,
+        card: dict | None = None,
+        mirrored: bool = False,
+        squashed: bool = False,
+        native: int | None = None,
     ):
         self.net, self.name, self.parts, self.size = net.eval(), name, parts, size
-        self.card, self.mirrored = card or {}, mirrored
+        self.card, self.mirrored, self.squashed, self.native = card or {}, mirrored, squashed, native
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """One Prediction per picture, uint8 [h, w, 3], of any sizes."""
-        return _predictions(lambda x, sizes: _separate(self._logits(x), sizes), images, self.reads)
+        return [one for several in _chunks(images) for one in self._seen(several)]
 
     @property
     def reads(self) -> int:
-        """Side of the square that pictures are resized to: a quarter larger than in training, in whole strides.
+        """Long side of the pictures that it reads: a quarter larger than in training, in whole strides.
 
         Networks see more at a size somewhat above that of their training (Touvron et al. 2019); measured in LOG.md.
         """
@@ -270,13 +295,15 @@ class Student:
 
     @property
     def reader(self) -> nn.Module:
-        """What looks at pictures of that side: the net, or the net and its mirror image."""
+        """What looks at pictures of that size: the net, or the net and its mirror image."""
         return Mirrored(self.net, self.parts.mirrored_ids()).eval() if self.mirrored else self.net
 
     def save(self, folder: Path | str) -> Path:
         """Writes the network and its card."""
-        card = {"student": self.name, "size": self.size, "parts": self.parts.to_dict(), **self.card}
+        aspect = _SQUASHED if self.squashed else _KEPT
+        card = {"student": self.name, "size": self.size, "aspect": aspect, "parts": self.parts.to_dict(), **self.card}
         card |= {"mirrored": True} if self.mirrored else {}
+        card |= {} if self.native is None else {"native": self.native}
         return Artifact("student", card, {k: v.numpy() for k, v in self.net.state_dict().items()}).save(folder)
 
     @classmethod
@@ -286,8 +313,23 @@ class Student:
         parts = PartSet.from_dict(stored.card["parts"], str(folder))
         net = _loaded(build_student(stored.card["student"], len(parts)), stored.tensors, folder)
         known = {k: stored.card[k] for k in ("fingerprint", "recipe") if k in stored.card}
-        mirrored = stored.card.get("mirrored", False)
-        return cls(net, stored.card["student"], parts, stored.card["size"], known, mirrored)
+        mirrored, squashed = stored.card.get("mirrored", False), stored.card.get("aspect") != _KEPT
+        native = stored.card.get("native")
+        return cls(net, stored.card["student"], parts, stored.card["size"], known, mirrored, squashed, native)
+
+    def _seen(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """The answers to a few images: those that are read at one size together."""
+        alike, found = defaultdict(list), [None] * len(images)
+        for i, image in enumerate(images):
+            shape = (self.reads, self.reads) if self.squashed else reading_size(*image.shape[:2], self.reads)
+            alike[shape].append(i)
+        for (height, width), several in alike.items():
+            resized = [Image.fromarray(images[i]).resize((width, height), _BILINEAR) for i in several]
+            logits = self._logits(as_pictures(np.stack([np.array(image) for image in resized])))
+            answers = _separate(logits, [images[i].shape[:2] for i in several])
+            for i, answer in zip(several, answers, strict=True):
+                found[i] = answer
+        return found
 
     def _logits(self, pictures: torch.Tensor) -> torch.Tensor:
         pictures = pictures.contiguous(memory_format=torch.channels_last)
@@ -299,31 +341,24 @@ def _autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(device))
 
 
-def _predictions(
-    answers: Callable[[torch.Tensor, list[tuple[int, int]]], list[Prediction]], images: Sequence[np.ndarray], size: int
-) -> list[Prediction]:
-    found = []
-    for first in range(0, len(images), _BATCH):
-        several = images[first : first + _BATCH]
-        pictures = as_pictures(resize_images(several, size))
-        found += answers(pictures, [image.shape[:2] for image in several])
-    return found
+def _chunks(images: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
+    return (images[first : first + _BATCH] for first in range(0, len(images), _BATCH))
 
 
-def _separate(logits: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
-    return [_prediction(one, size) for one, size in zip(logits.split(1), sizes, strict=True)]
+def _separate(logits: torch.Tensor, sizes: Sequence[tuple[int, int]], square: int | None = None) -> list[Prediction]:
+    return [_prediction(one, size, square) for one, size in zip(logits.split(1), sizes, strict=True)]
 
 
-def _prediction(logits: torch.Tensor, size: tuple[int, int]) -> Prediction:
-    logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0]
+def _prediction(logits: torch.Tensor, size: tuple[int, int], square: int | None) -> Prediction:
+    logits = unboxed(logits, size, square)[0]
     shares = logits.softmax(0)
     doubt = entropy(shares, 0) / max(1e-9, math.log(len(shares)))
     return Prediction(logits.argmax(0).byte().numpy(), shares.numpy(), doubt.clamp(0, 1).numpy())
 
 
-def _agreed(members: torch.Tensor, size: tuple[int, int]) -> Prediction:
+def _agreed(members: torch.Tensor, size: tuple[int, int], square: int | None) -> Prediction:
     # Probabilities [m, k, h, w], brought to the picture's size one member at a time.
-    resized = (F.interpolate(one[None], size=size, mode="bilinear", align_corners=False) for one in members)
+    resized = (unboxed(one[None], size, square) for one in members)
     labels, shares, disagreement = (found.cpu() for found in verdict(resized))
     doubt = disagreement / max(1e-9, math.log(min(members.shape[:2])))
     return Prediction(labels[0].numpy(), shares[0].numpy(), doubt[0].clamp(0, 1).numpy())

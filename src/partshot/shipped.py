@@ -24,9 +24,15 @@ FORMAT = 1
 _ONLY_ERRORS = 3  # onnxruntime's own warnings speak of graphs and threads, to nobody who runs a model
 
 
-def notes(parts: PartSet, size: int, version: str) -> dict[str, str]:
-    """What the file says about itself: texts by name, for the ONNX metadata; `Shipped` reads them back."""
+def notes(parts: PartSet, size: int, version: str, squashed: bool = True, native: int | None = None) -> dict[str, str]:
+    """What the file says about itself: texts by name, for the ONNX metadata; `Shipped` reads them back.
+
+    The arguments are those of `export.export_onnx`.
+    """
+    known = {} if native is None else {"partshot.native": str(native)}
     return {
+        **known,
+        "partshot.aspect": "squashed" if squashed else "kept",
         "partshot.format": str(FORMAT),
         "partshot.version": version,
         "partshot.parts": json.dumps(parts.to_dict()),
@@ -37,8 +43,9 @@ def notes(parts: PartSet, size: int, version: str) -> dict[str, str]:
 class Shipped:
     """path: the ONNX file. threads: cores that one prediction may use; 0 = all that this process has.
 
-    parts: the PartSet of its labels. size: edge in pixels of the squares the net works on. sha256: of the file, hex.
-    version: of the partshot that wrote it.
+    parts: the PartSet of its labels. size: long side in pixels of what the net works on. squashed: whether that is a
+    square whatever the image's aspect, as in files of older versions. native: the usual long side of the images that
+    it learned from, None where the file does not say. sha256: of the file, hex. version: of the partshot that wrote it.
 
     Raises BadArtifact when the file is missing, truncated, no ONNX, or not exported by partshot.
     """
@@ -49,7 +56,8 @@ class Shipped:
         self.sha256 = hashlib.sha256(blob).hexdigest()
         self._session = _session(path, blob, threads or available_cores())
         meta = self._session.get_modelmeta().custom_metadata_map
-        self.parts, self.size, self.version = _read_notes(path, meta)
+        self.parts, self.size, self.version, self.native = _read_notes(path, meta)
+        self.squashed = meta.get("partshot.aspect") != "kept"
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Labels and confidence of pictures of one size.
@@ -80,13 +88,14 @@ def _session(path: Path, blob: bytes, threads: int) -> onnxruntime.InferenceSess
         raise BadArtifact(f"{path}: no ONNX model, truncated, or too new for onnxruntime; export it again") from error
 
 
-def _read_notes(path: Path, meta: Mapping[str, str]) -> tuple[PartSet, int, str]:
+def _read_notes(path: Path, meta: Mapping[str, str]) -> tuple[PartSet, int, str, int | None]:
     if "partshot.format" not in meta:
         raise BadArtifact(f"{path}: an ONNX model, but not one of partshot's; make one with: partshot export")
     try:
         if int(meta["partshot.format"]) > FORMAT:
             raise BadArtifact(f"{path}: exported by a newer partshot ({meta['partshot.version']}); upgrade partshot")
         parts = PartSet.from_dict(json.loads(meta["partshot.parts"]), source=str(path))
-        return parts, int(meta["partshot.size"]), meta["partshot.version"]
+        native = int(meta["partshot.native"]) if "partshot.native" in meta else None
+        return parts, int(meta["partshot.size"]), meta["partshot.version"], native
     except (KeyError, ValueError, BadParts) as error:
         raise BadArtifact(f"{path}: its notes are damaged ({error}); export it again") from error

@@ -19,6 +19,7 @@ from partshot.data.images import (
     write_overlay,
 )
 from partshot.errors import BadImage, BadLabels, DiskFull
+from partshot.letterbox import letterbox
 from partshot.parts import PartSet
 
 PARTS = PartSet.of("background", "head", "tail")
@@ -238,7 +239,7 @@ def test_read_stack_reads_mixed_sizes_in_order(tmp_path):
     stack = read_stack(paths[::-1], 16)
     assert stack.paths == tuple(paths[::-1]) and stack.skipped == () and stack.images.shape == (20, 16, 16, 3)
     for image, path in zip(stack.images, stack.paths, strict=True):
-        np.testing.assert_array_equal(image, resize_image(read_image(path), 16))
+        np.testing.assert_array_equal(image, letterbox(read_image(path), 16))
 
 
 def test_read_stack_decodes_large_jpegs_small_with_nearly_the_same_result(tmp_path):
@@ -248,7 +249,7 @@ def test_read_stack_decodes_large_jpegs_small_with_nearly_the_same_result(tmp_pa
     whole = read_image(tmp_path / "a.jpg")
     for size in (32, 64, 150, 256):  # decoded at 1/8, 1/4, 1/2 and whole
         got = read_stack([tmp_path / "a.jpg"], size).images[0]
-        assert np.abs(got.astype(int) - resize_image(whole, size)).mean() < 0.7
+        assert np.abs(got.astype(int) - letterbox(whole, size)).mean() < 0.7
 
 
 def test_one_corrupt_picture_is_skipped_or_fatal_as_asked(tmp_path, photo):

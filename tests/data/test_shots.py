@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partshot.data.images import resize_image
-from partshot.data.labels import resize_labels, write_labels
+from partshot.data.labels import write_labels
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.errors import BadImage, BadLabels, BadParts
+from partshot.letterbox import letterbox, letterbox_labels
 from partshot.parts import COLORS, PartSet
 
 PARTS = PartSet.of("background", "head", "tail")
@@ -260,8 +260,8 @@ def test_present_counts_parts_and_not_ignore(ten):
 def test_stack_brings_mixed_sizes_to_one(ten):
     images, labels = ten.stack(16)
     assert images.shape == (10, 16, 16, 3) and labels.shape == (10, 16, 16)
-    np.testing.assert_array_equal(images[3], resize_image(ten.images[3], 16))
-    np.testing.assert_array_equal(labels[3], resize_labels(ten.labels[3], 16))
+    np.testing.assert_array_equal(images[3], letterbox(ten.images[3], 16))
+    np.testing.assert_array_equal(labels[3], letterbox_labels(ten.labels[3], 16))
 
 
 def test_shots_check_themselves():

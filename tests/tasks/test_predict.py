@@ -6,9 +6,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -16,42 +14,16 @@ from partshot.cli import app
 from partshot.data.labels import read_labels
 from partshot.errors import BadArtifact, BadImage, BadLabels, BadRecipe, DiskFull
 from partshot.parts import PartSet
-from partshot.shipped import Shipped, notes
+from partshot.shipped import Shipped
 from partshot.tasks import predict as task
 from partshot.tasks.predict import Picture, in_batches, predict
 
 PARTS = PartSet.of("background", "bright", "hazy")
 
 
-def write_model(path, channel=0, parts=PARTS):
-    """A model whose label says whether a channel is above 127, and whose confidence is the green channel."""
-    index = helper.make_tensor("index", TensorProto.INT64, [], [channel])
-    green = helper.make_tensor("green", TensorProto.INT64, [], [1])
-    half = helper.make_tensor("half", TensorProto.INT32, [], [127])
-    nodes = [
-        helper.make_node("Gather", ["images", "index"], ["one"], axis=3),
-        helper.make_node("Cast", ["one"], ["wide"], to=TensorProto.INT32),
-        helper.make_node("Greater", ["wide", "half"], ["above"]),
-        helper.make_node("Cast", ["above"], ["labels"], to=TensorProto.UINT8),
-        helper.make_node("Gather", ["images", "green"], ["confidence"], axis=3),
-    ]
-    pixels = ["b", "h", "w"]
-    graph = helper.make_graph(
-        nodes,
-        "model",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, [*pixels, 3])],
-        [helper.make_tensor_value_info(name, TensorProto.UINT8, pixels) for name in ("labels", "confidence")],
-        [index, green, half],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, notes(parts, 64, "0.1.0"))
-    onnx.save(model, path)
-    return path
-
-
 @pytest.fixture
-def model(tmp_path):
-    return write_model(tmp_path / "model.onnx")
+def model(pixel_model, tmp_path):
+    return pixel_model(tmp_path / "model.onnx")
 
 
 @pytest.fixture
@@ -143,11 +115,11 @@ def test_a_kept_mask_is_not_enough_when_an_overlay_is_asked_for(model, folder, t
     assert predict(model, folder, tmp_path / "out", overlays=True).written == 0
 
 
-def test_overwrite_and_another_model_do_everything_anew(model, folder, tmp_path):
+def test_overwrite_and_another_model_do_everything_anew(pixel_model, model, folder, tmp_path):
     predict(model, folder, tmp_path / "out")
     assert predict(model, folder, tmp_path / "out", overwrite=True).written == 5
 
-    other = write_model(tmp_path / "other.onnx", channel=2, parts=PartSet.of("none", "blue"))
+    other = pixel_model(tmp_path / "other.onnx", channel=2, parts=PartSet.of("none", "blue"))
     assert predict(other, folder, tmp_path / "out").written == 5
 
     expected = pixels(folder / "p0.bmp")[..., 2] > 127
@@ -155,9 +127,9 @@ def test_overwrite_and_another_model_do_everything_anew(model, folder, tmp_path)
     assert PartSet.load(tmp_path / "out" / "classes.json").names == ("none", "blue")
 
 
-def test_another_models_masks_are_not_taken_for_its_own_after_a_stop(model, folder, tmp_path, monkeypatch):
+def test_another_models_masks_are_not_taken_for_its_own_after_a_stop(pixel_model, model, folder, tmp_path, monkeypatch):
     predict(model, folder, tmp_path / "out")
-    other = write_model(tmp_path / "other.onnx", channel=2)
+    other = pixel_model(tmp_path / "other.onnx", channel=2)
     write = task.write_labels
 
     def stop_at_p2(path, labels, parts):

@@ -4,8 +4,10 @@ Knows the modes, depths, rotations and limits of the common formats, and what to
 them. Refuses to know labels' ids beyond their colors, normalization and tensors: a picture here is uint8 [h, w, 3].
 """
 
+import contextlib
 import io
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +20,7 @@ from PIL import Image, ImageOps
 
 from partshot.artifact import replacing_file
 from partshot.errors import BadImage, BadLabels
+from partshot.letterbox import letterbox
 from partshot.parts import IGNORE, PartSet
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2")
@@ -34,7 +37,7 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 @dataclass(frozen=True)
 class Stack:
-    """Pictures at one size.
+    """Pictures in squares of one size, their aspect kept (letterbox.py).
 
     images: uint8 [n, size, size, 3] RGB. paths: the n files they came from, in the order asked for.
     skipped: the files that could not be read, each with the one-line reason.
@@ -90,22 +93,42 @@ def read_image(path: Path | str) -> np.ndarray:
     return np.array(picture)
 
 
+def image_size(path: Path | str) -> tuple[int, int]:
+    """Height and width of an image, upright, from the head of its file; BadImage when that cannot be read."""
+    with _opened(Path(path)) as picture:
+        turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return picture.size if turned else picture.size[::-1]
+
+
+@contextlib.contextmanager
+def allowing(megapixels: int | float) -> Iterator[None]:
+    """Within it, images of so many megapixels are read: the limit against decompression bombs is that."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = int(megapixels * 1e6)
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
     """A picture, uint8 [h, w, 3], squashed to uint8 [size, size, 3]: the aspect is not kept.
 
     Bilinear with half-pixel centers, and antialiased where it shrinks: what `torch.nn.functional.interpolate` does
     with `antialias=True`, but rounded to uint8.
     """
-    return np.array(_squash(Image.fromarray(image), size))
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def resize_images(images: Iterable[np.ndarray], size: int) -> np.ndarray:
-    """Each of them by `resize_image`, stacked: uint8 [n, size, size, 3]."""
-    return np.stack([resize_image(image, size) for image in images])
+    """Each of them with its aspect kept, by `letterbox.letterbox`, stacked: uint8 [n, size, size, 3]."""
+    return np.stack([letterbox(image, size) for image in images])
 
 
 def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> Stack:
-    """Many pictures at one size, read by several threads into one array; a progress bar after two seconds.
+    """Many pictures in squares of one size (letterbox.py), read by several threads into one array.
+
+    A progress bar appears after two seconds.
 
     JPEGs much larger than `size` are decoded at a fraction of their size (never below twice `size`), which is many
     times faster and differs from reading them whole by about a gray level. Memory: the result and one picture a thread.
@@ -122,7 +145,7 @@ def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> 
             if not skip_corrupt:
                 raise
             return False, str(error)
-        images[row] = np.asarray(_squash(picture, size))
+        images[row] = letterbox(picture, size)
         return frames, ""
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -189,6 +212,21 @@ def write_overlay(path: Path | str, image: np.ndarray, labels: np.ndarray, parts
 def _decode(path: Path, near: int | None = None) -> tuple[Image.Image, bool]:
     # The picture as upright RGB, and whether more frames follow the first. near: JPEGs may come at a fraction of
     # their size, but not below twice this one.
+    with _opened(path) as picture:
+        # MPO is a camera's JPEG with a preview or a depth map behind it, not an animation.
+        frames = picture.format != "MPO" and getattr(picture, "is_animated", False)
+        if near is not None:
+            picture.draft(None, (2 * near, 2 * near))
+        picture.load()
+        # Only after load: Pillow turns a TIFF itself while loading it and then drops the tag. In place, since of a very
+        # large picture a copy is half a gigabyte.
+        ImageOps.exif_transpose(picture, in_place=True)
+        return _rgb(path, picture), frames
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    # A picture whose head has been read; whatever is wrong with the file, now or later on, is a BadImage.
     if not path.is_file():
         raise BadImage(f"{path}: no such file; check the path")
     if path.stat().st_size == 0:
@@ -196,17 +234,11 @@ def _decode(path: Path, near: int | None = None) -> tuple[Image.Image, bool]:
     try:
         with Image.open(path, formats=_FORMATS) as picture:
             _refuse_bomb(path, picture.width * picture.height)
-            # MPO is a camera's JPEG with a preview or a depth map behind it, not an animation.
-            frames = picture.format != "MPO" and getattr(picture, "is_animated", False)
-            if near is not None:
-                picture.draft(None, (2 * near, 2 * near))
-            picture.load()
-            # Only after load: Pillow turns a TIFF itself while loading it and then drops the tag.
-            return _rgb(path, ImageOps.exif_transpose(picture)), frames
+            yield picture
     except BadImage:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        _refuse_bomb(path)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        _refuse_bomb(path, int(re.search(r"(\d+) pixels", str(error))[1]))
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly every kind of exception on damaged bytes
@@ -216,14 +248,13 @@ def _decode(path: Path, near: int | None = None) -> tuple[Image.Image, bool]:
         raise BadImage(f"{path}: cannot be read ({why}); replace it or delete it") from error
 
 
-def _refuse_bomb(path: Path, pixels: int | None = None) -> None:
+def _refuse_bomb(path: Path, pixels: int) -> None:
     limit = Image.MAX_IMAGE_PIXELS
-    if limit is None or (pixels is not None and pixels <= limit):
+    if limit is None or pixels <= limit:
         return
-    size = "more" if pixels is None else f"{pixels / 1e6:.0f}"
     raise BadImage(
-        f"{path}: {size} megapixels, the limit against decompression bombs is {limit / 1e6:.0f}; "
-        "scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        f"{path}: {pixels / 1e6:.0f} megapixels, the limit against decompression bombs is {limit / 1e6:.0f}; "
+        "scale it down, or if you trust it, raise the limit: predict --max-megapixels, PIL.Image.MAX_IMAGE_PIXELS"
     )
 
 
@@ -235,7 +266,7 @@ def _rgb(path: Path, picture: Image.Image) -> Image.Image:
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _from_integers(path: Path, values: np.ndarray) -> Image.Image:
@@ -253,10 +284,6 @@ def _from_floats(path: Path, values: np.ndarray) -> Image.Image:
         raise BadImage(f"{path}: holds values from {bottom:g} to {top:g}; scale them to 0..1 or to 8 or 16 bits")
     gray = np.rint(values * (255 if top <= 1 else 1)).astype(np.uint8)
     return Image.fromarray(gray).convert("RGB")
-
-
-def _squash(picture: Image.Image, size: int) -> Image.Image:
-    return picture.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def _size(array: np.ndarray) -> str:

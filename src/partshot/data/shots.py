@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from partshot.data.images import IMAGE_SUFFIXES, list_images, read_image, resize_images, turned_by_exif
-from partshot.data.labels import count_ids, read_labels, read_palette, resize_labels
+from partshot.data.labels import count_ids, read_labels, read_palette
 from partshot.errors import BadLabels
+from partshot.letterbox import letterbox_labels
 from partshot.parts import IGNORE, PartSet, default_color
 
 _THREADS = 4
@@ -93,9 +94,17 @@ class Shots:
         return tuple(int(i) for i in np.flatnonzero(counts[:IGNORE]))
 
     def stack(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """All shots squashed to one size: pictures uint8 [k, size, size, 3] and labels uint8 [k, size, size]."""
+        """All shots in squares, their aspect kept: images uint8 [k, size, size, 3], labels uint8 [k, size, size].
+
+        See letterbox.py; what is filled up is 255 in the labels.
+        """
         images = resize_images(self.images, size)
-        return images, np.stack([resize_labels(labels, size) for labels in self.labels])
+        return images, np.stack([letterbox_labels(labels, size) for labels in self.labels])
+
+    @property
+    def oblong(self) -> bool:
+        """Whether some image is no square, so that its aspect matters."""
+        return any(image.shape[0] != image.shape[1] for image in self.images)
 
 
 def load_shots(

@@ -174,6 +174,8 @@ def train_student(
         soft,
         extra,
     )
+    # What a generator draws says nothing of the size of the images to come.
+    native = int(np.median([max(image.shape) for image in shots.images])) if extra is None else None
     loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=seed)
     what = f"student from {len(shots)} label{'s' if len(shots) > 1 else ''}"
     what += "" if extra is None else f" and {len(extra[0])} drawn pictures"
@@ -181,7 +183,7 @@ def train_student(
 
     def as_it_is() -> Student:
         average = copy.deepcopy(game.modules["average"]).to("cpu")
-        return Student(average, student, shots.parts, recipe.size, card, recipe.mirrored)
+        return Student(average, student, shots.parts, recipe.size, card, recipe.mirrored, native=native)
 
     show = _Snapshots(out, snapshots, recipe, as_it_is) if snapshots else None
     run_loop(game, loop, out, what, fingerprint, quiet=quiet, show=show)
@@ -268,6 +270,7 @@ def _weights(start: Path, student: str) -> dict[str, torch.Tensor]:
 
 def _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn, begin) -> str:
     digest = hashlib.sha256(f"{recipe.fingerprint}/{student}/{seed}/{shots.fingerprint}".encode())
+    digest.update(b"/letterboxed" if shots.oblong else b"")
     if pictures is not None:
         digest.update(f"{pictures.shape}".encode())
         digest.update(np.ascontiguousarray(pictures[:: max(1, len(pictures) // 64)]).tobytes())

@@ -17,7 +17,7 @@ def export(student: Path | str | Student, out: Path | str, sample: Sequence[np.n
     Raises BadArtifact when the folder holds no student, or when onnxruntime's answers differ from torch's.
     """
     found = student if isinstance(student, Student) else Student.load(_trained(Path(student)))
-    return export_onnx(found.reader, found.parts, found.reads, out, sample)
+    return export_onnx(found.reader, found.parts, found.reads, out, sample, found.squashed, found.native)
 
 
 def _trained(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """predict: masks for a folder of pictures by an exported student, without torch.
 
 Knows how a long prediction stays busy, goes on after a stop, and what lies where in its folder. The net, and what is
-done to a picture before and after it, is the ONNX file's affair.
+done to a picture before and after it, is the ONNX file's affair; what is read in windows is tasks/reading.py's.
 """
 
 import io
@@ -9,7 +9,7 @@ import itertools
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +18,23 @@ import numpy as np
 from PIL import Image
 
 from partshot.artifact import replacing_file
-from partshot.data.images import list_images, read_image, write_overlay
+from partshot.data.images import allowing, image_size, list_images, read_image, write_overlay
 from partshot.data.labels import write_labels
 from partshot.errors import BadImage, BadLabels, BadRecipe
 from partshot.machine import available_cores
 from partshot.parts import PartSet
 from partshot.shipped import Shipped
+from partshot.tasks.reading import Reading
 from partshot.train.progress import Ticker
+from partshot.windows import read_in_windows
 
 MANIFEST = "predictions.json"
 
 # A net that looks at a few hundred pixels says nothing finer than a 4-megapixel mask shows, and the logits of a much
 # larger one would fill the memory: larger pictures are predicted at this size and their labels enlarged.
 _MOST_PIXELS = 2**22
+# Images of more pixels, and those that are read in windows, are taken one by one, so that no two fill the memory.
+_MOST_AHEAD = 2**25
 # File times advance in ticks of some milliseconds; waiting one out makes every older file older than the manifest.
 _TICK_SECONDS = 0.02
 _READERS = 4
@@ -39,19 +43,24 @@ _WAITING_BATCHES = 4  # of pictures whose sizes are too rare to fill a batch
 
 @dataclass(frozen=True)
 class Summary:
-    """What a prediction did: pictures predicted now, kept from before, and skipped, each with the one-line reason."""
+    """What a prediction did: pictures predicted now, kept from before, and skipped, each with the one-line reason.
+
+    windowed: how many of those predicted now were read in windows.
+    """
 
     out: Path
     written: int
     kept: int
     skipped: tuple[tuple[Path, str], ...]
     seconds: float
+    windowed: int = 0
 
     def __str__(self) -> str:
         kept = f", {self.kept} kept from before" if self.kept else ""
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         speed = f" ({self.written / self.seconds:.0f} a second)" if self.written and self.seconds else ""
-        return f"{self.written} masks written to {self.out}{speed}{kept}{skipped}"
+        windowed = f", {self.windowed} read in windows (--window)" if self.windowed else ""
+        return f"{self.written} masks written to {self.out}{speed}{windowed}{kept}{skipped}"
 
 
 @dataclass(frozen=True)
@@ -103,13 +112,20 @@ def predict(
     overwrite: bool = False,
     quiet: bool = False,
     leave_out: Iterable[Path] = (),
+    window: str | int = "auto",
+    scale: str | int | float = "1",
+    max_megapixels: int | float = 500,
 ) -> Summary:
     """Writes an indexed PNG of the same stem and size for every picture, ids and palette as in out/classes.json.
 
     model: an ONNX file that `partshot export` wrote. images: a folder of pictures, or one picture.
     overlays: also draw the parts on the pictures, as out/overlays/STEM.jpg. confidence: also write each label's
     probability times 255, as out/confidence/STEM.png. batch: pictures of one size that are predicted together.
-    leave_out: files that are no pictures, such as masks that lie beside them.
+    leave_out: files that are no pictures, such as masks that lie beside them. window: side in pixels of the overlapping
+    windows in which images are read; "off" reads all of them whole; "auto" those that are at most twice as large as the
+    images that the model learned from, or all where it does not say, and others in windows of that size. scale: how
+    many times as large things are in windows as in those images, or several numbers, as in "0.5,1,2", whose votes are
+    averaged. max_megapixels: larger images are left out.
 
     A picture that cannot be read is left out and listed in the summary. Run again after a stop, it goes on where it
     was: what this model wrote and no picture is newer than is kept, unless `overwrite`. Another model's predictions
@@ -120,43 +136,79 @@ def predict(
     """
     if batch < 1:
         raise BadRecipe(f"batch {batch} given; 1 or more pictures are needed")
-    began = time.monotonic()
+    began, reading = time.monotonic(), Reading.parse(window, scale)
     shipped, pictures = Shipped(model), _pictures(Path(images), leave_out)
+    reading.windows(shipped, 1, 1)  # refuses a scale of nothing, before any work
     places = Places(Path(out), overlays, confidence)
-    manifest = _claim(places, shipped, pictures, overwrite)
+    manifest = _claim(places, shipped, pictures, overwrite, reading)
 
     todo = [picture for picture in pictures if not places.done(picture, manifest["since"])]
-    skipped = _predict_all(shipped, todo, places, batch, quiet)
+    with allowing(max_megapixels), Ticker("predicting", total=len(todo), done=0, quiet=quiet) as ticker:
+        alone = _alone(shipped, todo, reading)
+        together = [picture for picture in todo if picture not in alone]
+        skipped = _predict_together(shipped, together, places, batch, ticker)
+        skipped += _predict_alone(shipped, alone, places, ticker, len(together))
+    windowed = sum(bool(windows) for windows in alone.values())
     _write_json(places.out / MANIFEST, {**manifest, "skipped": {path.name: reason for path, reason in skipped}})
 
     if skipped and len(skipped) == len(pictures):
         raise BadImage(f"none of {len(pictures)} pictures can be read; first: {skipped[0][1]}")
     written, kept = len(todo) - len(skipped), len(pictures) - len(todo)
-    return Summary(places.out, written, kept, tuple(skipped), time.monotonic() - began)
+    return Summary(places.out, written, kept, tuple(skipped), time.monotonic() - began, windowed)
 
 
-def _predict_all(
-    shipped: Shipped, todo: Sequence[Path], places: Places, batch: int, quiet: bool
+def _alone(shipped: Shipped, todo: Sequence[Path], reading: Reading) -> dict[Path, tuple[int, ...]]:
+    # Which pictures are read one by one, each with its windows; none for one that is read whole.
+    found = {}
+    for path in todo:
+        try:
+            height, width = image_size(path)
+        except BadImage:
+            continue  # reading it says so
+        windows = reading.windows(shipped, height, width)
+        if windows or height * width > _MOST_AHEAD:
+            found[path] = windows
+    return found
+
+
+def _predict_alone(
+    shipped: Shipped, todo: Mapping[Path, tuple[int, ...]], places: Places, ticker: Ticker, done: int
+) -> list[tuple[Path, str]]:
+    skipped: list[tuple[Path, str]] = []
+    for path, windows in todo.items():
+        for picture in _readable([_read(path, whole=not windows)], skipped):
+            if windows:
+                given = (picture.image, windows, len(shipped.parts), shipped.size)
+                labels, confidence = read_in_windows(shipped.predict, *given)
+            else:
+                (labels,), (confidence,) = shipped.predict(picture.image[None])
+            _write(places, picture, labels, confidence, shipped.parts)
+        done += 1
+        ticker.tick(done)
+    return skipped
+
+
+def _predict_together(
+    shipped: Shipped, todo: Sequence[Path], places: Places, batch: int, ticker: Ticker
 ) -> list[tuple[Path, str]]:
     # Reading and writing run in threads beside the net, each a bounded number of pictures ahead or behind.
     skipped: list[tuple[Path, str]] = []
     ahead = batch * 2
     readers, writers = ThreadPoolExecutor(_READERS), ThreadPoolExecutor(max(2, available_cores()))
     try:
-        with Ticker("predicting", total=len(todo), done=0, quiet=quiet) as ticker:
-            writing: deque[Future] = deque()
-            done = 0
-            read = _readable(_ahead(readers, _read, todo, ahead), skipped)
-            for group in in_batches(read, batch):
-                labels, confidence = shipped.predict(np.stack([picture.image for picture in group]))
-                for picture, ids, sure in zip(group, labels, confidence, strict=True):
-                    writing.append(writers.submit(_write, places, picture, ids, sure, shipped.parts))
-                while len(writing) > ahead:
-                    writing.popleft().result()
-                done += len(group)
-                ticker.tick(done + len(skipped))
-            for future in writing:
-                future.result()
+        writing: deque[Future] = deque()
+        done = 0
+        read = _readable(_ahead(readers, _read, todo, ahead), skipped)
+        for group in in_batches(read, batch):
+            labels, confidence = shipped.predict(np.stack([picture.image for picture in group]))
+            for picture, ids, sure in zip(group, labels, confidence, strict=True):
+                writing.append(writers.submit(_write, places, picture, ids, sure, shipped.parts))
+            while len(writing) > ahead:
+                writing.popleft().result()
+            done += len(group)
+            ticker.tick(done + len(skipped))
+        for future in writing:
+            future.result()
     finally:
         # A stop or a full disk must not wait for what was only queued.
         readers.shutdown(cancel_futures=True)
@@ -186,7 +238,7 @@ def _pictures(images: Path, leave_out: Iterable[Path]) -> list[Path]:
     return [images] if images.is_file() else list_images(images, leave_out)
 
 
-def _claim(places: Places, shipped: Shipped, pictures: Sequence[Path], overwrite: bool) -> dict:
+def _claim(places: Places, shipped: Shipped, pictures: Sequence[Path], overwrite: bool, reading: Reading) -> dict:
     # Makes the folder this model's; the manifest says since when (ns, by the folder's own clock) its files are.
     out = places.out
     if out.exists() and not out.is_dir():
@@ -196,13 +248,20 @@ def _claim(places: Places, shipped: Shipped, pictures: Sequence[Path], overwrite
     manifest = _read_manifest(out / MANIFEST)
     if manifest is None and not overwrite:
         _refuse_foreign_masks(places, pictures)
-    if manifest is None or manifest["sha256"] != shipped.sha256 or overwrite:
+    read_so = {"sha256": shipped.sha256, "reading": reading.to_dict()}
+    if manifest is None or overwrite or not _same_reading(manifest, read_so):
         time.sleep(_TICK_SECONDS)
         with replacing_file(out / MANIFEST) as temporary:
-            manifest = {"sha256": shipped.sha256, "partshot": shipped.version, "since": temporary.stat().st_mtime_ns}
+            manifest = {**read_so, "partshot": shipped.version, "since": temporary.stat().st_mtime_ns}
             temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     _write_json(out / "classes.json", shipped.parts.to_dict())
     return manifest
+
+
+def _same_reading(manifest: dict, wanted: dict) -> bool:
+    # One of an older version says nothing of windows: it read everything whole.
+    known = {"reading": Reading().to_dict(), **manifest}
+    return all(known[key] == value for key, value in wanted.items())
 
 
 def _read_manifest(path: Path) -> dict | None:
@@ -228,17 +287,21 @@ def _write_json(path: Path, values: dict) -> None:
         temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
-def _read(path: Path) -> Picture:
+def _read(path: Path, whole: bool = True) -> Picture:
     try:
         image = read_image(path)
     except BadImage as error:
         return Picture(path, np.empty((0, 0, 3), np.uint8), (0, 0), str(error))
+    return Picture(path, _shrunk(image) if whole else image, image.shape[:2])
+
+
+def _shrunk(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     shrink = (_MOST_PIXELS / (height * width)) ** 0.5
-    if shrink < 1:
-        small = max(1, int(width * shrink)), max(1, int(height * shrink))
-        image = np.array(Image.fromarray(image).resize(small, Image.Resampling.BILINEAR))
-    return Picture(path, image, (height, width))
+    if shrink >= 1:
+        return image
+    small = max(1, int(width * shrink)), max(1, int(height * shrink))
+    return np.array(Image.fromarray(image).resize(small, Image.Resampling.BILINEAR))
 
 
 def _readable(pictures: Iterable[Picture], skipped: list[tuple[Path, str]]) -> Iterator[Picture]:
@@ -263,13 +326,14 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable, items: Sequence, count: int
 def _write(places: Places, picture: Picture, labels: np.ndarray, confidence: np.ndarray, parts: PartSet) -> None:
     # The labels last: without them the picture counts as not done.
     if places.overlays:
-        write_overlay(places.overlay(picture.path), picture.image, labels, parts)
+        image = _shrunk(picture.image)
+        write_overlay(places.overlay(picture.path), image, _resized(labels, image.shape[:2]), parts)
     if places.confidence:
-        _write_gray(places.sureness(picture.path), _enlarge(confidence, picture.size))
-    write_labels(places.labels(picture.path), _enlarge(labels, picture.size), parts)
+        _write_gray(places.sureness(picture.path), _resized(confidence, picture.size))
+    write_labels(places.labels(picture.path), _resized(labels, picture.size), parts)
 
 
-def _enlarge(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if values.shape == size:
         return values
     return np.array(Image.fromarray(values).resize(size[::-1], Image.Resampling.NEAREST))

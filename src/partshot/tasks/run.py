@@ -159,7 +159,9 @@ def run(
     )
     onnx = out / "student.onnx"
     clock.time("export", lambda: export(trained, onnx, shots.images))
-    summary = clock.time("predict", lambda: predict(onnx, images, out / "masks", quiet=quiet, leave_out=masks))
+    summary = clock.time(
+        "predict", lambda: predict(onnx, images, out / "masks", quiet=quiet, leave_out=masks, window="off")
+    )
     pictures = clock.time("report", lambda: _look(trained, teacher, paths, {pair.name for pair in pairs}))
     sections = [
         Headline(

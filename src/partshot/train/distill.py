@@ -20,6 +20,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import nn
 
 from partshot.data.augment import augment, borrow_colors, move_labels, move_scores, recolor, warp_grid
+from partshot.data.mosaic import mosaic
 from partshot.data.soft_labels import SoftLabels
 from partshot.game import Turn
 from partshot.nets.light_unet import LightUNet
@@ -122,6 +123,8 @@ class Distillation:
             lenders = torch.randint(len(self.pictures), (images,), generator=rng)
             shots = borrow_colors(shots, self._read(self.pictures, lenders, size), self.recipe.borrow, rng)
         shots, labels = augment(shots, labels, self.recipe.augment, rng, self.mirrored_ids)
+        if self.recipe.mosaic is not None:
+            shots, labels = mosaic(shots, labels, self.recipe.mosaic, rng)
         if self._source() is None:
             return Batch(shots, labels)
         # As many of them per shot as the recipe says, on every one of several devices.

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from partshot.data.augment import PRESETS as AUGMENTS
 from partshot.data.augment import Augment
+from partshot.data.mosaic import Mosaic
 from partshot.recipe import Recipe
 
 
@@ -51,11 +52,13 @@ class Distill(Recipe):
     rehearsal: of a first student, times kimg; 0 has none. Where a generator draws, it learns at half size, labels what
     is drawn together with the teacher, and leaves the student its weights.
     mirrored: the student reads every picture and its mirror image and says the mean, in twice the time.
+    mosaic: shots pasted at other places, scales and rotations, for images that show many things; a first student learns
+    from single ones.
     augment: changes to the labelled shots and, unless consistency has views of its own, to the student's view of
     unlabelled pictures. consistency: None leaves it out.
     """
 
-    later: ClassVar = {"rehearsal": 0.0, "mirrored": False, "encoder_rate": 1.0, "fixed_stride": 0}
+    later: ClassVar = {"rehearsal": 0.0, "mirrored": False, "mosaic": None, "encoder_rate": 1.0, "fixed_stride": 0}
 
     size: int = Field(default=128, ge=32, multiple_of=32)
     kimg: float = Field(default=18, gt=0)
@@ -73,6 +76,7 @@ class Distill(Recipe):
     coarse: float = Field(default=0.5, ge=0, le=1)
     rehearsal: float = Field(default=0.0, ge=0)
     mirrored: bool = False
+    mosaic: Mosaic | None = None
     augment: Augment = AUGMENTS["strong"]
     consistency: Consistency | None = Consistency()
 
@@ -86,7 +90,7 @@ class Distill(Recipe):
     def rehearsed(self) -> "Distill":
         """The first student's, at half the size in whole strides of 32."""
         half = (self.size + 32) // 64 * 32
-        return self.changed(size=max(32, half), kimg=self.kimg * self.rehearsal, coarse=0.0, rehearsal=0.0)
+        return self.changed(size=max(32, half), kimg=self.kimg * self.rehearsal, coarse=0.0, rehearsal=0.0, mosaic=None)
 
     @property
     def views(self) -> Augment:
@@ -157,6 +161,18 @@ PRESETS = {
         unlabelled=16,
         consistency=Consistency(teacher=0, views=AUGMENTS["strong"]),
     ),
+    # For images that show many things at other scales and rotations, read in windows (predict --window): the labels
+    # are of single things. With a generator, and without.
+    "auto-shot-many": _AUTO_SHOT.changed(
+        kimg=12,
+        coarse=0.4,
+        rehearsal=0.8,
+        mirrored=True,
+        unlabelled=8,
+        mosaic=Mosaic(),
+        consistency=Consistency(teacher=0, views=AUGMENTS["strong"].changed(rotation=45, scale=2)),
+    ),
+    "many-objects": Distill(mosaic=Mosaic(), augment=AUGMENTS["strong"].changed(rotation=45, scale=2)),
     # What the labels alone give, as strongly augmented as the default.
     "supervised": Distill(unlabelled=0, borrow=0, consistency=None),
 }

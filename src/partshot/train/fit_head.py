@@ -25,6 +25,7 @@ from partshot.data.augment import Augment, augment
 from partshot.data.shots import Shots
 from partshot.errors import BadLabels, BadRecipe
 from partshot.heads.linear import Linear
+from partshot.letterbox import Box
 from partshot.ops.hypercolumn import resize
 from partshot.ops.overlap import confusion
 from partshot.ops.pictures import as_pictures
@@ -207,7 +208,9 @@ def leave_one_out(
             device = next(head.parameters()).device
             for image, truth in zip(as_pictures(held.stack(size)[0]), held.labels, strict=True):
                 with torch.no_grad():
-                    logits = resize(head(representation.features(image[None].to(device))), truth.shape)
+                    logits = head(representation.features(image[None].to(device)))
+                box = Box.of(*truth.shape, size)
+                logits = resize(logits if box.whole else box.cut(resize(logits, (size, size))), truth.shape)
                 total += confusion(truth, logits[0].argmax(0).byte().cpu().numpy(), len(shots.parts))
             ticker.tick(fold + 1)
     return total

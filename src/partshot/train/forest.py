@@ -15,9 +15,9 @@ from skimage.color import rgb2lab
 from skimage.feature import multiscale_basic_features
 from sklearn.ensemble import RandomForestClassifier
 
-from partshot.data.images import resize_image
 from partshot.data.shots import Shots
 from partshot.errors import BadLabels, NotFitted
+from partshot.letterbox import Box, letterbox
 from partshot.parts import IGNORE, PartSet
 
 _SIGMAS = 4  # 1, 2, 4 and 8 px: a texture, an edge, a part, and what a part is next to
@@ -75,14 +75,14 @@ class Forest:
         native = (_enlarge(self._probabilities(image), *image.shape[:2]) for image in images)
         return [probabilities.argmax(0).astype(np.uint8) for probabilities in native]
 
-    def _probabilities(self, image: np.ndarray) -> Float32[np.ndarray, "k s s"]:
+    def _probabilities(self, image: np.ndarray) -> Float32[np.ndarray, "k _ _"]:
         if self.trees is None:
             raise NotFitted("the forest has not been fitted; call fit(shots) before predict")
-        features = pixel_features(resize_image(image, self.size))
+        features = pixel_features(letterbox(image, self.size))
         known = self.trees.predict_proba(features.reshape(self.size**2, -1))
         probabilities = np.zeros((len(self.parts), self.size, self.size), np.float32)
         probabilities[self.trees.classes_] = known.T.reshape(-1, self.size, self.size)
-        return probabilities
+        return Box.of(*image.shape[:2], self.size).cut(probabilities)
 
 
 def pixel_features(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w f"]:
