@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 _NORMS = (nn.BatchNorm2d,)
+# timm's convolution with TensorFlow's padding.
+_SAME = "Conv2dSame"
 
 
 class FixedDepthwise(nn.Module):
@@ -42,13 +44,24 @@ class FixedDepthwise(nn.Module):
 
     def _pads(self, size, kernel) -> tuple[int, int, int, int]:
         """Zeros at the left, right, top and bottom."""
-        if not self.same:
-            return (self.padding[1],) * 2 + (self.padding[0],) * 2
-        pads: tuple[int, ...] = ()
-        for side, reach, stride in zip(reversed(size), reversed(kernel), reversed(self.stride), strict=True):
-            missing = max(0, ((side + stride - 1) // stride - 1) * stride + reach - side)
-            pads += (missing // 2, missing - missing // 2)
-        return pads
+        if self.same:
+            return _same_pads(size, kernel, self.stride)
+        return (self.padding[1],) * 2 + (self.padding[0],) * 2
+
+
+class SameConv(nn.Conv2d):
+    """A convolution with TensorFlow's padding, for maps of any size, exported graphs included."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(F.pad(x, _same_pads(x.shape[2:], self.kernel_size, self.stride)))
+
+
+def _same_pads(size, kernel, stride) -> tuple[int, int, int, int]:
+    """Zeros at the left, right, top and bottom, so that ceil(size / stride) pixels result."""
+    # Without a comparison, which an exporter would have to decide for all sizes.
+    missing = [k - s + (-side) % s for side, k, s in zip(size, kernel, stride, strict=True)]
+    (top, left), (down, across) = (m // 2 for m in missing), missing
+    return left, across - left, top, down - top
 
 
 class _Depthwise(torch.autograd.Function):
@@ -132,7 +145,13 @@ def fold_norms(net: nn.Module, run: Callable[[], object]) -> int:
 
 
 def fix_depthwise(net: nn.Module) -> int:
-    """Puts a FixedDepthwise in the place of every depthwise convolution; returns how many."""
+    """Puts a FixedDepthwise in the place of every depthwise convolution; returns how many.
+
+    What else has TensorFlow's padding becomes a SameConv.
+    """
+    for name, layer in list(net.named_modules()):
+        if type(layer).__name__ == _SAME and layer.groups == 1:
+            _put(net, name, _same_conv(layer))
     found = [
         (name, layer)
         for name, layer in net.named_modules()
@@ -140,9 +159,15 @@ def fix_depthwise(net: nn.Module) -> int:
         if layer.dilation == (1, 1) and isinstance(layer.padding, tuple)
     ]
     for name, layer in found:
-        # timm names its convolutions with TensorFlow's padding so.
-        _put(net, name, FixedDepthwise(layer, same=type(layer).__name__ == "Conv2dSame"))
+        _put(net, name, FixedDepthwise(layer, same=type(layer).__name__ == _SAME))
     return len(found)
+
+
+def _same_conv(conv: nn.Conv2d) -> SameConv:
+    biased = conv.bias is not None
+    same = SameConv(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, bias=biased)
+    same.weight, same.bias = conv.weight, conv.bias
+    return same
 
 
 @torch.no_grad()

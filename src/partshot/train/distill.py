@@ -25,7 +25,7 @@ from partshot.data.soft_labels import SoftLabels
 from partshot.game import Turn
 from partshot.nets.light_unet import LightUNet
 from partshot.parts import IGNORE
-from partshot.train.distill_recipe import Distill
+from partshot.train.distill_recipe import Consistency, Distill
 from partshot.train.fit_head import class_weights, pixel_loss
 
 HALVED_BY = 64
@@ -81,6 +81,8 @@ class Distillation:
         self.clock = Clock(recipe.lr)
         self.balance = Balance(self.labels, len(mirrored_ids))
         self.modules = {"student": student, "average": average, "clock": self.clock, "balance": self.balance}
+        if recipe.consistency is not None and recipe.consistency.flexible:
+            self.modules["limits"] = Limits(len(mirrored_ids), recipe.consistency)
         self.progress = 0.0
         self.last_loss = torch.zeros(())
 
@@ -208,7 +210,9 @@ class Distillation:
             logits = average(batch.plain).float()
             likely = self.balance((logits - self._lean(logits)).softmax(1))
             confidence, ids = likely.max(1)
-            ids = torch.where(confidence > self.recipe.consistency.confidence, ids, IGNORE)
+            limits = self.modules.get("limits")
+            limit = self.recipe.consistency.confidence if limits is None else limits(confidence, ids)
+            ids = torch.where(confidence > limit, ids, IGNORE)
         return move_labels(ids, batch.grid, batch.flipped, self.mirrored_ids)
 
     def _lean(self, logits: torch.Tensor) -> torch.Tensor:
@@ -269,6 +273,30 @@ class Balance(nn.Module):
         ratio = torch.where(self.wanted > 0, (self.wanted + self.FLOOR) / (self.heard + self.FLOOR), 1)
         balanced = likely * ratio[:, None, None]
         return balanced / balanced.sum(1, keepdim=True)
+
+
+class Limits(nn.Module):
+    """From which confidence a pseudo-label counts: a limit for each class, lower for those that are never sure.
+
+    Source: FlexMatch (Zhang et al. 2021), with a running mean of each class's confidence instead of its count, as
+    FreeMatch (Wang et al. 2023) has it.
+    """
+
+    MEMORY = 0.95
+
+    def __init__(self, classes: int, consistency: Consistency):
+        super().__init__()
+        self.highest, self.power = consistency.confidence, consistency.flexible
+        self.register_buffer("usual", torch.ones(classes))
+
+    def forward(
+        self, confidence: Float[torch.Tensor, "b h w"], ids: Int[torch.Tensor, "b h w"]
+    ) -> Float[torch.Tensor, "b h w"]:
+        """The limit of each pixel's class, 0..1; remembers how confident each class was."""
+        flat, counts = ids.flatten(), torch.bincount(ids.flatten(), minlength=len(self.usual))
+        means = torch.bincount(flat, confidence.flatten().float(), len(self.usual)) / counts.clamp(min=1)
+        self.usual.copy_(torch.where(counts > 0, self.usual.lerp(means.to(self.usual), 1 - self.MEMORY), self.usual))
+        return (self.highest * (self.usual / self.usual.max()) ** self.power)[ids]
 
 
 class Clock(nn.Module):

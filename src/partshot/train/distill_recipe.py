@@ -20,14 +20,19 @@ class Consistency(Recipe):
     start: share of the run before it begins, since an average that knows too little teaches its own mistakes.
     teacher: share of the run in which the few-shot teacher speaks, ever softer; at most `start`. Between the two the
     shots alone are heard, which takes back what the teacher got wrong. views: how the student's view of an unlabelled
-    picture is changed; None takes the shots' changes.
+    picture is changed; None takes the shots' changes. flexible: exponent by which a class's limit falls with its own mean
+    confidence, as a share of the surest class's (FlexMatch, Zhang et al. 2021); 0 has one limit for all. Without it,
+    small and rare parts are never pseudo-labeled, and long runs lose them.
     """
+
+    later: ClassVar = {"flexible": 0.0}
 
     weight: float = Field(default=1.0, ge=0)
     confidence: float = Field(default=0.8, ge=0, lt=1)
     start: float = Field(default=0.4, ge=0, le=1)
     teacher: float = Field(default=0.1, ge=0, le=1)
     views: Augment | None = None
+    flexible: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _in_order(self):
