@@ -326,16 +326,16 @@ def run(
     representation: Annotated[
         str,
         typer.Option(
-            help="auto, random, pixels, moco, simsiam, stylegan1, stylegan2, a pretrained encoder (see "
-            "`partshot encoders`), timm:NAME[@WEIGHTS]."
+            help="Of a few-shot teacher beside the student: none, auto, random, pixels, moco, simsiam, stylegan1, "
+            "stylegan2, a pretrained encoder (see `partshot encoders`), timm:NAME[@WEIGHTS]."
         ),
-    ] = "auto",
+    ] = "none",
     size: Size = None,
     minutes: Annotated[float | None, typer.Option(help="About how long the student may train.")] = None,
     auto_minutes: Annotated[
         float, typer.Option(min=0, help="About how long auto may compare representations on left-out shots.")
     ] = 2,
-    student: Student = "swift",
+    student: Student = "auto",
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
     cache: Cache = True,

@@ -31,7 +31,11 @@ Cache = Annotated[
     typer.Option("--cache/--no-cache", help="Keep what is read and trained here for later runs; see PARTSHOT_CACHE."),
 ]
 Student = Annotated[
-    str, typer.Option(help="The network: swift, regan-unet, or ARCHITECTURE-ENCODER such as unet-resnet18.")
+    str,
+    typer.Option(
+        help="The network: light-ENCODER (see `partshot encoders`; light-efficientnet-lite0), swift, regan-unet, or "
+        "ARCHITECTURE-ENCODER such as unet-resnet18; run also takes auto."
+    ),
 ]
 Download = Annotated[
     bool,

@@ -111,7 +111,9 @@ def order_of_layers(net: nn.Module, run: Callable[[], object]) -> list[tuple[str
     """(name, layer, its input, its output) of every layer without children that `run` calls, in that order."""
     seen: list[tuple[str, nn.Module, torch.Tensor, object]] = []
     handles = [
-        layer.register_forward_hook(lambda layer, given, result, name=name: seen.append((name, layer, given[0], result)))
+        layer.register_forward_hook(
+            lambda layer, given, result, name=name: seen.append((name, layer, given[0], result))
+        )
         for name, layer in net.named_modules()
         if isinstance(layer, (nn.Conv2d, *_NORMS)) or not any(layer.children())
     ]

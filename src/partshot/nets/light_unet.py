@@ -1,8 +1,8 @@
 """A pretrained encoder of timm's under a decoder that costs less than it: students that begin with what it knows.
 
 The encoder is made cheap to fine-tune (nets/finetune.py). The decoder adds where others concatenate, is wide where the
-maps are small, and computes nothing at the image's own size: its last convolution predicts a block of pixels at once.
-Five maps of position tell each level where in the image it is. Knows timm's convolutional encoders by name; where their weights
+maps are small, and computes nothing at the image's own size: its last convolution predicts a block of pixels at
+once. Five maps of position tell each level where in the image it is. Knows timm's convolutional encoders by name; where their weights
 come from is its caller's affair.
 """
 
@@ -117,8 +117,8 @@ def _encoder(name: str) -> tuple[nn.Module, list[int], list[int], torch.Tensor, 
     strides = [info["reduction"] for info in net.feature_info]
     if strides not in ([2, 4, 8, 16, 32], [4, 8, 16, 32]):
         raise BadRecipe(
-            f"student 'light-{name}': its encoder has levels of strides {strides}; 2 or 4 to 32 are needed, as those of "
-            "light-tf_efficientnet_lite0, light-resnet18 or light-convnext_tiny"
+            f"student 'light-{name}': its encoder has levels of strides {strides}; 2 or 4 to 32 are needed, as those "
+            "of light-tf_efficientnet_lite0, light-resnet18 or light-convnext_tiny"
         )
     channels = [info["num_chs"] for info in net.feature_info]
     mean, std = (torch.tensor(net.pretrained_cfg[key]).float().view(1, 3, 1, 1) for key in ("mean", "std"))

@@ -175,7 +175,7 @@ def train_student(
         extra,
     )
     # What a generator draws says nothing of the size of the images to come.
-    native = int(np.median([max(image.shape) for image in shots.images])) if extra is None else None
+    native = shots.native if extra is None else None
     loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=seed)
     what = f"student from {len(shots)} label{'s' if len(shots) > 1 else ''}"
     what += "" if extra is None else f" and {len(extra[0])} drawn pictures"

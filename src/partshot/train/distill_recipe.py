@@ -20,9 +20,9 @@ class Consistency(Recipe):
     start: share of the run before it begins, since an average that knows too little teaches its own mistakes.
     teacher: share of the run in which the few-shot teacher speaks, ever softer; at most `start`. Between the two the
     shots alone are heard, which takes back what the teacher got wrong. views: how the student's view of an unlabelled
-    picture is changed; None takes the shots' changes. flexible: exponent by which a class's limit falls with its own mean
-    confidence, as a share of the surest class's (FlexMatch, Zhang et al. 2021); 0 has one limit for all. Without it,
-    small and rare parts are never pseudo-labeled, and long runs lose them.
+    picture is changed; None takes the shots' changes. flexible: exponent by which a class's limit falls with its own
+    mean confidence, as a share of the surest class's (FlexMatch, Zhang et al. 2021); 0 has one limit for all. Without
+    it, small and rare parts are never pseudo-labeled, and long runs lose them.
     """
 
     later: ClassVar = {"flexible": 0.0}
@@ -154,6 +154,19 @@ PRESETS = {
         coarse=0,
         augment=AUGMENTS["none"],
         consistency=None,
+    ),
+    # A student that starts from a pretrained encoder: fewer images, larger ones, and rates that leave the encoder what
+    # it knows. Rare parts weigh more and are pseudo-labeled from a lower confidence. What each setting is worth is in
+    # LOG.md, 2026-11-28.
+    "pretrained": Distill(
+        size=192,
+        kimg=3,
+        unlabelled=8,
+        coarse=0,
+        class_power=0.7,
+        encoder_rate=0.1,
+        fixed_stride=4,
+        consistency=Consistency(flexible=2.0, teacher=0),
     ),
     "auto-shot": _AUTO_SHOT,
     # The same beside plain pictures of the kind, which show what the generator's lack, in two rounds, of which the
