@@ -174,18 +174,27 @@ def fit(
     labels: Labels,
     out: Out,
     representation: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="pixels, random, stylegan2[:LAYERS], a pretrained encoder (see `partshot encoders`), "
-            "timm:NAME[@WEIGHTS], or a trained one's folder; +position behind."
+            "timm:NAME[@WEIGHTS], or a trained one's folder; +position behind. Default: a pretrained encoder that is "
+            "here, else random+position."
         ),
-    ] = "random+position",
-    head: Annotated[str, typer.Option(help="linear, mlp-1, mlp-2, cnn-s, cnn-m, cnn-l, conv or ensemble.")] = "cnn-s",
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="linear, mlp-s, mlp-1, mlp-2, cnn-s, cnn-m, cnn-l, conv or ensemble; default: mlp-s on a pretrained "
+            "encoder, else cnn-s."
+        ),
+    ] = None,
     preset: Annotated[
         str,
         typer.Option(help="fast, regan-paper, regan-code, ganorcon-mlp, ganorcon-conv; of an ensemble: datasetgan."),
     ] = "fast",
-    size: Annotated[int, typer.Option(help="Side in pixels that pictures are worked on at.")] = 128,
+    size: Annotated[
+        int | None, typer.Option(help="Side in pixels that pictures are worked on at; default: 128, or as mlp-s reads.")
+    ] = None,
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
     cache: Cache = True,
@@ -196,7 +205,7 @@ def fit(
 
     The head reads a representation; together they are the few-shot teacher of a student.
     """
-    fetch_weights(representation, download, accept_license)
+    fetch_weights(representation or "", download, accept_license)
     task = task_of("fit")
     options = {"representation": representation, "head": head, "preset": preset, "size": size, "seed": seed}
     show(task(images=images, labels=labels, out=out, **options, rgb_masks=rgb_masks, cache=cache))

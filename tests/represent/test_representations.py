@@ -11,7 +11,8 @@ from partshot.represent.choose import open_representation, rebuild, tensors_of
 from partshot.represent.levels import Levels
 from partshot.represent.pixels import Pixels
 from partshot.represent.position import Positioned, position_map
-from partshot.represent.resnet import ResNet, load_resnet, random_resnet, some_points
+from partshot.represent.reduced import some_points
+from partshot.represent.resnet import ResNet, load_resnet, random_resnet
 from partshot.represent.several import Several
 
 

@@ -2,8 +2,8 @@
 
 The encoder is made cheap to fine-tune (nets/finetune.py). The decoder adds where others concatenate, is wide where the
 maps are small, and computes nothing at the image's own size: its last convolution predicts a block of pixels at
-once. Five maps of position tell each level where in the image it is. Knows timm's convolutional encoders by name; where their weights
-come from is its caller's affair.
+once. Five maps of position tell each level where in the image it is. Knows timm's convolutional encoders by name;
+where their weights come from is its caller's affair.
 """
 
 from collections.abc import Mapping

@@ -23,6 +23,7 @@ from partshot.evaluate import score
 from partshot.nets.student import LIGHT, build_student, start_from
 from partshot.recipe import preset as row_of
 from partshot.represent.encoders import ENCODERS, load_encoder
+from partshot.represent.reduced import Reduced
 from partshot.represent.spec import fingerprint as weights_of
 from partshot.represent.stylegan import StyleGAN
 from partshot.represent.vit import read_weights
@@ -94,7 +95,8 @@ def distill(
 
 def draws(teacher: Segmenter) -> bool:
     """Whether a teacher reads a generator, and so draws pictures that it labels instead of labelling given ones."""
-    return isinstance(teacher.representation, StyleGAN)
+    reads = teacher.representation
+    return isinstance(reads.representation if isinstance(reads, Reduced) else reads, StyleGAN)
 
 
 def drawn_shots(
