@@ -109,7 +109,7 @@ def test_a_start_may_be_a_trained_encoder_of_the_students_net(toy, teacher, tmp_
     deep = "layer3.0.conv1.weight"
     theirs = torch.from_numpy(np.array(Artifact.load(encoder).tensors[deep]))
     assert (started[f"encoder.{deep}"] - theirs).abs().mean() < theirs.abs().mean() / 2
-    with pytest.raises(BadArtifact, match="of 'resnet18', which no 'swift' has; take --student unet-resnet18"):
+    with pytest.raises(BadArtifact, match="of 'resnet18', which no 'swift' has; take --student light-resnet18"):
         distilled(toy, tmp_path / "other", start=encoder)
     with pytest.raises(BadArtifact, match="holds a segmenter; a student or a trained encoder"):
         distilled(toy, tmp_path / "third", start=teacher / "segmenter")
