@@ -163,7 +163,7 @@ PRESETS = {
         kimg=3,
         unlabelled=8,
         coarse=0,
-        class_power=0.7,
+        class_power=0.6,
         encoder_rate=0.1,
         fixed_stride=4,
         consistency=Consistency(flexible=2.0, teacher=0),
