@@ -22,10 +22,9 @@ import torch
 from partshot.data.shots import Shots
 from partshot.evaluate import Row, kshot, table_to_dict, tabulate
 from partshot.ops.pictures import as_pictures
-from partshot.represent.choose import open_representation
+from partshot.represent.choose import open_representation, reduced_on
 from partshot.represent.encoders import ENCODERS
 from partshot.represent.position import Positioned
-from partshot.represent.reduced import reduced_on
 from partshot.segmenter import Segmenter
 from partshot.tasks.compare import predictor
 from partshot.tasks.distill import facing, train_student
@@ -45,8 +44,8 @@ DATA = Path(os.environ.get("PARTSHOT_DATA", "../shared/data"))
 RESULTS = Path(__file__).parent / "results"
 WHAT = (
     "mIoU on `val` at the masks' own size, background included; mean and standard deviation over the splits, in "
-    "brackets the median seconds that a fit took, two at a time on two cores. Rows with a day were measured then, by the "
-    "project of that day."
+    "brackets the median seconds that a fit took, two at a time on two cores. Rows with a day were measured then, by "
+    "the project of that day."
 )
 # Thousands of labeled images that the student without a pretrained encoder sees: as many as on 2026-11-21.
 _SWIFT_KIMG = {"wbc": 9, "ants": 18, "carparts": 18}
