@@ -217,11 +217,14 @@ def distill(
     labels: Labels,
     out: Out,
     teacher: Annotated[Path | None, typer.Option(help="What `partshot fit` wrote; without: from the labels.")] = None,
-    student: Student = "swift",
+    student: Student = "auto",
     preset: Annotated[
-        str,
-        typer.Option(help="default, supervised, auto-shot, auto-shot-consistent, regan-autoshot, ganorcon."),
-    ] = "default",
+        str | None,
+        typer.Option(
+            help="pretrained, default, supervised, auto-shot, auto-shot-consistent, auto-shot-many, "
+            "many-objects, regan-autoshot, ganorcon; without: what fits the student."
+        ),
+    ] = None,
     size: Size = None,
     kimg: Kimg = None,
     drawn: Annotated[

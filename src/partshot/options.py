@@ -34,7 +34,7 @@ Student = Annotated[
     str,
     typer.Option(
         help="The network: light-ENCODER (see `partshot encoders`; light-efficientnet-lite0), swift, regan-unet, or "
-        "ARCHITECTURE-ENCODER such as unet-resnet18; run also takes auto."
+        "ARCHITECTURE-ENCODER such as unet-resnet18; auto: what this machine affords."
     ),
 ]
 Download = Annotated[

@@ -30,10 +30,11 @@ from partshot.segmenter import Segmenter
 from partshot.tasks.auto import FAVOUR, READY, TRAINED, Candidate, choose, ready
 from partshot.tasks.auto_shot import AutoShot
 from partshot.tasks.compare import Contest, folder_of_draw, predictor
-from partshot.tasks.distill import STUDENT, facing, teacher_size, train_student
+from partshot.tasks.distill import facing, teacher_size, train_student
 from partshot.tasks.field import TOYS, Field, toy_pictures
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
 from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
+from partshot.tasks.student_choice import STUDENT
 from partshot.train.distill_recipe import PRESETS as DISTILL_PRESETS
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS

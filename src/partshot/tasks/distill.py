@@ -20,21 +20,20 @@ from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.errors import BadArtifact
 from partshot.evaluate import score
-from partshot.nets.student import LIGHT, build_student, start_from
+from partshot.nets.student import build_student, start_from
 from partshot.recipe import preset as row_of
-from partshot.represent.encoders import ENCODERS, load_encoder
 from partshot.represent.reduced import Reduced
 from partshot.represent.spec import fingerprint as weights_of
 from partshot.represent.stylegan import StyleGAN
 from partshot.represent.vit import read_weights
 from partshot.segmenter import DOUBTED, Segmenter, Student
 from partshot.tasks.export import export
+from partshot.tasks.student_choice import AUTO, STUDENT, choose_student, pretrained_student
 from partshot.train.distill import Distillation
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.loop import LoopRecipe, run_loop
 from partshot.train.progress import Ticker, say
 
-STUDENT = "swift"
 TRUSTED = 0.8
 """Mean IoU on its own shots from which a few-shot teacher is heard. Measured (LOG.md, 2026-11-21): teachers of blood
 cells that read their shots to about .7 cost the student .008 over twelve draws, so none like them is heard."""
@@ -51,8 +50,8 @@ def distill(
     labels: Path,
     out: Path,
     teacher: Path | None = None,
-    student: str = STUDENT,
-    preset: str = "default",
+    student: str = AUTO,
+    preset: str | None = None,
     size: int | None = None,
     kimg: float | int | None = None,
     drawn: int = DRAWN,
@@ -66,15 +65,17 @@ def distill(
 
     teacher: the --out of `fit` or its segmenter/, whose soft labels start the student; None starts from the labels
     alone. A teacher that reads a generator draws `drawn` pictures instead, which with its labels take the recipe's
-    share of the shots' places (auto-shot). student: see nets.student. preset: a row of distill_recipe.PRESETS; size and
-    kimg replace the row's. start: weights that the student begins with (transfer learning): another student's folder,
-    that of an encoder of the same net, as `pretrain` wrote it, or a file of an encoder's weights. snapshots: how many
-    times on the way, at even distances, the student is written as out/snapshots/001.onnx and so on, for `partshot
-    evaluate --folds` to choose from. Running it again goes on where it stopped.
+    share of the shots' places (auto-shot). student: see nets.student, or "auto" (tasks/student_choice.py). preset: a
+    row of distill_recipe.PRESETS, None takes the student's own; size and kimg replace the row's.
+    start: weights that the student begins with (transfer learning): another student's folder, that of an encoder of the
+    same net, as `pretrain` wrote it, or a file of an encoder's weights. snapshots: how many times on the way, at even
+    distances, the student is written as out/snapshots/001.onnx and so on, for `partshot evaluate --folds` to choose
+    from. Running it again goes on where it stopped.
     """
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
     given = {k: v for k, v in {"size": size, "kimg": kimg}.items() if v is not None}
-    recipe = row_of(PRESETS, preset).changed(**given)
+    choice = choose_student(student, preset)
+    recipe = row_of(PRESETS, choice.preset).changed(**given)
     pictures = unlabelled_stack(images, labels, recipe.size)
     recipe = facing(recipe, pictures)
     segmenter = None if teacher is None else Segmenter.load(inside(Path(teacher), "segmenter"))
@@ -84,12 +85,12 @@ def distill(
         warnings.warn(f"{teacher}: this teacher is not heard: {why}", stacklevel=1)
     drawing = segmenter is not None and draws(segmenter)
     if recipe.drawn == 1 and not drawing:
-        why = f"preset '{preset}' is for a --teacher that reads a generator; the student sees the labels alone"
+        why = f"preset '{choice.preset}' is for a --teacher that reads a generator; the student sees the labels alone"
         warnings.warn(why, stacklevel=1)
     if recipe.consistency is not None and len(pictures) <= len(shots):
         why = f"{images}: holds no pictures but the labelled ones, so consistency adds nothing; add plain ones"
         warnings.warn(why, stacklevel=1)
-    train_student(shots, recipe, Path(out), pictures, segmenter, student, seed, quiet, drawn, start, snapshots)
+    train_student(shots, recipe, Path(out), pictures, segmenter, choice.student, seed, quiet, drawn, start, snapshots)
     return Path(out) / "student"
 
 
@@ -242,18 +243,6 @@ def is_heard(teacher: Segmenter, shots: Shots, recipe: Distill) -> bool:
         return False
     own = [one.labels for one in teacher.predict(shots.images)]
     return score(shots.labels, own, shots.parts, shots.names).miou_nan >= TRUSTED
-
-
-def pretrained_student(name: str) -> tuple[str, dict[str, torch.Tensor] | None]:
-    """A student's architecture, and the weights that its name stands for.
-
-    "light-PRESET" is a light decoder on a pretrained encoder of represent.encoders; other names stand for no weights.
-    Raises MissingWeights with the cure when those weights are not on this machine.
-    """
-    encoder = name.removeprefix(LIGHT)
-    if encoder == name or encoder not in ENCODERS:
-        return name, None
-    return f"{LIGHT}{ENCODERS[encoder].net}", load_encoder(encoder)[0].state_dict()
 
 
 def _weights(start: Path, student: str) -> dict[str, torch.Tensor]:

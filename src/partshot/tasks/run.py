@@ -45,14 +45,14 @@ from partshot.represent.spec import Representation
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter, Student
 from partshot.tasks.auto import FAVOUR, TRAINED, Candidate, choose, ready
-from partshot.tasks.distill import DRAWN, draws, is_heard, pretrained_student, teacher_size, train_student
+from partshot.tasks.distill import DRAWN, draws, is_heard, teacher_size, train_student
 from partshot.tasks.estimate import estimate
 from partshot.tasks.export import export
 from partshot.tasks.plan import NO_TEACHER, Plan, make_plan, student_recipe
 from partshot.tasks.predict import predict
 from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
 from partshot.tasks.sample import latents_of
-from partshot.tasks.student_choice import AUTO, choose_student
+from partshot.tasks.student_choice import AUTO, choose_student, pretrained_student
 from partshot.train.journal import read_journal
 from partshot.train.progress import say
 
