@@ -216,12 +216,15 @@ def distill(
     images: Images,
     labels: Labels,
     out: Out,
-    teacher: Annotated[Path | None, typer.Option(help="What `partshot fit` wrote; without: from the labels.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="What `partshot fit` wrote, or a larger student; without: from the labels.")
+    ] = None,
     student: Student = "auto",
     preset: Annotated[
         str | None,
         typer.Option(
-            help="pretrained, default, supervised, auto-shot, auto-shot-consistent, auto-shot-many, "
+            help="pretrained, default, compact, supervised, "
+            "auto-shot, auto-shot-consistent, auto-shot-many, "
             "many-objects, regan-autoshot, ganorcon; without: what fits the student."
         ),
     ] = None,

@@ -141,18 +141,7 @@ class Segmenter:
 
         In bf16 where the device has it, since they are kept as bytes anyway.
         """
-        kept = []
-        for first in range(0, len(pictures), _BATCH):
-            several = as_pictures(pictures[first : first + _BATCH]).to(self.device)
-            if several.shape[2] != self.size:
-                several = F.interpolate(several, size=(self.size, self.size), mode="bilinear", antialias=True)
-            with torch.no_grad(), _autocast(several.device):
-                logits = self._head()(self._seen(several)).float()
-            size = pictures.shape[1] // 2
-            logits = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
-            kept.append(SoftLabels.of(logits.softmax(1).cpu()))
-            progress(min(first + _BATCH, len(pictures)))
-        return SoftLabels.join(kept)
+        return _soft_labels(self._shared, pictures, self.size, self.device, progress)
 
     def draw(
         self,
@@ -223,6 +212,10 @@ class Segmenter:
         found.head_ = _loaded(found.make_head(), below(stored.tensors, "head."), folder).to(found.device)
         found.fitted, found.squashed = card["fingerprint"], card.get("aspect") != _KEPT
         return found
+
+    def _shared(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of images of this size."""
+        return self._head()(self._seen(images))
 
     def _restyled(self, shots: Shots, latents: Latents) -> tuple[Shots, Pyramid]:
         """The shots and copies of them in other styles, with their features."""
@@ -316,6 +309,15 @@ class Student:
         return self.size * 5 // 4 // STRIDE * STRIDE
 
     @property
+    def fitted(self) -> str:
+        """The fingerprint of its training; empty where nobody told it."""
+        return self.card.get("fingerprint", "")
+
+    def soft_labels(self, pictures: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> SoftLabels:
+        """Soft labels of a stack, uint8 [n, s, s, 3], at half its size, for a more compact student to learn from."""
+        return _soft_labels(self.reader, pictures, self.reads, torch.device("cpu"), progress)
+
+    @property
     def reader(self) -> nn.Module:
         """What looks at pictures of that size: the net, or the net and its mirror image."""
         return Mirrored(self.net, self.parts.mirrored_ids()).eval() if self.mirrored else self.net
@@ -357,6 +359,27 @@ class Student:
         pictures = pictures.contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), _autocast(pictures.device):
             return self.reader(pictures).float()
+
+
+def _soft_labels(
+    net: Callable[[torch.Tensor], torch.Tensor],
+    pictures: np.ndarray,
+    size: int,
+    device: torch.device,
+    progress: Callable[[int], None],
+) -> SoftLabels:
+    """A network's soft labels of a stack at half the stack's size; the network is given squares of `size`."""
+    kept, half = [], pictures.shape[1] // 2
+    for first in range(0, len(pictures), _BATCH):
+        several = as_pictures(pictures[first : first + _BATCH]).to(device)
+        if several.shape[2] != size:
+            several = F.interpolate(several, size=(size, size), mode="bilinear", antialias=True)
+        with torch.no_grad(), _autocast(device):
+            logits = net(several).float()
+        logits = F.interpolate(logits, size=(half, half), mode="bilinear", align_corners=False)
+        kept.append(SoftLabels.of(logits.softmax(1).cpu()))
+        progress(min(first + _BATCH, len(pictures)))
+    return SoftLabels.join(kept)
 
 
 def _autocast(device: torch.device) -> torch.autocast:

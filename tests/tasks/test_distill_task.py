@@ -134,8 +134,17 @@ def test_a_students_name_may_stand_for_pretrained_weights(toy, tmp_path):
 def test_a_folder_that_holds_no_teacher_is_refused(toy, whole, tmp_path):
     with pytest.raises(BadArtifact, match="nothing that was trained lies there"):
         distilled(toy, tmp_path / "out", teacher=tmp_path)
-    with pytest.raises(BadArtifact, match="a segmenter is needed"):
-        distilled(toy, tmp_path / "out", teacher=whole / "student")
+
+
+def test_a_student_teaches_a_more_compact_one(toy, whole, tmp_path, monkeypatch):
+    asked = []
+    theirs = Student.soft_labels
+    monkeypatch.setattr(Student, "soft_labels", lambda self, *given: asked.append(self) or theirs(self, *given))
+    for given in (whole, whole / "student"):
+        out = tmp_path / given.name
+        assert distilled(toy, out, teacher=given, preset="compact").is_dir()
+    assert len(asked) == 2 and not asked[0].net.training
+    assert (asked[0].soft_labels(np.zeros((1, 64, 64, 3), np.uint8)).ids.shape[2:]) == (32, 32)
 
 
 def test_a_teacher_is_asked_only_when_it_will_be_heard(toy, teacher, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from partshot.artifact import Artifact, inside, standing
+from partshot.artifact import Artifact, inside, read_card, standing
 from partshot.data.images import list_images, read_stack, resize_images
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
@@ -78,7 +78,7 @@ def distill(
     recipe = row_of(PRESETS, choice.preset).changed(**given)
     pictures = unlabelled_stack(images, labels, recipe.size)
     recipe = facing(recipe, pictures)
-    segmenter = None if teacher is None else Segmenter.load(inside(Path(teacher), "segmenter"))
+    segmenter = None if teacher is None else _teacher(Path(teacher))
     if segmenter is not None and not draws(segmenter) and not is_heard(segmenter, shots, recipe):
         why = f"it reads its own shots to a mean IoU below {TRUSTED:g}"
         why = why if recipe.unlabelled else "the preset hears none"
@@ -94,10 +94,20 @@ def distill(
     return Path(out) / "student"
 
 
-def draws(teacher: Segmenter) -> bool:
+def draws(teacher: Segmenter | Student) -> bool:
     """Whether a teacher reads a generator, and so draws pictures that it labels instead of labelling given ones."""
+    if isinstance(teacher, Student):
+        return False
     reads = teacher.representation
     return isinstance(reads.representation if isinstance(reads, Reduced) else reads, StyleGAN)
+
+
+def _teacher(folder: Path) -> Segmenter | Student:
+    """What `fit` wrote, or the student that `distill` or `run` did, which teaches a more compact one."""
+    within = (folder, folder / "student", folder / "distill" / "student")
+    cards = [one for one in within if (standing(one) / "card.json").exists()]
+    found = next((one for one in cards if read_card(one)["kind"] == "student"), None)
+    return Segmenter.load(inside(folder, "segmenter")) if found is None else Student.load(found)
 
 
 def drawn_shots(
@@ -124,7 +134,7 @@ def train_student(
     recipe: Distill,
     out: Path,
     pictures: np.ndarray | None = None,
-    teacher: Segmenter | None = None,
+    teacher: Segmenter | Student | None = None,
     student: str = STUDENT,
     seed: int = 0,
     quiet: bool = False,
@@ -137,9 +147,9 @@ def train_student(
     shots: the labelled pictures, in every batch. recipe: where things face one way (see data.symmetry), call with
     `recipe.one_sided()`. out: the run's folder. pictures: uint8 [n, s, s, 3] at the recipe's size, unlabelled; None
     trains on the shots alone. teacher: whose soft labels of `pictures` start the student, if it reads its own shots
-    well enough (TRUSTED); a recipe without consistency follows any. One that draws gives `drawn` pictures with its
-    labels instead, which take the recipe's share of the shots' places, and with a rehearsal is helped by a first
-    student, trained in out/first. start, snapshots: see `distill`.
+    well enough (TRUSTED); a recipe without consistency follows any, another student too. One that draws gives `drawn`
+    pictures with its labels instead, which take the recipe's share of the shots' places, and with a rehearsal is helped
+    by a first student, trained in out/first. start, snapshots: see `distill`.
     """
     student, pretrained = pretrained_student(student)
     begin = pretrained if start is None else _weights(start, student)
@@ -235,7 +245,7 @@ def teacher_size(recipe: Distill) -> int:
     return max(32, recipe.size // 2)
 
 
-def is_heard(teacher: Segmenter, shots: Shots, recipe: Distill) -> bool:
+def is_heard(teacher: Segmenter | Student, shots: Shots, recipe: Distill) -> bool:
     """Whether a teacher may start a student: one that misreads even the shots it was fitted on holds it back."""
     if recipe.consistency is None or not recipe.unlabelled:
         return recipe.unlabelled > 0

@@ -168,6 +168,8 @@ PRESETS = {
         fixed_stride=4,
         consistency=Consistency(flexible=2.0, teacher=0),
     ),
+    # A fast student of a larger one's labels of all images, which are better than its own would be.
+    "compact": Distill(kimg=6, unlabelled=24, consistency=None),
     "auto-shot": _AUTO_SHOT,
     # The same beside plain pictures of the kind, which show what the generator's lack, in two rounds, of which the
     # second has better labels than the head's, and read in a mirror, too. What each is worth is in LOG.md.
