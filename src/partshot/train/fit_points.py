@@ -112,8 +112,8 @@ def fit_points(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * SCHEDULES["cosine"](0, step / recipe.steps)
             chosen = torch.randint(len(ids), (recipe.batch,), generator=rng).to(ids.device)
-            logits = head(_as_pyramid(features[chosen].float(), channels))[0, :, :, 0].T
-            loss = F.cross_entropy(logits, ids[chosen], weights)
+            opinions = _opinions(head, _as_pyramid(features[chosen].float(), channels))
+            loss = sum(F.cross_entropy(logits[0, :, :, 0].T, ids[chosen], weights) for logits in opinions)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -189,6 +189,11 @@ def _some(
     device = pyramid.maps[0].device
     features = at_pixels(pyramid.to(memory_format=torch.channels_last), *where.to(device))
     return features, labels[tuple(where)].to(device)
+
+
+def _opinions(head: nn.Module, pyramid: Pyramid) -> list[Float[torch.Tensor, "b k h w"]]:
+    """The logits that are each right or wrong by themselves: of a head of several opinions every one."""
+    return head.opinions(pyramid) if hasattr(head, "opinions") else [head(pyramid)]
 
 
 def _as_pyramid(features: Float[torch.Tensor, "p c"], channels: tuple[int, ...]) -> Pyramid:
