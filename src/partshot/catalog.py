@@ -29,6 +29,7 @@ REPRESENTATIONS = {
 HEADS = {
     "linear": "partshot.heads.linear:Linear",
     "mlp-s": "partshot.heads.mlp:mlp_s",
+    "mlp-pair": "partshot.heads.pair:Pair",
     "mlp-1": "partshot.heads.mlp:mlp_1",
     "mlp-2": "partshot.heads.mlp:mlp_2",
     "mlp-ganorcon": "partshot.heads.mlp:NormedMlp",

@@ -184,8 +184,8 @@ def fit(
     head: Annotated[
         str | None,
         typer.Option(
-            help="linear, mlp-s, mlp-1, mlp-2, cnn-s, cnn-m, cnn-l, conv or ensemble; default: mlp-s on a pretrained "
-            "encoder, else cnn-s."
+            help="linear, mlp-s, mlp-pair, mlp-1, mlp-2, cnn-s, cnn-m, cnn-l, conv or ensemble; default: mlp-pair on a "
+            "pretrained encoder, else cnn-s."
         ),
     ] = None,
     preset: Annotated[
@@ -193,7 +193,8 @@ def fit(
         typer.Option(help="fast, regan-paper, regan-code, ganorcon-mlp, ganorcon-conv; of an ensemble: datasetgan."),
     ] = "fast",
     size: Annotated[
-        int | None, typer.Option(help="Side in pixels that pictures are worked on at; default: 128, or as mlp-s reads.")
+        int | None,
+        typer.Option(help="Side in pixels that pictures are worked on at; default: 128, or as heads of points read."),
     ] = None,
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,

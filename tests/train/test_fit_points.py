@@ -84,7 +84,7 @@ def test_a_rate_that_is_too_high_is_told(shots):
         fitted(shots, RECIPE.changed(lr=1e30), Linear)
 
 
-@pytest.mark.parametrize("head", ["mlp-s", "linear"])
+@pytest.mark.parametrize("head", ["mlp-pair", "mlp-s", "linear"])
 def test_a_segmenter_of_points_survives_saving(shots, tmp_path, head):
     first = Segmenter(READS, shots.parts, head, SIZE, RECIPE).fit(shots, quiet=True)
     second = Segmenter.load(first.save(tmp_path / "saved"))

@@ -22,7 +22,7 @@ from partshot.represent.cache import Cached, Store
 from partshot.represent.encoder_table import ENCODERS
 from partshot.represent.levels import Levels
 from partshot.represent.position import Positioned
-from partshot.represent.reduced import Reduced
+from partshot.represent.reduced import COMPONENTS, Reduced
 from partshot.represent.several import Several
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan import StyleGAN
@@ -134,16 +134,18 @@ def working_size(representation: Representation) -> int:
     return strides[-1] * (_TOKENS if len(set(strides)) == 1 else _COARSEST)
 
 
-def reduced_on(representation: Representation, images: Float[torch.Tensor, "n 3 h w"]) -> Representation:
+def reduced_on(
+    representation: Representation, images: Float[torch.Tensor, "n 3 h w"], components: int = COMPONENTS
+) -> Representation:
     """The principal components of its maps, taken from some hundred images in [-1, 1]; what has them stays as it is.
 
     A map of positions is left alone. Of a generator they are taken from what it draws.
     """
     if isinstance(representation, Positioned):
-        return Positioned(reduced_on(representation.representation, images))
+        return Positioned(reduced_on(representation.representation, images, components))
     if all(representation.spec.proportional):
         return representation
-    found = Reduced(representation)
+    found = Reduced(representation, components)
     return found.take_drawn(range(len(images))) if isinstance(representation, StyleGAN) else found.take(images)
 
 

@@ -8,7 +8,9 @@ Knows heads that look at one pixel alone (reach 0), representations and shots by
 """
 
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +43,7 @@ from partshot.train.fit_head import (
 )
 from partshot.train.progress import Ticker
 
-# Bytes of features that all points may take together: 16 views of ten shots with 165 channels are a sixth of it.
+# Bytes of features that all points may take together: 24 views of ten shots with 133 channels are a quarter of it.
 _ROOM = 1 << 30
 # Views that are drawn and read at a time.
 _VIEWS = 4
@@ -58,7 +60,7 @@ class FitPoints(Recipe):
     precision: "auto" reads in bf16 where the device does so natively, else in fp32; the head learns in fp32.
     """
 
-    views: int = Field(default=16, ge=0)
+    views: int = Field(default=24, ge=0)
     augment: Augment = AUGMENTS["strong"]
     points: int = Field(default=4096, ge=1)
     steps: int = Field(default=600, ge=1)
@@ -95,10 +97,7 @@ def fit_points(
     """
     if getattr(head, "reach", None) != 0:
         raise BadRecipe(f"{type(head).__name__} looks beyond a pixel; points fit heads such as linear and mlp-s alone")
-    images, labels = shots.stack(size)
-    labels = torch.from_numpy(labels).long()
-    known_pixels(labels)
-    features, ids, plain = _points(representation, as_pictures(images), labels, shots, recipe, read)
+    features, ids, plain = read_points(representation, shots, recipe, size, read)
     weights = class_weights(ids.cpu().view(-1, 1, 1), len(shots.parts), recipe.class_power).to(ids.device)
 
     channels = representation.spec.channels
@@ -113,8 +112,8 @@ def fit_points(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * SCHEDULES["cosine"](0, step / recipe.steps)
             chosen = torch.randint(len(ids), (recipe.batch,), generator=rng).to(ids.device)
-            logits = head(_as_pyramid(features[chosen].float(), channels))[0, :, :, 0].T
-            loss = F.cross_entropy(logits, ids[chosen], weights)
+            opinions = _opinions(head, _as_pyramid(features[chosen].float(), channels))
+            loss = sum(F.cross_entropy(logits[0, :, :, 0].T, ids[chosen], weights) for logits in opinions)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -128,32 +127,53 @@ def fit_points(
     return head.eval()
 
 
-def _points(
-    representation: Representation,
-    images: Float[torch.Tensor, "n 3 h w"],
-    labels: Int64[torch.Tensor, "n h w"],
-    shots: Shots,
-    recipe: FitPoints,
-    read: Pyramid | None,
-) -> tuple[Float[torch.Tensor, "p c"], Int64[torch.Tensor, " p"], int]:
-    """Features of the points, their ids, and how many of them, the first ones, are of the shots as they are."""
+class Points(NamedTuple):
+    """features: [p, channels]. ids: int64 [p]. plain: how many, the first ones, are of the shots as they are."""
+
+    features: torch.Tensor
+    ids: torch.Tensor
+    plain: int
+
+
+def read_points(
+    representation: Representation, shots: Shots, recipe: FitPoints, size: int, read: Pyramid | None = None
+) -> Points:
+    """Features and ids of labeled pixels of the shots and of their views, where the representation computes.
+
+    Arguments and errors as of `fit_points`.
+    """
+    images, labels = shots.stack(size)
+    images, labels = as_pictures(images), torch.from_numpy(labels).long()
+    known_pixels(labels)
     device = device_of(representation)
     dtype = torch.bfloat16 if is_bf16(recipe.precision, device) else torch.float32
     views = 0 if read is not None else recipe.views
     row = sum(representation.spec.channels) * dtype.itemsize
     count = max(1, min(recipe.points, _ROOM // (row * len(images) * (1 + views))))
-    rng, kept = torch.Generator().manual_seed(recipe.seed), []
-    pyramid = read.to(device, dtype) if read is not None else read_features(representation, images, device, dtype)
-    kept.append(_some(pyramid, labels, count, rng))
-    for index, image in enumerate(images):
-        # The seed and the image alone decide what becomes of it, so that a cache of features serves other fits.
-        chance, left = chance_of(image, recipe.seed), views
-        while left > 0:
-            few = [index] * min(left, _VIEWS)
-            seen, ids = augment(images[few], labels[few], recipe.augment, chance, shots.parts.mirrored_ids())
-            kept.append(_some(read_features(representation, seen, device, dtype), ids, count, rng))
-            left -= len(few)
-    return torch.cat([one for one, _ in kept]), torch.cat([ids for _, ids in kept]), len(kept[0][1])
+    rng = torch.Generator().manual_seed(recipe.seed)
+    pyramid = read_features(representation, images, device, dtype) if read is None else read.to(device, dtype)
+    kept = [_some(pyramid, labels, count, rng)]
+    for image, own in zip(images.split(1), labels.split(1), strict=True):
+        for changed, ids in _views(image, own, views, shots, recipe):
+            kept.append(_some(read_features(representation, changed, device, dtype), ids, count, rng))
+    return Points(torch.cat([one for one, _ in kept]), torch.cat([ids for _, ids in kept]), len(kept[0][1]))
+
+
+def _views(
+    image: Float[torch.Tensor, "1 3 h w"],
+    labels: Int64[torch.Tensor, "1 h w"],
+    count: int,
+    shots: Shots,
+    recipe: FitPoints,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Changed copies of one shot with their labels, a few at a time.
+
+    The seed and the image alone decide how it is changed, so that a cache of features serves other fits.
+    """
+    chance = chance_of(image[0], recipe.seed)
+    for first in range(0, count, _VIEWS):
+        same = [0] * min(_VIEWS, count - first)
+        yield augment(image[same], labels[same], recipe.augment, chance, shots.parts.mirrored_ids())
 
 
 def _some(
@@ -169,6 +189,11 @@ def _some(
     device = pyramid.maps[0].device
     features = at_pixels(pyramid.to(memory_format=torch.channels_last), *where.to(device))
     return features, labels[tuple(where)].to(device)
+
+
+def _opinions(head: nn.Module, pyramid: Pyramid) -> list[Float[torch.Tensor, "b k h w"]]:
+    """The logits that are each right or wrong by themselves: of a head of several opinions every one."""
+    return head.opinions(pyramid) if hasattr(head, "opinions") else [head(pyramid)]
 
 
 def _as_pyramid(features: Float[torch.Tensor, "p c"], channels: tuple[int, ...]) -> Pyramid:

@@ -20,7 +20,7 @@ Fit = FitHead | FitPoints | FitEnsemble
 
 _FITTERS = {FitHead: fit_head, FitPoints: fit_points, FitEnsemble: fit_ensemble}
 # Heads that are made to be fitted to points; others that look at one pixel alone can be.
-_OF_POINTS = ("mlp-s",)
+_OF_POINTS = ("mlp-s", "mlp-pair")
 
 
 def fit_presets(head: str) -> Mapping[str, Fit]:
