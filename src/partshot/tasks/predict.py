@@ -247,7 +247,9 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable, items: Sequence, count: int
 def _write(places: Places, picture: Picture, labels: np.ndarray, confidence: np.ndarray, parts: PartSet) -> None:
     # The labels last: without them the picture counts as not done.
     if places.overlays:
-        image = _shrunk(picture.image)
+        # Of a very large image every second pixel: Pillow would copy all of it, twice.
+        step = 1 if picture.image.shape[0] * picture.image.shape[1] <= _MOST_AHEAD else 2
+        image = _shrunk(picture.image[::step, ::step])
         write_overlay(places.overlay(picture.path), image, _resized(labels, image.shape[:2]), parts)
     if places.confidence:
         _write_gray(places.sureness(picture.path), _resized(confidence, picture.size))
