@@ -15,6 +15,9 @@ from partshot.artifact import replacing_file
 from partshot.errors import BadLabels, BadParts
 from partshot.parts import IGNORE, PartSet
 
+# Pixels that are counted at once: numpy turns each into eight bytes.
+_COUNTED = 2**20
+
 _EXPORT = "save it as an 8-bit indexed PNG (value = id)"
 
 
@@ -102,7 +105,10 @@ def read_palette(path: Path | str) -> tuple[tuple[int, int, int], ...]:
 
 def count_ids(labels: np.ndarray) -> np.ndarray:
     """How many pixels each value 0..255 has: int64 [256]."""
-    return np.bincount(labels.ravel(), minlength=256)
+    flat, counts = labels.ravel(), np.zeros(256, np.int64)
+    for first in range(0, flat.size, _COUNTED):
+        counts += np.bincount(flat[first : first + _COUNTED], minlength=256)
+    return counts
 
 
 def _open(path: Path) -> Image.Image:

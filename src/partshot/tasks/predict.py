@@ -1,12 +1,11 @@
 """predict: masks for a folder of pictures by an exported student, without torch.
 
-Knows how a long prediction stays busy, goes on after a stop, and what lies where in its folder. The net, and what is
-done to a picture before and after it, is the ONNX file's affair; what is read in windows is tasks/reading.py's.
+Knows how a long prediction stays busy. The net, and what is done to a picture before and after it, is the ONNX file's
+affair; what lies where in the folder of masks is tasks/predictions.py's; what is read in windows, tasks/reading.py's.
 """
 
 import io
 import itertools
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,23 +19,20 @@ from PIL import Image
 from partshot.artifact import replacing_file
 from partshot.data.images import allowing, image_size, list_images, read_image, write_overlay
 from partshot.data.labels import write_labels
-from partshot.errors import BadImage, BadLabels, BadRecipe
+from partshot.errors import BadImage, BadRecipe
 from partshot.machine import available_cores
 from partshot.parts import PartSet
 from partshot.shipped import Shipped
+from partshot.tasks.predictions import MANIFEST, Places, claim, write_json
 from partshot.tasks.reading import Reading
 from partshot.train.progress import Ticker
 from partshot.windows import read_in_windows
-
-MANIFEST = "predictions.json"
 
 # A net that looks at a few hundred pixels says nothing finer than a 4-megapixel mask shows, and the logits of a much
 # larger one would fill the memory: larger pictures are predicted at this size and their labels enlarged.
 _MOST_PIXELS = 2**22
 # Images of more pixels, and those that are read in windows, are taken one by one, so that no two fill the memory.
 _MOST_AHEAD = 2**25
-# File times advance in ticks of some milliseconds; waiting one out makes every older file older than the manifest.
-_TICK_SECONDS = 0.02
 _READERS = 4
 _WAITING_BATCHES = 4  # of pictures whose sizes are too rare to fill a batch
 
@@ -61,32 +57,6 @@ class Summary:
         speed = f" ({self.written / self.seconds:.0f} a second)" if self.written and self.seconds else ""
         windowed = f", {self.windowed} read in windows (--window)" if self.windowed else ""
         return f"{self.written} masks written to {self.out}{speed}{windowed}{kept}{skipped}"
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the results of a picture go: out/STEM.png, out/overlays/STEM.jpg, out/confidence/STEM.png."""
-
-    out: Path
-    overlays: bool
-    confidence: bool
-
-    def labels(self, picture: Path) -> Path:
-        return self.out / f"{picture.stem}.png"
-
-    def overlay(self, picture: Path) -> Path:
-        return self.out / "overlays" / f"{picture.stem}.jpg"
-
-    def sureness(self, picture: Path) -> Path:
-        return self.out / "confidence" / f"{picture.stem}.png"
-
-    def done(self, picture: Path, since: int) -> bool:
-        """Whether all that is wanted of a picture was written after `since` (ns) and after the picture itself."""
-        wanted = [self.labels(picture)]
-        wanted += [self.overlay(picture)] if self.overlays else []
-        wanted += [self.sureness(picture)] if self.confidence else []
-        oldest = max(since, picture.stat().st_mtime_ns)
-        return all(p.is_file() and p.stat().st_mtime_ns >= oldest for p in wanted)
 
 
 @dataclass(frozen=True)
@@ -140,7 +110,7 @@ def predict(
     shipped, pictures = Shipped(model), _pictures(Path(images), leave_out)
     reading.windows(shipped, 1, 1)  # refuses a scale of nothing, before any work
     places = Places(Path(out), overlays, confidence)
-    manifest = _claim(places, shipped, pictures, overwrite, reading)
+    manifest = claim(places, shipped, pictures, overwrite, reading)
 
     todo = [picture for picture in pictures if not places.done(picture, manifest["since"])]
     with allowing(max_megapixels), Ticker("predicting", total=len(todo), done=0, quiet=quiet) as ticker:
@@ -149,7 +119,7 @@ def predict(
         skipped = _predict_together(shipped, together, places, batch, ticker)
         skipped += _predict_alone(shipped, alone, places, ticker, len(together))
     windowed = sum(bool(windows) for windows in alone.values())
-    _write_json(places.out / MANIFEST, {**manifest, "skipped": {path.name: reason for path, reason in skipped}})
+    write_json(places.out / MANIFEST, {**manifest, "skipped": {path.name: reason for path, reason in skipped}})
 
     if skipped and len(skipped) == len(pictures):
         raise BadImage(f"none of {len(pictures)} pictures can be read; first: {skipped[0][1]}")
@@ -238,55 +208,6 @@ def _pictures(images: Path, leave_out: Iterable[Path]) -> list[Path]:
     return [images] if images.is_file() else list_images(images, leave_out)
 
 
-def _claim(places: Places, shipped: Shipped, pictures: Sequence[Path], overwrite: bool, reading: Reading) -> dict:
-    # Makes the folder this model's; the manifest says since when (ns, by the folder's own clock) its files are.
-    out = places.out
-    if out.exists() and not out.is_dir():
-        raise BadImage(f"{out}: is a file; give a folder for the masks")
-    if out.exists() and out.resolve() == pictures[0].parent.resolve():
-        raise BadImage(f"{out}: holds the pictures themselves; give another folder for the masks")
-    manifest = _read_manifest(out / MANIFEST)
-    if manifest is None and not overwrite:
-        _refuse_foreign_masks(places, pictures)
-    read_so = {"sha256": shipped.sha256, "reading": reading.to_dict()}
-    if manifest is None or overwrite or not _same_reading(manifest, read_so):
-        time.sleep(_TICK_SECONDS)
-        with replacing_file(out / MANIFEST) as temporary:
-            manifest = {**read_so, "partshot": shipped.version, "since": temporary.stat().st_mtime_ns}
-            temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _write_json(out / "classes.json", shipped.parts.to_dict())
-    return manifest
-
-
-def _same_reading(manifest: dict, wanted: dict) -> bool:
-    # One of an older version says nothing of windows: it read everything whole.
-    known = {"reading": Reading().to_dict(), **manifest}
-    return all(known[key] == value for key, value in wanted.items())
-
-
-def _read_manifest(path: Path) -> dict | None:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return {**values, "sha256": str(values["sha256"]), "since": int(values["since"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _refuse_foreign_masks(places: Places, pictures: Sequence[Path]) -> None:
-    # Masks drawn by hand are the most valuable files there are.
-    for picture in pictures:
-        mask = places.labels(picture)
-        if mask.exists():
-            raise BadLabels(
-                f"{mask}: was not predicted by partshot; choose another --out, or replace it by --overwrite"
-            )
-
-
-def _write_json(path: Path, values: dict) -> None:
-    with replacing_file(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
-
-
 def _read(path: Path, whole: bool = True) -> Picture:
     try:
         image = read_image(path)
@@ -326,7 +247,9 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable, items: Sequence, count: int
 def _write(places: Places, picture: Picture, labels: np.ndarray, confidence: np.ndarray, parts: PartSet) -> None:
     # The labels last: without them the picture counts as not done.
     if places.overlays:
-        image = _shrunk(picture.image)
+        # Of a very large image every second pixel: Pillow would copy all of it, twice.
+        step = 1 if picture.image.shape[0] * picture.image.shape[1] <= _MOST_AHEAD else 2
+        image = _shrunk(picture.image[::step, ::step])
         write_overlay(places.overlay(picture.path), image, _resized(labels, image.shape[:2]), parts)
     if places.confidence:
         _write_gray(places.sureness(picture.path), _resized(confidence, picture.size))
