@@ -5,11 +5,12 @@ compute anything that the table does not hold.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from partshot.report.numbers import Cell, Table
 
 
+@runtime_checkable
 class Expected(Protocol):
     """What a report tells of an estimate: miou, 0..1, its standard error, and the share of the training that it saw."""
 
