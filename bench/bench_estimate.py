@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_packs import DATA, LIGHT, PACKS, RESULTS, folder_of, read_rows
 
+from bench_packs import DATA, LIGHT, PACKS, RESULTS, folder_of, read_rows
 from partshot.tasks.distill import facing
 from partshot.tasks.estimate import FOLDS, SHARE, estimate
 from partshot.tasks.field import open_field
