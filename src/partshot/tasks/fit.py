@@ -102,8 +102,8 @@ def fit(
 def teacher_names(representation: str | None = None, head: str | None = None) -> tuple[str, str]:
     """Representation and head of a few-shot teacher, where they are not named.
 
-    The default encoder that is here, its levels from stride 4 with a map of positions, else random weights; mlp-pair on a
-    pretrained encoder, cnn-s on everything else.
+    The default encoder that is here, its levels from stride 4 with a map of positions, else random weights; mlp-pair on
+    a pretrained encoder, cnn-s on everything else.
     """
     if representation is None:
         encoder = default_encoder()
