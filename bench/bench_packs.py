@@ -22,14 +22,13 @@ import torch
 from partshot.data.shots import Shots
 from partshot.evaluate import Row, kshot, table_to_dict, tabulate
 from partshot.ops.pictures import as_pictures
-from partshot.represent.choose import open_representation, reduced_on
+from partshot.represent.choose import POSITION, open_representation, reduced_on
 from partshot.represent.encoders import ENCODERS
-from partshot.represent.position import Positioned
 from partshot.segmenter import Segmenter
 from partshot.tasks.compare import predictor
 from partshot.tasks.distill import facing, train_student
 from partshot.tasks.field import Field, open_field
-from partshot.tasks.fit import POINTS_HEAD, facing_fit
+from partshot.tasks.fit import ENCODER_LEVELS, facing_fit, teacher_names
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_points import PRESETS as POINTS
 from partshot.train.forest import Forest
@@ -115,10 +114,11 @@ def _student(name: str, recipe_of: Callable[[str], Distill], with_images: bool =
 
 def _frozen(field: Field, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
     images = field.pictures(256)
-    reads = Positioned(reduced_on(open_representation(ENCODER), as_pictures(images[:: max(1, len(images) // 100)])))
+    name, head = teacher_names(f"{ENCODER}{ENCODER_LEVELS}{POSITION}")
+    reads = reduced_on(open_representation(name), as_pictures(images[:: max(1, len(images) // 100)]))
     recipe = facing_fit(POINTS["fast"], not facing(PRESETS["default"], images).augment.flip)
 
-    return lambda shots: predictor(Segmenter(reads, shots.parts, POINTS_HEAD, 256, recipe).fit(shots, quiet=True))
+    return lambda shots: predictor(Segmenter(reads, shots.parts, head, 256, recipe).fit(shots, quiet=True))
 
 
 def _forest(field: Field, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
