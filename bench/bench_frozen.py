@@ -35,7 +35,7 @@ from partshot.represent.choose import POSITION, cached, open_representation, red
 from partshot.represent.encoder_table import ENCODERS
 from partshot.represent.levels import Levels
 from partshot.represent.position import Positioned
-from partshot.represent.reduced import COMPONENTS
+from partshot.represent.reduced import components_for
 from partshot.represent.spec import Representation
 from partshot.represent.vit import TimmEncoder, build_net
 from partshot.segmenter import Segmenter
@@ -64,12 +64,12 @@ PROTOTYPES, ROUNDS = 8, 10
 class Reading:
     """One row. representation: a name of represent.choose, or "untrained" for the encoder's net with random weights.
 
-    components: of each map; 0 reads all channels. size: of the images, None takes `working_size`. head: a name of the
+    components: of each map; None takes what `fit` does, 0 reads all channels. size: of the images, None takes `working_size`. head: a name of the
     catalog, or "prototypes". fit: how it is fitted.
     """
 
     representation: str = f"{ENCODER}{ENCODER_LEVELS}{POSITION}"
-    components: int = COMPONENTS
+    components: int | None = None
     size: int | None = None
     head: str = POINTS_HEAD
     fit: Fit = FIT
@@ -89,6 +89,7 @@ ROWS = {
     "no position": replace(USUAL, representation=f"{ENCODER}{ENCODER_LEVELS}"),
     "16 components": replace(USUAL, components=16),
     "32 components": replace(USUAL, components=32),
+    "64 components": replace(USUAL, components=64),
     "all channels": replace(USUAL, components=0),
     "384 px": replace(USUAL, size=384),
     "128 px": replace(USUAL, size=128),
@@ -157,7 +158,8 @@ def method(pack: str, reading: Reading, seed: int) -> Method:
     """What fits one row, as `evaluate.kshot` takes it; its time is that of a fit whose components are known."""
 
     def fit(shots: Shots):
-        found = opened(pack, reading.representation, reading.components, reading.size)
+        components = components_for(len(shots)) if reading.components is None else reading.components
+        found = opened(pack, reading.representation, components, reading.size)
         size = reading.size or working_size(found)
         recipe = facing_fit(reading.fit.changed(seed=seed), one_sided(unlabeled(pack, 64)))
         if reading.head == "prototypes":

@@ -24,6 +24,7 @@ from partshot.evaluate import Row, kshot, table_to_dict, tabulate
 from partshot.ops.pictures import as_pictures
 from partshot.represent.choose import POSITION, open_representation, reduced_on
 from partshot.represent.encoders import ENCODERS
+from partshot.represent.reduced import components_for
 from partshot.segmenter import Segmenter
 from partshot.tasks.compare import predictor
 from partshot.tasks.distill import facing, train_student
@@ -115,10 +116,14 @@ def _student(name: str, recipe_of: Callable[[str], Distill], with_images: bool =
 def _frozen(field: Field, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
     images = field.pictures(256)
     name, head = teacher_names(f"{ENCODER}{ENCODER_LEVELS}{POSITION}")
-    reads = reduced_on(open_representation(name), as_pictures(images[:: max(1, len(images) // 100)]))
+    some = as_pictures(images[:: max(1, len(images) // 100)])
     recipe = facing_fit(POINTS["fast"], not facing(PRESETS["default"], images).augment.flip)
 
-    return lambda shots: predictor(Segmenter(reads, shots.parts, head, 256, recipe).fit(shots, quiet=True))
+    def fit(shots: Shots):
+        reads = reduced_on(open_representation(name), some, components_for(len(shots)))
+        return predictor(Segmenter(reads, shots.parts, head, 256, recipe).fit(shots, quiet=True))
+
+    return fit
 
 
 def _forest(field: Field, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:

@@ -23,10 +23,18 @@ from partshot.represent.position import Positioned
 from partshot.represent.spec import Latents, Representation, Spec, fingerprint
 
 COMPONENTS = 64
+# Of one or two labeled images a head learns better from fewer: cells, one label, .736 with 32 and .680 with 64 (held-out
+# images, five splits); ants .354 and .358 (LOG.md).
+_OF_FEW, _FEW = 32, 3
 """Principal components of each map: ahead of 32 by .03 and .02 on held-out ants and cars of five labels, see LOG.md."""
 
 # Principal components are taken from about this many points of each image's map.
 _POINTS = 1000
+
+
+def components_for(shots: int) -> int:
+    """How many principal components of each map a head reads that is fitted to so many labeled images."""
+    return _OF_FEW if shots < _FEW else COMPONENTS
 
 
 class Condensed(nn.Module):

@@ -17,6 +17,7 @@ from partshot.represent.cache import open_store
 from partshot.represent.choose import POSITION, cached, open_representation, reduced_on, working_size
 from partshot.represent.encoder_table import encoders_in
 from partshot.represent.encoders import default_encoder
+from partshot.represent.reduced import COMPONENTS, components_for
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter
@@ -83,7 +84,7 @@ def fit(
         latents = latents_of(found, shots, images, quiet)
     if isinstance(recipe, FitPoints):
         size = size or working_size(found)
-        found = reduced_to(found, paths, size)
+        found = reduced_to(found, paths, size, components_for(len(shots)))
     size = size or _SIZE
     teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet, latents)
     # Leaving out would invert every picture once per fold.
@@ -111,12 +112,14 @@ def teacher_names(representation: str | None = None, head: str | None = None) ->
     return representation, head or (POINTS_HEAD if encoders_in(representation) else HEAD)
 
 
-def reduced_to(representation: Representation, paths: Sequence[Path], size: int) -> Representation:
+def reduced_to(
+    representation: Representation, paths: Sequence[Path], size: int, components: int = COMPONENTS
+) -> Representation:
     """Its principal components, taken from some of the images, evenly spread over them, at that size."""
     if all(representation.spec.proportional):
         return representation
     some = read_stack(paths[:: max(1, len(paths) // _REDUCED_ON)][:_REDUCED_ON], size, skip_corrupt=True).images
-    return reduced_on(representation.to(best_device()), as_pictures(some))
+    return reduced_on(representation.to(best_device()), as_pictures(some), components)
 
 
 def facing_fit(recipe: F, faces_one_way: bool) -> F:
