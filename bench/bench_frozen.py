@@ -64,8 +64,8 @@ PROTOTYPES, ROUNDS = 8, 10
 class Reading:
     """One row. representation: a name of represent.choose, or "untrained" for the encoder's net with random weights.
 
-    components: of each map; None takes what `fit` does, 0 reads all channels. size: of the images, None takes `working_size`. head: a name of the
-    catalog, or "prototypes". fit: how it is fitted.
+    components: of each map; None takes what `fit` does, 0 reads all channels. size: of the images, None takes
+    `working_size`. head: a name of the catalog, or "prototypes". fit: how it is fitted.
     """
 
     representation: str = f"{ENCODER}{ENCODER_LEVELS}{POSITION}"

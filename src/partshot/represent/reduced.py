@@ -23,8 +23,8 @@ from partshot.represent.position import Positioned
 from partshot.represent.spec import Latents, Representation, Spec, fingerprint
 
 COMPONENTS = 64
-# Of one or two labeled images a head learns better from fewer: cells, one label, .736 with 32 and .680 with 64 (held-out
-# images, five splits); ants .354 and .358 (LOG.md).
+# Of one or two labeled images a head learns better from fewer: cells, one label, .736 with 32 and .680 with 64, ants
+# .354 and .358 (held-out images, five splits, see LOG.md).
 _OF_FEW, _FEW = 32, 3
 """Principal components of each map: ahead of 32 by .03 and .02 on held-out ants and cars of five labels, see LOG.md."""
 
