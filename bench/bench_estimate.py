@@ -16,7 +16,7 @@ import torch
 
 from bench_packs import DATA, LIGHT, PACKS, RESULTS, folder_of, read_rows
 from partshot.tasks.distill import facing
-from partshot.tasks.estimate import FOLDS, SHARE, estimate
+from partshot.tasks.estimate import FOLDS, SHARE, estimate, expected
 from partshot.tasks.field import open_field
 from partshot.train.distill_recipe import PRESETS
 from partshot.workers import workers
@@ -74,15 +74,15 @@ def report(out: Path) -> None:
                 if truth and told.exists():
                     rows.append({"pack": pack, "k": k, "split": split, "truth": truth[0].score.miou_nan})
                     rows[-1] |= json.loads(told.read_text())
-    gains = np.array([row["truth"] - row["folds"] for row in rows])
-    # What is added was measured on these very rows; each is judged by the mean of the others.
-    others = (gains.sum() - gains) / max(1, len(gains) - 1)
-    for row, gain in zip(rows, others, strict=True):
-        row["expected"] = row["folds"] + float(gain)
+    made, left = (np.array([1 - row[key] for row in rows]) for key in ("folds", "truth"))
+    # The share of errors that remains was measured on these very rows; each is judged by that of the others.
+    others = (left.sum() - left) / np.maximum(1e-9, made.sum() - made)
+    for row, remaining in zip(rows, others, strict=True):
+        row["expected"] = expected(row["folds"], float(remaining))
     errors = np.array([row["expected"] - row["truth"] for row in rows])
     last = {
         "rows": len(rows),
-        "usual_gain": round(float(gains.mean()), 3),
+        "remaining": round(float(left.sum() / made.sum()), 3),
         "mean_absolute_error": round(float(np.abs(errors).mean()), 3),
         "bias": round(float(errors.mean()), 3),
         "mean_absolute_error_by_k": {k: _mean_error(rows, errors, "k", k) for k in KS},
