@@ -1,11 +1,11 @@
-"""Few-shot segmentation of real pictures: white blood cells and museum ants, every method on the same draws.
+"""Few-shot segmentation of real images: blood cells, museum ants and cars, every method on the same labeled images.
 
 Reads the packs under PARTSHOT_DATA (default ../shared/data); nothing of them is written. Measured on `val` at the
-masks' own size, mean over classes with background, pooled over the pictures, over five draws of k = 1, 5, 10 labels.
-Rows are written down as they come: run it again to go on. A run of some packs, ks or seeds prints what there is; the
-one that completes all of them writes bench/results/packs.{md,json}.
+masks' own size, mean over classes with background, pooled over the images, over splits of k = 1, 5, 10 labeled images.
+Rows are written down as they come: run it again to go on. The page shows beside them what earlier states of the project
+measured with the same protocol, with the day.
 
-    python bench/bench_packs.py [--packs wbc,ants] [--ks 1,5,10] [--seeds 0,1,2,3,4] [--jobs 2]
+    python bench/bench_packs.py [--packs wbc,ants] [--ks 1,5,10] [--splits 0,1,2] [--rows ROW,ROW] [--jobs 2]
 """
 
 import argparse
@@ -13,135 +13,199 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from partshot.data.images import list_images, read_stack
-from partshot.data.shots import load_shots
-from partshot.evaluate import Row, kshot, table_to_dict, table_to_markdown, tabulate
-from partshot.represent.choose import open_representation
-from partshot.tasks.compare import Contest
-from partshot.tasks.distill import TRUSTED, facing
-from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
+from partshot.data.shots import Shots
+from partshot.evaluate import Row, kshot, table_to_dict, tabulate
+from partshot.ops.pictures import as_pictures
+from partshot.represent.choose import POSITION, open_representation, reduced_on
+from partshot.represent.encoders import ENCODERS
+from partshot.segmenter import Segmenter
+from partshot.tasks.compare import predictor
+from partshot.tasks.distill import facing, train_student
+from partshot.tasks.field import Field, open_field
+from partshot.tasks.fit import ENCODER_LEVELS, facing_fit, teacher_names
 from partshot.train.distill_recipe import PRESETS, Distill
-from partshot.train.fit_head import PRESETS as FIT_PRESETS
+from partshot.train.fit_points import PRESETS as POINTS
+from partshot.train.forest import Forest
 from partshot.train.journal import Journal, read_journal
 from partshot.workers import workers
 
-PACKS, KS, SEEDS = ("wbc", "ants"), (1, 5, 10), (0, 1, 2, 3, 4)
-SIZE = 128
+PACKS, KS, SPLITS = ("wbc", "ants", "carparts"), (1, 5, 10), (0, 1, 2, 3, 4)
+ENCODER = "efficientnet-lite0"
+LIGHT = f"light-{ENCODER}"
+UNTRAINED = f"light-{ENCODERS[ENCODER].net}"
 DATA = Path(os.environ.get("PARTSHOT_DATA", "../shared/data"))
-WHAT = "mIoU on `val` at the masks' own size, background included; mean and deviation over the draws."
 RESULTS = Path(__file__).parent / "results"
-# Thousands of shots per student: about four and eight minutes on one core. wbc's three classes are learnt sooner.
-KIMG = {"wbc": 9, "ants": 18}
-UNLABELLED = 700
-# The few-shot head is a matter of seconds: 600 augmented pictures.
-FIT = FIT_PRESETS["fast"].changed(images=600)
+WHAT = (
+    "mIoU on `val` at the masks' own size, background included; mean and standard deviation over the splits, in "
+    "brackets the median seconds that a fit took, two at a time on two cores. Rows with a day were measured then, by "
+    "the project of that day."
+)
+# Thousands of labeled images that the student without a pretrained encoder sees: as many as on 2026-11-21.
+_SWIFT_KIMG = {"wbc": 9, "ants": 18, "carparts": 18}
+# Files of earlier measurements: the day, and whose tables they hold.
+EARLIER = {"2026-11-21": RESULTS / "packs-2026-11-21.json"}
+EARLIER_CARS = ("2026-11-26", RESULTS / "tables" / "representations-carparts.json")
 
 
 def main() -> None:
     """Measures what is missing, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packs", type=names, default=PACKS)
-    parser.add_argument("--ks", type=numbers, default=KS)
-    parser.add_argument("--seeds", type=numbers, default=SEEDS)
+    parser.add_argument("--packs", type=_names, default=PACKS)
+    parser.add_argument("--ks", type=_numbers, default=KS)
+    parser.add_argument("--splits", type=_numbers, default=SPLITS)
+    parser.add_argument("--rows", type=_names, default=("pretrained student", "pretrained frozen", "random student"))
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes, of one thread each")
     parser.add_argument("--out", type=Path, default=Path("bench/work/packs"))
     args = parser.parse_args()
-    # Whole seeds first, so that a run that is cut short has complete ones to show.
-    todo = [(pack, k, seed, args.out) for seed in args.seeds for pack in args.packs for k in args.ks]
+    # Whole splits first, so that a run that is cut short has complete ones to show.
+    ways = [(row, split) for row in args.rows for split in args.splits]
+    todo = [(pack, k, split, row, args.out) for row, split in ways for pack in args.packs for k in args.ks]
     with workers(args.jobs) as pool:
         for done in [pool.submit(measure, *one) for one in todo]:
             done.result()
     report(args.out)
 
 
-def names(text: str) -> tuple[str, ...]:
-    """Of an option with commas between."""
+def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    """Of an option with commas between."""
+def _numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
-def measure(pack: str, k: int, seed: int, out: Path) -> None:
-    """All methods on one draw of a pack."""
+def measure(pack: str, k: int, split: int, row: str, out: Path) -> None:
+    """One method on one split of a pack."""
     torch.set_num_threads(1)
-    split = json.loads((DATA / pack / "split.json").read_text())
-    pool, test = (load_shots(DATA / pack, names=split[part]) for part in ("train", "val"))
-    pictures = unlabelled(pack, split, SIZE)
-    recipe = facing(recipe_of(pack), pictures)
-    fit = facing_fit(FIT, not recipe.augment.flip)
-    folder = folder_of(pack, k, seed, out)
-    contest = Contest(folder, pictures, open_representation(REPRESENTATION), recipe, HEAD, fit, seed=seed, quiet=True)
-    draws = {int(k): {int(s): names for s, names in by.items()} for k, by in split["fewshot"].items()}
+    field = open_field(str(DATA / pack), out / "fields", quiet=True)
+    folder = folder_of(pack, k, split, row, out)
     journal = Journal(folder / "rows.jsonl")
     journal.rewind(0)
 
-    def keep(row: Row) -> None:
-        journal.write(row.to_dict())
-        told = f"{row.method:13s} {row.score.miou:.3f} {row.fit_seconds:4.0f} s"
-        print(f"{pack} k={k} seed={seed} {told} {time.strftime('%H:%M')}", flush=True)
+    def keep(result: Row) -> None:
+        journal.write(result.to_dict())
+        told = f"{result.method} {result.score.miou:.3f} {result.fit_seconds:.0f} s {time.strftime('%H:%M')}"
+        print(f"{pack} k={k} split={split} {told}", flush=True)
 
-    kshot(contest.methods(), pool, test, [k], [seed], draws, keep, read_rows(folder))
-
-
-def recipe_of(pack: str) -> Distill:
-    """How a pack's students are trained, but for mirroring."""
-    return PRESETS["default"].changed(size=SIZE, kimg=KIMG[pack])
+    method = {row: ROWS[row](field, pack, folder, split)}
+    kshot(method, field.pool, field.test, [k], [split], field.draws, keep, read_rows(folder))
 
 
-def folder_of(pack: str, k: int, seed: int, out: Path) -> Path:
-    """Where one draw of a pack is worked on; other recipes work elsewhere, so that no table mixes two."""
-    state = f"{recipe_of(pack).fingerprint}/{FIT.fingerprint}/{HEAD}/{REPRESENTATION}/{TRUSTED}"
-    return out / f"{pack}-{hashlib.sha256(state.encode()).hexdigest()[:8]}" / f"{k}-{seed}"
+def _student(name: str, recipe_of: Callable[[str], Distill], with_images: bool = True) -> Callable:
+    def method(field: Field, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
+        recipe = recipe_of(pack)
+        images = field.pictures(recipe.size)
+        recipe = facing(recipe, images)
+
+        def fit(shots: Shots):
+            given = images if with_images else None
+            return predictor(train_student(shots, recipe, folder / "student", given, student=name, quiet=True))
+
+        return fit
+
+    return method
+
+
+def _frozen(field: Field, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
+    images = field.pictures(256)
+    name, head = teacher_names(f"{ENCODER}{ENCODER_LEVELS}{POSITION}")
+    reads = reduced_on(open_representation(name), as_pictures(images[:: max(1, len(images) // 100)]))
+    recipe = facing_fit(POINTS["fast"], not facing(PRESETS["default"], images).augment.flip)
+
+    return lambda shots: predictor(Segmenter(reads, shots.parts, head, 256, recipe).fit(shots, quiet=True))
+
+
+def _forest(field: Field, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
+    return lambda shots: Forest(shots.parts, seed=split).fit(shots).predict
+
+
+ROWS: dict[str, Callable] = {
+    "pretrained student": _student(LIGHT, lambda pack: PRESETS["pretrained"]),
+    "pretrained frozen": _frozen,
+    "random student": _student(UNTRAINED, lambda pack: PRESETS["pretrained"].changed(encoder_rate=1, fixed_stride=0)),
+    "mean teacher": _student("swift", lambda pack: PRESETS["default"].changed(kimg=_SWIFT_KIMG[pack])),
+    "supervised": _student("swift", lambda pack: PRESETS["supervised"].changed(kimg=_SWIFT_KIMG[pack]), False),
+    "forest": _forest,
+}
+"""What can be measured: name -> (field, pack, folder, split) -> shots -> predictor."""
+
+
+def folder_of(pack: str, k: int, split: int, row: str, out: Path) -> Path:
+    """Where one method is measured on one split; other recipes are measured elsewhere, so that no table mixes two."""
+    recipes = {"pretrained frozen": POINTS["fast"], "mean teacher": PRESETS["default"]}
+    recipes |= {"supervised": PRESETS["supervised"]}
+    state = "" if row == "forest" else recipes.get(row, PRESETS["pretrained"]).fingerprint
+    digest = hashlib.sha256(f"{row}/{state}/{ENCODER}".encode()).hexdigest()[:8]
+    return out / f"{pack}-{row.replace(' ', '-')}-{digest}" / f"{k}-{split}"
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """Rows of one draw that were written so far."""
+    """Rows that were written so far."""
     return [Row.from_dict(line) for line in read_journal(folder / "rows.jsonl")]
 
 
-def unlabelled(pack: str, split: dict, size: int) -> np.ndarray:
-    """The pack's unlabelled pictures; where it has none, its train pictures without their masks."""
-    folder = DATA / pack / "unlabeled"
-    if folder.is_dir():
-        paths = list_images(folder)
-        paths = paths[:: max(1, len(paths) // UNLABELLED)][:UNLABELLED]
-    else:
-        wanted = set(split["train"])
-        paths = [path for path in list_images(DATA / pack / "images") if path.stem in wanted]
-    return read_stack(paths, size, skip_corrupt=True).images
-
-
 def report(out: Path) -> None:
-    """Prints the table of all rows there are; writes bench/results/packs.{json,md} when every draw is measured."""
-    tables, text = {}, ["# Few labels on real pictures", "", WHAT, ""]
-    whole = True
+    """Prints the tables of all rows there are, and writes bench/results/packs.{json,md}."""
+    tables, text = {}, ["# Few labels on real images", "", WHAT, ""]
     for pack in PACKS:
-        rows = [row for k in KS for seed in SEEDS for row in read_rows(folder_of(pack, k, seed, out))]
+        rows = [r for row in ROWS for k in KS for s in SPLITS for r in read_rows(folder_of(pack, k, s, row, out))]
         if not rows:
-            whole = False
             continue
-        methods = {row.method for row in rows}
-        whole = whole and len(rows) == len(methods) * len(KS) * len(SEEDS)
-        table = tabulate(rows)
-        tables[pack] = table_to_dict(table)
-        draws = ", ".join(str(seed) for seed in sorted({row.seed for row in rows}))
-        text += [f"## {pack}", "", f"Draws {draws}; {KIMG[pack]} kimg at {SIZE} px.", "", table_to_markdown(table), ""]
+        table = {method: _cells(by_k, rows, method) for method, by_k in table_to_dict(tabulate(rows)).items()}
+        tables[pack] = table | _earlier(pack)
+        text += [f"## {pack}", "", _markdown(tables[pack]), ""]
     print("\n".join(text))
-    if whole:
-        stamp = {"torch": torch.__version__, "size": SIZE, "kimg": KIMG, "day": time.strftime("%Y-%m-%d")}
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "packs.md").write_text("\n".join(text), encoding="utf-8")
-        (RESULTS / "packs.json").write_text(json.dumps({"card": stamp, "tables": tables}, indent=1), encoding="utf-8")
+    RESULTS.mkdir(exist_ok=True)
+    card = {"torch": torch.__version__, "day": time.strftime("%Y-%m-%d"), "recipe": PRESETS["pretrained"].model_dump()}
+    (RESULTS / "packs.md").write_text("\n".join(text), encoding="utf-8")
+    (RESULTS / "packs.json").write_text(json.dumps({"card": card, "tables": tables}, indent=1), encoding="utf-8")
     last = {p: {m: {k: round(c["miou"], 3) for k, c in by.items()} for m, by in t.items()} for p, t in tables.items()}
     print(json.dumps(last))
+
+
+def _cells(by_k: dict, rows: list[Row], method: str) -> dict:
+    """The cells with the median seconds of their fits."""
+    return {
+        k: cell | {"seconds": float(np.median([r.fit_seconds for r in rows if r.method == method and str(r.k) == k]))}
+        for k, cell in by_k.items()
+    }
+
+
+def _earlier(pack: str) -> dict:
+    """What earlier states of the project measured: method and day -> k -> cell."""
+    found = {}
+    for day, path in EARLIER.items():
+        table = json.loads(path.read_text())["tables"].get(pack, {})
+        found |= {f"{method} ({day})": by_k for method, by_k in table.items() if method not in ("head", "student")}
+    if pack == "carparts":
+        day, path = EARLIER_CARS
+        found |= {f"{method} ({day})": by_k for method, by_k in json.loads(path.read_text())["table"].items()}
+    return found
+
+
+def _markdown(table: dict) -> str:
+    best = {str(k): max((by[str(k)]["miou"] for by in table.values() if str(k) in by), default=0) for k in KS}
+    lines = ["| mIoU | " + " | ".join(f"k = {k}" for k in KS) + " |", "|---|" + "---|" * len(KS)]
+    for method, by_k in table.items():
+        lines.append(f"| {method} | " + " | ".join(_cell(by_k.get(str(k)), best[str(k)]) for k in KS) + " |")
+    return "\n".join(lines)
+
+
+def _cell(cell: dict | None, best: float) -> str:
+    if cell is None:
+        return "-"
+    text = f"{cell['miou']:.3f} ± {cell['miou_std']:.3f}"
+    text = f"**{text}**" if cell["miou"] == best else text
+    splits = "" if cell["seeds"] == len(SPLITS) else f"{cell['seeds']} splits"
+    seconds = f"{cell['seconds']:.0f} s" if "seconds" in cell else ""
+    told = ", ".join(filter(None, (splits, seconds)))
+    return f"{text} ({told})" if told else text
 
 
 if __name__ == "__main__":

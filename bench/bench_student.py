@@ -1,7 +1,8 @@
 """How fast the default student is as it ships, and what its speed costs in quality.
 
-Three networks in one run: "swift" (the default), ReGAN's U-Net, and torchvision's DeepLabv3-ResNet101, each exported by
-the same code to ONNX and run by onnxruntime on all cores, pictures in, labels out. Speed is the best of several rounds,
+Four networks in one run: "swift" (the compact student), the light decoder on EfficientNet-lite0 (the pretrained one,
+the default where its weights are here), ReGAN's U-Net, and torchvision's DeepLabv3-ResNet101, each exported by the same
+code to ONNX and run by onnxruntime on all cores, pictures in, labels out. Speed is the best of several rounds,
 since a shared machine only ever slows down. Quality: both train on the same 400 drawn faces of 64 px, swift with them
 enlarged to 128 px; it reads them at 160 px, at which its speed at 64 px is measured too. `miou_minus_unet` compares
 them after about as much time (their seconds are in the results), in which swift sees PACE times as many pictures;
@@ -32,8 +33,9 @@ from partshot.train.distill_recipe import PRESETS
 RESULTS = Path(__file__).parent / "results"
 # Sides that networks for pictures of 64 px are trained and read at, and how many pictures a student sees in the time
 # of one U-Net picture.
+LIGHT = "light-tf_efficientnet_lite0"
 WORK = {"swift": 128, "regan-unet": 64, "deeplabv3-resnet101": 64}
-READ = {"swift": 160, "regan-unet": 64, "deeplabv3-resnet101": 64}
+READ = {"swift": 160, LIGHT: 160, "regan-unet": 64, "deeplabv3-resnet101": 64}
 PACE = {"swift": 5.0, "regan-unet": 1.0}
 
 
@@ -60,6 +62,7 @@ def main() -> None:
     speeds = {}
     for name, net in (
         ("swift", build_student("swift", len(parts))),
+        (LIGHT, build_student(LIGHT, len(parts))),
         ("regan-unet", build_student("regan-unet", len(parts))),
         ("deeplabv3-resnet101", DeepLab(len(parts))),
     ):
@@ -67,7 +70,7 @@ def main() -> None:
             64: images_per_second(net.eval(), parts, 64, READ[name]),
             256: images_per_second(net.eval(), parts, 256, 256),
         }
-        print(f"{name:20s} {speeds[name][64]:7.1f} images/s at 64 px {speeds[name][256]:7.1f} at 256 px", flush=True)
+        print(f"{name:27s} {speeds[name][64]:7.1f} images/s at 64 px {speeds[name][256]:7.1f} at 256 px", flush=True)
     quality, seconds = {}, {}
     for name in ("swift", "regan-unet"):
         began = time.monotonic()
@@ -83,6 +86,8 @@ def main() -> None:
         "images_per_s_64": round(speeds["swift"][64], 1),
         "images_per_s_256": round(speeds["swift"][256], 1),
         "ratio_to_deeplab": round(speeds["swift"][256] / speeds["deeplabv3-resnet101"][256], 1),
+        "pretrained_images_per_s_256": round(speeds[LIGHT][256], 1),
+        "pretrained_ratio_to_deeplab": round(speeds[LIGHT][256] / speeds["deeplabv3-resnet101"][256], 1),
         "miou_minus_unet": round(quality["swift"] - quality["regan-unet"], 4),
     }
     RESULTS.mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ from partshot.errors import BadImage
 
 VERBS = (
     "doctor", "demo", "toy", "pretrain", "sample", "invert", "fit", "distill", "predict", "evaluate", "export", "run",
-    "bench",
+    "bench", "encoders",
 )  # fmt: skip
 
 # Each command with every option it has: what the task must be able to take.
@@ -39,6 +39,7 @@ WHOLE_LINES = {
     "run": "--images i --labels l --out o --representation auto --size 32 --minutes 1 --student swift --seed 1 "
     "--rgb-masks --dry-run --auto-minutes 3",
     "bench": "heads --data toy-car --out o --work w --ks 1,2 --seeds 0 --size 32 --kimg 1 --generator g",
+    "encoders": "dinov2-small --download --accept-license DINOv3",
 }
 
 
@@ -121,6 +122,21 @@ def test_every_command_calls_its_task_as_the_task_is_declared(verb, monkeypatch)
     for word in WHOLE_LINES[verb].split():
         if word.startswith("--"):
             assert word.removeprefix("--").replace("-", "_") in given[0]
+
+
+@pytest.mark.parametrize("verb", ["fit", "run"])
+def test_weights_that_a_representation_names_are_fetched_before_the_task(verb, monkeypatch):
+    called = []
+    monkeypatch.setattr(cli, "task_of", lambda name: lambda *_, **__: called.append(name))
+    monkeypatch.setattr(terminal, "task_of", lambda name: lambda *given, **named: called.append((name, given, named)))
+    line = f"{verb} --images i --labels l --out o --representation"
+
+    invoke(f"{line} dinov3-small+position --download --accept-license DINOv3")
+    consent = {"fetch": True, "download": True, "accept_license": ["DINOv3"], "ask": None}
+    assert called == [("encoders", (["dinov3-small"],), consent), verb]
+    called.clear()
+    invoke(f"{line} random+position --download")
+    assert called == [verb]
 
 
 def test_prints_the_version():

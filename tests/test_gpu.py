@@ -16,8 +16,8 @@ from partshot.tasks.distill import train_student
 from partshot.tasks.pretrain import pretrain
 from partshot.tasks.sample import embedded_shots, latents_of_names
 from partshot.train.distill_recipe import PRESETS as DISTILL
-from partshot.train.fit_ensemble import fit_presets
 from partshot.train.fit_head import PRESETS as FIT
+from partshot.train.fitting import fit_presets
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 SHORT = FIT["fast"].changed(images=80, precision="fp32")

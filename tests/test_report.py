@@ -5,6 +5,7 @@ import html.parser
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -268,8 +269,7 @@ def test_a_table_in_words_names_the_rival_and_owns_up_to_the_spread():
 
 def test_other_words():
     assert "best part is b (0.500), its weakest a (0.200)" in scores_in_words(0.5, {"bg": 1.0, "a": 0.2, "b": 0.5}, 1)
-    assert (
-        "without some of the 5 labelled pictures, and predicting those, gives it a mean IoU of 0.612"
-        in estimate_in_words(0.612, 5)
-    )
+    expected = SimpleNamespace(miou=0.612, error=0.04, share=0.25)
+    assert "mean IoU of the delivered student: 0.61 ± 0.04" in estimate_in_words(expected, 5)
+    assert "some of the 5 labeled images, for 25% of the" in estimate_in_words(expected, 5)
     assert "label a second one" in estimate_in_words(None, 1)

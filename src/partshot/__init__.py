@@ -5,6 +5,11 @@ The public names, each imported only when it is first asked for, so that `import
 
 from importlib import import_module
 
+from partshot.telemetry import switch_off_telemetry
+
+# Before any library is loaded: each reads its switch once.
+switch_off_telemetry()
+
 __version__ = "0.1.0"
 
 # name -> module it lives in. At most 25: what is not here is imported from its own file.

@@ -17,6 +17,7 @@ PRETEXTS = {
 }
 
 REPRESENTATIONS = {
+    "encoder": "partshot.represent.encoders:open_encoder",
     "pixels": "partshot.represent.pixels:Pixels",
     "random": "partshot.represent.resnet:random_resnet",
     "resnet": "partshot.represent.resnet:load_resnet",
@@ -27,6 +28,8 @@ REPRESENTATIONS = {
 
 HEADS = {
     "linear": "partshot.heads.linear:Linear",
+    "mlp-s": "partshot.heads.mlp:mlp_s",
+    "mlp-pair": "partshot.heads.pair:Pair",
     "mlp-1": "partshot.heads.mlp:mlp_1",
     "mlp-2": "partshot.heads.mlp:mlp_2",
     "mlp-ganorcon": "partshot.heads.mlp:NormedMlp",

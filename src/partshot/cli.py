@@ -10,9 +10,22 @@ from typing import Annotated
 import typer
 
 import partshot
-from partshot.options import Cache, Generator, Images, Kimg, Labels, Out, RgbMasks, Seed, Size, Student
+from partshot.options import (
+    AcceptLicense,
+    Cache,
+    Download,
+    Generator,
+    Images,
+    Kimg,
+    Labels,
+    Out,
+    RgbMasks,
+    Seed,
+    Size,
+    Student,
+)
 from partshot.plain_warnings import own_warnings_alone
-from partshot.terminal import Commands, numbers, show, task_of
+from partshot.terminal import Commands, asker, fetch_weights, numbers, show, task_of
 
 _LISTED = 10  # skipped pictures, on the terminal; predictions.json has them all
 
@@ -161,25 +174,39 @@ def fit(
     labels: Labels,
     out: Out,
     representation: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="pixels, random, stylegan2[:LAYERS], timm:NAME[@WEIGHTS], or a pretrained folder; +position behind."
+            help="pixels, random, stylegan2[:LAYERS], a pretrained encoder (see `partshot encoders`), "
+            "timm:NAME[@WEIGHTS], or a trained one's folder; +position behind. Default: a pretrained encoder that is "
+            "here, else random+position."
         ),
-    ] = "random+position",
-    head: Annotated[str, typer.Option(help="linear, mlp-1, mlp-2, cnn-s, cnn-m, cnn-l, conv or ensemble.")] = "cnn-s",
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="linear, mlp-s, mlp-pair, mlp-1, mlp-2, cnn-s, cnn-m, cnn-l, conv or ensemble; default: mlp-pair on a "
+            "pretrained encoder, else cnn-s."
+        ),
+    ] = None,
     preset: Annotated[
         str,
         typer.Option(help="fast, regan-paper, regan-code, ganorcon-mlp, ganorcon-conv; of an ensemble: datasetgan."),
     ] = "fast",
-    size: Annotated[int, typer.Option(help="Side in pixels that pictures are worked on at.")] = 128,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Side in pixels that pictures are worked on at; default: 128, or as heads of points read."),
+    ] = None,
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
     cache: Cache = True,
+    download: Download = False,
+    accept_license: AcceptLicense = None,
 ) -> None:
     """Fit a head to a few labelled pictures.
 
     The head reads a representation; together they are the few-shot teacher of a student.
     """
+    fetch_weights(representation or "", download, accept_license)
     task = task_of("fit")
     options = {"representation": representation, "head": head, "preset": preset, "size": size, "seed": seed}
     show(task(images=images, labels=labels, out=out, **options, rgb_masks=rgb_masks, cache=cache))
@@ -190,12 +217,18 @@ def distill(
     images: Images,
     labels: Labels,
     out: Out,
-    teacher: Annotated[Path | None, typer.Option(help="What `partshot fit` wrote; without: from the labels.")] = None,
-    student: Student = "swift",
+    teacher: Annotated[
+        Path | None, typer.Option(help="What `partshot fit` wrote, or a larger student; without: from the labels.")
+    ] = None,
+    student: Student = "auto",
     preset: Annotated[
-        str,
-        typer.Option(help="default, supervised, auto-shot, auto-shot-consistent, regan-autoshot, ganorcon."),
-    ] = "default",
+        str | None,
+        typer.Option(
+            help="pretrained, default, compact, supervised, "
+            "auto-shot, auto-shot-consistent, auto-shot-many, "
+            "many-objects, regan-autoshot, ganorcon; without: what fits the student."
+        ),
+    ] = None,
     size: Size = None,
     kimg: Kimg = None,
     drawn: Annotated[
@@ -308,23 +341,29 @@ def run(
     out: Out,
     representation: Annotated[
         str,
-        typer.Option(help="auto, random, pixels, moco, simsiam, stylegan1, stylegan2, timm:NAME[@WEIGHTS]."),
-    ] = "auto",
+        typer.Option(
+            help="Of a few-shot teacher beside the student: none, auto, random, pixels, moco, simsiam, stylegan1, "
+            "stylegan2, a pretrained encoder (see `partshot encoders`), timm:NAME[@WEIGHTS]."
+        ),
+    ] = "none",
     size: Size = None,
     minutes: Annotated[float | None, typer.Option(help="About how long the student may train.")] = None,
     auto_minutes: Annotated[
         float, typer.Option(min=0, help="About how long auto may compare representations on left-out shots.")
     ] = 2,
-    student: Student = "swift",
+    student: Student = "auto",
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
     cache: Cache = True,
+    download: Download = False,
+    accept_license: AcceptLicense = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
 ) -> None:
     """Do everything: pictures and a few masks in, parts out.
 
     Writes masks for all pictures, student.onnx and a report.
     """
+    fetch_weights(representation, download, accept_license)
     task = task_of("run")
     options = {"representation": representation, "size": size, "minutes": minutes, "student": student, "seed": seed}
     options["auto_minutes"] = auto_minutes
@@ -370,3 +409,19 @@ def bench(
     options = {"data": data, "out": out, "work": work, "size": size, "kimg": kimg, "generator": generator}
     options |= {"preset": preset, "student_kimg": student_kimg}
     show(task_of("bench")(table, ks=numbers("ks", ks), seeds=numbers("seeds", seeds), **options))
+
+
+@app.command(epilog="Example:  partshot encoders dinov2-small --download")
+def encoders(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Those to tell more of, or with --download to get; default: all.")
+    ] = None,
+    download: Download = False,
+    accept_license: AcceptLicense = None,
+) -> None:
+    """List pretrained encoders, and which are here.
+
+    Each can be given as --representation where it is here, or with --download. Nothing is downloaded without that.
+    """
+    options = {"download": download, "accept_license": accept_license or (), "ask": asker()}
+    show(task_of("encoders")(names or (), fetch=download, **options))

@@ -41,6 +41,10 @@ class MissingExtra(PartshotError):
     """A library that this step needs is not installed, or is installed as a broken pair."""
 
 
+class MissingWeights(PartshotError):
+    """Pretrained weights that are not on this machine, and whose download was not agreed to, or failed."""
+
+
 class DiskFull(PartshotError):
     """The disk could not take what was to be written; what stood there before is untouched."""
 

@@ -31,5 +31,21 @@ Cache = Annotated[
     typer.Option("--cache/--no-cache", help="Keep what is read and trained here for later runs; see PARTSHOT_CACHE."),
 ]
 Student = Annotated[
-    str, typer.Option(help="The network: swift, regan-unet, or ARCHITECTURE-ENCODER such as unet-resnet18.")
+    str,
+    typer.Option(
+        help="The network: light-ENCODER (see `partshot encoders`; light-efficientnet-lite0), swift, regan-unet, or "
+        "ARCHITECTURE-ENCODER such as unet-resnet18; auto: what this machine affords."
+    ),
+]
+Download = Annotated[
+    bool,
+    typer.Option(
+        "--download", help="Let weights of a pretrained encoder be downloaded; else nothing is. Or PARTSHOT_DOWNLOAD=1."
+    ),
+]
+AcceptLicense = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A license that you read and accept, by its name in `partshot encoders`. Or PARTSHOT_ACCEPT_LICENSE."
+    ),
 ]

@@ -41,10 +41,14 @@ class Recipe(BaseModel):
     @property
     def fingerprint(self) -> str:
         """12 hex digits that are equal exactly when the settings are."""
-        values = self.model_dump(mode="json")
-        values = {key: value for key, value in values.items() if key not in self.later or value != self.later[key]}
-        text = json.dumps([type(self).__name__, values], sort_keys=True)
+        text = json.dumps([type(self).__name__, self._identity()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def _identity(self) -> dict:
+        """The settings as plain values, without later ones that are as if they did not exist, in inner recipes too."""
+        values = self.model_dump(mode="json")
+        values |= {key: inner._identity() for key, inner in self if isinstance(inner, Recipe)}
+        return {key: value for key, value in values.items() if key not in self.later or value != self.later[key]}
 
     def changed(self: R, **changes) -> R:
         """A copy with some settings changed, validated anew; BadRecipe names what does not fit."""

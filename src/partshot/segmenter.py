@@ -23,7 +23,7 @@ from partshot.catalog import HEADS, lookup
 from partshot.data.images import resize_image
 from partshot.data.shots import Shots
 from partshot.data.soft_labels import SoftLabels
-from partshot.errors import BadArtifact, BadRecipe, NotFitted
+from partshot.errors import BadArtifact, NotFitted
 from partshot.heads.ensemble import Ensemble
 from partshot.letterbox import letterbox, reading_size
 from partshot.nets.student import STRIDE, Mirrored, build_student
@@ -35,8 +35,9 @@ from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import rebuild, tensors_of
 from partshot.represent.spec import Latents, Representation
-from partshot.train.fit_ensemble import FitEnsemble, fit_presets, fitter
-from partshot.train.fit_head import FitHead, device_of
+from partshot.train.fit_head import device_of
+from partshot.train.fit_points import FitPoints
+from partshot.train.fitting import Fit, fit_presets, fitter, recipe_kind, refuse_misfit
 
 # Pictures per forward pass: enough to keep two cores busy, few enough for 512 px pyramids in 2 GB.
 _BATCH = 8
@@ -45,6 +46,9 @@ _KEPT, _SQUASHED = "kept", "squashed"
 _BILINEAR = Image.Resampling.BILINEAR
 # Copies of drawn shots in other styles, in all, and how much room their features may take.
 _STYLES, _STYLES_FROM, _MOST_BYTES = 24, 2_000_000, 1 << 30
+
+# A head of points answers at the finest map's size, and at this part of the image's side or more.
+_COARSE = 4
 
 DOUBTED = 0.1
 """Share of drawn pictures that are left out where an ensemble's members disagree; the default of DDPM-segmentation."""
@@ -69,9 +73,9 @@ class Segmenter:
     """A representation with a head, both where this machine computes best.
 
     representation: reads the pictures. parts: what the head tells apart. head: a name of `catalog.HEADS`.
-    size: side of the square that pictures are resized to before they are read. recipe: how the head is fitted, of the
-    kind of `fit_presets(head)`; None takes its "fast". fitted: the fingerprint of the last fit, empty before it.
-    squashed: whether images are squashed to squares, as fits of older versions were; else they are letterboxed.
+    size: side of the square that pictures are resized to before they are read. recipe: how the head is fitted; None
+    takes "fast" of `fit_presets(head)`. fitted: the fingerprint of the last fit, empty before it. squashed: whether
+    images are squashed to squares, as fits of older versions were; else they are letterboxed.
     """
 
     def __init__(
@@ -80,13 +84,12 @@ class Segmenter:
         parts: PartSet,
         head: str = "cnn-s",
         size: int = 128,
-        recipe: FitHead | FitEnsemble | None = None,
+        recipe: Fit | None = None,
     ):
-        usual = fit_presets(head)["fast"]
-        if not isinstance(recipe or usual, type(usual)):
-            raise BadRecipe(f"head '{head}' is fitted by a {type(usual).__name__}, given is a {type(recipe).__name__}")
+        recipe = recipe or fit_presets(head)["fast"]
+        refuse_misfit(head, recipe)
         self.representation, self.parts, self.head_name = representation.to(best_device()), parts, head
-        self.size, self.recipe = size, recipe or usual
+        self.size, self.recipe = size, recipe
         self.head_: nn.Module | None = None
         self.fitted, self.squashed = "", False
 
@@ -129,7 +132,7 @@ class Segmenter:
         """
         self._head()
         if latents is None:
-            return [one for several in _chunks(images) for one in self._seen(several)]
+            return [one for several in _chunks(images) for one in self._answered(several)]
         read = self._read(latents)
         return [one for i, image in enumerate(images) for one in self._answers(read[i : i + 1], [image.shape[:2]])]
 
@@ -138,18 +141,7 @@ class Segmenter:
 
         In bf16 where the device has it, since they are kept as bytes anyway.
         """
-        kept = []
-        for first in range(0, len(pictures), _BATCH):
-            several = as_pictures(pictures[first : first + _BATCH]).to(self.device)
-            if several.shape[2] != self.size:
-                several = F.interpolate(several, size=(self.size, self.size), mode="bilinear", antialias=True)
-            with torch.no_grad(), _autocast(several.device):
-                logits = self._head()(self.representation.features(several)).float()
-            size = pictures.shape[1] // 2
-            logits = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
-            kept.append(SoftLabels.of(logits.softmax(1).cpu()))
-            progress(min(first + _BATCH, len(pictures)))
-        return SoftLabels.join(kept)
+        return _soft_labels(self._shared, pictures, self.size, self.device, progress)
 
     def draw(
         self,
@@ -199,6 +191,7 @@ class Segmenter:
             "parts": self.parts.to_dict(),
             "representation": self.representation.card(),
             "recipe": self.recipe.model_dump(mode="json"),
+            "recipe_kind": type(self.recipe).__name__,
             "fingerprint": self.fitted,
         }
         tensors = {f"head.{k}": v.cpu().numpy() for k, v in self._head().state_dict().items()}
@@ -212,11 +205,17 @@ class Segmenter:
         card = stored.card
         representation = rebuild(card["representation"], below(stored.tensors, "representation."))
         parts = PartSet.from_dict(card["parts"], str(folder))
-        kind = type(fit_presets(card["head"])["fast"])
+        # Earlier versions wrote no kind: each head had one.
+        usual = type(fit_presets(card["head"])["fast"]).__name__
+        kind = recipe_kind(card.get("recipe_kind", usual), str(folder))
         found = cls(representation, parts, card["head"], card["size"], kind.parse(card["recipe"], str(folder)))
         found.head_ = _loaded(found.make_head(), below(stored.tensors, "head."), folder).to(found.device)
         found.fitted, found.squashed = card["fingerprint"], card.get("aspect") != _KEPT
         return found
+
+    def _shared(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of images of this size."""
+        return self._head()(self._seen(images))
 
     def _restyled(self, shots: Shots, latents: Latents) -> tuple[Shots, Pyramid]:
         """The shots and copies of them in other styles, with their features."""
@@ -237,15 +236,31 @@ class Segmenter:
         maps = tuple(torch.cat(level) for level in zip(*(p.maps for p in read), strict=True))
         return Pyramid(maps, read[0].image_size)
 
+    @torch.no_grad()
+    def _seen(self, images: torch.Tensor) -> Pyramid:
+        """What the head is shown of images. One fitted to points answers on a coarser grid, which is enlarged later.
+
+        It was fitted in bf16's features where the device has them, too; its answers at every pixel of 256 px would take
+        as long as reading them.
+        """
+        if not isinstance(self.recipe, FitPoints):
+            return self.representation.features(images)
+        with _autocast(images.device):
+            pyramid = self.representation.features(images)
+        finest = pyramid.maps[0].shape[2:]
+        return Pyramid(
+            pyramid.maps, tuple(max(f, s // _COARSE) for f, s in zip(finest, pyramid.image_size, strict=True))
+        )
+
     def _head(self) -> nn.Module:
         if self.head_ is None:
             raise NotFitted("this Segmenter has not been fitted; call fit(shots) first, or load a fitted one")
         return self.head_
 
-    def _seen(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+    def _answered(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """The answers to a few images, read together."""
         fitted = np.stack([(resize_image if self.squashed else letterbox)(image, self.size) for image in images])
-        pyramid = self.representation.features(as_pictures(fitted).to(self.device))
+        pyramid = self._seen(as_pictures(fitted).to(self.device))
         return self._answers(pyramid, [image.shape[:2] for image in images])
 
     @torch.no_grad()
@@ -294,6 +309,15 @@ class Student:
         return self.size * 5 // 4 // STRIDE * STRIDE
 
     @property
+    def fitted(self) -> str:
+        """The fingerprint of its training; empty where nobody told it."""
+        return self.card.get("fingerprint", "")
+
+    def soft_labels(self, pictures: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> SoftLabels:
+        """Soft labels of a stack, uint8 [n, s, s, 3], at half its size, for a more compact student to learn from."""
+        return _soft_labels(self.reader, pictures, self.reads, torch.device("cpu"), progress)
+
+    @property
     def reader(self) -> nn.Module:
         """What looks at pictures of that size: the net, or the net and its mirror image."""
         return Mirrored(self.net, self.parts.mirrored_ids()).eval() if self.mirrored else self.net
@@ -335,6 +359,27 @@ class Student:
         pictures = pictures.contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), _autocast(pictures.device):
             return self.reader(pictures).float()
+
+
+def _soft_labels(
+    net: Callable[[torch.Tensor], torch.Tensor],
+    pictures: np.ndarray,
+    size: int,
+    device: torch.device,
+    progress: Callable[[int], None],
+) -> SoftLabels:
+    """A network's soft labels of a stack at half the stack's size; the network is given squares of `size`."""
+    kept, half = [], pictures.shape[1] // 2
+    for first in range(0, len(pictures), _BATCH):
+        several = as_pictures(pictures[first : first + _BATCH]).to(device)
+        if several.shape[2] != size:
+            several = F.interpolate(several, size=(size, size), mode="bilinear", antialias=True)
+        with torch.no_grad(), _autocast(device):
+            logits = net(several).float()
+        logits = F.interpolate(logits, size=(half, half), mode="bilinear", align_corners=False)
+        kept.append(SoftLabels.of(logits.softmax(1).cpu()))
+        progress(min(first + _BATCH, len(pictures)))
+    return SoftLabels.join(kept)
 
 
 def _autocast(device: torch.device) -> torch.autocast:

@@ -4,7 +4,8 @@ Exit codes: 0 done, 1 the doctor found something broken, 2 an error whose cure i
 Imports a task only when it is asked for. Knows no command.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -57,3 +58,23 @@ def show(result: object) -> None:
     """A line on what a task returned: a folder, a summary, a resolved recipe; None is worth none."""
     if result is not None:
         typer.echo(f"written: {result}" if isinstance(result, Path) else str(result))
+
+
+def asker() -> Callable[[str], bool] | None:
+    """Puts a question with a yes or no to whoever sits at the terminal; None when nobody does."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    return lambda question: typer.confirm(question, default=False, err=True)
+
+
+def fetch_weights(representation: str, download: bool, accept_license: Sequence[str] | None) -> None:
+    """Gets the weights that a representation's name asks for, before any work; MissingWeights without consent.
+
+    Everything behind it finds them on this machine, and needs no network.
+    """
+    # Imported here: it is not worth a millisecond of help.
+    from partshot.represent.encoder_table import encoders_in
+
+    names = [encoder.name for encoder in encoders_in(representation)]
+    if names:
+        task_of("encoders")(names, fetch=True, download=download, accept_license=accept_license or (), ask=asker())

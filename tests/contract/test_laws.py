@@ -22,7 +22,8 @@ from partshot.ops.hypercolumn import project, stack
 from partshot.ops.pictures import as_pictures
 from partshot.parts import PartSet
 from partshot.pyramid import Pyramid
-from partshot.represent.choose import open_representation, rebuild, tensors_of
+from partshot.represent.choose import open_representation, rebuild, reduced_on, tensors_of
+from partshot.represent.encoders import is_here
 from partshot.represent.invert import InvertRecipe
 from partshot.represent.pixels import Pixels
 from partshot.represent.position import Positioned
@@ -30,9 +31,9 @@ from partshot.represent.stylegan import StyleGAN, load_stylegan
 from partshot.train.fit_head import FitHead, class_weights, fit_head, pixel_loss
 
 # What is made of the catalog's, too.
-NAMES = [*REPRESENTATIONS, "random+position", "pixels,random", "random[4-8]+position"]
+NAMES = [*REPRESENTATIONS, "random+position", "pixels,random", "random[4-8]+position", "reduced"]
 # Small examples of the names that need more than a name.
-FULL_NAMES = {"timm": "timm:resnet10t"}
+FULL_NAMES = {"timm": "timm:resnet10t", "encoder": "efficientnet-lite0"}
 SIZE = 32
 
 
@@ -44,8 +45,11 @@ def opened(tmp_path_factory):
     Artifact("representation", {"net": "resnet18"}, tensors).save(folder / "resnet")
     nets = {"stylegan1": stylegan1.Generator, "stylegan2": stylegan2.Generator}
     found = {name: drawing(folder / name, net) for name, net in nets.items()}
+    found["reduced"] = reduced_on(open_representation("random[4-8]+position"), pictures())
 
     def get(name):
+        if name == "encoder" and not is_here(FULL_NAMES[name]):
+            pytest.skip("the extra [pretrained] is missing")
         if name not in found:
             place = folder / "resnet" if name.startswith("resnet") else None
             found[name] = open_representation(FULL_NAMES.get(name, name), place)

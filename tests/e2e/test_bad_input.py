@@ -215,8 +215,8 @@ def test_a_run_of_another_recipe_is_not_gone_on_from(student, drawn, tmp_path):
 
 
 def test_an_artifact_of_another_kind_is_refused(student, drawn, tmp_path):
-    line = DISTILL + f" --teacher {student}/student"
-    refused(line, "holds a student, a segmenter is needed", toy=drawn, out=tmp_path / "out")
+    line = DISTILL + f" --teacher {student}/checkpoint"
+    refused(line, "holds a checkpoint, a segmenter is needed", toy=drawn, out=tmp_path / "out")
     refused(
         "predict {s}/card.json {toy}/images --out {out}", "card.json", s=student / "student", toy=drawn, out=tmp_path
     )

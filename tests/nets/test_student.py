@@ -91,11 +91,13 @@ def test_unknown_names_are_answered_with_the_nearest(name, hint):
     assert "\n" not in str(error.value)
 
 
-def test_positions_run_from_minus_one_to_one_between_the_edges():
+def test_positions_run_from_minus_one_to_one_along_the_long_side():
     x, y, xx, yy, xy = position_map(4, 8)[0]
     assert position_map(4, 8).shape == (1, CHANNELS, 4, 8)
     assert x[0].tolist() == [-0.875, -0.625, -0.375, -0.125, 0.125, 0.375, 0.625, 0.875]
-    assert y[:, 0].tolist() == [-0.75, -0.25, 0.25, 0.75]
+    # Where they would be in the middle of a square.
+    assert y[:, 0].tolist() == [-0.375, -0.125, 0.125, 0.375]
+    assert position_map(4, 4)[0][1][:, 0].tolist() == [-0.75, -0.25, 0.25, 0.75]
     assert torch.equal(xx, x * x) and torch.equal(yy, y * y) and torch.equal(xy, x * y)
     assert torch.equal(x, -x.flip(1)) and torch.equal(y, -y.flip(0))
 

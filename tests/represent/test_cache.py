@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import shutil
+import sys
 import warnings
 from collections import namedtuple
 from pathlib import Path
@@ -295,9 +296,9 @@ def test_where_things_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, "")
     assert cache_folder() is None and open_store() is None
     monkeypatch.delenv(VARIABLE)
-    monkeypatch.setattr(cache.sys, "platform", "linux")
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "partshot"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(cache.Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert cache_folder() == tmp_path / ".cache" / "partshot"

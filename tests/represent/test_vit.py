@@ -44,6 +44,33 @@ def test_tokens_lie_where_their_patches_are(vit):
     assert moved.argmax() == 3 * 4 + 0
 
 
+@pytest.mark.parametrize(
+    ("name", "patch", "prefix"),
+    [
+        ("vit_small_patch14_dinov2", 14, 1),
+        ("vit_small_patch14_reg4_dinov2", 14, 5),
+        ("vit_small_patch16_dinov3", 16, 5),
+        ("vit_base_patch16_siglip_224", 16, 0),
+    ],
+)
+def test_class_and_register_tokens_are_no_part_of_a_map(name, patch, prefix):
+    """A patch that changes is the one that moves most, so the grid begins behind the tokens that are no patches."""
+    torch.manual_seed(0)
+    found = TimmEncoder(name, build_net(name))
+    assert found.net.num_prefix_tokens == prefix and found.spec.strides == (patch,) * 4
+    image = pictures(3 * patch, 5 * patch)
+    changed = image.clone()
+    changed[:, :, 2 * patch :, patch : 2 * patch] *= -1
+
+    before, after = found.features(image).maps, found.features(changed).maps
+
+    for one, other in zip(before, after, strict=True):
+        assert one.shape[2:] == (3, 5)
+        assert (one - other).norm(dim=1)[0].argmax() == 2 * 5 + 1
+    # Patches of 14: 128 px are brought to 126, and the map covers all of the image.
+    assert found.features(pictures(128, 128)).maps[0].shape[2] == round(128 / patch)
+
+
 def test_a_convolutional_net_is_read_at_all_its_stages(conv):
     levels = conv.features(pictures(64, 96)).maps
     assert tuple(m.shape[1] for m in levels) == conv.spec.channels

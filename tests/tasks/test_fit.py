@@ -12,9 +12,10 @@ from partshot.parts import PartSet
 from partshot.represent.choose import open_representation
 from partshot.segmenter import Segmenter
 from partshot.tasks import fit as task
-from partshot.tasks.fit import facing_fit, fit
+from partshot.tasks.fit import facing_fit, fit, teacher_names
 from partshot.train.fit_ensemble import PRESETS as ENSEMBLE_PRESETS
 from partshot.train.fit_head import PRESETS
+from partshot.train.fit_points import PRESETS as POINT_PRESETS
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +96,18 @@ def test_wrong_names_are_answered_with_the_nearest(toy, tmp_path, given, hint):
 
 def test_a_name_may_carry_the_position(tmp_path):
     assert open_representation("pixels+position").spec.channels == (5, *open_representation("pixels").spec.channels)
+
+
+def test_a_head_of_points_reads_components_of_the_folder(toy, tmp_path, monkeypatch):
+    monkeypatch.setitem(POINT_PRESETS, "fast", POINT_PRESETS["fast"].changed(views=1, steps=5, batch=64))
+    teacher = Segmenter.load(fitted(toy, tmp_path / "out", head="mlp-pair", size=None))
+    assert teacher.size == 128 and all(teacher.representation.spec.proportional[1:])
+    assert (tmp_path / "out" / "leave_one_out.json").exists()
+
+
+def test_a_pretrained_encoder_that_is_here_is_the_default(monkeypatch):
+    monkeypatch.setattr(task, "default_encoder", lambda: "dinov2-small")
+    assert teacher_names() == ("dinov2-small[4-32]+position", "mlp-pair")
+    assert teacher_names("random") == ("random", "cnn-s") and teacher_names(head="linear")[1] == "linear"
+    monkeypatch.setattr(task, "default_encoder", lambda: None)
+    assert teacher_names() == ("random+position", "cnn-s")

@@ -59,7 +59,9 @@ def toy(tmp_path_factory):
 
 
 def ran(toy, out, **given):
-    return run(toy / "images", toy / "masks", out, **{"representation": "pixels", "quiet": True, **given})
+    return run(
+        toy / "images", toy / "masks", out, **{"representation": "pixels", "student": "swift", "quiet": True, **given}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def test_a_second_call_trains_nothing(toy, out, monkeypatch):
 def test_a_teacher_that_stands_is_kept_so_that_other_sums_refuse_no_resume(toy, out, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(task.Segmenter, "fit", lambda *_, **__: pytest.fail("fitted again"))
-        patch.setattr(task, "_estimate", lambda *_: None)
+        patch.setattr(task, "estimate", lambda *_, **__: None)
         ran(toy, out)
     shots = load_shots(toy / "masks", toy / "images")
     kept = Segmenter.load(out / "segmenter")
@@ -127,7 +129,7 @@ def test_other_labels_extract_nothing_and_train_no_encoder(toy, tmp_path, monkey
     for path in (toy / "masks").glob("*.png"):
         Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(masks / path.name)
     monkeypatch.setattr(pretraining, "run_loop", lambda *_, **__: pytest.fail("an encoder was trained again"))
-    run(toy / "images", masks, out, "simsiam", quiet=True)
+    run(toy / "images", masks, out, "simsiam", student="swift", quiet=True)
     assert stores[1].extracted == 0 and stores[1].found > 0
     assert (out / "representation" / "simsiam" / "journal.jsonl").read_bytes() == journal
     assert PartSet.load(out / "masks" / "classes.json").names == ("background", "face")
@@ -139,7 +141,7 @@ def test_other_labels_extract_nothing_and_train_no_encoder(toy, tmp_path, monkey
     # In another folder: the encoder is there without a training, and the student owes nothing to earlier labels.
     monkeypatch.setattr(task, "export", lambda *_: None)
     monkeypatch.setattr(task, "predict", lambda *_, **__: Summary(other, 24, 0, (), 1.0))
-    run(toy / "images", masks, other, "simsiam", quiet=True)
+    run(toy / "images", masks, other, "simsiam", student="swift", quiet=True)
     assert stores[2].extracted == 0 and not (other / "representation" / "simsiam" / "journal.jsonl").exists()
     for part in ("representation/simsiam/representation", "segmenter", "distill/student"):
         one, two = (Artifact.load(folder / part).tensors for folder in (out, other))
@@ -173,7 +175,7 @@ def test_masks_may_lie_beside_their_pictures(tmp_path):
         Image.open(path).save(beside / f"{path.stem}.bmp")
     for path in (toy / "masks").iterdir():
         shutil.copy(path, beside)
-    run(beside, beside, tmp_path / "out", "pixels", quiet=True)
+    run(beside, beside, tmp_path / "out", "pixels", student="swift", quiet=True)
     assert len(list((tmp_path / "out" / "masks").glob("*.png"))) == 4
 
 

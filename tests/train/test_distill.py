@@ -14,7 +14,7 @@ from partshot.data.soft_labels import SoftLabels
 from partshot.data.toy import toy_shots
 from partshot.errors import BadRecipe
 from partshot.nets.student import build_student
-from partshot.train.distill import Balance, Batch, Clock, Distillation, soft_loss
+from partshot.train.distill import Balance, Batch, Clock, Distillation, Limits, soft_loss
 from partshot.train.distill_recipe import PRESETS, Consistency, Distill
 from partshot.train.journal import read_journal
 from partshot.train.loop import LoopRecipe, run_loop
@@ -489,3 +489,37 @@ def test_a_rehearsal_is_at_half_the_size_in_whole_strides(size, half):
 def test_a_teacher_that_outlasts_the_start_is_refused():
     with pytest.raises(BadRecipe, match="after the start"):
         Consistency.parse({"start": 0.2, "teacher": 0.3})
+
+
+def test_a_class_that_is_never_sure_counts_from_a_lower_confidence():
+    limits = Limits(3, Consistency(confidence=0.8, flexible=2.0))
+    ids = torch.tensor([[[0, 0, 1, 1]]])
+    for _ in range(200):
+        found = limits(torch.tensor([[[0.9, 0.9, 0.45, 0.45]]]), ids)
+    assert found[0, 0, 2] == pytest.approx(0.8 * (0.45 / float(limits.usual.max())) ** 2, rel=1e-3)
+    # A class of which nothing was seen keeps its limit, and one limit for all is that of the recipe.
+    assert float(limits.usual[2]) == 1
+    same = Limits(3, Consistency(confidence=0.8))(torch.full((1, 1, 4), 0.3), ids)
+    assert torch.allclose(same, torch.full((1, 1, 4), 0.8))
+
+
+def test_flexible_limits_are_kept_in_the_checkpoint_and_older_runs_have_none(toys):
+    flexible = TINY.changed(consistency=TINY.consistency.changed(flexible=1.0))
+    assert "limits" in make_game(toys, flexible).modules and "limits" not in make_game(toys).modules
+    assert TINY.fingerprint != flexible.fingerprint
+
+
+def test_an_encoder_learns_at_its_own_rate_and_its_first_layers_not_at_all(toys):
+    recipe = TINY.changed(encoder_rate=0.1, fixed_stride=4)
+    torch.manual_seed(0)
+    game = make_game(toys, recipe, build_student("light-tf_efficientnet_lite0", 10))
+    game.prepare(0.5)
+    rates = [group["lr"] for group in game.optimizer.param_groups]
+    assert rates[1] == pytest.approx(0.1 * rates[0])
+    before = {name: value.clone() for name, value in game.modules["student"].state_dict().items()}
+    batch = game.batch(seeded(), 4)
+    game.loss(batch).backward()
+    game.optimizer.step()
+    changed = {name for name, value in game.modules["student"].state_dict().items() if not value.equal(before[name])}
+    assert "encoder.conv_stem.weight" not in changed and "encoder.blocks.1.0.conv_pw.weight" not in changed
+    assert "encoder.blocks.2.0.conv_pw.weight" in changed and "head.weight" in changed

@@ -78,6 +78,11 @@ class Shots:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:12]
 
+    @property
+    def native(self) -> int:
+        """The usual (median) long side of the images, in pixels."""
+        return int(np.median([max(image.shape[:2]) for image in self.images]))
+
     def draw(self, k: int, seed: int) -> "Shots":
         """The first k of all shots in an order that the seed alone decides, so that draws of one seed are nested.
 

@@ -66,7 +66,8 @@ class Linear(nn.Module):
         proportional: of each map, whether its channels keep their proportions and the largest alone comes to 1, as
         `Spec` has it; empty for none.
         """
-        for i, level in enumerate(pyramid.maps):
+        # A part of a head may read the first maps alone.
+        for i, level in enumerate(pyramid.maps[: len(self.weights)]):
             deviation, mean = torch.std_mean(level.float(), dim=(0, 2, 3), correction=0)
             least = 1.0 if proportional and proportional[i] else LEAST
             getattr(self, f"shift_{i}").copy_(mean)

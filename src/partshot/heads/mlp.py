@@ -95,6 +95,11 @@ class NormedMlp(nn.Module):
         return self.rest(self.first(pyramid))
 
 
+def mlp_s(channels: Sequence[int], classes: int) -> Mlp:
+    """The small one, of 128 hidden units: what a few labels can fill, and fast enough for a preview of a folder."""
+    return Mlp(channels, classes, (128,))
+
+
 def mlp_1(channels: Sequence[int], classes: int) -> Mlp:
     """ReGAN's MLP with one hidden layer."""
     return Mlp(channels, classes, (2000,))

@@ -3,7 +3,8 @@
 "swift" is this project's own, the default: a residual U-Net laid out for processors. Its stem folds 2 x 2 pixels into
 channels and its head unfolds them again, so that no convolution runs at full size; wide layers stand where the maps
 are small; the decoder adds where others concatenate; and five maps of position tell it where in the picture it is,
-which aligned kinds of things reward. "regan-unet" is the published student. Every network of
+which aligned kinds of things reward. "light-ENCODER" puts a light decoder on an encoder of timm's (nets/light_unet.py),
+whose pretrained weights it can start from. "regan-unet" is the published student. Every network of
 segmentation-models-pytorch is one by name: "unet-resnet34", "deeplabv3plus-mobilenet_v2", ...
 """
 
@@ -15,8 +16,12 @@ from jaxtyping import Float
 from torch import nn
 
 from partshot.errors import BadArtifact, BadRecipe, MissingExtra, nearest
+from partshot.nets.light_unet import LightUNet
 from partshot.nets.unet import ReganUNet
 from partshot.ops.position import CHANNELS, position_map
+
+LIGHT = "light-"
+"""Before the encoder's name in that of a LightUNet."""
 
 STRIDE = 32
 """Every student's pictures have sides that this divides; the exported model resizes to such a size by itself."""
@@ -25,11 +30,14 @@ STRIDE = 32
 def build_student(name: str, classes: int) -> nn.Module:
     """An untrained student: float [b, 3, s, s] in [-1, 1] -> logits [b, classes, s, s].
 
-    name: "swift", "regan-unet", or "ARCHITECTURE-ENCODER" of segmentation-models-pytorch. Raises BadRecipe with the
-    nearest known name, MissingExtra when that library is not installed.
+    name: "swift", "light-ENCODER" with timm's name of the encoder, "regan-unet", or "ARCHITECTURE-ENCODER" of
+    segmentation-models-pytorch. Raises BadRecipe with the nearest known name, MissingExtra when that library is not
+    installed.
     """
     if name == "swift":
         return Swift(classes)
+    if name.startswith(LIGHT):
+        return LightUNet(name.removeprefix(LIGHT), classes)
     if name == "regan-unet":
         return ReganUNet(classes)
     architecture, _, encoder = name.partition("-")
@@ -59,6 +67,9 @@ def start_from(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: str)
     half of the net's encoder is there: then they are weights of another net.
     """
     own = net.state_dict()
+    if isinstance(net, LightUNet) and not any(name.startswith("encoder.") for name in tensors):
+        net.begin(tensors, source)
+        return net
     # Norms fit many nets: only what convolves tells one from another.
     weights = {name for name, tensor in own.items() if tensor.ndim == 4}
     named = {name if name in own else f"encoder.{name}": tensor for name, tensor in tensors.items()}

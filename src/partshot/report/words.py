@@ -5,8 +5,18 @@ compute anything that the table does not hold.
 """
 
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 from partshot.report.numbers import Cell, Table
+
+
+@runtime_checkable
+class Expected(Protocol):
+    """What a report tells of an estimate: miou, 0..1, its standard error, and the share of the training that it saw."""
+
+    miou: float
+    error: float
+    share: float
 
 
 def table_in_words(table: Table, method: str, pictures: int) -> str:
@@ -31,18 +41,18 @@ def scores_in_words(miou: float, per_part: Mapping[str, float], pictures: int) -
     return f"{text} {weakest_in_words(per_part)}".strip()
 
 
-def estimate_in_words(miou: float | None, shots: int) -> str:
-    """No held-out masks: what leaving out one labelled picture at a time says. miou: None when it could not be done."""
-    if miou is None or shots < 2:
+def estimate_in_words(expected: Expected | None, shots: int) -> str:
+    """No held-out masks: what cross-validation says of the delivered student. expected: None when it was impossible."""
+    if expected is None:
         return (
-            "No held-out masks were given, and one labelled picture leaves none to test on. Look at the pictures "
-            "below, and label a second one for a measured estimate."
+            "No held-out masks were given, and one labeled image leaves none to test on. Look at the images below, and "
+            "label a second one for a measured estimate."
         )
     return (
-        f"No held-out masks were given. Fitting the few-shot head anew without some of the {shots} labelled pictures, "
-        f"and predicting those, gives it a mean IoU of {miou:.3f}. The student saw all {shots} and the unlabelled "
-        "pictures too, so it should do better. The figure rests on few pictures; a handful of masks kept apart would "
-        "make it firm."
+        f"Expected mean IoU of the delivered student: {expected.miou:.2f} ± {expected.error:.2f}. It was estimated by "
+        f"training the same student anew without some of the {shots} labeled images, for {expected.share:.0%} of the "
+        "time, and predicting those. The estimate rests on few images; a handful of masks kept apart would make it "
+        "firm (partshot evaluate)."
     )
 
 

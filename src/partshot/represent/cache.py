@@ -12,7 +12,6 @@ import errno
 import hashlib
 import os
 import shutil
-import sys
 import time
 import warnings
 import zlib
@@ -31,10 +30,8 @@ from partshot import __version__
 from partshot.artifact import replacing_file
 from partshot.errors import DiskFull
 from partshot.pyramid import Pyramid
+from partshot.represent.cache_folder import VARIABLE, cache_folder
 from partshot.represent.spec import Representation, Spec
-
-VARIABLE = "PARTSHOT_CACHE"
-"""The environment variable that names the cache's folder; empty, nothing is kept."""
 
 LIMIT = 4 << 30
 """Bytes of a store. A ResNet-18 reads 0.25 MB off a picture of 64 px and 1 MB off 128 px; a default fit, together with
@@ -43,22 +40,6 @@ the estimate from its left-out shots, reads up to 2,400 of them, and the folder 
 # A store is listed anew whenever an eighth of it was written: often enough for its bound, seldom enough for speed.
 _SHARE = 8
 _LARGEST = torch.finfo(torch.float16).max
-
-
-def cache_folder() -> Path | None:
-    """Where things are kept between runs: what PARTSHOT_CACHE says, else the platform's place; None keeps nothing."""
-    given = os.environ.get(VARIABLE)
-    if given is not None:
-        return Path(given).expanduser() if given.strip() else None
-    try:
-        home = Path.home()
-    except RuntimeError:  # an account without a home
-        return None
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "partshot" / "cache"
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "partshot"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "partshot"
 
 
 class Store:

@@ -1,10 +1,11 @@
 """Which representation a name means, and how one is made again from what was saved of it.
 
 Names: "pixels", "random" or "random:NET", "resnet" (trained, from a folder), "stylegan1" or "stylegan1:LAYERS" (from a
-folder), "stylegan2" or "stylegan2:LAYERS" (from a folder, or the embedded one), "timm:NAME" or "timm:NAME@PATH"; or the
-folder of a trained one itself, FOLDER or FOLDER:LAYERS. Several with commas between stand side by side. Behind all of
-it "[LOW-HIGH]" keeps the maps of those strides alone, and "+position" adds a map of positions, but to a generator.
-Knows the names; how each is read stands in its own file.
+folder), "stylegan2" or "stylegan2:LAYERS" (from a folder, or the embedded one), "timm:NAME" or "timm:NAME@PATH"; a
+pretrained encoder, such as "dinov2-small", which `partshot encoders` lists; or the folder of a trained one itself,
+FOLDER or FOLDER:LAYERS. Several with commas between stand side by side. Behind all of it "[LOW-HIGH]" keeps the maps
+of those strides alone, and "+position" adds a map of positions, but to a generator. Knows the names; how each is read
+stands in its own file.
 """
 
 from collections.abc import Mapping
@@ -12,18 +13,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from partshot.artifact import below, inside, read_card
 from partshot.catalog import PRETEXTS, REPRESENTATIONS, lookup
 from partshot.errors import BadArtifact, BadRecipe, nearest
 from partshot.represent.cache import Cached, Store
+from partshot.represent.encoder_table import ENCODERS
 from partshot.represent.levels import Levels
 from partshot.represent.position import Positioned
+from partshot.represent.reduced import COMPONENTS, Reduced
 from partshot.represent.several import Several
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan import StyleGAN
 
 POSITION = "+position"
+# Where an artifact keeps principal components that were taken of any representation's maps.
+_REDUCED = "reduced."
+# Pixels of the coarsest map of a pyramid, and tokens of a transformer, whose maps have all one size, along a side.
+_COARSEST, _TOKENS = 8, 32
 
 # The kind on a representation's card -> the class that rebuilds it.
 _KINDS = {
@@ -40,7 +48,8 @@ def open_representation(name: str, folder: Path | None = None) -> Representation
 
     folder: where a trained one lies, if the name does not say; "resnet" and "stylegan1" need it, "stylegan2" takes the
     embedded generator without it. Raises BadRecipe for an unknown name, BadArtifact when what the name points to cannot
-    be read, MissingExtra without timm.
+    be read, MissingExtra without timm, MissingWeights when a pretrained encoder's are not here: nothing is downloaded
+    unless PARTSHOT_DOWNLOAD says so.
     """
     plain, levels = _split_levels(name.removesuffix(POSITION))
     members = [plain] if Path(plain).is_dir() else plain.split(",")
@@ -68,7 +77,7 @@ def _split_levels(name: str) -> tuple[str, tuple[int, int] | None]:
 
 
 def _open_one(name: str, folder: Path | None) -> Representation:
-    name, folder = _in_folder(name, folder)
+    name, folder = (f"encoder:{name}", None) if name in ENCODERS else _in_folder(name, folder)
     kind, _, detail = name.partition(":")
     if kind not in REPRESENTATIONS:
         raise BadRecipe(_why_none(kind))
@@ -81,8 +90,9 @@ def _open_one(name: str, folder: Path | None) -> Representation:
         raise BadRecipe(f"representation '{kind}' takes no '{detail}'; write {kind} or {kind}{POSITION}")
     if kind == "resnet":
         return build(folder)
-    if kind == "timm" and not detail:
-        raise BadRecipe("representation 'timm' needs the encoder's name; write timm:NAME or timm:NAME@PATH")
+    if kind in ("timm", "encoder") and not detail:
+        how = "timm:NAME or timm:NAME@PATH" if kind == "timm" else "a name that partshot encoders lists"
+        raise BadRecipe(f"representation '{kind}' needs the encoder's name; write {how}")
     return build(detail) if detail else build()
 
 
@@ -95,7 +105,7 @@ def _why_none(kind: str) -> str:
         )
     if "+" in kind:
         return f"representation '{kind}': behind a + goes '{POSITION[1:]}' alone, as in random{POSITION}"
-    return f"unknown representation '{kind}'; {nearest(kind, {*REPRESENTATIONS, *PRETEXTS})}"
+    return f"unknown representation '{kind}'; {nearest(kind, {*REPRESENTATIONS, *PRETEXTS, *ENCODERS})}"
 
 
 def _in_folder(name: str, folder: Path | None) -> tuple[str, Path | None]:
@@ -110,11 +120,40 @@ def _in_folder(name: str, folder: Path | None) -> tuple[str, Path | None]:
     return f"{kind}:{layers}" if layers else kind, trained
 
 
+def working_size(representation: Representation) -> int:
+    """Side of the square at which a representation reads images well, a generator at its own size.
+
+    A convolutional net's coarsest map is then 8 x 8: 256 px for one of stride 32, 128 px for a ResNet whose first
+    stride was set to 1. A vision transformer has 32 x 32 tokens, so that each covers 8 px of an image of 256 px.
+    """
+    while isinstance(representation, Positioned | Cached | Levels | Reduced):
+        representation = representation.representation
+    if isinstance(representation, StyleGAN):
+        return representation.size
+    strides = representation.spec.strides
+    return strides[-1] * (_TOKENS if len(set(strides)) == 1 else _COARSEST)
+
+
+def reduced_on(
+    representation: Representation, images: Float[torch.Tensor, "n 3 h w"], components: int = COMPONENTS
+) -> Representation:
+    """The principal components of its maps, taken from some hundred images in [-1, 1]; what has them stays as it is.
+
+    A map of positions is left alone. Of a generator they are taken from what it draws.
+    """
+    if isinstance(representation, Positioned):
+        return Positioned(reduced_on(representation.representation, images, components))
+    if all(representation.spec.proportional):
+        return representation
+    found = Reduced(representation, components)
+    return found.take_drawn(range(len(images))) if isinstance(representation, StyleGAN) else found.take(images)
+
+
 def cached(representation: Representation, store: Store | None) -> Representation:
     """The same reading, which asks a store first; without a store, or without weights, it stays as it is.
 
     A generator keeps the latents that it finds, from which features follow at once. A map of positions is not kept, and
-    choices of levels share what is.
+    choices of levels and principal components share what is.
     """
     if store is None or next(representation.parameters(), None) is None:
         return representation
@@ -122,6 +161,9 @@ def cached(representation: Representation, store: Store | None) -> Representatio
         return Positioned(cached(representation.representation, store))
     if isinstance(representation, Levels):
         return Levels(cached(representation.representation, store), representation.low, representation.high)
+    if isinstance(representation, Reduced):
+        inner = Reduced(cached(representation.representation, store), representation.components)
+        return inner.load_bases(representation.maps.state_dict())
     if isinstance(representation, StyleGAN):
         representation.store = store
         return representation
@@ -130,10 +172,12 @@ def cached(representation: Representation, store: Store | None) -> Representatio
 
 def tensors_of(representation: Representation) -> dict[str, np.ndarray]:
     """All weights of a representation by name, for an Artifact; with its `card()`, what `rebuild` needs."""
-    inner = representation
-    while isinstance(inner, Positioned | Cached | Levels):
-        inner = inner.representation
-    return {k: v.detach().cpu().numpy() for k, v in inner.state_dict().items()}
+    if isinstance(representation, Positioned | Cached | Levels):
+        return tensors_of(representation.representation)
+    if isinstance(representation, Reduced):
+        bases = representation.maps.state_dict(prefix=_REDUCED)
+        return tensors_of(representation.representation) | {k: v.cpu().numpy() for k, v in bases.items()}
+    return {k: v.detach().cpu().numpy() for k, v in representation.state_dict().items()}
 
 
 def rebuild(card: Mapping, tensors: Mapping[str, np.ndarray]) -> Representation:
@@ -141,6 +185,8 @@ def rebuild(card: Mapping, tensors: Mapping[str, np.ndarray]) -> Representation:
 
     Raises BadArtifact when the card is of a kind that this version does not read, or the tensors do not fit it.
     """
+    bases = {k: torch.from_numpy(np.array(v)) for k, v in below(tensors, _REDUCED).items()}
+    tensors = {k: v for k, v in tensors.items() if not k.startswith(_REDUCED)}
     if card.get("kind") == "several":
         found = Several([rebuild(one, below(tensors, f"members.{i}.")) for i, one in enumerate(card["members"])])
     elif card.get("kind") in _KINDS:
@@ -150,4 +196,6 @@ def rebuild(card: Mapping, tensors: Mapping[str, np.ndarray]) -> Representation:
         raise BadArtifact(f"a representation of kind '{card.get('kind')}' cannot be read; upgrade partshot")
     if "levels" in card:
         found = Levels(found, *card["levels"])
+    if "reduced" in card:
+        found = Reduced(found, card["reduced"]).load_bases(bases)
     return Positioned(found) if card.get("position") else found

@@ -10,17 +10,22 @@ from torch import nn
 
 from partshot.errors import BadRecipe
 from partshot.pyramid import Pyramid
+from partshot.represent.reduced import Reduced
 from partshot.represent.spec import Representation, Spec, fingerprint
 
 
 class Levels(nn.Module):
     """A Representation: the maps of another whose stride lies in low..high, in pixels of the picture.
 
-    Raises BadRecipe when there is none.
+    Raises BadRecipe when there is none, and around principal components.
     """
 
     def __init__(self, representation: Representation, low: int, high: int):
         super().__init__()
+        if isinstance(representation, Reduced):
+            raise BadRecipe(
+                f"'{representation.spec.name}': choose levels before they are reduced, Reduced(Levels(...))"
+            )
         self.representation, self.low, self.high = representation, low, high
         inner = representation.spec
         self._kept = [i for i, stride in enumerate(inner.strides) if low <= stride <= high]

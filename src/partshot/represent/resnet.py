@@ -6,7 +6,6 @@ condensed to the principal components of each stage, which a head of a few label
 Refuses to know how the weights were trained.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,15 +18,13 @@ from partshot.artifact import Artifact
 from partshot.errors import BadArtifact
 from partshot.nets.resnet import CHANNELS, ResNetTrunk
 from partshot.nets.weights import load_exactly
-from partshot.ops.deviation import floored
 from partshot.pyramid import Pyramid
+from partshot.represent.reduced import Condensed, some_points
 from partshot.represent.spec import Spec, fingerprint, refuse_small, to_multiple
 
 # Of ImageNet's pictures in [0, 1]; what nearly every published encoder was trained with.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# Principal components are taken from about this many points of each picture's map.
-_POINTS = 1000
 # Where an artifact keeps principal components, beside the trunk under torchvision's names.
 _CONDENSED = "condensed."
 
@@ -119,46 +116,6 @@ class ResNet(nn.Module):
         channels = tuple(one.basis.shape[0] for one in self.condensed) or self.trunk.channels
         proportional = (bool(self.condensed),) * len(channels)
         return Spec(self.title, channels, STRIDES, fingerprint(self.card(), tensors), proportional)
-
-
-class Condensed(nn.Module):
-    """The first principal components of a map's channels, each channel brought to mean 0 and deviation 1 before.
-
-    basis: [components, channels], with the deviations in it, in units of the first component's own deviation.
-    """
-
-    def __init__(self, channels: int, components: int):
-        super().__init__()
-        self.register_buffer("center", torch.zeros(channels))
-        self.register_buffer("basis", torch.zeros(components, channels))
-
-    def forward(self, level: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b n h w"]:
-        # In float32: what is left when the mean is gone may be small beside it.
-        with torch.autocast(level.device.type, enabled=False):
-            return F.conv2d(level.float() - self.center[:, None, None], self.basis[:, :, None, None])
-
-    def take(self, points: Float[torch.Tensor, "p c"]) -> None:
-        """Sets center and basis from a map's points."""
-        points = points.double()
-        deviation, mean = torch.std_mean(points, dim=0, correction=0)
-        deviation = floored(deviation)
-        points = (points - mean) / deviation
-        values, vectors = torch.linalg.eigh(points.T @ points / len(points))
-        # The last have the largest values. A component's sign means nothing: its largest part is positive.
-        first = vectors[:, -len(self.basis) :].flip(1)
-        first = first * first.gather(0, first.abs().argmax(0, keepdim=True)).sign()
-        self.center.copy_(mean)
-        self.basis.copy_((first / deviation[:, None] / values[-1].sqrt()).T)
-
-
-def some_points(level: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "p c"]:
-    """Points of a map that stand for all of them, some thousand a picture, from all over it."""
-    height, width = level.shape[2:]
-    step = max(1, height * width // _POINTS)
-    # A step that has no divisor in common with the width passes through all columns.
-    while math.gcd(step, width) > 1:
-        step += 1
-    return level.permute(0, 2, 3, 1).flatten(0, 2)[::step].clone()
 
 
 def random_resnet(net: str = "resnet18", seed: int = 0) -> ResNet:

@@ -15,6 +15,7 @@ from partshot.pyramid import Pyramid
 from partshot.represent.cache import Cached
 from partshot.represent.levels import Levels
 from partshot.represent.position import Positioned
+from partshot.represent.reduced import Reduced
 from partshot.represent.spec import Representation, Spec, fingerprint
 
 
@@ -29,7 +30,7 @@ class Several(nn.Module):
         super().__init__()
         if len(members) < 2:
             raise BadRecipe(f"several representations are two or more, {len(members)} given; name them A,B")
-        if any(isinstance(member, Positioned | Levels | Cached | Several) for member in members):
+        if any(isinstance(member, Positioned | Levels | Cached | Reduced | Several) for member in members):
             raise BadRecipe(
                 "members of several are plain ones; write A,B[4-16]+position, and keep the whole in a cache"
             )

@@ -1,12 +1,15 @@
 """Any timm encoder read as a Pyramid: a vision transformer's blocks, or a convolutional net's stages.
 
-Weights come from a local file or are random; nothing is ever downloaded. Transformers take any picture size (their
-position embeddings are interpolated), and pictures are brought to the nearest size that the patches divide. Knows
-timm's one call for intermediate maps (`forward_intermediates`, which drops class tokens and puts the others back into
-a grid); refuses to know how the weights were trained.
+Weights come from a local file or are random; nothing is downloaded here (encoders.py opens pretrained ones by name).
+Files in the names of the nets' authors are brought to timm's by timm's own conversions. Transformers take any image
+size (their position embeddings are interpolated), and images are brought to the nearest size that the patches divide.
+Knows timm's one call for intermediate maps (`forward_intermediates`, which drops class and register tokens and puts the
+others back into a grid); refuses to know how the weights were trained.
 """
 
+import dataclasses
 import pickle
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +24,7 @@ from torch import nn
 from partshot.errors import BadArtifact, BadRecipe, nearest
 from partshot.nets.weights import load_exactly
 from partshot.pyramid import Pyramid
+from partshot.represent.encoder_table import Origin
 from partshot.represent.spec import Spec, fingerprint, refuse_small, to_multiple
 
 # Blocks of a transformer that are read: as many as a convolutional net has stages, evenly spaced, the last included.
@@ -29,22 +33,27 @@ BLOCKS = 4
 # Wrappers that training scripts put around a state dict, and prefixes they put before its names.
 _WRAPPERS = ("state_dict", "model", "model_ema", "teacher")
 _PREFIXES = ("module.", "backbone.")
+# What MoCo v2 and v3 put before the encoder that is meant, beside others that are not.
+_TRAINED = ("encoder_q.", "base_encoder.")
 
 
 class TimmEncoder(nn.Module):
     """A Representation: a timm encoder's levels, frozen, with the normalization that its card in timm names.
 
-    name: timm's name of the net. net: built by `build_net`.
+    name: timm's name of the net. net: built by `build_net`. origin: where its weights came from, for the card; the
+    fingerprint is of the weights, wherever they came from.
     """
 
-    def __init__(self, name: str, net: nn.Module):
+    def __init__(self, name: str, net: nn.Module, origin: Origin | None = None):
         super().__init__()
+        self.origin = origin
         self.name, self.net = name, net.requires_grad_(False).eval()
         for key in ("mean", "std"):
             value = torch.tensor(net.pretrained_cfg[key], dtype=torch.float32).view(1, 3, 1, 1)
             self.register_buffer(key, value, persistent=False)
         self.stride, self.blocks, channels, strides = _levels(net)
-        self.spec = Spec(f"timm {name}", channels, strides, fingerprint(self.card(), net.state_dict()))
+        title = f"timm {name}" if origin is None else origin.encoder
+        self.spec = Spec(title, channels, strides, fingerprint(self._identity(), net.state_dict()))
 
     def train(self, mode: bool = True) -> "TimmEncoder":
         """Stays in evaluation mode, also as a part of something that trains."""
@@ -59,7 +68,10 @@ class TimmEncoder(nn.Module):
         return Pyramid(tuple(maps), tuple(images.shape[2:]))
 
     def card(self) -> dict:
-        """What `rebuild` needs besides the tensors."""
+        """What `rebuild` needs besides the tensors, and where those came from."""
+        return self._identity() | ({} if self.origin is None else {"origin": dataclasses.asdict(self.origin)})
+
+    def _identity(self) -> dict:
         return {"kind": "timm", "net": self.name}
 
     @classmethod
@@ -67,7 +79,7 @@ class TimmEncoder(nn.Module):
         """The representation that `card` and `state_dict` were taken from; BadArtifact when they do not fit."""
         net = build_net(card["net"])
         load_exactly(net, {k.removeprefix("net."): v for k, v in tensors.items()}, f"'timm:{card['net']}'")
-        return cls(card["net"], net)
+        return cls(card["net"], net, Origin(**card["origin"]) if "origin" in card else None)
 
 
 def timm_representation(name: str) -> TimmEncoder:
@@ -79,11 +91,7 @@ def timm_representation(name: str) -> TimmEncoder:
     net_name, _, path = name.partition("@")
     if path:
         net = build_net(net_name)
-        tensors = read_weights(Path(path))
-        # A classifier is no part of an encoder.
-        wanted = net.state_dict().keys()
-        head = ("head.", "fc.", "classifier.")
-        load_exactly(net, {k: v for k, v in tensors.items() if k in wanted or not k.startswith(head)}, path)
+        fill(net, read_weights(Path(path)), path)
         return TimmEncoder(net_name, net)
     warnings.warn(
         f"timm:{net_name} has random weights; nothing is downloaded, give a local file as timm:{net_name}@PATH",
@@ -109,6 +117,21 @@ def build_net(name: str) -> nn.Module:
     return net
 
 
+def fill(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """Loads weights in timm's names, or in those of the net's authors, which timm converts; a classifier is left out.
+
+    source: for messages. Raises BadArtifact when they are another net's.
+    """
+    # By timm's convention a family's file converts what was published of it: names, QKV, sizes of position embeddings.
+    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    try:
+        tensors = convert(dict(tensors), net) if convert else tensors
+    except Exception as error:  # a conversion of another net's weights fails at whatever it misses first
+        raise BadArtifact(f"{source}: timm cannot convert it ({error}); weights of another net?") from error
+    wanted, head = net.state_dict().keys(), ("head.", "fc.", "classifier.")
+    load_exactly(net, {k: v for k, v in tensors.items() if k in wanted or not k.startswith(head)}, source)
+
+
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Tensors by name from a local file; the only place where a foreign torch file is opened, and without its code.
 
@@ -132,6 +155,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     for prefix in _PREFIXES:
         if values and all(k.startswith(prefix) for k in values):
             values = {k.removeprefix(prefix): v for k, v in values.items()}
+    for prefix in _TRAINED:
+        if any(k.startswith(prefix) for k in values):
+            values = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
     return values
 
 

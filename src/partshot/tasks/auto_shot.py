@@ -18,9 +18,10 @@ from partshot.represent.spec import Latents
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter, Student
 from partshot.tasks.compare import Predictor, folder_of_draw, predictor
-from partshot.tasks.distill import DRAWN, STUDENT, train_student
+from partshot.tasks.distill import DRAWN, train_student
 from partshot.tasks.fit import HEAD
 from partshot.tasks.sample import latents_of_names
+from partshot.tasks.student_choice import STUDENT
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_ensemble import FitEnsemble
 from partshot.train.fit_head import FitHead

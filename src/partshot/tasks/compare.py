@@ -19,8 +19,9 @@ from partshot.data.shots import Shots
 from partshot.represent.choose import POSITION, open_representation
 from partshot.represent.spec import Representation
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.distill import STUDENT, is_heard, teacher_size, train_student
+from partshot.tasks.distill import is_heard, teacher_size, train_student
 from partshot.tasks.fit import HEAD
+from partshot.tasks.student_choice import STUDENT
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead

@@ -30,15 +30,16 @@ from partshot.segmenter import Segmenter
 from partshot.tasks.auto import FAVOUR, READY, TRAINED, Candidate, choose, ready
 from partshot.tasks.auto_shot import AutoShot
 from partshot.tasks.compare import Contest, folder_of_draw, predictor
-from partshot.tasks.distill import STUDENT, facing, teacher_size, train_student
+from partshot.tasks.distill import facing, teacher_size, train_student
 from partshot.tasks.field import TOYS, Field, toy_pictures
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
 from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
+from partshot.tasks.student_choice import STUDENT
 from partshot.train.distill_recipe import PRESETS as DISTILL_PRESETS
 from partshot.train.distill_recipe import Distill
-from partshot.train.fit_ensemble import FitEnsemble, fit_presets
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
+from partshot.train.fitting import Fit, fit_presets
 from partshot.train.forest import Forest
 from partshot.train.progress import say
 
@@ -123,14 +124,15 @@ class Contenders:
         recipe = FIT_PRESETS["fast"].changed(images=self.recipe.fit_images)
         return facing_fit(recipe, not self.distill.augment.flip)
 
-    def fit_of(self, head: str) -> FitHead | FitEnsemble:
-        """How a head of that name is: an ensemble has settings of its own, and CONV sees a quarter of the pictures.
+    def fit_of(self, head: str) -> Fit:
+        """How a head of that name is: those of points have settings of their own, CONV sees a quarter of the pictures.
 
         So it does beside the MLP in GANORCON (section 4.2: 200 epochs and 800).
         """
         if head == "conv":
             return self.fit.changed(images=max(1, self.recipe.fit_images // 4))
-        return fit_presets(head)["fast"] if head == "ensemble" else self.fit
+        own = fit_presets(head)["fast"]
+        return self.fit if isinstance(own, FitHead) else own
 
     @cached_property
     def distill(self) -> Distill:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from partshot.artifact import Artifact, inside, standing
+from partshot.artifact import Artifact, inside, read_card, standing
 from partshot.data.images import list_images, read_stack, resize_images
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
@@ -22,17 +22,18 @@ from partshot.errors import BadArtifact
 from partshot.evaluate import score
 from partshot.nets.student import build_student, start_from
 from partshot.recipe import preset as row_of
+from partshot.represent.reduced import Reduced
 from partshot.represent.spec import fingerprint as weights_of
 from partshot.represent.stylegan import StyleGAN
 from partshot.represent.vit import read_weights
 from partshot.segmenter import DOUBTED, Segmenter, Student
 from partshot.tasks.export import export
+from partshot.tasks.student_choice import AUTO, STUDENT, choose_student, pretrained_student
 from partshot.train.distill import Distillation
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.loop import LoopRecipe, run_loop
 from partshot.train.progress import Ticker, say
 
-STUDENT = "swift"
 TRUSTED = 0.8
 """Mean IoU on its own shots from which a few-shot teacher is heard. Measured (LOG.md, 2026-11-21): teachers of blood
 cells that read their shots to about .7 cost the student .008 over twelve draws, so none like them is heard."""
@@ -49,8 +50,8 @@ def distill(
     labels: Path,
     out: Path,
     teacher: Path | None = None,
-    student: str = STUDENT,
-    preset: str = "default",
+    student: str = AUTO,
+    preset: str | None = None,
     size: int | None = None,
     kimg: float | int | None = None,
     drawn: int = DRAWN,
@@ -64,36 +65,49 @@ def distill(
 
     teacher: the --out of `fit` or its segmenter/, whose soft labels start the student; None starts from the labels
     alone. A teacher that reads a generator draws `drawn` pictures instead, which with its labels take the recipe's
-    share of the shots' places (auto-shot). student: see nets.student. preset: a row of distill_recipe.PRESETS; size and
-    kimg replace the row's. start: weights that the student begins with (transfer learning): another student's folder,
-    that of an encoder of the same net, as `pretrain` wrote it, or a file of an encoder's weights. snapshots: how many
-    times on the way, at even distances, the student is written as out/snapshots/001.onnx and so on, for `partshot
-    evaluate --folds` to choose from. Running it again goes on where it stopped.
+    share of the shots' places (auto-shot). student: see nets.student, or "auto" (tasks/student_choice.py). preset: a
+    row of distill_recipe.PRESETS, None takes the student's own; size and kimg replace the row's.
+    start: weights that the student begins with (transfer learning): another student's folder, that of an encoder of the
+    same net, as `pretrain` wrote it, or a file of an encoder's weights. snapshots: how many times on the way, at even
+    distances, the student is written as out/snapshots/001.onnx and so on, for `partshot evaluate --folds` to choose
+    from. Running it again goes on where it stopped.
     """
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
     given = {k: v for k, v in {"size": size, "kimg": kimg}.items() if v is not None}
-    recipe = row_of(PRESETS, preset).changed(**given)
+    choice = choose_student(student, preset)
+    recipe = row_of(PRESETS, choice.preset).changed(**given)
     pictures = unlabelled_stack(images, labels, recipe.size)
     recipe = facing(recipe, pictures)
-    segmenter = None if teacher is None else Segmenter.load(inside(Path(teacher), "segmenter"))
+    segmenter = None if teacher is None else _teacher(Path(teacher))
     if segmenter is not None and not draws(segmenter) and not is_heard(segmenter, shots, recipe):
         why = f"it reads its own shots to a mean IoU below {TRUSTED:g}"
         why = why if recipe.unlabelled else "the preset hears none"
         warnings.warn(f"{teacher}: this teacher is not heard: {why}", stacklevel=1)
     drawing = segmenter is not None and draws(segmenter)
     if recipe.drawn == 1 and not drawing:
-        why = f"preset '{preset}' is for a --teacher that reads a generator; the student sees the labels alone"
+        why = f"preset '{choice.preset}' is for a --teacher that reads a generator; the student sees the labels alone"
         warnings.warn(why, stacklevel=1)
     if recipe.consistency is not None and len(pictures) <= len(shots):
         why = f"{images}: holds no pictures but the labelled ones, so consistency adds nothing; add plain ones"
         warnings.warn(why, stacklevel=1)
-    train_student(shots, recipe, Path(out), pictures, segmenter, student, seed, quiet, drawn, start, snapshots)
+    train_student(shots, recipe, Path(out), pictures, segmenter, choice.student, seed, quiet, drawn, start, snapshots)
     return Path(out) / "student"
 
 
-def draws(teacher: Segmenter) -> bool:
+def draws(teacher: Segmenter | Student) -> bool:
     """Whether a teacher reads a generator, and so draws pictures that it labels instead of labelling given ones."""
-    return isinstance(teacher.representation, StyleGAN)
+    if isinstance(teacher, Student):
+        return False
+    reads = teacher.representation
+    return isinstance(reads.representation if isinstance(reads, Reduced) else reads, StyleGAN)
+
+
+def _teacher(folder: Path) -> Segmenter | Student:
+    """What `fit` wrote, or the student that `distill` or `run` did, which teaches a more compact one."""
+    within = (folder, folder / "student", folder / "distill" / "student")
+    cards = [one for one in within if (standing(one) / "card.json").exists()]
+    found = next((one for one in cards if read_card(one)["kind"] == "student"), None)
+    return Segmenter.load(inside(folder, "segmenter")) if found is None else Student.load(found)
 
 
 def drawn_shots(
@@ -120,7 +134,7 @@ def train_student(
     recipe: Distill,
     out: Path,
     pictures: np.ndarray | None = None,
-    teacher: Segmenter | None = None,
+    teacher: Segmenter | Student | None = None,
     student: str = STUDENT,
     seed: int = 0,
     quiet: bool = False,
@@ -133,11 +147,12 @@ def train_student(
     shots: the labelled pictures, in every batch. recipe: where things face one way (see data.symmetry), call with
     `recipe.one_sided()`. out: the run's folder. pictures: uint8 [n, s, s, 3] at the recipe's size, unlabelled; None
     trains on the shots alone. teacher: whose soft labels of `pictures` start the student, if it reads its own shots
-    well enough (TRUSTED); a recipe without consistency follows any. One that draws gives `drawn` pictures with its
-    labels instead, which take the recipe's share of the shots' places, and with a rehearsal is helped by a first
-    student, trained in out/first. start, snapshots: see `distill`.
+    well enough (TRUSTED); a recipe without consistency follows any, another student too. One that draws gives `drawn`
+    pictures with its labels instead, which take the recipe's share of the shots' places, and with a rehearsal is helped
+    by a first student, trained in out/first. start, snapshots: see `distill`.
     """
-    begin = None if start is None else _weights(start, student)
+    student, pretrained = pretrained_student(student)
+    begin = pretrained if start is None else _weights(start, student)
     fingerprint = _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn, begin)
     folder = out / "student"
     if standing(folder).exists():
@@ -160,7 +175,7 @@ def train_student(
         torch.manual_seed(seed)
         net = build_student(student, len(shots.parts))
     if begin is not None:
-        start_from(net, begin, str(start))
+        start_from(net, begin, student if start is None else str(start))
     stack, ids = shots.stack(recipe.size)
     game = Distillation(
         net,
@@ -173,7 +188,7 @@ def train_student(
         extra,
     )
     # What a generator draws says nothing of the size of the images to come.
-    native = int(np.median([max(image.shape) for image in shots.images])) if extra is None else None
+    native = shots.native if extra is None else None
     loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=seed)
     what = f"student from {len(shots)} label{'s' if len(shots) > 1 else ''}"
     what += "" if extra is None else f" and {len(extra[0])} drawn pictures"
@@ -230,7 +245,7 @@ def teacher_size(recipe: Distill) -> int:
     return max(32, recipe.size // 2)
 
 
-def is_heard(teacher: Segmenter, shots: Shots, recipe: Distill) -> bool:
+def is_heard(teacher: Segmenter | Student, shots: Shots, recipe: Distill) -> bool:
     """Whether a teacher may start a student: one that misreads even the shots it was fitted on holds it back."""
     if recipe.consistency is None or not recipe.unlabelled:
         return recipe.unlabelled > 0
@@ -250,7 +265,7 @@ def _weights(start: Path, student: str) -> dict[str, torch.Tensor]:
         raise BadArtifact(f"{start}: holds a {stored.kind}; a student or a trained encoder is needed to start from")
     net = stored.card.get("net")
     if stored.kind == "representation" and not student.endswith(f"-{net}"):
-        raise BadArtifact(f"{start}: an encoder of '{net}', which no '{student}' has; take --student unet-{net}")
+        raise BadArtifact(f"{start}: an encoder of '{net}', which no '{student}' has; take --student light-{net}")
     return {name: torch.from_numpy(np.array(tensor)) for name, tensor in stored.tensors.items()}
 
 

@@ -31,6 +31,7 @@ TRAIN = {
     "torchvision": "torchvision",
     "jaxtyping": "jaxtyping",
     "timm": "timm",
+    "huggingface_hub": "huggingface-hub",
     "segmentation_models_pytorch": "segmentation-models-pytorch",
     "lightning_fabric": "lightning-fabric",
     "torchmetrics": "torchmetrics",

@@ -1,38 +1,57 @@
 """fit: from a few labelled pictures and a representation to a few-shot teacher on disk, in seconds."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from partshot.artifact import replacing_file
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.evaluate import Score, score_confusion
+from partshot.ops.pictures import as_pictures
+from partshot.ops.precision import best_device
 from partshot.recipe import preset as row_of
 from partshot.represent.cache import open_store
-from partshot.represent.choose import cached, open_representation
+from partshot.represent.choose import POSITION, cached, open_representation, reduced_on, working_size
+from partshot.represent.encoder_table import encoders_in
+from partshot.represent.encoders import default_encoder
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter
 from partshot.tasks.sample import latents_of
-from partshot.train.fit_ensemble import FitEnsemble, fit_presets, fitter
+from partshot.train.fit_ensemble import FitEnsemble
 from partshot.train.fit_head import FitHead, leave_one_out
+from partshot.train.fit_points import FitPoints
+from partshot.train.fitting import Fit, fit_presets, fitter
 from partshot.train.progress import say
+
+F = TypeVar("F", FitHead, FitPoints, FitEnsemble)
 
 HEAD = "cnn-s"
 REPRESENTATION = "random+position"
+ENCODER_LEVELS = "[4-32]"
+"""The levels of a pretrained encoder that are read: finer ones gain nothing, and stride 32 is worth .06 on cars."""
+POINTS_HEAD = "mlp-pair"
+"""The head for a pretrained encoder, of which principal components are read."""
+
+# Side of the square that whole images are read at where nothing else is said.
+_SIZE = 128
 # Leaving out more groups than this says little more and costs a fit each.
 _FOLDS = 5
+# Unlabeled images that principal components are taken from: 200 gave none that were better.
+_REDUCED_ON = 100
 
 
 def fit(
     images: Path,
     labels: Path,
     out: Path,
-    representation: str = REPRESENTATION,
-    head: str = HEAD,
+    representation: str | None = None,
+    head: str | None = None,
     preset: str = "fast",
-    size: int = 128,
+    size: int | None = None,
     seed: int = 0,
     rgb_masks: bool = False,
     quiet: bool = False,
@@ -41,29 +60,34 @@ def fit(
     """Fits a head to the labelled pictures; returns out/segmenter.
 
     images, labels: see data.shots.load_shots. representation: a name of represent.choose, or the folder of a
-    pretrained one; "+position" behind either adds the map of positions. head: a name of catalog.HEADS. preset: a row
-    of train.fit_head.PRESETS, or for an ensemble of train.fit_ensemble.PRESETS. size: side of the square that pictures
-    are resized to; a generator has its own. With two or more shots, out/leave_one_out.json holds the estimate from them
-    alone, but for a generator. cache: take features from earlier fits, whatever their labels, and keep them for later
-    ones (represent/cache.py).
+    pretrained one; "+position" behind either adds the map of positions. head: a name of catalog.HEADS. None: see
+    `teacher_names`. preset: a row of the head's `train.fitting.fit_presets`. size: side of the square that pictures
+    are resized to; None takes 128, and of a head that is fitted to points `represent.choose.working_size`; a generator
+    has its own. Such a head reads principal components, taken from the folder's images. With two or more shots,
+    out/leave_one_out.json holds the estimate from them alone, but for a generator. cache: take features from earlier
+    fits, whatever their labels, and keep them for later ones (represent/cache.py).
     """
+    representation, head = teacher_names(representation, head)
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
     masks = [pair.mask for pair in find_pairs(labels, images)]
-    pictures = read_stack(list_images(images, leave_out=masks), 64, skip_corrupt=True).images
+    paths = list_images(images, leave_out=masks)
     recipe = row_of(fit_presets(head), preset).changed(seed=seed)
-    if isinstance(recipe, FitHead):
-        recipe = facing_fit(recipe, one_sided(pictures))
+    recipe = facing_fit(recipe, one_sided(read_stack(paths, 64, skip_corrupt=True).images))
     store = open_store(cache)
     found = cached(open_representation(representation), store)
-    latents = None
-    if isinstance(found, StyleGAN):
+    drawn, latents = isinstance(found, StyleGAN), None
+    if drawn:
         # Inverted pictures are read once; an augmented one would have to be inverted anew in every step.
         recipe = recipe.changed(augment=None) if isinstance(recipe, FitHead) else recipe
         size = found.size
         latents = latents_of(found, shots, images, quiet)
+    if isinstance(recipe, FitPoints):
+        size = size or working_size(found)
+        found = reduced_to(found, paths, size)
+    size = size or _SIZE
     teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet, latents)
     # Leaving out would invert every picture once per fold.
-    estimate = None if isinstance(found, StyleGAN) else estimated(found, head, shots, recipe, size, quiet)
+    estimate = None if drawn else estimated(found, head, shots, recipe, size, quiet)
     if store is not None and store.found + store.extracted:
         say(f"features: {store}", quiet)
     told = Path(out) / "leave_one_out.json"
@@ -75,9 +99,29 @@ def fit(
     return teacher.save(Path(out) / "segmenter")
 
 
-def facing_fit(recipe: FitHead, faces_one_way: bool) -> FitHead:
-    """The recipe, without mirroring for things that face one way."""
-    if recipe.augment is None or not faces_one_way:
+def teacher_names(representation: str | None = None, head: str | None = None) -> tuple[str, str]:
+    """Representation and head of a few-shot teacher, where they are not named.
+
+    The default encoder that is here, its levels from stride 4 with a map of positions, else random weights; mlp-pair on
+    a pretrained encoder, cnn-s on everything else.
+    """
+    if representation is None:
+        encoder = default_encoder()
+        representation = REPRESENTATION if encoder is None else encoder + ENCODER_LEVELS + POSITION
+    return representation, head or (POINTS_HEAD if encoders_in(representation) else HEAD)
+
+
+def reduced_to(representation: Representation, paths: Sequence[Path], size: int) -> Representation:
+    """Its principal components, taken from some of the images, evenly spread over them, at that size."""
+    if all(representation.spec.proportional):
+        return representation
+    some = read_stack(paths[:: max(1, len(paths) // _REDUCED_ON)][:_REDUCED_ON], size, skip_corrupt=True).images
+    return reduced_on(representation.to(best_device()), as_pictures(some))
+
+
+def facing_fit(recipe: F, faces_one_way: bool) -> F:
+    """The recipe, of any kind, without mirroring for things that face one way."""
+    if isinstance(recipe, FitEnsemble) or recipe.augment is None or not faces_one_way:
         return recipe
     return recipe.model_copy(update={"augment": recipe.augment.changed(flip=False)})
 
@@ -86,7 +130,7 @@ def estimated(
     representation: Representation,
     head: str,
     shots: Shots,
-    recipe: FitHead | FitEnsemble,
+    recipe: Fit,
     size: int,
     quiet: bool = True,
 ) -> Score | None:

@@ -12,19 +12,25 @@ from partshot.errors import BadRecipe
 from partshot.recipe import Recipe
 from partshot.represent.choose import POSITION
 from partshot.tasks.fit import HEAD, facing_fit
+from partshot.tasks.student_choice import Choice
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
 
-# Thousands of shots per minute of two cores at 128 px, measured; a time limit is turned into a horizon by it.
+# Thousands of shots per minute of two cores at 128 px, measured; a time limit is turned into a horizon by it. A step of
+# the pretrained student costs as much.
 _KIMG_PER_MINUTE = 3.3
+# A student of a pretrained encoder works at a smaller size where the images themselves are this small.
+_SMALL, _SMALL_SIZE = 96, 128
+# Without it, nothing is trained but the student.
+NO_TEACHER = "none"
 
 
 class Plan(Recipe):
     """What `run` will do, as `--dry-run` prints it.
 
-    representation, head: of the few-shot teacher; auto_minutes: how long others may be tried in their place, 0 keeps
-    these. mirror: whether pictures may be mirrored. student: the network.
+    representation, head: of the few-shot teacher, "none" without one; auto_minutes: how long others may be tried in
+    their place, 0 keeps these. mirror: whether pictures may be mirrored. student: the network, and why it is that one.
     """
 
     pictures: int
@@ -37,25 +43,38 @@ class Plan(Recipe):
     auto_minutes: float
     fit: FitHead
     student: str
+    why: str
     distill: Distill
     seed: int
+
+    @property
+    def taught(self) -> bool:
+        """Whether there is a few-shot teacher."""
+        return self.representation != NO_TEACHER
 
     def __str__(self) -> str:
         lines = [f"{self.pictures} pictures, {self.shots} of them labelled; parts: {', '.join(self.parts)}"]
         pairs = ", ".join(self.mirror_pairs) or "none"
         lines.append(f"mirrored: {'yes' if self.mirror else 'no, the things face one way'}; pairs that swap: {pairs}")
         auto = f", or what reads left-out shots better in {self.auto_minutes:g} min" if self.auto_minutes else ""
-        lines.append(f"teacher: {self.head} on {self.representation}{auto}\n[fit]\n{self.fit.to_toml()}")
-        lines.append(f"student: {self.student}\n[distill]\n{self.distill.to_toml()}")
+        if self.taught:
+            lines.append(f"teacher: {self.head} on {self.representation}{auto}\n[fit]\n{self.fit.to_toml()}")
+        lines.append(f"student: {self.student}, {self.why}\n[distill]\n{self.distill.to_toml()}")
         return "\n".join(lines)
 
 
-def student_recipe(size: int | None, minutes: float | int | None) -> Distill:
+def student_recipe(
+    size: int | None, minutes: float | int | None, preset: str = "default", native: int | None = None
+) -> Distill:
     """How the student is trained. size: side of its pictures in pixels; minutes: about how long; None as usual.
 
-    Raises BadRecipe for a size that cannot be, and for minutes that are none or never end.
+    preset: a row of train.distill_recipe.PRESETS. native: the usual long side of the images in pixels, which the size
+    follows where nobody gives one. Raises BadRecipe for a size that cannot be, and for minutes that are none or never
+    end.
     """
-    recipe = PRESETS["default"]
+    recipe = PRESETS[preset]
+    if size is None and preset == "pretrained" and native is not None and native <= _SMALL:
+        size = min(recipe.size, _SMALL_SIZE)
     if size is not None:
         recipe = recipe.changed(size=size)
     if minutes is not None:
@@ -73,7 +92,7 @@ def make_plan(
     representation: str,
     drawn: bool,
     recipe: Distill,
-    student: str,
+    student: Choice,
     seed: int,
     auto_minutes: float,
 ) -> Plan:
@@ -94,11 +113,12 @@ def make_plan(
         mirror_pairs=tuple(f"{shots.parts.names[a]} / {shots.parts.names[b]}" for a, b in shots.parts.mirror),
         mirror=not faces_one_way,
         # A generator draws features and picture alike; it has no map to add. What is inverted is read once.
-        representation=name if drawn else name.removesuffix(POSITION) + POSITION,
+        representation=name if drawn or name == NO_TEACHER else name.removesuffix(POSITION) + POSITION,
         head=HEAD,
         auto_minutes=auto_minutes if representation == "auto" and len(shots) > 1 else 0.0,
         fit=fit.changed(augment=None) if drawn else fit,
-        student=student,
+        student=student.student,
+        why=student.why,
         distill=recipe.one_sided() if faces_one_way else recipe,
         seed=seed,
     )

@@ -1,8 +1,8 @@
 """run: from a folder of pictures and a few masks to masks for all, student.onnx and a report, in one command.
 
 The story of the whole project, stage by stage, each resumable by itself: read the shots, look which way things face,
-get a representation, fit the few-shot teacher, distil the student, export it, predict everything, and report with an
-estimate from the shots alone.
+train the student that this machine affords, export it, predict everything, estimate from the shots alone how good the
+student is, and report. A representation that is asked for is trained first, and a few-shot teacher fitted on it.
 """
 
 import json
@@ -19,7 +19,6 @@ from partshot.artifact import replacing_file, standing
 from partshot.data.images import list_images, read_image, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.errors import BadImage, BadRecipe
-from partshot.evaluate import Score
 from partshot.nets.student import build_student
 from partshot.ops.precision import best_device
 from partshot.pretext.stylegan2 import refuse_few
@@ -46,13 +45,14 @@ from partshot.represent.spec import Representation
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter, Student
 from partshot.tasks.auto import FAVOUR, TRAINED, Candidate, choose, ready
-from partshot.tasks.distill import DRAWN, STUDENT, draws, is_heard, teacher_size, train_student
+from partshot.tasks.distill import DRAWN, draws, is_heard, teacher_size, train_student
+from partshot.tasks.estimate import estimate
 from partshot.tasks.export import export
-from partshot.tasks.fit import estimated
-from partshot.tasks.plan import Plan, make_plan, student_recipe
+from partshot.tasks.plan import NO_TEACHER, Plan, make_plan, student_recipe
 from partshot.tasks.predict import predict
 from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
 from partshot.tasks.sample import latents_of
+from partshot.tasks.student_choice import AUTO, choose_student, pretrained_student
 from partshot.train.journal import read_journal
 from partshot.train.progress import say
 
@@ -95,10 +95,10 @@ def run(
     images: Path,
     labels: Path,
     out: Path,
-    representation: str = "auto",
+    representation: str = NO_TEACHER,
     size: int | None = None,
     minutes: float | int | None = None,
-    student: str = STUDENT,
+    student: str = AUTO,
     seed: int = 0,
     rgb_masks: bool = False,
     dry_run: bool = False,
@@ -109,9 +109,11 @@ def run(
     """Does everything; returns the report's path, or with `dry_run` the plan and nothing is written.
 
     images, labels: see data.shots.load_shots. out: gets masks/, student.onnx, report.html and the stages' folders;
-    running it again goes on where it stopped. representation: "auto", "moco", "simsiam", "stylegan1" or
-    "stylegan2" (hours without a GPU), "random", "pixels", "timm:NAME" or "timm:NAME@WEIGHTS". size: side that pictures
-    are worked on at, a multiple of 32; None takes the preset's. minutes: about how long the student may train.
+    running it again goes on where it stopped. representation: of a few-shot teacher; "none", the default, fits no
+    teacher; "auto", "moco", "simsiam", "stylegan1" or "stylegan2" (hours without a GPU), "random", "pixels",
+    "timm:NAME" or "timm:NAME@WEIGHTS". size: side that pictures are worked on at, a multiple of 32; None takes the
+    preset's. minutes: about how long the student may train. student: a name of nets.student, or "auto": from a
+    pretrained encoder where one is on this machine (tasks/student_choice.py).
     auto_minutes: about how long "auto" may try representations, their layers and heads on left-out shots; encoders are
     trained for it where there is time. Raises what the stages raise, before any work where it can be.
 
@@ -123,63 +125,74 @@ def run(
     clock, out = _Clock(store, quiet or dry_run), Path(out)
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
     pairs = find_pairs(labels, images)
-    recipe = student_recipe(size, minutes)
+    choice = choose_student(student)
+    recipe = student_recipe(size, minutes, choice.preset, shots.native)
     masks = [pair.mask for pair in pairs]
     paths = list_images(images, leave_out=masks)
     # Built for nothing but their errors: an unknown name is told before any work.
-    build_student(student, len(shots.parts))
-    opened = None if representation in ("auto", *_PRETEXTS) else open_representation(representation)
+    build_student(pretrained_student(choice.student)[0], len(shots.parts))
+    opened = None if representation in (NO_TEACHER, "auto", *_PRETEXTS) else open_representation(representation)
     if representation.startswith(("stylegan1:", "stylegan2:")):
         raise BadRecipe(f"--representation {representation}: run trains a generator on your pictures; write stylegan2")
     if representation in ("stylegan1", "stylegan2"):
         refuse_few(len(paths))
     stack = clock.time("read", lambda: read_stack(_some(paths), recipe.size, skip_corrupt=True))
     drawn = isinstance(opened, StyleGAN) or representation in ("stylegan1", "stylegan2")
-    plan = make_plan(shots, stack, len(paths), representation, drawn, recipe, student, seed, float(auto_minutes))
+    plan = make_plan(shots, stack, len(paths), representation, drawn, recipe, choice, seed, float(auto_minutes))
     if dry_run:
         return plan
 
-    shelf = None if store is None else cache_folder() / "trained"
-    if plan.auto_minutes:
-        tried = _candidates(plan, images, masks, out, quiet, store, shelf)
-        plan = clock.time("choose", lambda: _chosen(plan, tried, shots, out, quiet), lambda: _why(out))
-    elif representation == "auto":
-        why = "one labelled picture leaves none" if len(shots) == 1 else "no minutes are given"
-        say(f"auto: {why} to compare on, so {plan.head} on {plan.representation}", quiet)
-    reads = clock.time(
-        "representation",
-        lambda: cached(_representation(plan, images, masks, out, quiet, shelf), store),
-        lambda: _when_trained(plan, out, began),
-    )
-    teacher = clock.time("fit", lambda: _teacher(plan, reads, shots, out, quiet))
-    estimate = clock.time("leave one out", lambda: _estimate(plan, reads, shots, quiet))
+    teacher = None
+    if plan.taught:
+        plan, teacher = _taught(plan, images, masks, out, shots, clock, began)
     training = _training(out, shots, f"{plan.head} on {plan.representation}" if plan.auto_minutes else "")
+    given = {"student": plan.student, "seed": seed, "quiet": quiet}
     trained = clock.time(
-        "distill", lambda: train_student(shots, plan.distill, training, stack.images, teacher, student, seed, quiet)
+        "train the student",
+        lambda: train_student(shots, plan.distill, training, stack.images, teacher, **given),
     )
     onnx = out / "student.onnx"
     clock.time("export", lambda: export(trained, onnx, shots.images))
     summary = clock.time(
         "predict", lambda: predict(onnx, images, out / "masks", quiet=quiet, leave_out=masks, window="off")
     )
+    expected = clock.time("estimate", lambda: estimate(shots, plan.distill, out / "estimate", stack.images, **given))
     pictures = clock.time("report", lambda: _look(trained, teacher, paths, {pair.name for pair in pairs}))
     sections = [
         Headline(
-            estimate_in_words(None if estimate is None else estimate.miou, len(shots)),
-            _figures(plan, summary, _role(teacher, shots, plan), store),
+            estimate_in_words(expected, len(shots)),
+            _figures(plan, summary, teacher, shots, store),
         ),
         shots_gallery(shots),
         Gallery("Predictions", pictures, prediction="student"),
         uncertain_gallery(pictures),
         Mirror(plan.mirror),
         Curves({"student": read_journal(training / "journal.jsonl")}),
-        Recipes({"fit": plan.fit, "distill": plan.distill}),
+        Recipes({"fit": plan.fit, "distill": plan.distill} if plan.taught else {"distill": plan.distill}),
         Timing(clock.stages),
         Skipped(list({**dict(stack.skipped), **dict(summary.skipped)}.items())),
     ]
-    if estimate is not None:
-        sections.insert(1, PartBars({"head, left-out shots": estimate.per_part}))
+    if expected is not None:
+        sections.insert(1, PartBars({"student, cross-validated": expected.folds.per_part}))
     return write_report(out / "report.html", f"Parts of {Path(images).resolve().name}", shots.parts, sections)
+
+
+def _taught(
+    plan: Plan, images: Path, masks: Sequence[Path], out: Path, shots: Shots, clock: _Clock, began: float
+) -> tuple[Plan, Segmenter]:
+    """The few-shot teacher, on the representation that was asked for, which is trained first where that is needed; and
+    the plan with what was chosen."""
+    store, quiet = clock.store, clock.quiet
+    shelf = None if store is None else cache_folder() / "trained"
+    if plan.auto_minutes:
+        tried = _candidates(plan, images, masks, out, quiet, store, shelf)
+        plan = clock.time("choose", lambda: _chosen(plan, tried, shots, out, quiet), lambda: _why(out))
+    reads = clock.time(
+        "representation",
+        lambda: cached(_representation(plan, images, masks, out, quiet, shelf), store),
+        lambda: _when_trained(plan, out, began),
+    )
+    return plan, clock.time("fit", lambda: _teacher(plan, reads, shots, out, quiet))
 
 
 def _representation(
@@ -266,13 +279,6 @@ def _teacher(plan: Plan, reads: Representation, shots: Shots, out: Path, quiet: 
     return teacher
 
 
-def _estimate(plan: Plan, reads: Representation, shots: Shots, quiet: bool) -> Score | None:
-    if isinstance(reads, StyleGAN):
-        # Every fold would invert every picture again.
-        return None
-    return estimated(reads, plan.head, shots, plan.fit, teacher_size(plan.distill), quiet)
-
-
 def _training(out: Path, shots: Shots, chosen: str) -> Path:
     """The folder of the student's training, emptied when it is one from other labels or another chosen teacher."""
     folder, state = out / "distill", f"{shots.fingerprint} {chosen}".strip()
@@ -284,10 +290,10 @@ def _training(out: Path, shots: Shots, chosen: str) -> Path:
     return folder
 
 
-def _look(student: Student, teacher: Segmenter, paths: Sequence[Path], labelled: set[str]) -> list[Picture]:
+def _look(student: Student, teacher: Segmenter | None, paths: Sequence[Path], labelled: set[str]) -> list[Picture]:
     """Some pictures of the folder, spread evenly over it, as student and teacher see them."""
     # Fewer where the teacher has to invert each.
-    most = _SHOWN if draws(teacher) else 4 * _SHOWN
+    most = _SHOWN if teacher is not None and draws(teacher) else 4 * _SHOWN
     chosen = [path for path in paths[:: max(1, len(paths) // most)] if path.stem not in labelled][:most]
     seen = []
     for path in chosen:
@@ -296,9 +302,10 @@ def _look(student: Student, teacher: Segmenter, paths: Sequence[Path], labelled:
         except BadImage:  # predict has already reported it by name
             continue
     pictures = [image for _, image in seen]
-    ours, theirs = student.predict(pictures), teacher.predict(pictures)
+    ours = student.predict(pictures)
+    theirs = [None] * len(seen) if teacher is None else [one.labels for one in teacher.predict(pictures)]
     return [
-        Picture(path.stem, image, teacher=b.labels, prediction=a.labels, uncertainty=a.uncertainty)
+        Picture(path.stem, image, teacher=b, prediction=a.labels, uncertainty=a.uncertainty)
         for (path, image), a, b in zip(seen, ours, theirs, strict=True)
     ]
 
@@ -309,13 +316,15 @@ def _role(teacher: Segmenter, shots: Shots, plan: Plan) -> str:
     return "starts the student" if is_heard(teacher, shots, plan.distill) else "too weak to start the student"
 
 
-def _figures(plan: Plan, summary, role: str, store: Store | None) -> list[Figure]:
+def _figures(plan: Plan, summary, teacher: Segmenter | None, shots: Shots, store: Store | None) -> list[Figure]:
     figures = [
         Figure("pictures", str(plan.pictures), f"{summary.written + summary.kept} have a mask now"),
         Figure("labelled", str(plan.shots), ", ".join(plan.parts)),
-        Figure("teacher", plan.representation, f"head {plan.head}; {role}"),
-        Figure("student", plan.student, f"at {plan.distill.size} px"),
+        Figure("student", plan.student, f"at {plan.distill.size} px; {plan.why}"),
     ]
+    if teacher is not None:
+        role = _role(teacher, shots, plan)
+        figures.append(Figure("teacher", plan.representation, f"head {plan.head}; {role}"))
     if store is not None and store.found + store.extracted:
         figures.append(Figure("features from cache", f"{store.found:,}", f"{store.extracted:,} extracted"))
     return figures

@@ -6,7 +6,7 @@ student off (ReGAN's distillation). From there, consistency carries it further t
 running average looks at the plain picture, and the student must say the same, moved alike, of a strongly moved and
 recolored one wherever the average is sure (mean teacher, Tarvainen & Valpola 2017, with FixMatch's confidence, Sohn et
 al. 2020). Leave sources out and the same game is a supervised network, a plain mean teacher, or a plain distillation.
-Knows networks only by pictures in, logits out; its settings are distill_recipe.py's.
+Knows networks by pictures in, logits out, and that some have an encoder; its settings are distill_recipe.py's.
 """
 
 import copy
@@ -23,8 +23,9 @@ from partshot.data.augment import augment, borrow_colors, move_labels, move_scor
 from partshot.data.mosaic import mosaic
 from partshot.data.soft_labels import SoftLabels
 from partshot.game import Turn
+from partshot.nets.light_unet import LightUNet
 from partshot.parts import IGNORE
-from partshot.train.distill_recipe import Distill
+from partshot.train.distill_recipe import Consistency, Distill
 from partshot.train.fit_head import class_weights, pixel_loss
 
 HALVED_BY = 64
@@ -66,6 +67,8 @@ class Distillation:
         soft: SoftLabels | None = None,
         drawn: tuple[UInt8[torch.Tensor, "d s s 3"], UInt8[torch.Tensor, "d s s"]] | None = None,
     ):
+        if recipe.fixed_stride and isinstance(student, LightUNet):
+            student.fix_up_to(recipe.fixed_stride)
         average = copy.deepcopy(student).requires_grad_(False)
         self.recipe, self.mirrored_ids = recipe, mirrored_ids
         self.shots, self.labels, self.pictures, self.soft, self.drawn = shots, labels.long(), pictures, soft, drawn
@@ -73,11 +76,13 @@ class Distillation:
         # Classes that no shot shows weigh nothing and are left as they are.
         self.lean = torch.where(self.weights > 0, self.weights, 1).log()
         self.optimizer = torch.optim.AdamW(
-            student.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True
+            _groups(student, recipe), recipe.lr, weight_decay=recipe.weight_decay, fused=True
         )
         self.clock = Clock(recipe.lr)
         self.balance = Balance(self.labels, len(mirrored_ids))
         self.modules = {"student": student, "average": average, "clock": self.clock, "balance": self.balance}
+        if recipe.consistency is not None and recipe.consistency.flexible:
+            self.modules["limits"] = Limits(len(mirrored_ids), recipe.consistency)
         self.progress = 0.0
         self.last_loss = torch.zeros(())
 
@@ -99,7 +104,8 @@ class Distillation:
         else:
             rate = float(self.clock.rate)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            # Optimizers of older checkpoints name no share.
+            group["lr"] = rate * group.get("share", 1.0)
 
     def batch(self, rng: torch.Generator, images: int) -> Batch:
         """`images` shots, and other pictures while there is something to learn from them."""
@@ -204,7 +210,9 @@ class Distillation:
             logits = average(batch.plain).float()
             likely = self.balance((logits - self._lean(logits)).softmax(1))
             confidence, ids = likely.max(1)
-            ids = torch.where(confidence > self.recipe.consistency.confidence, ids, IGNORE)
+            limits = self.modules.get("limits")
+            limit = self.recipe.consistency.confidence if limits is None else limits(confidence, ids)
+            ids = torch.where(confidence > limit, ids, IGNORE)
         return move_labels(ids, batch.grid, batch.flipped, self.mirrored_ids)
 
     def _lean(self, logits: torch.Tensor) -> torch.Tensor:
@@ -219,6 +227,16 @@ class Distillation:
         """Pictures of a stack as [b, 3, size, size] in [-1, 1]; half size by averaging."""
         x = stack[chosen].to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         return x if x.shape[2] == size else F.avg_pool2d(x, x.shape[2] // size)
+
+
+def _groups(student: nn.Module, recipe: Distill) -> list[dict]:
+    """What the optimizer steps: all that is trained, the encoder at a rate of its own where the recipe has one."""
+    trained = [(name, param) for name, param in student.named_parameters() if param.requires_grad]
+    apart = [param for name, param in trained if name.startswith("encoder.") and recipe.encoder_rate != 1]
+    ids = {id(param) for param in apart}
+    rest = [param for _, param in trained if id(param) not in ids]
+    groups = [{"params": rest, "share": 1.0}, {"params": apart, "share": recipe.encoder_rate}]
+    return [group for group in groups if group["params"]]
 
 
 def soft_loss(
@@ -255,6 +273,30 @@ class Balance(nn.Module):
         ratio = torch.where(self.wanted > 0, (self.wanted + self.FLOOR) / (self.heard + self.FLOOR), 1)
         balanced = likely * ratio[:, None, None]
         return balanced / balanced.sum(1, keepdim=True)
+
+
+class Limits(nn.Module):
+    """From which confidence a pseudo-label counts: a limit for each class, lower for those that are never sure.
+
+    Source: FlexMatch (Zhang et al. 2021), with a running mean of each class's confidence instead of its count, as
+    FreeMatch (Wang et al. 2023) has it.
+    """
+
+    MEMORY = 0.95
+
+    def __init__(self, classes: int, consistency: Consistency):
+        super().__init__()
+        self.highest, self.power = consistency.confidence, consistency.flexible
+        self.register_buffer("usual", torch.ones(classes))
+
+    def forward(
+        self, confidence: Float[torch.Tensor, "b h w"], ids: Int[torch.Tensor, "b h w"]
+    ) -> Float[torch.Tensor, "b h w"]:
+        """The limit of each pixel's class, 0..1; remembers how confident each class was."""
+        flat, counts = ids.flatten(), torch.bincount(ids.flatten(), minlength=len(self.usual))
+        means = torch.bincount(flat, confidence.flatten().float(), len(self.usual)) / counts.clamp(min=1)
+        self.usual.copy_(torch.where(counts > 0, self.usual.lerp(means.to(self.usual), 1 - self.MEMORY), self.usual))
+        return (self.highest * (self.usual / self.usual.max()) ** self.power)[ids]
 
 
 class Clock(nn.Module):

@@ -20,14 +20,19 @@ class Consistency(Recipe):
     start: share of the run before it begins, since an average that knows too little teaches its own mistakes.
     teacher: share of the run in which the few-shot teacher speaks, ever softer; at most `start`. Between the two the
     shots alone are heard, which takes back what the teacher got wrong. views: how the student's view of an unlabelled
-    picture is changed; None takes the shots' changes.
+    picture is changed; None takes the shots' changes. flexible: exponent by which a class's limit falls with its own
+    mean confidence, as a share of the surest class's (FlexMatch, Zhang et al. 2021); 0 has one limit for all. Without
+    it, small and rare parts are never pseudo-labeled, and long runs lose them.
     """
+
+    later: ClassVar = {"flexible": 0.0}
 
     weight: float = Field(default=1.0, ge=0)
     confidence: float = Field(default=0.8, ge=0, lt=1)
     start: float = Field(default=0.4, ge=0, le=1)
     teacher: float = Field(default=0.1, ge=0, le=1)
     views: Augment | None = None
+    flexible: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _in_order(self):
@@ -43,6 +48,8 @@ class Distill(Recipe):
     batch: shots per step. unlabelled: other pictures per step, which come on top: they never take a shot's place.
     drawn: share of the shots' places that pictures drawn and labelled by a generator take, where there are any.
     borrow: probability that a shot takes on the colors of an unlabelled picture. lr, weight_decay: AdamW's.
+    encoder_rate: the encoder's learning rate, times lr, in students that have one (nets/light_unet.py). fixed_stride:
+    layers of such an encoder up to its level of this stride are not trained; 0 trains all.
     schedule: "cosine" to zero after a short warm-up, "constant", or ReGAN's "plateau": a tenth when the loss stops
     falling.
     class_power: a class's pixels weigh (their number)^-class_power. average: the running average's memory per step.
@@ -56,7 +63,7 @@ class Distill(Recipe):
     unlabelled pictures. consistency: None leaves it out.
     """
 
-    later: ClassVar = {"rehearsal": 0.0, "mirrored": False, "mosaic": None}
+    later: ClassVar = {"rehearsal": 0.0, "mirrored": False, "mosaic": None, "encoder_rate": 1.0, "fixed_stride": 0}
 
     size: int = Field(default=128, ge=32, multiple_of=32)
     kimg: float = Field(default=18, gt=0)
@@ -66,6 +73,8 @@ class Distill(Recipe):
     borrow: float = Field(default=0.5, ge=0, le=1)
     lr: float = Field(default=3e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
+    encoder_rate: float = Field(default=1.0, gt=0)
+    fixed_stride: int = Field(default=0, ge=0)
     schedule: Literal["cosine", "constant", "plateau"] = "cosine"
     class_power: float = Field(default=0.4, ge=0, le=1)
     average: float = Field(default=0.99, ge=0, lt=1)
@@ -146,6 +155,21 @@ PRESETS = {
         augment=AUGMENTS["none"],
         consistency=None,
     ),
+    # A student that starts from a pretrained encoder: fewer images, larger ones, and rates that leave the encoder what
+    # it knows. Rare parts weigh more and are pseudo-labeled from a lower confidence. What each setting is worth is in
+    # LOG.md, 2026-11-28.
+    "pretrained": Distill(
+        size=192,
+        kimg=3,
+        unlabelled=8,
+        coarse=0,
+        class_power=0.6,
+        encoder_rate=0.1,
+        fixed_stride=4,
+        consistency=Consistency(flexible=2.0, teacher=0),
+    ),
+    # A fast student of a larger one's labels of all images, which are better than its own would be.
+    "compact": Distill(kimg=6, unlabelled=24, consistency=None),
     "auto-shot": _AUTO_SHOT,
     # The same beside plain pictures of the kind, which show what the generator's lack, in two rounds, of which the
     # second has better labels than the head's, and read in a mirror, too. What each is worth is in LOG.md.

@@ -8,7 +8,7 @@ trains the members one after the other. Knows an Ensemble's tensors; refuses to 
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -26,8 +26,7 @@ from partshot.ops.precision import Precision, is_bf16
 from partshot.pyramid import Pyramid
 from partshot.recipe import Recipe
 from partshot.represent.spec import Representation
-from partshot.train.fit_head import PATIENCE, FitHead, device_of, fit_head, known_pixels, read_features, restart
-from partshot.train.fit_head import PRESETS as FIT_PRESETS
+from partshot.train.fit_head import PATIENCE, device_of, known_pixels, read_features, restart
 from partshot.train.progress import Ticker
 
 # Bytes of features that are read at a time, for several steps: reading for one alone costs more per pixel.
@@ -121,16 +120,6 @@ def fit_ensemble(
                 break
     training.finish()
     return head.eval()
-
-
-def fit_presets(head: str) -> Mapping[str, FitHead] | Mapping[str, FitEnsemble]:
-    """The table of settings for a head of that name: an ensemble is fitted to pixels, all others to pictures."""
-    return PRESETS if head == "ensemble" else FIT_PRESETS
-
-
-def fitter(recipe: FitHead | FitEnsemble) -> Callable[..., nn.Module]:
-    """What fits by such a recipe: `fit_head` or `fit_ensemble`, which are called alike."""
-    return fit_ensemble if isinstance(recipe, FitEnsemble) else fit_head
 
 
 class Watch:

@@ -173,7 +173,8 @@ def fit_head(
             if ticker is None and time.monotonic() - began > PATIENCE:
                 ticker = stack.enter_context(Ticker("fit", horizon, seen, quiet))
             if step % 20 == 0 or seen >= horizon:
-                _refuse_nonfinite(loss, head, recipe, seen)
+                cure = f"lower lr (now {recipe.lr:g}) or set standardize to true"
+                refuse_nonfinite(loss, head, f"{seen} pictures", cure)
                 if ticker:
                     ticker.tick(min(seen, horizon), {"loss": float(loss.detach())})
     return head.eval()
@@ -259,7 +260,7 @@ class _Feed:
         self.pictures, self.labels = pictures, labels
         self.device = device_of(representation)
         self.rng = torch.Generator().manual_seed(recipe.seed)
-        self.chances = [_chance(picture, recipe.seed) for picture in pictures]
+        self.chances = [chance_of(picture, recipe.seed) for picture in pictures]
         # Of each shot: changed copies and their labels, drawn and not yet shown.
         self.views: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in pictures]
         self.dtype = torch.bfloat16 if is_bf16(recipe.precision, self.device) else torch.float32
@@ -321,7 +322,7 @@ def device_of(representation: Representation) -> torch.device:
     return next((t.device for t in representation.state_dict().values()), torch.device("cpu"))
 
 
-def _chance(picture: torch.Tensor, seed: int) -> torch.Generator:
+def chance_of(picture: torch.Tensor, seed: int) -> torch.Generator:
     """Random numbers that a picture and a seed alone decide."""
     digest = hashlib.sha256(f"{seed}/{tuple(picture.shape)}".encode() + picture.contiguous().numpy().tobytes())
     return torch.Generator().manual_seed(int(digest.hexdigest()[:12], 16))
@@ -336,9 +337,7 @@ def restart(head: nn.Module, seed: int) -> None:
                 module.reset_parameters()
 
 
-def _refuse_nonfinite(loss: torch.Tensor, head: nn.Module, recipe: FitHead, seen: int) -> None:
+def refuse_nonfinite(loss: torch.Tensor, head: nn.Module, when: str, cure: str) -> None:
+    """BadRecipe when a loss or a weight is no number. when: what has been seen until now. cure: what to change."""
     if not math.isfinite(float(loss.detach())) or not all(bool(torch.isfinite(p).all()) for p in head.parameters()):
-        raise BadRecipe(
-            f"fitting the head: the loss stopped being a number after {seen} pictures; lower lr (now {recipe.lr:g}) "
-            "or set standardize to true"
-        )
+        raise BadRecipe(f"fitting the head: the loss stopped being a number after {when}; {cure}")

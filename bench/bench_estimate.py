@@ -1,0 +1,116 @@
+"""Is the report's estimate true? Cross-validation of a student's training against its score on held-out images.
+
+For each pack, split and k: what `tasks.estimate` expects from the labeled images alone, and what the pretrained student
+trained on all of them has on `val`, as bench_packs measured it (run that first). Rows are written down as they come.
+
+    python bench/bench_estimate.py [--packs wbc,ants] [--ks 5,10] [--splits 0,1] [--jobs 2]
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench_packs import DATA, LIGHT, PACKS, RESULTS, folder_of, read_rows
+from partshot.tasks.distill import facing
+from partshot.tasks.estimate import FOLDS, SHARE, estimate
+from partshot.tasks.field import open_field
+from partshot.train.distill_recipe import PRESETS
+from partshot.workers import workers
+
+KS, SPLITS = (5, 10), (0, 1, 2, 3, 4)
+
+
+def main() -> None:
+    """Measures what is missing, then writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--packs", type=lambda text: tuple(text.split(",")), default=PACKS)
+    parser.add_argument("--ks", type=lambda text: tuple(map(int, text.split(","))), default=KS)
+    parser.add_argument("--splits", type=lambda text: tuple(map(int, text.split(","))), default=SPLITS)
+    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
+    parser.add_argument("--out", type=Path, default=Path("bench/work/packs"))
+    args = parser.parse_args()
+    todo = [(pack, k, split, args.out) for split in args.splits for k in args.ks for pack in args.packs]
+    with workers(args.jobs) as pool:
+        for done in [pool.submit(measure, *one) for one in todo]:
+            done.result()
+    report(args.out)
+
+
+def measure(pack: str, k: int, split: int, out: Path) -> None:
+    """The estimate from one split's labeled images."""
+    told = _told(pack, k, split, out)
+    if told.exists():
+        return
+    torch.set_num_threads(1)
+    field = open_field(str(DATA / pack), out / "fields", quiet=True)
+    recipe = PRESETS["pretrained"]
+    images = field.pictures(recipe.size)
+    shots = field.pool.subset([field.pool.names.index(name) for name in field.draws[k][split]])
+    began = time.monotonic()
+    found = estimate(shots, facing(recipe, images), told.parent / "folds", images, LIGHT, quiet=True)
+    row = {"folds": found.folds.miou_nan, "error": found.error, "seconds": time.monotonic() - began}
+    told.write_text(json.dumps(row), encoding="utf-8")
+    print(f"{pack} k={k} split={split} {row} {time.strftime('%H:%M')}", flush=True)
+
+
+def _told(pack: str, k: int, split: int, out: Path) -> Path:
+    folder = out / "estimate" / f"{pack}-{PRESETS['pretrained'].fingerprint}-{FOLDS}-{SHARE}" / f"{k}-{split}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "row.json"
+
+
+def report(out: Path) -> None:
+    """The table of all rows whose truth is known; writes bench/results/estimate.{json,md}."""
+    rows = []
+    for pack in PACKS:
+        for k in KS:
+            for split in SPLITS:
+                truth = read_rows(folder_of(pack, k, split, "pretrained student", out))
+                told = _told(pack, k, split, out)
+                if truth and told.exists():
+                    rows.append({"pack": pack, "k": k, "split": split, "truth": truth[0].score.miou_nan})
+                    rows[-1] |= json.loads(told.read_text())
+    gains = np.array([row["truth"] - row["folds"] for row in rows])
+    # What is added was measured on these very rows; each is judged by the mean of the others.
+    others = (gains.sum() - gains) / max(1, len(gains) - 1)
+    for row, gain in zip(rows, others, strict=True):
+        row["expected"] = row["folds"] + float(gain)
+    errors = np.array([row["expected"] - row["truth"] for row in rows])
+    last = {
+        "rows": len(rows),
+        "usual_gain": round(float(gains.mean()), 3),
+        "mean_absolute_error": round(float(np.abs(errors).mean()), 3),
+        "bias": round(float(errors.mean()), 3),
+        "mean_absolute_error_by_k": {k: _mean_error(rows, errors, "k", k) for k in KS},
+        "bias_by_pack": {pack: _bias(rows, errors, pack) for pack in PACKS},
+    }
+    text = ["# Is the estimate true?", "", __doc__.strip().split("\n\n")[1].replace("\n", " "), ""]
+    text += ["| pack | k | split | folds | expected | truth | seconds |", "|---|---|---|---|---|---|---|"]
+    text += [
+        f"| {r['pack']} | {r['k']} | {r['split']} | {r['folds']:.3f} | {r['expected']:.3f} ± {r['error']:.3f} | "
+        f"{r['truth']:.3f} | {r['seconds']:.0f} |"
+        for r in rows
+    ]
+    text += ["", json.dumps(last), ""]
+    print("\n".join(text[4:-2]))
+    (RESULTS / "estimate.md").write_text("\n".join(text), encoding="utf-8")
+    (RESULTS / "estimate.json").write_text(json.dumps({"rows": rows, **last}, indent=1), encoding="utf-8")
+    print(json.dumps(last))
+
+
+def _mean_error(rows: list[dict], errors: np.ndarray, key: str, value) -> float:
+    chosen = [abs(error) for row, error in zip(rows, errors, strict=True) if row[key] == value]
+    return round(float(np.mean(chosen)), 3) if chosen else float("nan")
+
+
+def _bias(rows: list[dict], errors: np.ndarray, pack: str) -> float:
+    chosen = [error for row, error in zip(rows, errors, strict=True) if row["pack"] == pack]
+    return round(float(np.mean(chosen)), 3) if chosen else float("nan")
+
+
+if __name__ == "__main__":
+    main()

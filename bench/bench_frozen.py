@@ -1,0 +1,281 @@
+"""Frozen features, read in several ways, of real images: no student, no training but that of a small head.
+
+Reads the packs under PARTSHOT_DATA (default ../shared/data); nothing of them is written. Measured on `val` at the
+masks' own size, mean over classes with background, pooled over the images, over five draws of k = 1, 5, 10 labels.
+Principal components are taken from the pack's train images without their masks. Rows are written down as they come:
+run it again to go on. When all are there, bench/results/frozen.{md,json} are written.
+
+    python bench/bench_frozen.py [--packs ants] [--ks 5] [--seeds 0,1] [--rows "mlp-s,linear"] [--moco FOLDER]
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from partshot.data.images import list_images, read_stack
+from partshot.data.shots import Shots, load_shots
+from partshot.data.symmetry import one_sided
+from partshot.evaluate import Method, Row, kshot, table_to_dict, table_to_markdown, tabulate
+from partshot.heads.linear import Linear
+from partshot.ops.pictures import as_pictures
+from partshot.parts import PartSet
+from partshot.pyramid import Pyramid
+from partshot.represent.cache import Store
+from partshot.represent.choose import POSITION, cached, open_representation, reduced_on, working_size
+from partshot.represent.encoder_table import ENCODERS
+from partshot.represent.levels import Levels
+from partshot.represent.position import Positioned
+from partshot.represent.reduced import COMPONENTS
+from partshot.represent.spec import Representation
+from partshot.represent.vit import TimmEncoder, build_net
+from partshot.segmenter import Segmenter
+from partshot.tasks.compare import predictor
+from partshot.tasks.fit import ENCODER_LEVELS, POINTS_HEAD, facing_fit
+from partshot.train.fit_head import PRESETS as HEAD_PRESETS
+from partshot.train.fit_points import PRESETS, Points, read_points
+from partshot.train.fitting import Fit
+from partshot.train.journal import Journal, read_journal
+
+PACKS, KS, SEEDS = ("ants", "carparts", "wbc"), (1, 5, 10), (0, 1, 2, 3, 4)
+DATA = Path(os.environ.get("PARTSHOT_DATA", "../shared/data"))
+RESULTS = Path(__file__).parent / "results"
+WHAT = "mIoU on `val` at the masks' own size, background included; mean and deviation over the draws."
+ENCODER = "efficientnet-lite0"
+FIT = PRESETS["fast"]
+# What is read is kept, since most rows read the same; so a row's time says most of all how long its head learns.
+STORE = Path("bench/work/frozen/features")
+# Unlabeled images that components are taken from.
+UNLABELED = 100
+# Prototypes of each class, and rounds of k-means.
+PROTOTYPES, ROUNDS = 8, 10
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One row. representation: a name of represent.choose, or "untrained" for the encoder's net with random weights.
+
+    components: of each map; 0 reads all channels. size: of the images, None takes `working_size`. head: a name of the
+    catalog, or "prototypes". fit: how it is fitted.
+    """
+
+    representation: str = f"{ENCODER}{ENCODER_LEVELS}{POSITION}"
+    components: int = COMPONENTS
+    size: int | None = None
+    head: str = POINTS_HEAD
+    fit: Fit = FIT
+
+
+USUAL = Reading()
+ROWS = {
+    "mlp-pair": USUAL,
+    "mlp-s": replace(USUAL, head="mlp-s"),
+    "linear": replace(USUAL, head="linear"),
+    "prototypes": replace(USUAL, head="prototypes"),
+    "random weights": replace(USUAL, representation=f"untrained{ENCODER_LEVELS}{POSITION}"),
+    "no views": replace(USUAL, fit=FIT.changed(views=0)),
+    "8 views": replace(USUAL, fit=FIT.changed(views=8)),
+    "strides 2-32": replace(USUAL, representation=f"{ENCODER}{POSITION}"),
+    "strides 4-16": replace(USUAL, representation=f"{ENCODER}[4-16]{POSITION}"),
+    "no position": replace(USUAL, representation=f"{ENCODER}{ENCODER_LEVELS}"),
+    "16 components": replace(USUAL, components=16),
+    "32 components": replace(USUAL, components=32),
+    "all channels": replace(USUAL, components=0),
+    "384 px": replace(USUAL, size=384),
+    "128 px": replace(USUAL, size=128),
+    "cnn-s, 128 px": replace(USUAL, size=128, head="cnn-s", fit=HEAD_PRESETS["fast"].changed(images=600)),
+    "before": Reading(
+        f"{ENCODER}{POSITION}", 0, 128, "cnn-s", HEAD_PRESETS["fast"].changed(images=600)
+    ),
+}  # fmt: skip
+
+
+def main() -> None:
+    """Measures what is missing, then writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--packs", type=names, default=PACKS)
+    parser.add_argument("--ks", type=numbers, default=KS)
+    parser.add_argument("--seeds", type=numbers, default=SEEDS)
+    parser.add_argument("--rows", type=names, default=tuple(ROWS), help="their names, with commas between")
+    parser.add_argument("--moco", type=Path, help="a trained encoder of one pack's folder: two rows more of that pack")
+    parser.add_argument("--out", type=Path, default=Path("bench/work/frozen"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = {name: ROWS[name] for name in args.rows if name in ROWS}
+    rows |= moco_rows(args.moco) if args.moco else {}
+    # Whole draws first, so that a run that is cut short has complete ones to show.
+    for seed in args.seeds:
+        for pack in args.packs:
+            for k in args.ks:
+                measure(pack, k, seed, rows, args.out)
+    report(args.out, rows)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Of an option; a comma followed by a space belongs to a name."""
+    return tuple(name.replace("\0", ", ") for name in text.replace(", ", "\0").split(","))
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Of an option with commas between."""
+    return tuple(map(int, text.split(",")))
+
+
+def moco_rows(folder: Path) -> dict[str, Reading]:
+    """An encoder that a folder's images trained, read the new way and the old."""
+    old = replace(ROWS["before"], representation=f"{folder}{POSITION}")
+    return {"MoCo": replace(USUAL, representation=f"{folder}{POSITION}"), "MoCo, before": old}
+
+
+def measure(pack: str, k: int, seed: int, rows: dict[str, Reading], out: Path) -> None:
+    """All rows on one draw of a pack."""
+    split = json.loads((DATA / pack / "split.json").read_text())
+    pool, test = (load_shots(DATA / pack, names=split[part]) for part in ("train", "val"))
+    draws = {int(k): {int(s): names for s, names in by.items()} for k, by in split["fewshot"].items()}
+    for name, reading in rows.items():
+        folder = folder_of(pack, name, reading, out)
+        journal = Journal(folder / "rows.jsonl")
+
+        def keep(row: Row, journal: Journal = journal) -> None:
+            journal.write(row.to_dict())
+            told = f"{row.method:16s} {row.score.miou:.3f} fit {row.fit_seconds:4.0f} s"
+            print(f"{pack} k={row.k} seed={row.seed} {told} {time.strftime('%H:%M')}", flush=True)
+
+        kshot({name: method(pack, reading, seed)}, pool, test, [k], [seed], draws, keep, read_rows(folder))
+
+
+def method(pack: str, reading: Reading, seed: int) -> Method:
+    """What fits one row, as `evaluate.kshot` takes it; its time is that of a fit whose components are known."""
+
+    def fit(shots: Shots):
+        found = opened(pack, reading.representation, reading.components, reading.size)
+        size = reading.size or working_size(found)
+        recipe = facing_fit(reading.fit.changed(seed=seed), one_sided(unlabeled(pack, 64)))
+        if reading.head == "prototypes":
+            fitted = Segmenter(found, shots.parts, "mlp-s", size, recipe)
+            fitted.head_ = Prototypes(found, shots.parts, read_points(found, shots, recipe, size))
+        else:
+            fitted = Segmenter(found, shots.parts, reading.head, size, recipe).fit(shots, quiet=True)
+        return predictor(fitted)
+
+    return fit
+
+
+@lru_cache(maxsize=2)
+def opened(pack: str, name: str, components: int, size: int | None) -> Representation:
+    """The representation of a row, with components of the pack's images."""
+    found = untrained(name) if name.startswith("untrained") else open_representation(name)
+    if components == 0:
+        return cached(found, Store(STORE))
+    images = as_pictures(unlabeled(pack, size or working_size(found)))
+    return cached(reduced_on(found, images, components), Store(STORE))
+
+
+def untrained(name: str) -> Representation:
+    """The encoder's net with random weights, read as `name` says."""
+    torch.manual_seed(0)
+    net = ENCODERS[ENCODER].net
+    low, high = ENCODER_LEVELS.strip("[]").split("-")
+    return Positioned(Levels(TimmEncoder(net, build_net(net)), int(low), int(high)))
+
+
+@lru_cache
+def unlabeled(pack: str, size: int) -> np.ndarray:
+    """Some of the pack's train images, evenly spread, uint8 [n, size, size, 3]."""
+    wanted = set(json.loads((DATA / pack / "split.json").read_text())["train"])
+    paths = [path for path in list_images(DATA / pack / "images") if path.stem in wanted]
+    return read_stack(paths[:: max(1, len(paths) // UNLABELED)][:UNLABELED], size, skip_corrupt=True).images
+
+
+class Prototypes(nn.Module):
+    """Nearest of some k-means centers of each class, of its points: no training, and no more than distances."""
+
+    reach = 0
+
+    def __init__(self, representation: Representation, parts: PartSet, points: Points):
+        super().__init__()
+        channels = representation.spec.channels
+        self.classes, self.first = len(parts), Linear(channels, len(parts) * PROTOTYPES)
+        self.requires_grad_(False)
+        centers, features = [], points.features.float()
+        for part in range(len(parts)):
+            own = features[points.ids == part]
+            # A part that no shot shows is nearest nowhere.
+            centers.append(k_means(own) if len(own) else torch.full((PROTOTYPES, features.shape[1]), 1e3))
+        center = torch.cat(centers)
+        for weight, own in zip(self.first.weights, (2 * center).split(channels, 1), strict=True):
+            weight.copy_(own)
+        self.first.bias.copy_(-center.square().sum(1))
+
+    def forward(self, pyramid: Pyramid) -> torch.Tensor:
+        """Minus the squared distance to the nearest center of each class, but for the pixel's own square."""
+        with torch.autocast("cpu", enabled=False):
+            return self.first(pyramid.to(torch.float32)).unflatten(1, (self.classes, PROTOTYPES)).amax(2)
+
+
+def k_means(points: torch.Tensor) -> torch.Tensor:
+    """PROTOTYPES centers of points [n, c], begun at points that are evenly spread over them."""
+    centers = points[torch.linspace(0, len(points) - 1, PROTOTYPES).long()].clone()
+    for _ in range(ROUNDS):
+        nearest = torch.cdist(points, centers).argmin(1)
+        for i in range(PROTOTYPES):
+            if (nearest == i).any():
+                centers[i] = points[nearest == i].mean(0)
+    return centers
+
+
+def folder_of(pack: str, name: str, reading: Reading, out: Path) -> Path:
+    """Where one row of a pack is written down; other settings elsewhere, so that no table mixes two."""
+    state = f"{reading.representation}/{reading.components}/{reading.size}/{reading.head}/{reading.fit.fingerprint}"
+    return out / pack / f"{name.replace(' ', '-')}-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Rows that were written so far."""
+    return [Row.from_dict(line) for line in read_journal(folder / "rows.jsonl")]
+
+
+def report(out: Path, rows: dict[str, Reading]) -> None:
+    """Prints the tables of all rows there are, and writes bench/results/frozen.{json,md}."""
+    tables, text, whole = {}, ["# Frozen features, read in several ways", "", WHAT, ""], True
+    for pack in PACKS:
+        found = [row for name, reading in rows.items() for row in read_rows(folder_of(pack, name, reading, out))]
+        whole = whole and len(found) >= len(ROWS) * len(KS) * len(SEEDS)
+        if not found:
+            continue
+        table = tabulate(found)
+        tables[pack] = table_to_dict(table)
+        text += [f"## {pack}", "", f"{counted(found)}", "", table_to_markdown(table), "", seconds(found), ""]
+    print("\n".join(text))
+    RESULTS.mkdir(exist_ok=True)
+    stamp = {"torch": torch.__version__, "day": time.strftime("%Y-%m-%d"), "whole": whole}
+    (RESULTS / "frozen.md").write_text("\n".join(text), encoding="utf-8")
+    (RESULTS / "frozen.json").write_text(json.dumps({"card": stamp, "tables": tables}, indent=1), encoding="utf-8")
+    last = {p: {m: {k: round(c["miou"], 3) for k, c in by.items()} for m, by in t.items()} for p, t in tables.items()}
+    print(json.dumps(last))
+
+
+def counted(rows: Sequence[Row]) -> str:
+    """How many draws stand behind the table."""
+    seeds = sorted({row.seed for row in rows})
+    return f"Draws {', '.join(map(str, seeds))}, unless a row says fewer."
+
+
+def seconds(rows: Sequence[Row]) -> str:
+    """How long a fit of each row takes, with five labels, in wall time."""
+    by = {row.method: [r.fit_seconds for r in rows if r.method == row.method and r.k == 5] for row in rows}
+    told = [f"{name} {np.mean(found):.0f} s" for name, found in by.items() if found]
+    return f"A fit with five labels, wall time: {', '.join(told)}."
+
+
+if __name__ == "__main__":
+    main()

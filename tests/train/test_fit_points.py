@@ -1,0 +1,96 @@
+"""Points: the laws of fitting, which heads they fit, and that unlabeled pixels are none."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from partshot import laws
+from partshot.data.toy import toy_shots
+from partshot.errors import BadLabels, BadRecipe
+from partshot.heads.cnn import cnn_s
+from partshot.heads.linear import Linear
+from partshot.heads.mlp import mlp_s
+from partshot.ops.pictures import as_pictures
+from partshot.parts import IGNORE
+from partshot.represent.pixels import Pixels
+from partshot.represent.position import Positioned
+from partshot.segmenter import Segmenter
+from partshot.train.fit_points import FitPoints, fit_points
+
+RECIPE = FitPoints(views=2, points=256, steps=40, batch=256)
+SIZE = 32
+READS = Positioned(Pixels())
+
+
+def fitted(shots, recipe=RECIPE, make=mlp_s):
+    return fit_points(make(READS.spec.channels, len(shots.parts)), READS, shots, recipe, SIZE, quiet=True)
+
+
+def scores(head, images):
+    with torch.no_grad():
+        return list(head(READS.features(as_pictures(np.stack(images)))).numpy())
+
+
+@pytest.fixture(scope="module")
+def shots():
+    return toy_shots("faces", SIZE, 2)
+
+
+def test_the_laws_of_fitting(shots):
+    def fit(given):
+        head = fitted(given)
+        return lambda images: scores(head, images)
+
+    assert laws.fit_laws(fit, shots, shots.images) == []
+
+
+def test_it_learns(shots):
+    head = fitted(shots, RECIPE.changed(steps=200))
+    found = [answer.argmax(0) for answer in scores(head, shots.images)]
+    assert np.mean([(a == b).mean() for a, b in zip(found, shots.labels, strict=True)]) > 0.8
+
+
+def test_the_same_from_features_that_are_known(shots):
+    known = READS.features(as_pictures(shots.stack(SIZE)[0]))
+    recipe = RECIPE.changed(views=0, precision="fp32")
+    again = mlp_s(READS.spec.channels, len(shots.parts))
+    fit_points(again, READS, shots, recipe, SIZE, quiet=True, read=known)
+    pairs = zip(scores(fitted(shots, recipe), shots.images), scores(again, shots.images), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_unlabeled_pixels_are_no_points(shots):
+    some = [labels.copy() for labels in shots.labels]
+    for labels in some:
+        labels[:, ::2] = IGNORE
+    # Everything else of the unlabeled half may change: without views, their features are read nowhere.
+    few = dataclasses.replace(shots, labels=tuple(some))
+    assert len(few.present()) == len(shots.present())
+    fitted(few)
+    none = dataclasses.replace(shots, labels=tuple(np.full_like(labels, IGNORE) for labels in some))
+    with pytest.raises(BadLabels, match="no pixel of the shots is labelled"):
+        fitted(none)
+
+
+def test_heads_that_look_around_are_refused(shots):
+    with pytest.raises(BadRecipe, match="looks beyond a pixel"):
+        fitted(shots, make=cnn_s)
+
+
+def test_a_rate_that_is_too_high_is_told(shots):
+    with pytest.raises(BadRecipe, match="lower lr"):
+        fitted(shots, RECIPE.changed(lr=1e30), Linear)
+
+
+@pytest.mark.parametrize("head", ["mlp-pair", "mlp-s", "linear"])
+def test_a_segmenter_of_points_survives_saving(shots, tmp_path, head):
+    first = Segmenter(READS, shots.parts, head, SIZE, RECIPE).fit(shots, quiet=True)
+    second = Segmenter.load(first.save(tmp_path / "saved"))
+    assert second.recipe == RECIPE and second.fitted == first.fitted
+    images = toy_shots("faces", 40, 1).images
+    (a,), (b,) = first.predict(images), second.predict(images)
+    assert a.labels.shape == (40, 40) and np.array_equal(a.probabilities, b.probabilities)
+    stack = np.stack(images)
+    assert torch.equal(first.soft_labels(stack).shares, second.soft_labels(stack).shares)
