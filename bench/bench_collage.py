@@ -146,9 +146,11 @@ def trained(name: str, work: Path) -> tuple[Student, float]:
     plain = resize_images([draw("faces", recipe.size, PLAIN_SEED, i)[0] for i in range(PLAIN)], recipe.size)
     fit = FIT_PRESETS["fast"].changed(images=1200)
     road = AutoShot(work / name.replace(" ", "-"), load_stylegan(), recipe, fit, quiet=False, pictures=plain)
-    known, student = work / f"{name}.json", road.student(embedded_shots())
-    if not known.exists():
-        known.write_text(json.dumps(time.process_time() - began))
+    known, shots = work / f"{name}.json", embedded_shots()
+    if known.exists():  # without fitting the head once more
+        return Student.load(road.training(shots) / "student"), json.loads(known.read_text())
+    student = road.student(shots)
+    known.write_text(json.dumps(time.process_time() - began))
     return student, json.loads(known.read_text())
 
 
