@@ -173,7 +173,7 @@ def run(
         Skipped(list({**dict(stack.skipped), **dict(summary.skipped)}.items())),
     ]
     if expected is not None:
-        sections.insert(1, PartBars({"student, cross-validated": expected.folds.per_part}))
+        sections.insert(1, PartBars({f"cross-validation, {expected.share:.0%} of the training": expected.folds.per_part}))
     return write_report(out / "report.html", f"Parts of {Path(images).resolve().name}", shots.parts, sections)
 
 
