@@ -357,6 +357,9 @@ def run(
     cache: Cache = True,
     download: Download = False,
     accept_license: AcceptLicense = None,
+    preview: Annotated[
+        bool, typer.Option("--preview/--no-preview", help="Write first masks before the student is trained.")
+    ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
 ) -> None:
     """Do everything: pictures and a few masks in, parts out.
@@ -366,7 +369,7 @@ def run(
     fetch_weights(representation, download, accept_license)
     task = task_of("run")
     options = {"representation": representation, "size": size, "minutes": minutes, "student": student, "seed": seed}
-    options["auto_minutes"] = auto_minutes
+    options |= {"auto_minutes": auto_minutes, "previewed": preview}
     show(task(images, labels, out, **options, rgb_masks=rgb_masks, dry_run=dry_run, cache=cache))
 
 

@@ -60,7 +60,10 @@ def toy(tmp_path_factory):
 
 def ran(toy, out, **given):
     return run(
-        toy / "images", toy / "masks", out, **{"representation": "pixels", "student": "swift", "quiet": True, **given}
+        toy / "images",
+        toy / "masks",
+        out,
+        **{"representation": "pixels", "student": "swift", "previewed": False, "quiet": True, **given},
     )
 
 
@@ -129,7 +132,7 @@ def test_other_labels_extract_nothing_and_train_no_encoder(toy, tmp_path, monkey
     for path in (toy / "masks").glob("*.png"):
         Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(masks / path.name)
     monkeypatch.setattr(pretraining, "run_loop", lambda *_, **__: pytest.fail("an encoder was trained again"))
-    run(toy / "images", masks, out, "simsiam", student="swift", quiet=True)
+    run(toy / "images", masks, out, "simsiam", student="swift", previewed=False, quiet=True)
     assert stores[1].extracted == 0 and stores[1].found > 0
     assert (out / "representation" / "simsiam" / "journal.jsonl").read_bytes() == journal
     assert PartSet.load(out / "masks" / "classes.json").names == ("background", "face")
@@ -141,7 +144,7 @@ def test_other_labels_extract_nothing_and_train_no_encoder(toy, tmp_path, monkey
     # In another folder: the encoder is there without a training, and the student owes nothing to earlier labels.
     monkeypatch.setattr(task, "export", lambda *_: None)
     monkeypatch.setattr(task, "predict", lambda *_, **__: Summary(other, 24, 0, (), 1.0))
-    run(toy / "images", masks, other, "simsiam", student="swift", quiet=True)
+    run(toy / "images", masks, other, "simsiam", student="swift", previewed=False, quiet=True)
     assert stores[2].extracted == 0 and not (other / "representation" / "simsiam" / "journal.jsonl").exists()
     for part in ("representation/simsiam/representation", "segmenter", "distill/student"):
         one, two = (Artifact.load(folder / part).tensors for folder in (out, other))
@@ -175,7 +178,7 @@ def test_masks_may_lie_beside_their_pictures(tmp_path):
         Image.open(path).save(beside / f"{path.stem}.bmp")
     for path in (toy / "masks").iterdir():
         shutil.copy(path, beside)
-    run(beside, beside, tmp_path / "out", "pixels", student="swift", quiet=True)
+    run(beside, beside, tmp_path / "out", "pixels", student="swift", previewed=False, quiet=True)
     assert len(list((tmp_path / "out" / "masks").glob("*.png"))) == 4
 
 

@@ -23,7 +23,7 @@ from partshot.errors import BadImage, BadRecipe
 from partshot.machine import available_cores
 from partshot.parts import PartSet
 from partshot.shipped import Shipped
-from partshot.tasks.predictions import MANIFEST, Places, claim, write_json
+from partshot.tasks.predictions import MANIFEST, Author, Places, claim, write_json
 from partshot.tasks.reading import Reading
 from partshot.train.progress import Ticker
 from partshot.windows import read_in_windows
@@ -110,7 +110,8 @@ def predict(
     shipped, pictures = Shipped(model), _pictures(Path(images), leave_out)
     reading.windows(shipped, 1, 1)  # refuses a scale of nothing, before any work
     places = Places(Path(out), overlays, confidence)
-    manifest = claim(places, shipped, pictures, overwrite, reading)
+    author = Author(shipped.sha256, shipped.version, shipped.parts)
+    manifest = claim(places, author, pictures, overwrite, reading)
 
     todo = [picture for picture in pictures if not places.done(picture, manifest["since"])]
     with allowing(max_megapixels), Ticker("predicting", total=len(todo), done=0, quiet=quiet) as ticker:

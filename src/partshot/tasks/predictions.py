@@ -12,13 +12,22 @@ from pathlib import Path
 
 from partshot.artifact import replacing_file
 from partshot.errors import BadImage, BadLabels
-from partshot.shipped import Shipped
+from partshot.parts import PartSet
 from partshot.tasks.reading import Reading
 
 MANIFEST = "predictions.json"
 
 # File times advance in ticks of some milliseconds; waiting one out makes every older file older than the manifest.
 _TICK_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who predicts: sha256 names the model, version the partshot that made it, parts what its labels mean."""
+
+    sha256: str
+    version: str
+    parts: PartSet
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,8 @@ class Places:
         return all(p.is_file() and p.stat().st_mtime_ns >= oldest for p in wanted)
 
 
-def claim(places: Places, shipped: Shipped, pictures: Sequence[Path], overwrite: bool, reading: Reading) -> dict:
-    """Makes the folder this model's; the manifest says since when (ns, by the folder's own clock) its files are.
+def claim(places: Places, author: Author, pictures: Sequence[Path], overwrite: bool, reading: Reading) -> dict:
+    """Makes the folder this author's; the manifest says since when (ns, by the folder's own clock) its files are.
 
     Raises BadImage where the folder is a file or holds the pictures, BadLabels where it holds masks of others.
     """
@@ -60,13 +69,13 @@ def claim(places: Places, shipped: Shipped, pictures: Sequence[Path], overwrite:
     manifest = _read_manifest(out / MANIFEST)
     if manifest is None and not overwrite:
         _refuse_foreign_masks(places, pictures)
-    read_so = {"sha256": shipped.sha256, "reading": reading.to_dict()}
+    read_so = {"sha256": author.sha256, "reading": reading.to_dict()}
     if manifest is None or overwrite or not _same_reading(manifest, read_so):
         time.sleep(_TICK_SECONDS)
         with replacing_file(out / MANIFEST) as temporary:
-            manifest = {**read_so, "partshot": shipped.version, "since": temporary.stat().st_mtime_ns}
+            manifest = {**read_so, "partshot": author.version, "since": temporary.stat().st_mtime_ns}
             temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    write_json(out / "classes.json", shipped.parts.to_dict())
+    write_json(out / "classes.json", author.parts.to_dict())
     return manifest
 
 

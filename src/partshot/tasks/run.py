@@ -51,6 +51,7 @@ from partshot.tasks.export import export
 from partshot.tasks.plan import NO_TEACHER, Plan, make_plan, student_recipe
 from partshot.tasks.predict import predict
 from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
+from partshot.tasks.preview import is_due, preview
 from partshot.tasks.sample import latents_of
 from partshot.tasks.student_choice import AUTO, choose_student, pretrained_student
 from partshot.train.journal import read_journal
@@ -105,6 +106,7 @@ def run(
     quiet: bool = False,
     cache: bool = True,
     auto_minutes: float | int = 2,
+    previewed: bool = True,
 ) -> Path | Plan:
     """Does everything; returns the report's path, or with `dry_run` the plan and nothing is written.
 
@@ -116,6 +118,9 @@ def run(
     pretrained encoder where one is on this machine (tasks/student_choice.py).
     auto_minutes: about how long "auto" may try representations, their layers and heads on left-out shots; encoders are
     trained for it where there is time. Raises what the stages raise, before any work where it can be.
+
+    previewed: whether first masks are written before the student is trained, where a pretrained encoder is on this
+    machine and `out` holds none yet (tasks/preview.py).
 
     Again with other labels and the same `out`, all that depends on labels is made anew. cache: take features and
     trained encoders from earlier runs, whatever their labels and `out`, and keep them for later ones
@@ -142,6 +147,10 @@ def run(
     if dry_run:
         return plan
 
+    title = f"Parts of {Path(images).resolve().name}"
+    if previewed and is_due(out):
+        first = clock.time("preview", lambda: preview(shots, paths, out, title, seed, quiet))
+        say(f"preview: {first}: {out / 'report.html'}", quiet)
     teacher = None
     if plan.taught:
         plan, teacher = _taught(plan, images, masks, out, shots, clock, began)
@@ -173,8 +182,9 @@ def run(
         Skipped(list({**dict(stack.skipped), **dict(summary.skipped)}.items())),
     ]
     if expected is not None:
-        sections.insert(1, PartBars({f"cross-validation, {expected.share:.0%} of the training": expected.folds.per_part}))
-    return write_report(out / "report.html", f"Parts of {Path(images).resolve().name}", shots.parts, sections)
+        title = f"cross-validation, {expected.share:.0%} of the training"
+        sections.insert(1, PartBars({title: expected.folds.per_part}))
+    return write_report(out / "report.html", title, shots.parts, sections)
 
 
 def _taught(

@@ -1,0 +1,134 @@
+"""preview: first masks of a folder within a minute, by a frozen pretrained encoder, while the student is still to come.
+
+A small head is fitted to the labeled images in seconds and labels the folder, an even part of it first, for as long as
+it may. What it writes is marked as a preview in the manifest of the folder, so that the student's masks replace all of
+it; its quality is told nowhere, since it is not what is delivered.
+"""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import partshot
+from partshot.data.images import read_image
+from partshot.data.labels import write_labels
+from partshot.data.shots import Shots
+from partshot.data.symmetry import one_sided
+from partshot.errors import BadImage
+from partshot.recipe import preset as row_of
+from partshot.report import Gallery, Headline, Picture, shots_gallery, write_report
+from partshot.represent.choose import open_representation, working_size
+from partshot.represent.encoders import default_encoder
+from partshot.represent.reduced import components_for
+from partshot.segmenter import Segmenter
+from partshot.tasks.fit import facing_fit, reduced_to, teacher_names
+from partshot.tasks.predictions import MANIFEST, Author, Places, claim
+from partshot.tasks.reading import Reading
+from partshot.train.fitting import fit_presets
+from partshot.train.progress import Ticker
+
+_SECONDS = 45.0  # in which the folder is labeled; with the fit, about a minute
+_LARGEST = 512  # longest side that is read; masks are enlarged to the image's own size
+_BATCH, _SPREAD, _SHOWN = 8, 16, 12
+
+
+@dataclass(frozen=True)
+class Preview:
+    """written: masks, of so many images. seconds: since it began."""
+
+    written: int
+    images: int
+    seconds: float
+
+    def __str__(self) -> str:
+        rest = "" if self.written == self.images else f" of {self.images}"
+        return f"first masks of {self.written}{rest} images; the student's replace them"
+
+
+def is_due(out: Path) -> bool:
+    """Whether a run that writes to `out` begins with a preview: no masks are there yet, and an encoder is here."""
+    return not (out / "masks" / MANIFEST).exists() and default_encoder() is not None
+
+
+def preview(shots: Shots, images: Sequence[Path], out: Path, title: str, seed: int, quiet: bool) -> Preview:
+    """Writes out/masks and out/report.html for as many images as there is time for.
+
+    Raises BadLabels when out/masks holds masks that partshot did not predict.
+    """
+    began = time.monotonic()
+    places = Places(out / "masks", False, False)
+    reader = _reader(shots, images, seed)
+    author = Author(f"preview {reader.fitted}", partshot.__version__, shots.parts)
+    claim(places, author, images, False, Reading())
+    # Every sixteenth first, so that a part of the folder is a part of all of it.
+    ordered = [path for first in range(_SPREAD) for path in images[first::_SPREAD]]
+    shown: list[Picture] = []
+    written = 0
+    with ThreadPoolExecutor() as pool, Ticker("preview", len(images), 0, quiet) as ticker:
+        until = time.monotonic() + _SECONDS
+        for first in range(0, len(ordered), _BATCH):
+            if time.monotonic() > until:
+                break
+            several = [one for one in pool.map(_read, ordered[first : first + _BATCH]) if one is not None]
+            labels = [one.labels for one in reader.predict([image for _, image, _ in several])]
+            writing = [
+                pool.submit(_write, places.labels(path), found, size, shots)
+                for (path, _, size), found in zip(several, labels, strict=True)
+            ]
+            [one.result() for one in writing]
+            written += len(several)
+            ticker.tick(min(first + _BATCH, len(ordered)))
+            if len(shown) < _SHOWN:
+                pairs = zip(several, labels, strict=True)
+                shown += [Picture(path.stem, image, prediction=found) for (path, image, _), found in pairs]
+    result = Preview(written, len(images), time.monotonic() - began)
+    _report(result, shots, shown[:_SHOWN], out, title)
+    return result
+
+
+def _reader(shots: Shots, images: Sequence[Path], seed: int) -> Segmenter:
+    """The frozen encoder with its small head, fitted."""
+    name, head = teacher_names()
+    found = open_representation(name)
+    size = working_size(found)
+    found = reduced_to(found, images, size, components_for(len(shots)))
+    recipe = row_of(fit_presets(head), "fast").changed(seed=seed)
+    small = [one for one in map(_read, images[:: max(1, len(images) // 100)]) if one is not None]
+    gray = np.stack([np.array(Image.fromarray(image).resize((64, 64))) for _, image, _ in small])
+    recipe = facing_fit(recipe, one_sided(gray))
+    return Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet=True)
+
+
+def _read(path: Path) -> tuple[Path, np.ndarray, tuple[int, int]] | None:
+    """An image no larger than is read, and its own size; None for one that cannot be read, which predict will name."""
+    try:
+        image = read_image(path)
+    except BadImage:
+        return None
+    size = image.shape[:2]
+    shrink = _LARGEST / max(size)
+    if shrink < 1:
+        small = tuple(max(1, round(side * shrink)) for side in reversed(size))
+        image = np.array(Image.fromarray(image).resize(small, Image.Resampling.BILINEAR))
+    return path, image, size
+
+
+def _write(path: Path, labels: np.ndarray, size: tuple[int, int], shots: Shots) -> None:
+    if labels.shape != size:
+        labels = np.array(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
+    write_labels(path, labels, shots.parts)
+
+
+def _report(found: Preview, shots: Shots, shown: Sequence[Picture], out: Path, title: str) -> None:
+    labeled = "one labeled image" if len(shots) == 1 else f"{len(shots)} labeled images"
+    sentence = (
+        f"Preview, after {found.seconds:.0f} s, from {labeled}: {found.written} of {found.images} images have a first "
+        "mask. The student is being trained; its masks and its report replace these."
+    )
+    sections = [Headline(sentence), shots_gallery(shots), Gallery("First predictions", shown, prediction="preview")]
+    write_report(out / "report.html", f"Preview: {title}", shots.parts, sections)
