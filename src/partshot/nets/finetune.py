@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+# Zeros at the left, right, top and bottom; symbols while a graph is exported.
+Pads = tuple[int | torch.SymInt, ...]
+
 _NORMS = (nn.BatchNorm2d,)
 # timm's convolution with TensorFlow's padding.
 _SAME = "Conv2dSame"
@@ -42,7 +45,7 @@ class FixedDepthwise(nn.Module):
             return _Depthwise.apply(x, weight, bias, self.stride, pads)
         return _padded_conv(x, weight, bias, self.stride, pads)
 
-    def _pads(self, size, kernel) -> tuple[int, int, int, int]:
+    def _pads(self, size, kernel) -> Pads:
         """Zeros at the left, right, top and bottom."""
         if self.same:
             return _same_pads(size, kernel, self.stride)
@@ -56,7 +59,7 @@ class SameConv(nn.Conv2d):
         return super().forward(F.pad(x, _same_pads(x.shape[2:], self.kernel_size, self.stride)))
 
 
-def _same_pads(size, kernel, stride) -> tuple[int, int, int, int]:
+def _same_pads(size, kernel, stride) -> Pads:
     """Zeros at the left, right, top and bottom, so that ceil(size / stride) pixels result."""
     # Without a comparison, which an exporter would have to decide for all sizes.
     missing = [k - s + (-side) % s for side, k, s in zip(size, kernel, stride, strict=True)]
