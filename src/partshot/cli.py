@@ -357,6 +357,9 @@ def run(
     cache: Cache = True,
     download: Download = False,
     accept_license: AcceptLicense = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Also train a faster student of the student's labels: compact.onnx.")
+    ] = False,
     preview: Annotated[
         bool, typer.Option("--preview/--no-preview", help="Write first masks before the student is trained.")
     ] = True,
@@ -369,7 +372,7 @@ def run(
     fetch_weights(representation, download, accept_license)
     task = task_of("run")
     options = {"representation": representation, "size": size, "minutes": minutes, "student": student, "seed": seed}
-    options |= {"auto_minutes": auto_minutes, "previewed": preview}
+    options |= {"auto_minutes": auto_minutes, "previewed": preview, "compacted": compact}
     show(task(images, labels, out, **options, rgb_masks=rgb_masks, dry_run=dry_run, cache=cache))
 
 

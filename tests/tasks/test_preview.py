@@ -11,6 +11,7 @@ from partshot.data.labels import read_labels
 from partshot.data.shots import load_shots
 from partshot.data.toy import write_toy
 from partshot.errors import BadLabels
+from partshot.shipped import Shipped
 from partshot.tasks import preview as task
 from partshot.tasks.predictions import MANIFEST
 from partshot.tasks.preview import is_due, preview
@@ -27,6 +28,8 @@ def quick():
         patch.setitem(PRESETS, "pretrained", PRESETS["pretrained"].changed(size=32, kimg=0.032))
         few = fit_points.PRESETS["fast"].changed(views=1, steps=20, points=200, batch=200)
         patch.setitem(fit_points.PRESETS, "fast", few)
+        patch.setitem(PRESETS, "compact", PRESETS["compact"].changed(size=32, kimg=0.032))
+        patch.setattr("partshot.tasks.compact._SECONDS", 0.1)
         yield
 
 
@@ -80,7 +83,7 @@ def test_a_run_previews_trains_from_the_encoder_and_replaces_all(toy, tmp_path, 
         return found
 
     monkeypatch.setattr("partshot.tasks.run.preview", looked)
-    run(toy / "images", toy / "masks", tmp_path, quiet=True)
+    run(toy / "images", toy / "masks", tmp_path, quiet=True, compacted=True)
     manifest = json.loads((tmp_path / "masks" / MANIFEST).read_text())
     assert len(seen) == 1 and len(seen[0]) == 10 and not manifest["sha256"].startswith("preview")
     after = {path.name: path for path in (tmp_path / "masks").glob("*.png")}
@@ -89,6 +92,7 @@ def test_a_run_previews_trains_from_the_encoder_and_replaces_all(toy, tmp_path, 
     assert all(path.stat().st_mtime_ns >= since for path in after.values())
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Preview" not in page and "light-efficientnet-lite0" in page and "Expected mean IoU" in page
+    assert "compact student" in page and Shipped(tmp_path / "compact.onnx").parts.names[0] == "background"
     # Again, nothing is previewed, trained or estimated.
     monkeypatch.setattr("partshot.tasks.distill.run_loop", lambda *_, **__: pytest.fail("trained again"))
     run(toy / "images", toy / "masks", tmp_path, quiet=True)

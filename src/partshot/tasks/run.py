@@ -45,6 +45,7 @@ from partshot.represent.spec import Representation
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter, Student
 from partshot.tasks.auto import FAVOUR, TRAINED, Candidate, choose, ready
+from partshot.tasks.compact import Compared, compact
 from partshot.tasks.distill import DRAWN, draws, is_heard, teacher_size, train_student
 from partshot.tasks.estimate import estimate
 from partshot.tasks.export import export
@@ -107,6 +108,7 @@ def run(
     cache: bool = True,
     auto_minutes: float | int = 2,
     previewed: bool = True,
+    compacted: bool = False,
 ) -> Path | Plan:
     """Does everything; returns the report's path, or with `dry_run` the plan and nothing is written.
 
@@ -120,7 +122,8 @@ def run(
     trained for it where there is time. Raises what the stages raise, before any work where it can be.
 
     previewed: whether first masks are written before the student is trained, where a pretrained encoder is on this
-    machine and `out` holds none yet (tasks/preview.py).
+    machine and `out` holds none yet (tasks/preview.py). compacted: also train a faster student of the student's labels,
+    out/compact.onnx (tasks/compact.py).
 
     Again with other labels and the same `out`, all that depends on labels is made anew. cache: take features and
     trained encoders from earlier runs, whatever their labels and `out`, and keep them for later ones
@@ -165,12 +168,16 @@ def run(
     summary = clock.time(
         "predict", lambda: predict(onnx, images, out / "masks", quiet=quiet, leave_out=masks, window="off")
     )
+    both = None
+    if compacted:
+        teach = partial(compact, shots, trained, onnx, stack.images, out / "compact", not plan.mirror, seed, quiet)
+        both = clock.time("compact student", teach)
     expected = clock.time("estimate", lambda: estimate(shots, plan.distill, out / "estimate", stack.images, **given))
     pictures = clock.time("report", lambda: _look(trained, teacher, paths, {pair.name for pair in pairs}))
     sections = [
         Headline(
             estimate_in_words(expected, len(shots)),
-            _figures(plan, summary, teacher, shots, store),
+            [*_figures(plan, summary, teacher, shots, store), *_compared(both)],
         ),
         shots_gallery(shots),
         Gallery("Predictions", pictures, prediction="student"),
@@ -338,6 +345,14 @@ def _figures(plan: Plan, summary, teacher: Segmenter | None, shots: Shots, store
     if store is not None and store.found + store.extracted:
         figures.append(Figure("features from cache", f"{store.found:,}", f"{store.extracted:,} extracted"))
     return figures
+
+
+def _compared(both: Compared | None) -> list[Figure]:
+    if both is None:
+        return []
+    large, small = both.images_per_second
+    note = f"images/s, the student {large:.0f}; agrees with it to a mean IoU of {both.agreement:.3f} (compact.onnx)"
+    return [Figure("compact student", f"{small:.0f}", note)]
 
 
 def _some(paths: Sequence[Path]) -> list[Path]:
