@@ -273,3 +273,4 @@ def test_other_words():
     assert "mean IoU of the delivered student: 0.61 ± 0.04" in estimate_in_words(expected, 5)
     assert "some of the 5 labeled images, for 25% of the" in estimate_in_words(expected, 5)
     assert "label a second one" in estimate_in_words(None, 1)
+    assert "has seen all labeled images" in estimate_in_words(None, 5)

@@ -43,10 +43,15 @@ def scores_in_words(miou: float, per_part: Mapping[str, float], pictures: int) -
 
 def estimate_in_words(expected: Expected | None, shots: int) -> str:
     """No held-out masks: what cross-validation says of the delivered student. expected: None when it was impossible."""
-    if expected is None:
+    if expected is None and shots < 2:
         return (
             "No held-out masks were given, and one labeled image leaves none to test on. Look at the images below, and "
             "label a second one for a measured estimate."
+        )
+    if expected is None:
+        return (
+            "No held-out masks were given, and the teacher of the student has seen all labeled images, so that none is "
+            "left to test on. Look at the images below, and score the student on other masks (partshot evaluate)."
         )
     return (
         f"Expected mean IoU of the delivered student: {expected.miou:.2f} ± {expected.error:.2f}. It was estimated by "

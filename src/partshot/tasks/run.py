@@ -172,7 +172,12 @@ def run(
     if compacted:
         teach = partial(compact, shots, trained, onnx, stack.images, out / "compact", not plan.mirror, seed, quiet)
         both = clock.time("compact student", teach)
-    expected = clock.time("estimate", lambda: estimate(shots, plan.distill, out / "estimate", stack.images, **given))
+    expected = None
+    # A generator's teacher, which labels most of what the student sees, was fitted to all labeled images.
+    if teacher is None or not draws(teacher):
+        expected = clock.time(
+            "estimate", lambda: estimate(shots, plan.distill, out / "estimate", stack.images, **given)
+        )
     pictures = clock.time("report", lambda: _look(trained, teacher, paths, {pair.name for pair in pairs}))
     sections = [
         Headline(
