@@ -44,8 +44,8 @@ DATA = Path(os.environ.get("PARTSHOT_DATA", "../shared/data"))
 RESULTS = Path(__file__).parent / "results"
 WHAT = (
     "mIoU on `val` at the masks' own size, background included; mean and standard deviation over the splits, in "
-    "brackets the median seconds that a fit took, two at a time on two cores. Rows with a day were measured then, by "
-    "the project of that day."
+    "brackets the median seconds that a fit took, two at a time on two cores, other work beside them (alone on two "
+    "cores a student takes 129 s). Rows with a day were measured then, by the project of that day."
 )
 # Thousands of labeled images that the student without a pretrained encoder sees: as many as on 2026-11-21.
 _SWIFT_KIMG = {"wbc": 9, "ants": 18, "carparts": 18}
