@@ -206,7 +206,7 @@ def fit(
 
     The head reads a representation; together they are the few-shot teacher of a student.
     """
-    fetch_weights(representation or "", download, accept_license)
+    fetch_weights([representation or ""], download, accept_license)
     task = task_of("fit")
     options = {"representation": representation, "head": head, "preset": preset, "size": size, "seed": seed}
     show(task(images=images, labels=labels, out=out, **options, rgb_masks=rgb_masks, cache=cache))
@@ -242,8 +242,11 @@ def distill(
     ] = 0,
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
+    download: Download = False,
+    accept_license: AcceptLicense = None,
 ) -> None:
     """Train a fast student on all pictures."""
+    fetch_weights([student], download, accept_license)
     task = task_of("distill")
     options = {"student": student, "preset": preset, "size": size, "kimg": kimg, "drawn": drawn, "seed": seed}
     options |= {"start": start, "snapshots": snapshots}
@@ -369,7 +372,7 @@ def run(
 
     Writes masks for all pictures, student.onnx and a report.
     """
-    fetch_weights(representation, download, accept_license)
+    fetch_weights([representation, student], download, accept_license)
     task = task_of("run")
     options = {"representation": representation, "size": size, "minutes": minutes, "student": student, "seed": seed}
     options |= {"auto_minutes": auto_minutes, "previewed": preview, "compacted": compact}

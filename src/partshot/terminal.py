@@ -67,14 +67,16 @@ def asker() -> Callable[[str], bool] | None:
     return lambda question: typer.confirm(question, default=False, err=True)
 
 
-def fetch_weights(representation: str, download: bool, accept_license: Sequence[str] | None) -> None:
-    """Gets the weights that a representation's name asks for, before any work; MissingWeights without consent.
+def fetch_weights(wanted: Sequence[str], download: bool, accept_license: Sequence[str] | None) -> None:
+    """Gets the weights that names of representations and students ask for, before any work; MissingWeights without
+    consent.
 
     Everything behind it finds them on this machine, and needs no network.
     """
     # Imported here: it is not worth a millisecond of help.
     from partshot.represent.encoder_table import encoders_in
 
-    names = [encoder.name for encoder in encoders_in(representation)]
+    # A student's encoder stands behind "light-" (nets/student.py, which would load torch).
+    names = [encoder.name for name in wanted for encoder in encoders_in(name.removeprefix("light-"))]
     if names:
         task_of("encoders")(names, fetch=True, download=download, accept_license=accept_license or (), ask=asker())
