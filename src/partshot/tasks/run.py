@@ -170,7 +170,8 @@ def run(
     )
     both = None
     if compacted:
-        teach = partial(compact, shots, trained, onnx, stack.images, out / "compact", not plan.mirror, seed, quiet)
+        place = training / "compact"
+        teach = partial(compact, shots, trained, onnx, stack.images, place, not plan.mirror, seed, quiet)
         both = clock.time("compact student", teach)
     expected = None
     # A generator's teacher, which labels most of what the student sees, was fitted to all labeled images.
