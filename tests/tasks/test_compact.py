@@ -1,7 +1,6 @@
 """compact: a fast student of a larger one's labels, with both speeds and how far the two agree."""
 
 import numpy as np
-import pytest
 
 from partshot.data.toy import toy_shots
 from partshot.segmenter import Student
@@ -25,6 +24,3 @@ def test_a_compact_student_is_written_beside_the_large_one(tmp_path, monkeypatch
     assert Shipped(tmp_path / "compact.onnx").parts == shots.parts
     assert Student.load(tmp_path / "compact" / "student").size == 32
     assert min(found.images_per_second) > 0 and 0 <= found.agreement <= 1
-    assert compact(shots, large, onnx, images, tmp_path / "compact", True, 0, True).agreement == pytest.approx(
-        found.agreement
-    )
