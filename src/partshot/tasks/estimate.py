@@ -95,6 +95,11 @@ def estimate(
     return result
 
 
+def trainings(shots: int, share: float = SHARE) -> float:
+    """How many of the student's horizons an estimate from so many labeled images trains in all."""
+    return min(FOLDS, shots) * share if shots > 1 else 0.0
+
+
 def expected(folds: float, remaining: float = REMAINING) -> float:
     """Mean IoU, 0..1, of a student whose folds have that one."""
     return 1 - remaining * (1 - folds)

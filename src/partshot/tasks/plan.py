@@ -3,12 +3,9 @@
 Knows the usual settings and what the pictures change about them. Refuses to know how any of it is done.
 """
 
-import math
-
 from partshot.data.images import Stack
 from partshot.data.shots import Shots
 from partshot.data.symmetry import one_sided
-from partshot.errors import BadRecipe
 from partshot.recipe import Recipe
 from partshot.represent.choose import POSITION
 from partshot.tasks.fit import HEAD, facing_fit
@@ -17,9 +14,6 @@ from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
 
-# Thousands of shots per minute of two cores at 128 px, measured; a time limit is turned into a horizon by it. A step of
-# the pretrained student costs as much.
-_KIMG_PER_MINUTE = 3.3
 # A student of a pretrained encoder works at a smaller size where the images themselves are this small.
 _SMALL, _SMALL_SIZE = 96, 128
 # Without it, nothing is trained but the student.
@@ -63,26 +57,16 @@ class Plan(Recipe):
         return "\n".join(lines)
 
 
-def student_recipe(
-    size: int | None, minutes: float | int | None, preset: str = "default", native: int | None = None
-) -> Distill:
-    """How the student is trained. size: side of its pictures in pixels; minutes: about how long; None as usual.
+def student_recipe(size: int | None, preset: str = "default", native: int | None = None) -> Distill:
+    """How the student is trained. size: side of its pictures in pixels; None as usual.
 
     preset: a row of train.distill_recipe.PRESETS. native: the usual long side of the images in pixels, which the size
-    follows where nobody gives one. Raises BadRecipe for a size that cannot be, and for minutes that are none or never
-    end.
+    follows where nobody gives one. Raises BadRecipe for a size that cannot be.
     """
     recipe = PRESETS[preset]
     if size is None and preset == "pretrained" and native is not None and native <= _SMALL:
         size = min(recipe.size, _SMALL_SIZE)
-    if size is not None:
-        recipe = recipe.changed(size=size)
-    if minutes is not None:
-        if not 0 < minutes < math.inf:
-            raise BadRecipe(f"minutes {minutes:g} given; more than 0 are needed, and not for ever")
-        pace = _KIMG_PER_MINUTE * (128 / recipe.size) ** 2
-        recipe = recipe.changed(kimg=max(0.5, round(minutes * pace, 1)))
-    return recipe
+    return recipe if size is None else recipe.changed(size=size)
 
 
 def make_plan(

@@ -32,6 +32,9 @@ from partshot.tasks.reading import Reading
 from partshot.train.fitting import fit_presets
 from partshot.train.progress import Ticker
 
+EXPECTED_SECONDS = 50.0
+"""What a preview of a usual folder takes, for a plan that has to allow for it."""
+
 _SECONDS = 45.0  # in which the folder is labeled; with the fit, about a minute
 _LARGEST = 512  # longest side that is read; masks are enlarged to the image's own size
 _BATCH, _SPREAD, _SHOWN = 8, 16, 12

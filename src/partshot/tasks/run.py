@@ -47,12 +47,13 @@ from partshot.segmenter import Segmenter, Student
 from partshot.tasks.auto import FAVOUR, TRAINED, Candidate, choose, ready
 from partshot.tasks.compact import Compared, compact
 from partshot.tasks.distill import DRAWN, draws, is_heard, teacher_size, train_student
-from partshot.tasks.estimate import estimate
+from partshot.tasks.estimate import estimate, trainings
 from partshot.tasks.export import export
+from partshot.tasks.pace import horizon, kept, refuse_minutes
 from partshot.tasks.plan import NO_TEACHER, Plan, make_plan, student_recipe
 from partshot.tasks.predict import predict
 from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
-from partshot.tasks.preview import is_due, preview
+from partshot.tasks.preview import EXPECTED_SECONDS, is_due, preview
 from partshot.tasks.sample import latents_of
 from partshot.tasks.student_choice import AUTO, choose_student, pretrained_student
 from partshot.train.journal import read_journal
@@ -116,7 +117,8 @@ def run(
     running it again goes on where it stopped. representation: of a few-shot teacher; "none", the default, fits no
     teacher; "auto", "moco", "simsiam", "stylegan1" or "stylegan2" (hours without a GPU), "random", "pixels",
     "timm:NAME" or "timm:NAME@WEIGHTS". size: side that pictures are worked on at, a multiple of 32; None takes the
-    preset's. minutes: about how long the student may train. student: a name of nets.student, or "auto": from a
+    preset's. minutes: about how long all of it may take, for which the student's horizon is chosen by the pace of this
+    machine (tasks/pace.py; a compact student comes on top). student: a name of nets.student, or "auto": from a
     pretrained encoder where one is on this machine (tasks/student_choice.py).
     auto_minutes: about how long "auto" may try representations, their layers and heads on left-out shots; encoders are
     trained for it where there is time. Raises what the stages raise, before any work where it can be.
@@ -129,12 +131,13 @@ def run(
     trained encoders from earlier runs, whatever their labels and `out`, and keep them for later ones
     (represent/cache.py).
     """
-    store, began = open_store(cache), time.time()
+    store, began, started = open_store(cache), time.time(), time.monotonic()
     clock, out = _Clock(store, quiet or dry_run), Path(out)
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
     pairs = find_pairs(labels, images)
     choice = choose_student(student)
-    recipe = student_recipe(size, minutes, choice.preset, shots.native)
+    refuse_minutes(minutes)
+    recipe = student_recipe(size, choice.preset, shots.native)
     masks = [pair.mask for pair in pairs]
     paths = list_images(images, leave_out=masks)
     # Built for nothing but their errors: an unknown name is told before any work.
@@ -147,8 +150,17 @@ def run(
     stack = clock.time("read", lambda: read_stack(_some(paths), recipe.size, skip_corrupt=True))
     drawn = isinstance(opened, StyleGAN) or representation in ("stylegan1", "stylegan2")
     plan = make_plan(shots, stack, len(paths), representation, drawn, recipe, choice, seed, float(auto_minutes))
+
+    def within(seconds: float) -> Plan:
+        """The plan with a horizon that takes so long."""
+        read = dict(clock.stages)["read"] / len(stack.images)
+        folds = 0.0 if drawn else trainings(len(shots))
+        given = (plan.distill, stack.images, plan.student, seconds, 1 + folds, len(paths), read)
+        return plan.changed(distill=plan.distill.changed(kimg=horizon(shots, *given)))
+
     if dry_run:
-        return plan
+        first = EXPECTED_SECONDS if previewed and is_due(out) else 0
+        return plan if minutes is None else within(60 * minutes - first)
 
     title = f"Parts of {Path(images).resolve().name}"
     if previewed and is_due(out):
@@ -157,6 +169,13 @@ def run(
     teacher = None
     if plan.taught:
         plan, teacher = _taught(plan, images, masks, out, shots, clock, began)
+    if minutes is not None:
+        left = 60 * minutes - (time.monotonic() - started)
+        state = f"{shots.fingerprint}/{plan.fingerprint}/{minutes:g}"
+        kimg = clock.time(
+            "measure the pace", lambda: kept(out / "pace.json", state, lambda: within(left).distill.kimg)
+        )
+        plan = plan.changed(distill=plan.distill.changed(kimg=kimg))
     training = _training(out, shots, f"{plan.head} on {plan.representation}" if plan.auto_minutes else "")
     given = {"student": plan.student, "seed": seed, "quiet": quiet}
     trained = clock.time(
