@@ -63,13 +63,13 @@ def estimate_in_words(expected: Expected | None, shots: int) -> str:
     if expected is None:
         return (
             "No held-out masks were given, and the teacher of the student has seen all labeled images, so that none is "
-            "left to test on. Look at the images below, and score the student on other masks (partshot evaluate)."
+            "left to test on. Look at the images below, and score the student on other masks (--check-masks)."
         )
     return (
         f"Expected mean IoU of the delivered student: {expected.miou:.2f} ± {expected.error:.2f}. It was estimated by "
         f"training the same student anew without some of the {shots} labeled images, for {expected.share:.0%} of the "
         "time, and predicting those. The estimate rests on few images; a handful of masks kept apart would make it "
-        "firm (partshot evaluate)."
+        "firm (--check-masks)."
     )
 
 
