@@ -27,6 +27,7 @@ from partshot.report import (
     Recipes,
     Skipped,
     Timing,
+    check_in_words,
     estimate_in_words,
     scores_in_words,
     shots_gallery,
@@ -274,3 +275,11 @@ def test_other_words():
     assert "some of the 5 labeled images, for 25% of the" in estimate_in_words(expected, 5)
     assert "label a second one" in estimate_in_words(None, 1)
     assert "has seen all labeled images" in estimate_in_words(None, 5)
+    measured = SimpleNamespace(miou=0.612, error=0.04, images=7, per_part={"bg": 1.0, "a": 0.2, "b": 0.5}, absent=())
+    text = check_in_words(measured)
+    assert "mean IoU of the delivered student: 0.61 ± 0.04, on 7 images whose masks were kept apart" in text
+    assert "is a standard error" in text and "weakest a (0.200)" in text and "Neither" not in text
+    measured.error, measured.images, measured.absent = float("nan"), 1, ("c",)
+    text = check_in_words(measured)
+    assert "student: 0.61, on one image whose mask was" in text and "One image has no standard error" in text
+    assert "not in the mean: c." in text

@@ -350,7 +350,9 @@ def run(
         ),
     ] = "none",
     size: Size = None,
-    minutes: Annotated[float | None, typer.Option(help="About how long the student may train.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="About how long all of it may take (--compact comes on top).")
+    ] = None,
     auto_minutes: Annotated[
         float, typer.Option(min=0, help="About how long auto may compare representations on left-out shots.")
     ] = 2,
@@ -366,6 +368,13 @@ def run(
     preview: Annotated[
         bool, typer.Option("--preview/--no-preview", help="Write first masks before the student is trained.")
     ] = True,
+    check_masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of masks of further pictures of --images, never trained on: the student is scored on them "
+            "instead of estimated. Their pictures stay among the unlabeled ones."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
 ) -> None:
     """Do everything: pictures and a few masks in, parts out.
@@ -375,7 +384,7 @@ def run(
     fetch_weights([representation, student], download, accept_license)
     task = task_of("run")
     options = {"representation": representation, "size": size, "minutes": minutes, "student": student, "seed": seed}
-    options |= {"auto_minutes": auto_minutes, "previewed": preview, "compacted": compact}
+    options |= {"auto_minutes": auto_minutes, "previewed": preview, "compacted": compact, "check_masks": check_masks}
     show(task(images, labels, out, **options, rgb_masks=rgb_masks, dry_run=dry_run, cache=cache))
 
 

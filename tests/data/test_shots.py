@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from partshot.data.labels import write_labels
-from partshot.data.shots import Shots, find_pairs, load_shots
+from partshot.data.shots import Shots, find_pairs, load_shots, mask_files
 from partshot.errors import BadImage, BadLabels, BadParts
 from partshot.letterbox import letterbox, letterbox_labels
 from partshot.parts import COLORS, PartSet
@@ -102,6 +102,19 @@ def test_two_pictures_of_one_stem_are_refused(tmp_path):
         Image.new("RGB" if name != "cat.png" else "L", (16, 12)).save(beside / name)
     with pytest.raises(BadImage, match=r"cat\.bmp and cat\.jpg share a name"):
         load_shots(beside)
+
+
+def test_other_masks_beside_the_pictures_can_be_left_out(tmp_path):
+    pack = write_pack(tmp_path / "pack")
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("cat", "dog", "eel"):
+        Image.open(pack / "images" / f"{name}.png").save(images / f"{name}.bmp")
+    others = [(pack / "masks" / "eel.png").rename(images / "eel.png")]
+    with pytest.raises(BadImage, match="share a name"):
+        load_shots(pack / "masks", images)
+    assert load_shots(pack / "masks", images, leave_out=others).names == ("cat", "dog")
+    assert mask_files(pack) == {name: pack / "masks" / f"{name}.png" for name in ("cat", "dog")}
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path):

@@ -166,7 +166,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(toy, tmp_path):
     plan = ran(toy, tmp_path / "out", dry_run=True, minutes=2, size=64)
     assert isinstance(plan, Plan) and not (tmp_path / "out").exists()
     assert (plan.pictures, plan.shots, plan.representation, plan.distill.size) == (25, 2, "pixels+position", 64)
-    assert plan.distill.kimg > 0.5
+    assert plan.distill.kimg > 0.5 and plan.distill != ran(toy, tmp_path / "out", dry_run=True, size=64).distill
     text = str(plan)
     assert "25 pictures, 2 of them labelled" in text and "hair" in text and "kimg" in text
 

@@ -7,7 +7,7 @@ it: one bad shot is fatal, since there are only a few. Refuses to know tensors a
 import difflib
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,16 +118,17 @@ def load_shots(
     parts: PartSet | None = None,
     names: Sequence[str] | None = None,
     rgb_masks: bool = False,
+    leave_out: Iterable[Path] = (),
 ) -> Shots:
     """Reads labelled pictures from disk.
 
-    labels, images: where they lie, in one of the layouts of `find_pairs`.
+    labels, images, leave_out: where they lie, in one of the layouts of `find_pairs`.
     parts: the PartSet; else classes.json in the masks' folder or its parent; else the ids and the palette found.
     names: only these stems, in this order. rgb_masks: map RGB masks by the parts' exact colors.
 
     Raises BadLabels, BadImage or BadParts for the first thing that is wrong with any of them.
     """
-    pairs = find_pairs(labels, images, names)
+    pairs = find_pairs(labels, images, names, leave_out)
     parts = parts or parts_beside(pairs[0].mask.parent)
     with ThreadPoolExecutor(_THREADS) as pool:
         read = list(pool.map(lambda pair: read_pair(pair, parts, rgb_masks), pairs))
@@ -141,20 +142,25 @@ def load_shots(
     return shots
 
 
-def find_pairs(labels: Path | str, images: Path | str | None = None, names: Sequence[str] | None = None) -> list[Pair]:
+def find_pairs(
+    labels: Path | str,
+    images: Path | str | None = None,
+    names: Sequence[str] | None = None,
+    leave_out: Iterable[Path] = (),
+) -> list[Pair]:
     """Which picture belongs to which mask, by stem.
 
     Layouts: masks STEM.png in `labels` and pictures STEM.* in `images` (further pictures there are the unlabelled
     ones); one folder that holds images/ and masks/; or STEM.png beside STEM.jpg (or any other kind of picture).
     Without `images` the folder is taken to hold shots alone, and a picture without a mask is an error.
-    names: only these stems, in this order.
+    names: only these stems, in this order. leave_out: files in `images` that are no pictures, such as other masks.
 
     Raises BadLabels when there is no mask, or a partner is missing, with the nearest stem there is; BadImage when two
     pictures share a stem.
     """
     mask_folder, picture_folder = _folders(Path(labels), Path(images) if images else None)
-    masks = {p.stem: p for p in sorted(mask_folder.iterdir()) if p.suffix.lower() == ".png" and p.name[0] != "."}
-    pictures = _pictures(picture_folder, mask_folder, masks)
+    masks = mask_files(labels)
+    pictures = _pictures(picture_folder, mask_folder, masks, leave_out)
     if not masks:
         raise BadLabels(f"{mask_folder}: holds no mask (*.png); put STEM.png there for each labelled picture STEM")
     for name in names or ():
@@ -175,6 +181,12 @@ def find_pairs(labels: Path | str, images: Path | str | None = None, names: Sequ
     return [Pair(name, pictures[name], masks[name]) for name in names or masks]
 
 
+def mask_files(labels: Path | str) -> dict[str, Path]:
+    """The masks of a folder, or of masks/ in it, by stem; BadLabels when there is no such folder."""
+    folder, _ = _folders(Path(labels), None)
+    return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() == ".png" and p.name[0] != "."}
+
+
 def _folders(labels: Path, images: Path | None) -> tuple[Path, Path]:
     # Where the masks and where the pictures lie.
     if not labels.is_dir():
@@ -186,7 +198,9 @@ def _folders(labels: Path, images: Path | None) -> tuple[Path, Path]:
     return masks, images
 
 
-def _pictures(folder: Path, mask_folder: Path, masks: dict[str, Path]) -> dict[str, Path]:
+def _pictures(
+    folder: Path, mask_folder: Path, masks: dict[str, Path], leave_out: Iterable[Path] = ()
+) -> dict[str, Path]:
     # By stem. Pictures beside their masks count too, so that a folder of labelled pairs can accompany a folder of
     # unlabelled pictures; where both have a stem, the pictures' own folder wins.
     beside = [p for p in sorted(mask_folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."]
@@ -200,7 +214,7 @@ def _pictures(folder: Path, mask_folder: Path, masks: dict[str, Path]) -> dict[s
                 f"{path.name} lies among the masks without a mask {stem}.png; if it is meant as one, save it as an "
                 "8-bit indexed PNG (value = id; JPEG would change ids), else move it to the pictures"
             )
-    return {**found, **{p.stem: p for p in list_images(folder)}}
+    return {**found, **{p.stem: p for p in list_images(folder, leave_out)}}
 
 
 def read_pair(pair: Pair, parts: PartSet | None = None, rgb: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -219,10 +233,13 @@ def read_pair(pair: Pair, parts: PartSet | None = None, rgb: bool = False) -> tu
 
 def parts_beside(folder: Path) -> PartSet | None:
     """The PartSet of a folder of masks: its classes.json or its parent's; None when there is neither."""
-    for path in (folder / "classes.json", folder.parent / "classes.json"):
-        if path.is_file():
-            return PartSet.load(path)
-    return None
+    path = classes_beside(folder)
+    return None if path is None else PartSet.load(path)
+
+
+def classes_beside(folder: Path) -> Path | None:
+    """The classes.json of a folder of masks, or its parent's; None when there is neither."""
+    return next((path for path in (folder / "classes.json", folder.parent / "classes.json") if path.is_file()), None)
 
 
 def _parts_found(masks: list[np.ndarray], pairs: list[Pair]) -> PartSet:

@@ -12,7 +12,7 @@ from partshot.report.notes import Mirror, Recipes, Skipped, Timing
 from partshot.report.numbers import Confusion, Figure, Headline, Methods, PartBars
 from partshot.report.page import Section, write_report
 from partshot.report.sheet import write_sheet
-from partshot.report.words import estimate_in_words, scores_in_words, table_in_words
+from partshot.report.words import check_in_words, estimate_in_words, scores_in_words, table_in_words
 
 __all__ = [
     "Confusion",
@@ -28,6 +28,7 @@ __all__ = [
     "Section",
     "Skipped",
     "Timing",
+    "check_in_words",
     "estimate_in_words",
     "scores_in_words",
     "shots_gallery",

@@ -19,6 +19,18 @@ class Expected(Protocol):
     share: float
 
 
+@runtime_checkable
+class Measured(Protocol):
+    """What a report tells of masks kept apart: miou, 0..1, its standard error (NaN where there is none), how many
+    images, IoU per_part of the parts that occur, and the names of those that do not."""
+
+    miou: float
+    error: float
+    images: int
+    per_part: Mapping[str, float]
+    absent: tuple[str, ...]
+
+
 def table_in_words(table: Table, method: str, pictures: int) -> str:
     """What `method` reaches with the most labels, against the best of the others, and with the fewest.
 
@@ -51,14 +63,28 @@ def estimate_in_words(expected: Expected | None, shots: int) -> str:
     if expected is None:
         return (
             "No held-out masks were given, and the teacher of the student has seen all labeled images, so that none is "
-            "left to test on. Look at the images below, and score the student on other masks (partshot evaluate)."
+            "left to test on. Look at the images below, and score the student on other masks (--check-masks)."
         )
     return (
         f"Expected mean IoU of the delivered student: {expected.miou:.2f} ± {expected.error:.2f}. It was estimated by "
         f"training the same student anew without some of the {shots} labeled images, for {expected.share:.0%} of the "
         "time, and predicting those. The estimate rests on few images; a handful of masks kept apart would make it "
-        "firm (partshot evaluate)."
+        "firm (--check-masks)."
     )
+
+
+def check_in_words(measured: Measured) -> str:
+    """Masks kept apart: what the delivered student reaches on their images."""
+    where = "one image whose mask was" if measured.images == 1 else f"{measured.images} images whose masks were"
+    error = f" ± {measured.error:.2f}" if measured.error == measured.error else ""
+    text = (
+        f"Measured mean IoU of the delivered student: {measured.miou:.2f}{error}, on {where} kept apart for this check "
+        "(--check-masks): it was not trained on them, though it saw the images without labels."
+    )
+    text += " The ± is a standard error, by resampling these images." if error else " One image has no standard error."
+    if measured.absent:
+        text += f" Neither in these masks nor predicted there, and not in the mean: {', '.join(measured.absent)}."
+    return f"{text} {weakest_in_words(measured.per_part)}".strip()
 
 
 def weakest_in_words(per_part: Mapping[str, float]) -> str:

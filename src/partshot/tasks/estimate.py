@@ -8,6 +8,7 @@ measured and is taken into account. Knows students by their training; refuses to
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +88,8 @@ def estimate(
         for i, found in zip(held, trained.predict([shots.images[i] for i in held]), strict=True):
             labels[i] = found.labels
     found = score(shots.labels, labels, shots.parts, shots.names)
-    result = Estimate(expected(found.miou_nan), _standard_error(shots, labels), found, share)
+    error = standard_error(shots.labels, labels, len(shots.parts))
+    result = Estimate(expected(found.miou_nan), error, found, share)
     with replacing_file(told) as path:
         path.write_text(json.dumps({"state": state, **result.to_dict()}, indent=1), encoding="utf-8")
     for fold in range(count):
@@ -105,9 +107,15 @@ def expected(folds: float, remaining: float = REMAINING) -> float:
     return 1 - remaining * (1 - folds)
 
 
-def _standard_error(shots: Shots, labels: list[np.ndarray]) -> float:
-    """Of the pooled mean IoU, by drawing the labeled images anew with replacement (bootstrap)."""
-    pairs = zip(shots.labels, labels, strict=True)
-    counts = np.stack([confusion(truth, found, len(shots.parts)) for truth, found in pairs])
+def standard_error(truths: Iterable[np.ndarray], predictions: Iterable[np.ndarray], classes: int) -> float:
+    """Of the pooled mean IoU, by drawing the images anew with replacement (bootstrap).
+
+    truths, predictions: one uint8 [h, w] each per image. NaN where fewer than two images have a labeled pixel.
+    """
+    pairs = zip(truths, predictions, strict=True)
+    counts = np.stack([confusion(truth, found, classes) for truth, found in pairs])
+    counts = counts[counts.any((1, 2))]
+    if len(counts) < 2:
+        return float("nan")
     drawn = np.random.default_rng(0).integers(len(counts), size=(_RESAMPLES, len(counts)))
     return float(np.std([mean_iou(counts[some].sum(0), absent="nan") for some in drawn]))

@@ -42,8 +42,8 @@ def horizon(
     recipe: Distill,
     pictures: np.ndarray,
     student: str,
-    seconds: float,
-    trainings: float,
+    seconds: float | int,
+    trainings: float | int,
     images: int,
     read_seconds: float,
 ) -> float:

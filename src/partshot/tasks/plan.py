@@ -25,6 +25,7 @@ class Plan(Recipe):
 
     representation, head: of the few-shot teacher, "none" without one; auto_minutes: how long others may be tried in
     their place, 0 keeps these. mirror: whether pictures may be mirrored. student: the network, and why it is that one.
+    checks: how many masks are kept apart to check the result.
     """
 
     pictures: int
@@ -40,14 +41,20 @@ class Plan(Recipe):
     why: str
     distill: Distill
     seed: int
+    checks: int = 0
 
     @property
     def taught(self) -> bool:
         """Whether there is a few-shot teacher."""
         return self.representation != NO_TEACHER
 
+    def lasting(self, kimg: float) -> "Plan":
+        """The same with another horizon of the student, in thousands of images."""
+        return self.changed(distill=self.distill.changed(kimg=kimg))
+
     def __str__(self) -> str:
-        lines = [f"{self.pictures} pictures, {self.shots} of them labelled; parts: {', '.join(self.parts)}"]
+        checks = f", {self.checks} with a check mask that is never trained on" if self.checks else ""
+        lines = [f"{self.pictures} pictures, {self.shots} of them labelled{checks}; parts: {', '.join(self.parts)}"]
         pairs = ", ".join(self.mirror_pairs) or "none"
         lines.append(f"mirrored: {'yes' if self.mirror else 'no, the things face one way'}; pairs that swap: {pairs}")
         auto = f", or what reads left-out shots better in {self.auto_minutes:g} min" if self.auto_minutes else ""
@@ -79,11 +86,12 @@ def make_plan(
     student: Choice,
     seed: int,
     auto_minutes: float,
+    checks: int = 0,
 ) -> Plan:
     """What these shots and pictures call for.
 
     stack: the pictures, read, by which is told whether things face one way; pictures: how many the folder holds. drawn:
-    whether the representation is a generator. recipe: the student's, before that is known.
+    whether the representation is a generator. recipe: the student's, before that is known. checks: see Plan.
     """
     faces_one_way = one_sided(stack.images)
     # What is taken without a comparison was measured on real pictures, see LOG.md: a contrastive encoder of minutes on
@@ -105,4 +113,5 @@ def make_plan(
         why=student.why,
         distill=recipe.one_sided() if faces_one_way else recipe,
         seed=seed,
+        checks=checks,
     )

@@ -2,7 +2,8 @@
 
 The story of the whole project, stage by stage, each resumable by itself: read the shots, look which way things face,
 train the student that this machine affords, export it, predict everything, estimate from the shots alone how good the
-student is, and report. A representation that is asked for is trained first, and a few-shot teacher fitted on it.
+student is (or measure it on masks kept apart), and report. A representation that is asked for is trained first, and a
+few-shot teacher fitted on it.
 """
 
 import json
@@ -17,7 +18,7 @@ import numpy as np
 
 from partshot.artifact import replacing_file, standing
 from partshot.data.images import list_images, read_image, read_stack
-from partshot.data.shots import Shots, find_pairs, load_shots
+from partshot.data.shots import Shots, find_pairs, load_shots, mask_files
 from partshot.errors import BadImage, BadRecipe
 from partshot.nets.student import build_student
 from partshot.ops.precision import best_device
@@ -33,6 +34,7 @@ from partshot.report import (
     Recipes,
     Skipped,
     Timing,
+    check_in_words,
     estimate_in_words,
     shots_gallery,
     uncertain_gallery,
@@ -45,9 +47,10 @@ from partshot.represent.spec import Representation
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter, Student
 from partshot.tasks.auto import FAVOUR, TRAINED, Candidate, choose, ready
+from partshot.tasks.check import Checked, check, check_pairs
 from partshot.tasks.compact import Compared, compact
 from partshot.tasks.distill import DRAWN, draws, is_heard, teacher_size, train_student
-from partshot.tasks.estimate import estimate, trainings
+from partshot.tasks.estimate import Estimate, estimate, trainings
 from partshot.tasks.export import export
 from partshot.tasks.pace import horizon, kept, refuse_minutes
 from partshot.tasks.plan import NO_TEACHER, Plan, make_plan, student_recipe
@@ -110,6 +113,7 @@ def run(
     auto_minutes: float | int = 2,
     previewed: bool = True,
     compacted: bool = False,
+    check_masks: Path | None = None,
 ) -> Path | Plan:
     """Does everything; returns the report's path, or with `dry_run` the plan and nothing is written.
 
@@ -127,18 +131,24 @@ def run(
     machine and `out` holds none yet (tasks/preview.py). compacted: also train a faster student of the student's labels,
     out/compact.onnx (tasks/compact.py).
 
+    check_masks: a folder of masks of further images of `images`, none of them labeled in `labels`. Nothing is ever
+    trained on these masks; their images stay among the unlabeled ones. The report then says what the student scores on
+    them, also out/check.json (tasks/check.py), and the cross-validation estimate is skipped.
+
     Again with other labels and the same `out`, all that depends on labels is made anew. cache: take features and
     trained encoders from earlier runs, whatever their labels and `out`, and keep them for later ones
     (represent/cache.py).
     """
     store, began, started = open_store(cache), time.time(), time.monotonic()
     clock, out = _Clock(store, quiet or dry_run), Path(out)
-    shots = load_shots(labels, images, rgb_masks=rgb_masks)
-    pairs = find_pairs(labels, images)
+    aside = [] if check_masks is None else [*mask_files(check_masks).values()]
+    shots = load_shots(labels, images, rgb_masks=rgb_masks, leave_out=aside)
+    pairs = find_pairs(labels, images, leave_out=aside)
+    checks = [] if check_masks is None else check_pairs(check_masks, images, pairs, shots.parts, rgb_masks)
     choice = choose_student(student)
     refuse_minutes(minutes)
     recipe = student_recipe(size, choice.preset, shots.native)
-    masks = [pair.mask for pair in pairs]
+    masks = [pair.mask for pair in (*pairs, *checks)]
     paths = list_images(images, leave_out=masks)
     # Built for nothing but their errors: an unknown name is told before any work.
     build_student(pretrained_student(choice.student)[0], len(shots.parts))
@@ -149,18 +159,20 @@ def run(
         refuse_few(len(paths))
     stack = clock.time("read", lambda: read_stack(_some(paths), recipe.size, skip_corrupt=True))
     drawn = isinstance(opened, StyleGAN) or representation in ("stylegan1", "stylegan2")
-    plan = make_plan(shots, stack, len(paths), representation, drawn, recipe, choice, seed, float(auto_minutes))
+    plan = make_plan(
+        shots, stack, len(paths), representation, drawn, recipe, choice, seed, float(auto_minutes), len(checks)
+    )
 
-    def within(seconds: float) -> Plan:
-        """The plan with a horizon that takes so long."""
+    def within(seconds: float) -> float:
+        """The student's horizon, so that all that is still to come takes so long."""
         read = dict(clock.stages)["read"] / len(stack.images)
-        folds = 0.0 if drawn else trainings(len(shots))
-        given = (plan.distill, stack.images, plan.student, seconds, 1 + folds, len(paths), read)
-        return plan.changed(distill=plan.distill.changed(kimg=horizon(shots, *given)))
+        folds = 0.0 if drawn or checks else trainings(len(shots))
+        given = (plan.distill, stack.images, plan.student, seconds, 1 + folds, len(paths) + len(checks), read)
+        return horizon(shots, *given)
 
     if dry_run:
         first = EXPECTED_SECONDS if previewed and is_due(out) else 0
-        return plan if minutes is None else within(60 * minutes - first)
+        return plan if minutes is None else plan.lasting(within(60 * minutes - first))
 
     title = f"Parts of {Path(images).resolve().name}"
     if previewed and is_due(out):
@@ -172,10 +184,9 @@ def run(
     if minutes is not None:
         left = 60 * minutes - (time.monotonic() - started)
         state = f"{shots.fingerprint}/{plan.fingerprint}/{minutes:g}"
-        kimg = clock.time(
-            "measure the pace", lambda: kept(out / "pace.json", state, lambda: within(left).distill.kimg)
+        plan = plan.lasting(
+            clock.time("measure the pace", lambda: kept(out / "pace.json", state, lambda: within(left)))
         )
-        plan = plan.changed(distill=plan.distill.changed(kimg=kimg))
     training = _training(out, shots, f"{plan.head} on {plan.representation}" if plan.auto_minutes else "")
     given = {"student": plan.student, "seed": seed, "quiet": quiet}
     trained = clock.time(
@@ -192,18 +203,17 @@ def run(
         place = training / "compact"
         teach = partial(compact, shots, trained, onnx, stack.images, place, not plan.mirror, seed, quiet)
         both = clock.time("compact student", teach)
-    expected = None
+    checked = expected = None
+    if checks:
+        checked = clock.time("check", lambda: check(checks, onnx, shots.parts, out, rgb_masks, quiet))
     # A generator's teacher, which labels most of what the student sees, was fitted to all labeled images.
-    if teacher is None or not draws(teacher):
+    elif teacher is None or not draws(teacher):
         expected = clock.time(
             "estimate", lambda: estimate(shots, plan.distill, out / "estimate", stack.images, **given)
         )
-    pictures = clock.time("report", lambda: _look(trained, teacher, paths, {pair.name for pair in pairs}))
+    pictures = clock.time("report", lambda: _look(trained, teacher, paths, {path.stem for path in masks}))
     sections = [
-        Headline(
-            estimate_in_words(expected, len(shots)),
-            [*_figures(plan, summary, teacher, shots, store), *_compared(both)],
-        ),
+        *_quality(checked, expected, shots, [*_figures(plan, summary, teacher, shots, store), *_compared(both)]),
         shots_gallery(shots),
         Gallery("Predictions", pictures, prediction="student"),
         uncertain_gallery(pictures),
@@ -213,10 +223,20 @@ def run(
         Timing(clock.stages),
         Skipped(list({**dict(stack.skipped), **dict(summary.skipped)}.items())),
     ]
-    if expected is not None:
-        title = f"cross-validation, {expected.share:.0%} of the training"
-        sections.insert(1, PartBars({title: expected.folds.per_part}))
     return write_report(out / "report.html", title, shots.parts, sections)
+
+
+def _quality(
+    checked: Checked | None, expected: Estimate | None, shots: Shots, figures: Sequence[Figure]
+) -> list[Headline | PartBars]:
+    """How good the student is, as measured or else as estimated: in words, and part by part where it is known."""
+    if checked is not None:
+        bars = {f"student on {checked.images} check masks": checked.per_part}
+        return [Headline(check_in_words(checked), figures), PartBars(bars)]
+    headline = Headline(estimate_in_words(expected, len(shots)), figures)
+    if expected is None:
+        return [headline]
+    return [headline, PartBars({f"cross-validation, {expected.share:.0%} of the training": expected.folds.per_part})]
 
 
 def _taught(
