@@ -51,7 +51,9 @@ WHAT = (
 _SWIFT_KIMG = {"wbc": 9, "ants": 18, "carparts": 18}
 # Files of earlier measurements: the day, and whose tables they hold.
 EARLIER = {"2026-11-21": RESULTS / "packs-2026-11-21.json"}
-EARLIER_CARS = ("2026-11-26", RESULTS / "tables" / "representations-carparts.json")
+# Of `partshot bench representations`: the default student, and a U-Net that starts from MoCo, trained on a GPU.
+TABLES, TABLES_DAY = RESULTS / "tables", "2026-11-26"
+_OF_TABLES = {"mean teacher, unet-resnet18 of moco": "MoCo student, U-Net, GPU", "mean teacher": "mean teacher, GPU"}
 
 
 def main() -> None:
@@ -188,9 +190,10 @@ def _earlier(pack: str) -> dict:
     for day, path in EARLIER.items():
         table = json.loads(path.read_text())["tables"].get(pack, {})
         found |= {f"{method} ({day})": by_k for method, by_k in table.items() if method not in ("head", "student")}
+    table = json.loads((TABLES / f"representations-{pack}.json").read_text())["table"]
+    found |= {f"{name} ({TABLES_DAY})": table[method] for method, name in _OF_TABLES.items() if method in table}
     if pack == "carparts":
-        day, path = EARLIER_CARS
-        found |= {f"{method} ({day})": by_k for method, by_k in json.loads(path.read_text())["table"].items()}
+        found[f"forest ({TABLES_DAY})"] = table["forest"]
     return found
 
 
