@@ -14,8 +14,8 @@ from PIL import Image
 # guide counts as flat where its variance in a window is below the last.
 _RADIUS = 1
 _EPSILON = 1e-4
-_LARGEST = 32  # side of a block in pixels, so that tiles stay small
-_TILE, _FEWEST = 128, 16  # side of a tile: in pixels, but no fewer than so many blocks
+_SMALLEST, _LARGEST = 2, 32  # side of a block in pixels: less costs time and gains less, more makes tiles large
+_TILE, _FEWEST = 64, 16  # side of a tile: in pixels, but no fewer than so many blocks
 _PAIRS = [(a, b) for a in range(3) for b in range(a, 3)]
 
 
@@ -33,7 +33,7 @@ def refine(
     """
     if factor <= 1:
         return labels, confidence
-    block = min(_LARGEST, round(factor))
+    block = max(_SMALLEST, min(_LARGEST, round(factor)))
     reach = (2 * _RADIUS + 1) * block  # means of models that are fitted to means, and interpolation
     side = max(_FEWEST, tile // block) * block
     found, sure = labels.copy(), confidence.copy()
@@ -109,14 +109,14 @@ def _enlarged(values: np.ndarray, size: tuple[int, int], box: tuple[float, ...])
 
 def _box(maps: np.ndarray, radius: int) -> np.ndarray:
     """Means over windows of 2 * radius + 1 pixels a side, or of what of them lies inside, float32 [..., h, w]."""
-    for axis in (-2, -1):
-        length = maps.shape[axis]
-        sums = np.cumsum(maps, axis, np.float64)
-        sums = np.concatenate([np.zeros_like(sums.take([0], axis)), sums], axis)
-        last, first = np.minimum(np.arange(length) + radius + 1, length), np.maximum(np.arange(length) - radius, 0)
-        count = (last - first).reshape(-1, *[1] * (-1 - axis))
-        maps = (sums.take(last, axis) - sums.take(first, axis)) / count
-    return maps.astype(np.float32)
+    height, width = maps.shape[-2:]
+    padded = np.pad(maps, [(0, 0)] * (maps.ndim - 2) + [(radius, radius)] * 2)
+    rows = sum(padded[..., i : i + height, :] for i in range(2 * radius + 1))
+    sums = sum(rows[..., i : i + width] for i in range(2 * radius + 1))
+    down, across = (
+        np.minimum(np.arange(n) + radius + 1, n) - np.arange(n).clip(radius) + radius for n in (height, width)
+    )
+    return sums * (1 / (down[:, None] * across)).astype(np.float32)
 
 
 def _inverse(cov: dict, epsilon: float) -> dict:
