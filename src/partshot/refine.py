@@ -15,7 +15,7 @@ from PIL import Image
 _RADIUS = 1
 _EPSILON = 1e-4
 _SMALLEST, _LARGEST = 2, 32  # side of a block in pixels: less costs time and gains less, more makes tiles large
-_TILE, _FEWEST = 64, 16  # side of a tile: in pixels, but no fewer than so many blocks
+_TILE, _FEWEST = 128, 16  # side of a tile: in pixels, but no fewer than so many blocks
 _PAIRS = [(a, b) for a in range(3) for b in range(a, 3)]
 
 
