@@ -269,11 +269,13 @@ def predict(
         str, typer.Option(help="How many times as large things are in windows as they were; several: 0.5,1,2.")
     ] = "1",
     max_megapixels: Annotated[float, typer.Option(help="Leave out images that are larger.")] = 500,
+    refine: Annotated[bool, typer.Option("--refine", help="Move labels onto the edges of the image.")] = False,
 ) -> None:
     """Write a mask for every picture; needs no torch.
 
     Each is an indexed PNG of the picture's name and size. Run again after a stop, it goes on where it was. An image
-    more than twice as large as those that the model learned from is read in overlapping windows of their size.
+    more than twice as large as those that the model learned from is read in overlapping windows of their size. --refine
+    filters the labels with the image as guide, where it is larger than what the model sees of it.
     """
     summary = task_of("predict")(
         model,
@@ -286,6 +288,7 @@ def predict(
         window=window,
         scale=scale,
         max_megapixels=max_megapixels,
+        refined=refine,
     )
     for path, reason in summary.skipped[:_LISTED]:
         typer.echo(f"warning: {path.name} skipped: {reason}", err=True)

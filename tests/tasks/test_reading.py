@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from partshot.cli import app
 from partshot.data.labels import read_labels
 from partshot.errors import BadImage, BadRecipe
+from partshot.refine import refine
 from partshot.shipped import Shipped
 from partshot.tasks.predict import predict
 from partshot.tasks.reading import Reading
@@ -94,6 +95,34 @@ def test_other_windows_are_other_predictions(model, tmp_path):
     assert predict(model, images, out, window=64).written == 1
     assert predict(model, images, out, window=64, scale="1,2").written == 1
     assert predict(model, images, out, window=64, scale="1,2").kept == 1
+    assert predict(model, images, out, window=64, scale="1,2", refined=True).written == 1
+    assert predict(model, images, out, window=64, scale="1,2", refined=True).kept == 1
+
+
+def test_refined_labels_are_those_of_the_image_as_it_was_read(model, tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    for name, size in {"small.png": (40, 60), "whole.png": (90, 120), "windows.png": (310, 450)}.items():
+        image = np.full((*size, 3), 200, np.uint8)
+        image[..., 0] = np.where(blocks(images, name, *size), 131, 124)
+        image[::7, ::5, 0] = 255 - image[::7, ::5, 0]  # single pixels that are taken for the other label
+        Image.fromarray(image).save(images / name)
+    factors, given = [], ["predict", str(model), str(images), "--out"]
+    monkeypatch.setattr("partshot.tasks.predict.refine", lambda *g: factors.append(g[3]) or refine(*g))
+
+    assert CliRunner().invoke(app, [*given, str(tmp_path / "plain")]).exit_code == 0
+    assert factors == []
+    assert CliRunner().invoke(app, [*given, str(tmp_path / "refined"), "--refine", "--confidence"]).exit_code == 0
+
+    assert sorted(factors) == [60 / 64, 100 / 64, 120 / 64]
+    for name, factor in {"small.png": 60 / 64, "whole.png": 120 / 64, "windows.png": 100 / 64}.items():
+        image = np.array(Image.open(images / name))
+        plain = (image[..., 0] > 127).astype(np.uint8)
+        np.testing.assert_array_equal(read_labels(tmp_path / "plain" / name), plain)
+        found, sure = refine(image, plain, np.full(plain.shape, 200, np.uint8), factor)
+        np.testing.assert_array_equal(read_labels(tmp_path / "refined" / name), found)
+        assert (found != plain).any() == (factor > 1)
+        written = np.array(Image.open(tmp_path / "refined" / "confidence" / name))
+        assert np.abs(written.astype(int) - sure).max() <= 1
 
 
 def test_the_limit_of_megapixels_is_an_option(model, tmp_path):

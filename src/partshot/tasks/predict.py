@@ -1,7 +1,8 @@
 """predict: masks for a folder of pictures by an exported student, without torch.
 
 Knows how a long prediction stays busy. The net, and what is done to a picture before and after it, is the ONNX file's
-affair; what lies where in the folder of masks is tasks/predictions.py's; what is read in windows, tasks/reading.py's.
+affair; what lies where in the folder of masks is tasks/predictions.py's; what is read in windows, tasks/reading.py's;
+how labels are moved onto edges, refine.py's.
 """
 
 import io
@@ -21,7 +22,7 @@ from partshot.data.images import allowing, image_size, list_images, read_image, 
 from partshot.data.labels import write_labels
 from partshot.errors import BadImage, BadRecipe
 from partshot.machine import available_cores
-from partshot.parts import PartSet
+from partshot.refine import refine
 from partshot.shipped import Shipped
 from partshot.tasks.predictions import MANIFEST, Author, Places, claim, write_json
 from partshot.tasks.reading import Reading
@@ -85,6 +86,7 @@ def predict(
     window: str | int = "auto",
     scale: str | int | float = "1",
     max_megapixels: int | float = 500,
+    refined: bool = False,
 ) -> Summary:
     """Writes an indexed PNG of the same stem and size for every picture, ids and palette as in out/classes.json.
 
@@ -95,7 +97,9 @@ def predict(
     windows in which images are read; "off" reads all of them whole; "auto" those that are at most twice as large as the
     images that the model learned from, or all where it does not say, and others in windows of that size. scale: how
     many times as large things are in windows as in those images, or several numbers, as in "0.5,1,2", whose votes are
-    averaged. max_megapixels: larger images are left out.
+    averaged. max_megapixels: larger images are left out. refined: labels are moved onto the edges of the image, where
+    that is larger than what the model sees of it; of images of more than 4 megapixels that are read whole, onto those
+    of the image shrunk to that.
 
     A picture that cannot be read is left out and listed in the summary. Run again after a stop, it goes on where it
     was: what this model wrote and no picture is newer than is kept, unless `overwrite`. Another model's predictions
@@ -106,7 +110,7 @@ def predict(
     """
     if batch < 1:
         raise BadRecipe(f"batch {batch} given; 1 or more pictures are needed")
-    began, reading = time.monotonic(), Reading.parse(window, scale)
+    began, reading = time.monotonic(), Reading.parse(window, scale, refined)
     shipped, pictures = Shipped(model), _pictures(Path(images), leave_out)
     reading.windows(shipped, 1, 1)  # refuses a scale of nothing, before any work
     places = Places(Path(out), overlays, confidence)
@@ -117,8 +121,8 @@ def predict(
     with allowing(max_megapixels), Ticker("predicting", total=len(todo), done=0, quiet=quiet) as ticker:
         alone = _alone(shipped, todo, reading)
         together = [picture for picture in todo if picture not in alone]
-        skipped = _predict_together(shipped, together, places, batch, ticker)
-        skipped += _predict_alone(shipped, alone, places, ticker, len(together))
+        skipped = _predict_together(shipped, together, places, reading, batch, ticker)
+        skipped += _predict_alone(shipped, alone, places, reading, ticker, len(together))
     windowed = sum(bool(windows) for windows in alone.values())
     write_json(places.out / MANIFEST, {**manifest, "skipped": {path.name: reason for path, reason in skipped}})
 
@@ -143,7 +147,7 @@ def _alone(shipped: Shipped, todo: Sequence[Path], reading: Reading) -> dict[Pat
 
 
 def _predict_alone(
-    shipped: Shipped, todo: Mapping[Path, tuple[int, ...]], places: Places, ticker: Ticker, done: int
+    shipped: Shipped, todo: Mapping[Path, tuple[int, ...]], places: Places, reading: Reading, ticker: Ticker, done: int
 ) -> list[tuple[Path, str]]:
     skipped: list[tuple[Path, str]] = []
     for path, windows in todo.items():
@@ -153,14 +157,14 @@ def _predict_alone(
                 labels, confidence = read_in_windows(shipped.predict, *given)
             else:
                 (labels,), (confidence,) = shipped.predict(picture.image[None])
-            _write(places, picture, labels, confidence, shipped.parts)
+            _write(places, picture, labels, confidence, shipped, reading)
         done += 1
         ticker.tick(done)
     return skipped
 
 
 def _predict_together(
-    shipped: Shipped, todo: Sequence[Path], places: Places, batch: int, ticker: Ticker
+    shipped: Shipped, todo: Sequence[Path], places: Places, reading: Reading, batch: int, ticker: Ticker
 ) -> list[tuple[Path, str]]:
     # Reading and writing run in threads beside the net, each a bounded number of pictures ahead or behind.
     skipped: list[tuple[Path, str]] = []
@@ -173,7 +177,7 @@ def _predict_together(
         for group in in_batches(read, batch):
             labels, confidence = shipped.predict(np.stack([picture.image for picture in group]))
             for picture, ids, sure in zip(group, labels, confidence, strict=True):
-                writing.append(writers.submit(_write, places, picture, ids, sure, shipped.parts))
+                writing.append(writers.submit(_write, places, picture, ids, sure, shipped, reading))
             while len(writing) > ahead:
                 writing.popleft().result()
             done += len(group)
@@ -245,16 +249,21 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable, items: Sequence, count: int
         yield result
 
 
-def _write(places: Places, picture: Picture, labels: np.ndarray, confidence: np.ndarray, parts: PartSet) -> None:
+def _write(
+    places: Places, picture: Picture, labels: np.ndarray, confidence: np.ndarray, shipped: Shipped, reading: Reading
+) -> None:
+    if reading.refined:
+        factor = reading.factor(shipped, *picture.image.shape[:2])
+        labels, confidence = refine(picture.image, labels, confidence, factor)
     # The labels last: without them the picture counts as not done.
     if places.overlays:
         # Of a very large image every second pixel: Pillow would copy all of it, twice.
         step = 1 if picture.image.shape[0] * picture.image.shape[1] <= _MOST_AHEAD else 2
         image = _shrunk(picture.image[::step, ::step])
-        write_overlay(places.overlay(picture.path), image, _resized(labels, image.shape[:2]), parts)
+        write_overlay(places.overlay(picture.path), image, _resized(labels, image.shape[:2]), shipped.parts)
     if places.confidence:
         _write_gray(places.sureness(picture.path), _resized(confidence, picture.size))
-    write_labels(places.labels(picture.path), _resized(labels, picture.size), parts)
+    write_labels(places.labels(picture.path), _resized(labels, picture.size), shipped.parts)
 
 
 def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

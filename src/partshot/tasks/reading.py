@@ -1,7 +1,7 @@
 """How a prediction reads an image: whole, or in windows at the scale of the images that the student learned from.
 
-Knows the options `--window` and `--scale`, what they say of an image of some size, and when that needs a word of the
-user's. How windows are read is windows.py's affair.
+Knows the options `--window`, `--scale` and `--refine`, what they say of an image of some size, and when that needs a
+word of the user's. How windows are read is windows.py's affair, how edges are refined refine.py's.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,15 @@ class Reading:
     """window: side of the windows in pixels of the image; None is `auto`, 0 is `off`.
 
     scales: how many times as large as in the labeled images things are taken to be in the windows; several are
-    averaged.
+    averaged. refined: whether labels are moved onto the image's edges.
     """
 
     window: int | None = None
     scales: tuple[float, ...] = (1.0,)
+    refined: bool = False
 
     @classmethod
-    def parse(cls, window: str | int, scale: str | int | float) -> "Reading":
+    def parse(cls, window: str | int, scale: str | int | float, refined: bool = False) -> "Reading":
         """From the options: "auto", "off" or pixels, and a number or several with commas between; BadRecipe."""
         names = {"auto": None, "off": 0}
         try:
@@ -43,7 +44,7 @@ class Reading:
             raise BadRecipe(f"scale '{scale}' given; numbers from 0.05 to 20 are needed")
         if side == 0 and scales != (1.0,):
             raise BadRecipe(f"scale '{scale}' is one of windows, and --window is off; leave one of them out")
-        return cls(side, scales)
+        return cls(side, scales, refined)
 
     def windows(self, model: Shipped, height: int, width: int) -> tuple[int, ...]:
         """Sides of the windows of an image, one a scale; none where it is read whole.
@@ -62,6 +63,11 @@ class Reading:
             return ()
         return tuple(max(_SMALLEST, round(side * scale)) for scale in self.scales)
 
+    def factor(self, model: Shipped, height: int, width: int) -> float:
+        """Pixels of an image, along a side, for each that the model sees of it; in the finest of several scales."""
+        return min([max(height, width), *self.windows(model, height, width)]) / model.size
+
     def to_dict(self) -> dict:
-        """Plain values, for the manifest of predictions."""
-        return {"window": self.window, "scales": list(self.scales)}
+        """Plain values, for the manifest of predictions: an option that is off is left out, as by older versions."""
+        refined = {"refined": True} if self.refined else {}
+        return {"window": self.window, "scales": list(self.scales), **refined}
