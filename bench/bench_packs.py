@@ -21,15 +21,12 @@ import torch
 
 from partshot.data.shots import Shots
 from partshot.evaluate import Row, kshot, table_to_dict, tabulate
-from partshot.ops.pictures import as_pictures
-from partshot.represent.choose import POSITION, open_representation, reduced_on
+from partshot.represent.choose import POSITION
 from partshot.represent.encoders import ENCODERS
-from partshot.represent.reduced import components_for
-from partshot.segmenter import Segmenter
 from partshot.tasks.compare import predictor
 from partshot.tasks.distill import facing, train_student
 from partshot.tasks.field import Field, open_field
-from partshot.tasks.fit import ENCODER_LEVELS, facing_fit, teacher_names
+from partshot.tasks.fit import ENCODER_LEVELS, frozen_reader
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_points import PRESETS as POINTS
 from partshot.train.forest import Forest
@@ -116,16 +113,10 @@ def _student(name: str, recipe_of: Callable[[str], Distill], with_images: bool =
 
 
 def _frozen(field: Field, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
+    # Read before a fit's time is taken, at the size that the encoder works at.
     images = field.pictures(256)
-    name, head = teacher_names(f"{ENCODER}{ENCODER_LEVELS}{POSITION}")
-    some = as_pictures(images[:: max(1, len(images) // 100)])
-    recipe = facing_fit(POINTS["fast"], not facing(PRESETS["default"], images).augment.flip)
-
-    def fit(shots: Shots):
-        reads = reduced_on(open_representation(name), some, components_for(len(shots)))
-        return predictor(Segmenter(reads, shots.parts, head, 256, recipe).fit(shots, quiet=True))
-
-    return fit
+    name = f"{ENCODER}{ENCODER_LEVELS}{POSITION}"
+    return lambda shots: predictor(frozen_reader(shots, lambda side: images, name=name))
 
 
 def _forest(field: Field, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:

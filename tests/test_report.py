@@ -264,6 +264,9 @@ def test_a_table_in_words_names_the_rival_and_owns_up_to_the_spread():
     assert "0.289 below the best of the other methods" in table_in_words(close, "student", 9)
     even = {"student": {1: cell(perfect, nothing)}, "forest": {1: cell(nothing, GUESS)}}
     assert "within the spread over 2 seeds" in table_in_words(even, "student", 9)
+    assert "still being measured" not in lead
+    first = table_in_words({"head": {1: cell(perfect)}}, "head", 9, ["student", "auto_shot"])
+    assert first.startswith("Unfinished; still being measured: student, auto_shot. From one labelled picture the head")
     alone = {"student": {1: cell(perfect)}, "mean teacher": {1: cell(perfect)}}  # one network under two names
     assert "other methods" not in table_in_words(alone, "student", 9)
 

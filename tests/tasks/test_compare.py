@@ -44,6 +44,17 @@ def test_an_unheard_teacher_leaves_the_mean_teacher(contest, shots, monkeypatch)
     assert {p.name.rsplit("-", 2)[0] for p in contest.folder.iterdir()} == {"mean-teacher"}
 
 
+def test_a_table_may_show_some_rows_with_a_teacher_of_its_own(contest, shots):
+    taught = []
+    recipe = contest.recipe.changed(consistency=contest.recipe.consistency.changed(teacher=0))
+    given = (contest.folder, contest.pictures, contest.representation, recipe)
+    other = Contest(*given, fit=contest.fit, quiet=True, teach=lambda shots: taught.append(1) or contest.teacher(shots))
+    assert list(other.methods("forest", "student")) == ["student", "forest"]
+    # A recipe that hears no teacher has none fitted.
+    assert other.training(shots).name.startswith("mean-teacher") and not taught
+    assert other.teacher(shots) is other.teacher(shots) is contest.teacher(shots) and taught == [1]
+
+
 def test_a_draw_is_trained_once_and_its_teacher_fitted_once(contest, shots, monkeypatch):
     first = contest.supervised(shots)
     teacher = contest.teacher(shots)

@@ -4,7 +4,7 @@ Knows how to say a number without overstating it: a lead within the spread over 
 compute anything that the table does not hold.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from partshot.report.numbers import Cell, Table
@@ -31,10 +31,11 @@ class Measured(Protocol):
     absent: tuple[str, ...]
 
 
-def table_in_words(table: Table, method: str, pictures: int) -> str:
+def table_in_words(table: Table, method: str, pictures: int, awaited: Sequence[str] = ()) -> str:
     """What `method` reaches with the most labels, against the best of the others, and with the fewest.
 
-    pictures: how many held-out pictures were scored. The method must be in the table.
+    pictures: how many held-out pictures were scored. awaited: rows that are still being measured, which is said first.
+    The method must be in the table.
     """
     ks = sorted(table[method])
     most, cell = ks[-1], table[method][ks[-1]]
@@ -44,7 +45,8 @@ def table_in_words(table: Table, method: str, pictures: int) -> str:
     )
     if len(ks) > 1:
         text += f" From {_labelled(ks[0])} it reaches {table[method][ks[0]].miou:.3f}{_against(table, method, ks[0])}."
-    return f"{text} {weakest_in_words(cell.per_part)}".strip()
+    text = f"{text} {weakest_in_words(cell.per_part)}".strip()
+    return f"Unfinished; still being measured: {', '.join(awaited)}. {text}" if awaited else text
 
 
 def scores_in_words(miou: float, per_part: Mapping[str, float], pictures: int) -> str:

@@ -6,7 +6,7 @@ student's own network from the labels alone, as strongly augmented but for color
 sees none. mean teacher: the same network with consistency on the unlabelled pictures, but no representation and no
 few-shot teacher. head: the few-shot teacher. student: all of it; where the few-shot teacher is not heard (see
 tasks.distill), that is the mean teacher's network, trained once, and the first of the two rows bears its time. Each is
-a function from shots to a predictor, as `evaluate.kshot` takes them.
+a function from shots to a predictor, as `evaluate.kshot` takes them. A table may show some of them alone.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class Contest:
     folder: where students are trained, one sub-folder each, so that a contest goes on where it stopped.
     pictures: uint8 [n, s, s, 3] at the recipe's size. representation: the teacher's. recipe: the student's; the
     supervised row sees as many shots in as many steps, and no other pictures. head, fit: the teacher's head and how it
-    is fitted.
+    is fitted. teach: shots -> another few-shot teacher, fitted; None fits that head on that representation.
     """
 
     def __init__(
@@ -50,15 +50,17 @@ class Contest:
         student: str = STUDENT,
         seed: int = 0,
         quiet: bool = False,
+        teach: Callable[[Shots], Segmenter] | None = None,
     ):
         self.folder, self.pictures, self.representation = folder, pictures, representation
         self.recipe, self.head, self.fit, self.student = recipe, head, fit, student
         self.seed, self.quiet = seed, quiet
+        self.teach = teach or (lambda shots: self._segmenter(self.representation, self.head, shots))
         self._teachers: dict[tuple[str, ...], Segmenter] = {}
 
-    def methods(self) -> dict[str, Callable[[Shots], Predictor]]:
-        """Name -> fit, in the order in which tables show them."""
-        return {
+    def methods(self, *names: str) -> dict[str, Callable[[Shots], Predictor]]:
+        """Name -> fit, in the order in which tables show them; of these names alone, where some are given."""
+        every = {
             "student": lambda shots: predictor(self.distilled(shots)),
             "head": lambda shots: predictor(self.teacher(shots)),
             "mean teacher": lambda shots: predictor(self.mean_teacher(shots)),
@@ -67,11 +69,12 @@ class Contest:
             "random": lambda shots: predictor(self._of_random_weights(shots)),
             "forest": lambda shots: Forest(shots.parts, seed=self.seed).fit(shots).predict,
         }
+        return {name: fit for name, fit in every.items() if name in names} if names else every
 
     def teacher(self, shots: Shots) -> Segmenter:
         """The few-shot teacher, fitted once per draw."""
         if shots.names not in self._teachers:
-            self._teachers[shots.names] = self._segmenter(self.representation, self.head, shots)
+            self._teachers[shots.names] = self.teach(shots)
         return self._teachers[shots.names]
 
     def _of_random_weights(self, shots: Shots) -> Segmenter:
@@ -104,6 +107,9 @@ class Contest:
         return fitted.fit(shots, quiet=self.quiet)
 
     def _hears(self, shots: Shots) -> bool:
+        if self.recipe.consistency is not None and self.recipe.consistency.teacher == 0:
+            # None is, so none has to be fitted.
+            return False
         return is_heard(self.teacher(shots), shots, self.recipe)
 
     def _train(self, name: str, shots: Shots, recipe: Distill, pictures, teacher) -> Student:

@@ -1,9 +1,11 @@
 """fit: from a few labelled pictures and a representation to a few-shot teacher on disk, in seconds."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
 
 from partshot.artifact import replacing_file
 from partshot.data.images import list_images, read_stack
@@ -110,6 +112,31 @@ def teacher_names(representation: str | None = None, head: str | None = None) ->
         encoder = default_encoder()
         representation = REPRESENTATION if encoder is None else encoder + ENCODER_LEVELS + POSITION
     return representation, head or (POINTS_HEAD if encoders_in(representation) else HEAD)
+
+
+def frozen_reader(
+    shots: Shots,
+    pictures: Callable[[int], np.ndarray],
+    seed: int = 0,
+    sided: bool | None = None,
+    name: str | None = None,
+    recipe: Fit | None = None,
+) -> Segmenter:
+    """A pretrained encoder, frozen, with a small head that is fitted to the shots, in half a minute.
+
+    pictures: side in pixels -> plain pictures, uint8 [n, side, side, 3]; of some hundred of them principal components
+    are taken. sided: whether the things face one way; None asks these pictures. name: of the representation, None takes
+    that of `teacher_names`. recipe: how the head is fitted, None takes "fast". Raises what `open_representation` does.
+    """
+    name, head = teacher_names(name)
+    found = open_representation(name).to(best_device())
+    size = working_size(found)
+    stack = pictures(size)
+    some = as_pictures(stack[:: max(1, len(stack) // _REDUCED_ON)])
+    found = reduced_on(found, some, components_for(len(shots)))
+    recipe = (recipe or row_of(fit_presets(head), "fast")).changed(seed=seed)
+    recipe = facing_fit(recipe, one_sided(stack) if sided is None else sided)
+    return Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet=True)
 
 
 def reduced_to(

@@ -15,21 +15,15 @@ import numpy as np
 from PIL import Image
 
 import partshot
-from partshot.data.images import read_image
+from partshot.data.images import read_image, read_stack
 from partshot.data.labels import write_labels
 from partshot.data.shots import Shots
-from partshot.data.symmetry import one_sided
 from partshot.errors import BadImage
-from partshot.recipe import preset as row_of
 from partshot.report import Gallery, Headline, Picture, shots_gallery, write_report
-from partshot.represent.choose import open_representation, working_size
 from partshot.represent.encoders import default_encoder
-from partshot.represent.reduced import components_for
-from partshot.segmenter import Segmenter
-from partshot.tasks.fit import facing_fit, reduced_to, teacher_names
+from partshot.tasks.fit import frozen_reader
 from partshot.tasks.predictions import MANIFEST, Author, Places, claim
 from partshot.tasks.reading import Reading
-from partshot.train.fitting import fit_presets
 from partshot.train.progress import Ticker
 
 EXPECTED_SECONDS = 50.0
@@ -38,6 +32,7 @@ EXPECTED_SECONDS = 50.0
 _SECONDS = 45.0  # in which the folder is labeled; with the fit, about a minute
 _LARGEST = 512  # longest side that is read; masks are enlarged to the image's own size
 _BATCH, _SPREAD, _SHOWN = 8, 16, 12
+_PLAIN = 100  # images, about, that principal components are taken from
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,8 @@ def preview(shots: Shots, images: Sequence[Path], out: Path, title: str, seed: i
     """
     began = time.monotonic()
     places = Places(out / "masks", False, False)
-    reader = _reader(shots, images, seed)
+    some = images[:: max(1, len(images) // _PLAIN)]
+    reader = frozen_reader(shots, lambda side: read_stack(some, side, skip_corrupt=True).images, seed)
     author = Author(f"preview {reader.fitted}", partshot.__version__, shots.parts)
     claim(places, author, images, False, Reading())
     # Every sixteenth first, so that a part of the folder is a part of all of it.
@@ -92,19 +88,6 @@ def preview(shots: Shots, images: Sequence[Path], out: Path, title: str, seed: i
     result = Preview(written, len(images), time.monotonic() - began)
     _report(result, shots, shown[:_SHOWN], out, title)
     return result
-
-
-def _reader(shots: Shots, images: Sequence[Path], seed: int) -> Segmenter:
-    """The frozen encoder with its small head, fitted."""
-    name, head = teacher_names()
-    found = open_representation(name)
-    size = working_size(found)
-    found = reduced_to(found, images, size, components_for(len(shots)))
-    recipe = row_of(fit_presets(head), "fast").changed(seed=seed)
-    small = [one for one in map(_read, images[:: max(1, len(images) // 100)]) if one is not None]
-    gray = np.stack([np.array(Image.fromarray(image).resize((64, 64))) for _, image, _ in small])
-    recipe = facing_fit(recipe, one_sided(gray))
-    return Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet=True)
 
 
 def _read(path: Path) -> tuple[Path, np.ndarray, tuple[int, int]] | None:
