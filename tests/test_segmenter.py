@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.stats import entropy as scipy_entropy
 
+from partshot.data.images import resize_image
 from partshot.data.toy import toy_shots
 from partshot.errors import BadArtifact, BadRecipe, NotFitted
 from partshot.nets.student import build_student
@@ -192,3 +193,23 @@ def test_a_mirrored_student_says_the_same_of_a_mirror_image_and_exports_so(tmp_p
     np.testing.assert_allclose(seen, mean.numpy(), atol=0.02)
     labels, _ = Shipped(export(read, tmp_path / "student.onnx", list(pictures))).predict(pictures)
     assert np.mean(labels == seen.argmax(1)) > 0.98
+
+
+def test_a_student_that_decided_keeps_its_offsets_on_disk_and_in_onnx(pictures, tmp_path):
+    torch.manual_seed(0)
+    net, parts = build_student("swift", 3), PartSet.of("background", "head", "eye")
+    stack, lean = np.stack([resize_image(one, 32) for one in pictures]), (0.0, 0.5, 1.0)
+    plain, decided = (Student(net, "swift", parts, 32) for _ in range(2))
+    before = plain.predict(pictures)
+    assert decided.decide(stack, lean, 1.5) is decided and decided.offsets[0] == 0
+    # Deciding again starts from the net's own logits.
+    assert decided.decide(stack, lean, 1.5).offsets == pytest.approx(decided.offsets)
+    after = decided.predict(pictures)
+    moved = np.log(after[0].probabilities) - np.log(before[0].probabilities)
+    moved -= moved[:1]
+    np.testing.assert_allclose(moved.mean((1, 2)), decided.offsets, atol=0.02)
+    again = Student.load(decided.save(tmp_path / "student"))
+    assert again.offsets == pytest.approx(decided.offsets) and same(again.predict(pictures), after)
+    labels, _ = Shipped(export(again, tmp_path / "student.onnx", pictures)).predict(pictures[0][None])
+    assert np.mean(labels[0] == after[0].labels) > 0.98
+    assert plain.offsets is None and same(plain.predict(pictures), before)

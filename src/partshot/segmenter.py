@@ -20,13 +20,14 @@ from torch import nn
 
 from partshot.artifact import Artifact, below
 from partshot.catalog import HEADS, lookup
-from partshot.data.images import resize_image
+from partshot.data.images import resize_image, resize_images
 from partshot.data.shots import Shots
 from partshot.data.soft_labels import SoftLabels
 from partshot.errors import BadArtifact, NotFitted
 from partshot.heads.ensemble import Ensemble
 from partshot.letterbox import letterbox, reading_size
-from partshot.nets.student import STRIDE, Mirrored, build_student
+from partshot.nets.student import STRIDE, Mirrored, Offset, build_student
+from partshot.ops.decision import overlap_offsets
 from partshot.ops.disagreement import entropy, image_score, keep_by_score, verdict
 from partshot.ops.pictures import as_bytes, as_pictures
 from partshot.ops.precision import best_device, native_bf16
@@ -49,6 +50,9 @@ _STYLES, _STYLES_FROM, _MOST_BYTES = 24, 2_000_000, 1 << 30
 
 # A head of points answers at the finest map's size, and at this part of the image's side or more.
 _COARSE = 4
+
+# How many unlabeled images decide from which probability a class is predicted, and every how many pixels of a side.
+_DECIDED_ON, _DECIDED_AT = 80, 120
 
 DOUBTED = 0.1
 """Share of drawn pictures that are left out where an ensemble's members disagree; the default of DDPM-segmentation."""
@@ -279,7 +283,8 @@ class Student:
     `nets.student.build_student`. size: side of the pictures it was trained on. card: plain JSON values on how.
     mirrored: whether it reads pictures in a mirror, too. squashed: whether it knows images squashed to squares, as
     students of older versions do; else it reads them with their aspect. native: the usual long side, in pixels, of the
-    images that it learned from, before they were resized; None where nobody knows.
+    images that it learned from, before they were resized; None where nobody knows. offsets: added to the logits of each
+    class, so that masks overlap best (ops/decision.py); None adds none.
     """
 
     def __init__(
@@ -292,8 +297,10 @@ class Student:
         mirrored: bool = False,
         squashed: bool = False,
         native: int | None = None,
+        offsets: Sequence[float] | None = None,
     ):
         self.net, self.name, self.parts, self.size = net.eval(), name, parts, size
+        self.offsets = offsets
         self.card, self.mirrored, self.squashed, self.native = card or {}, mirrored, squashed, native
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
@@ -313,14 +320,27 @@ class Student:
         """The fingerprint of its training; empty where nobody told it."""
         return self.card.get("fingerprint", "")
 
+    def decide(self, pictures: np.ndarray, lean: Sequence[float], temperature: float) -> "Student":
+        """The student with offsets for the largest expected overlap, found on some of a stack, uint8 [n, s, s, 3].
+
+        lean, temperature: see ops.decision.overlap_offsets.
+        """
+        some = resize_images(pictures[:: max(1, len(pictures) // _DECIDED_ON)][:_DECIDED_ON], self.reads)
+        batches = (as_pictures(some[first : first + _BATCH]) for first in range(0, len(some), _BATCH))
+        step, self.offsets = max(1, self.reads // _DECIDED_AT), None
+        logits = torch.cat([self._logits(batch)[:, :, ::step, ::step] for batch in batches])
+        self.offsets = tuple(overlap_offsets(logits, torch.tensor(lean), temperature).tolist())
+        return self
+
     def soft_labels(self, pictures: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> SoftLabels:
         """Soft labels of a stack, uint8 [n, s, s, 3], at half its size, for a more compact student to learn from."""
         return _soft_labels(self.reader, pictures, self.reads, torch.device("cpu"), progress)
 
     @property
     def reader(self) -> nn.Module:
-        """What looks at pictures of that size: the net, or the net and its mirror image."""
-        return Mirrored(self.net, self.parts.mirrored_ids()).eval() if self.mirrored else self.net
+        """What looks at pictures of that size: the net, or the net and its mirror image, with the offsets."""
+        net = Mirrored(self.net, self.parts.mirrored_ids()) if self.mirrored else self.net
+        return (net if self.offsets is None else Offset(net, self.offsets)).eval()
 
     def save(self, folder: Path | str) -> Path:
         """Writes the network and its card."""
@@ -328,6 +348,7 @@ class Student:
         card = {"student": self.name, "size": self.size, "aspect": aspect, "parts": self.parts.to_dict(), **self.card}
         card |= {"mirrored": True} if self.mirrored else {}
         card |= {} if self.native is None else {"native": self.native}
+        card |= {} if self.offsets is None else {"offsets": list(self.offsets)}
         return Artifact("student", card, {k: v.numpy() for k, v in self.net.state_dict().items()}).save(folder)
 
     @classmethod
@@ -338,8 +359,9 @@ class Student:
         net = _loaded(build_student(stored.card["student"], len(parts)), stored.tensors, folder)
         known = {k: stored.card[k] for k in ("fingerprint", "recipe") if k in stored.card}
         mirrored, squashed = stored.card.get("mirrored", False), stored.card.get("aspect") != _KEPT
-        native = stored.card.get("native")
-        return cls(net, stored.card["student"], parts, stored.card["size"], known, mirrored, squashed, native)
+        native, offsets = stored.card.get("native"), stored.card.get("offsets")
+        given = (stored.card["size"], known, mirrored, squashed, native, offsets)
+        return cls(net, stored.card["student"], parts, *given)
 
     def _seen(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """The answers to a few images: those that are read at one size together."""

@@ -8,7 +8,7 @@ whose pretrained weights it can start from. "regan-unet" is the published studen
 segmentation-models-pytorch is one by name: "unet-resnet34", "deeplabv3plus-mobilenet_v2", ...
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -97,6 +97,19 @@ class Mirrored(nn.Module):
         """Logits at the pictures' size, as the net's own."""
         plain, mirrored = self.net(images), self.net(images.flip(3))
         return (plain + mirrored.flip(3)[:, self.mirrored_ids]) / 2
+
+
+class Offset(nn.Module):
+    """A student whose logits get an offset for each class, so that other classes than the most probable win."""
+
+    def __init__(self, net: nn.Module, offsets: Sequence[float]):
+        super().__init__()
+        self.net = net
+        self.register_buffer("offsets", torch.tensor(offsets)[:, None, None], persistent=False)
+
+    def forward(self, images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b k h w"]:
+        """Logits at the pictures' size, as the net's own, with the offsets."""
+        return self.net(images) + self.offsets
 
 
 class Swift(nn.Module):

@@ -196,7 +196,10 @@ def train_student(
 
     def as_it_is() -> Student:
         average = copy.deepcopy(game.modules["average"]).to("cpu")
-        return Student(average, student, shots.parts, recipe.size, card, recipe.mirrored, native=native)
+        found = Student(average, student, shots.parts, recipe.size, card, recipe.mirrored, native=native)
+        if pictures is None or not recipe.decision_temperature:
+            return found
+        return found.decide(pictures, game.lean.tolist(), recipe.decision_temperature)
 
     show = _Snapshots(out, snapshots, recipe, as_it_is) if snapshots else None
     run_loop(game, loop, out, what, fingerprint, quiet=quiet, show=show)

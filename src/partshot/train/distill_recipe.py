@@ -12,7 +12,6 @@ from partshot.data.augment import Augment
 from partshot.data.mosaic import Mosaic
 from partshot.recipe import Recipe
 
-
 FEW = 2
 """Labeled images up to which `few_start` holds."""
 
@@ -68,13 +67,22 @@ class Distill(Recipe):
     rehearsal: of a first student, times kimg; 0 has none. Where a generator draws, it learns at half size, labels what
     is drawn together with the teacher, and leaves the student its weights.
     mirrored: the student reads every picture and its mirror image and says the mean, in twice the time.
+    decision_temperature: above 0, each class is predicted from the probability at which its expected overlap is largest
+    (ops/decision.py), estimated on unlabelled pictures at this temperature; 0 predicts the most probable class.
     mosaic: shots pasted at other places, scales and rotations, for images that show many things; a first student learns
     from single ones.
     augment: changes to the labelled shots and, unless consistency has views of its own, to the student's view of
     unlabelled pictures. consistency: None leaves it out.
     """
 
-    later: ClassVar = {"rehearsal": 0.0, "mirrored": False, "mosaic": None, "encoder_rate": 1.0, "fixed_stride": 0}
+    later: ClassVar = {
+        "rehearsal": 0.0,
+        "mirrored": False,
+        "mosaic": None,
+        "encoder_rate": 1.0,
+        "fixed_stride": 0,
+        "decision_temperature": 0.0,
+    }
 
     size: int = Field(default=128, ge=32, multiple_of=32)
     kimg: float = Field(default=18, gt=0)
@@ -92,6 +100,7 @@ class Distill(Recipe):
     coarse: float = Field(default=0.5, ge=0, le=1)
     rehearsal: float = Field(default=0.0, ge=0)
     mirrored: bool = False
+    decision_temperature: float = Field(default=0.0, ge=0)
     mosaic: Mosaic | None = None
     augment: Augment = AUGMENTS["strong"]
     consistency: Consistency | None = Consistency()
@@ -177,6 +186,7 @@ PRESETS = {
         class_power=0.6,
         encoder_rate=0.1,
         fixed_stride=4,
+        decision_temperature=1.75,
         consistency=Consistency(flexible=2.0, teacher=0, few_start=0.2),
     ),
     # A fast student of a larger one's labels of all images, which are better than its own would be.
