@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench_packs import DATA, LIGHT, PACKS, RESULTS, folder_of, read_rows
+from bench_packs import DATA, LIGHT, PACKS, RESULTS, folder_of, pretrained_recipe, read_rows
 from partshot.tasks.distill import facing
 from partshot.tasks.estimate import FOLDS, SHARE, estimate, expected
 from partshot.tasks.field import open_field
-from partshot.train.distill_recipe import PRESETS
 from partshot.workers import workers
 
 KS, SPLITS = (5, 10), (0, 1, 2, 3, 4)
@@ -47,7 +46,7 @@ def measure(pack: str, k: int, split: int, out: Path) -> None:
         return
     torch.set_num_threads(1)
     field = open_field(str(DATA / pack), out / "fields", quiet=True)
-    recipe = PRESETS["pretrained"]
+    recipe = pretrained_recipe(pack)
     images = field.pictures(recipe.size)
     shots = field.pool.subset([field.pool.names.index(name) for name in field.draws[k][split]])
     began = time.monotonic()
@@ -58,7 +57,7 @@ def measure(pack: str, k: int, split: int, out: Path) -> None:
 
 
 def _told(pack: str, k: int, split: int, out: Path) -> Path:
-    folder = out / "estimate" / f"{pack}-{PRESETS['pretrained'].fingerprint}-{FOLDS}-{SHARE}" / f"{k}-{split}"
+    folder = out / "estimate" / f"{pack}-{pretrained_recipe(pack).fingerprint}-{FOLDS}-{SHARE}" / f"{k}-{split}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / "row.json"
 

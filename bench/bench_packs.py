@@ -27,6 +27,7 @@ from partshot.tasks.compare import predictor
 from partshot.tasks.distill import facing, train_student
 from partshot.tasks.field import Field, open_field
 from partshot.tasks.fit import ENCODER_LEVELS, frozen_reader
+from partshot.tasks.student_choice import student_recipe
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_points import PRESETS as POINTS
 from partshot.train.forest import Forest
@@ -44,6 +45,8 @@ WHAT = (
     "brackets the median seconds that a fit took, two at a time on two cores, other work beside them (alone on two "
     "cores a student takes 129 s). Rows with a day were measured then, by the project of that day."
 )
+# The usual long side of a pack's images in pixels, which the student's size follows.
+_NATIVE = {"wbc": 128, "ants": 256, "carparts": 256}
 # Thousands of labeled images that the student without a pretrained encoder sees: as many as on 2026-11-21.
 _SWIFT_KIMG = {"wbc": 9, "ants": 18, "carparts": 18}
 # Files of earlier measurements: the day, and whose tables they hold.
@@ -123,10 +126,15 @@ def _forest(field: Field, pack: str, folder: Path, split: int) -> Callable[[Shot
     return lambda shots: Forest(shots.parts, seed=split).fit(shots).predict
 
 
+def pretrained_recipe(pack: str) -> Distill:
+    """The pretrained student's, at the size that suits the pack's images."""
+    return student_recipe(None, "pretrained", _NATIVE[pack])
+
+
 ROWS: dict[str, Callable] = {
-    "pretrained student": _student(LIGHT, lambda pack: PRESETS["pretrained"]),
+    "pretrained student": _student(LIGHT, pretrained_recipe),
     "pretrained frozen": _frozen,
-    "random student": _student(UNTRAINED, lambda pack: PRESETS["pretrained"].changed(encoder_rate=1, fixed_stride=0)),
+    "random student": _student(UNTRAINED, lambda pack: pretrained_recipe(pack).changed(encoder_rate=1, fixed_stride=0)),
     "mean teacher": _student("swift", lambda pack: PRESETS["default"].changed(kimg=_SWIFT_KIMG[pack])),
     "supervised": _student("swift", lambda pack: PRESETS["supervised"].changed(kimg=_SWIFT_KIMG[pack]), False),
     "forest": _forest,
@@ -138,7 +146,7 @@ def folder_of(pack: str, k: int, split: int, row: str, out: Path) -> Path:
     """Where one method is measured on one split; other recipes are measured elsewhere, so that no table mixes two."""
     recipes = {"pretrained frozen": POINTS["fast"], "mean teacher": PRESETS["default"]}
     recipes |= {"supervised": PRESETS["supervised"]}
-    state = "" if row == "forest" else recipes.get(row, PRESETS["pretrained"]).fingerprint
+    state = "" if row == "forest" else recipes.get(row, pretrained_recipe(pack)).fingerprint
     digest = hashlib.sha256(f"{row}/{state}/{ENCODER}".encode()).hexdigest()[:8]
     return out / f"{pack}-{row.replace(' ', '-')}-{digest}" / f"{k}-{split}"
 

@@ -489,22 +489,6 @@ def test_a_rehearsal_is_at_half_the_size_in_whole_strides(size, half):
 def test_a_teacher_that_outlasts_the_start_is_refused():
     with pytest.raises(BadRecipe, match="after the start"):
         Consistency.parse({"start": 0.2, "teacher": 0.3})
-    with pytest.raises(BadRecipe, match="after the start at 0.2"):
-        Consistency.parse({"start": 0.4, "few_start": 0.2, "teacher": 0.3})
-
-
-def test_consistency_may_begin_earlier_where_few_images_are_labeled(toys):
-    images, labels, plain = toys
-    recipe = TINY.changed(consistency=Consistency(start=0.5, few_start=0.25, teacher=0))
-    few, more = (
-        Distillation(small_net(), images.repeat(n, 1, 1, 1), labels.repeat(n, 1, 1), list(range(10)), recipe, plain)
-        for n in (1, 2)
-    )
-    assert (len(few.shots), len(more.shots)) == (2, 4)
-    for game in (few, more):
-        game.prepare(0.3)
-    assert few.batch(seeded(), 4).strong is not None and more.batch(seeded(), 4).strong is None
-    assert Consistency(start=0.5, teacher=0).starts(1) == 0.5
 
 
 def test_a_class_that_is_never_sure_counts_from_a_lower_confidence():

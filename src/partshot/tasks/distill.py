@@ -21,16 +21,15 @@ from partshot.data.symmetry import one_sided
 from partshot.errors import BadArtifact
 from partshot.evaluate import score
 from partshot.nets.student import build_student, start_from
-from partshot.recipe import preset as row_of
 from partshot.represent.reduced import Reduced
 from partshot.represent.spec import fingerprint as weights_of
 from partshot.represent.stylegan import StyleGAN
 from partshot.represent.vit import read_weights
 from partshot.segmenter import DOUBTED, Segmenter, Student
 from partshot.tasks.export import export
-from partshot.tasks.student_choice import AUTO, STUDENT, choose_student, pretrained_student
+from partshot.tasks.student_choice import AUTO, STUDENT, choose_student, pretrained_student, student_recipe
 from partshot.train.distill import Distillation
-from partshot.train.distill_recipe import PRESETS, Distill
+from partshot.train.distill_recipe import Distill
 from partshot.train.loop import LoopRecipe, run_loop
 from partshot.train.progress import Ticker, say
 
@@ -73,9 +72,9 @@ def distill(
     from. Running it again goes on where it stopped.
     """
     shots = load_shots(labels, images, rgb_masks=rgb_masks)
-    given = {k: v for k, v in {"size": size, "kimg": kimg}.items() if v is not None}
     choice = choose_student(student, preset)
-    recipe = row_of(PRESETS, choice.preset).changed(**given)
+    recipe = student_recipe(size, choice.preset, shots.native)
+    recipe = recipe if kimg is None else recipe.changed(kimg=kimg)
     pictures = unlabelled_stack(images, labels, recipe.size)
     recipe = facing(recipe, pictures)
     segmenter = None if teacher is None else _teacher(Path(teacher))

@@ -10,12 +10,10 @@ from partshot.recipe import Recipe
 from partshot.represent.choose import POSITION
 from partshot.tasks.fit import HEAD, facing_fit
 from partshot.tasks.student_choice import Choice
-from partshot.train.distill_recipe import PRESETS, Distill
+from partshot.train.distill_recipe import Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
 
-# A student of a pretrained encoder works at a smaller size where the images themselves are this small.
-_SMALL, _SMALL_SIZE = 96, 128
 # Without it, nothing is trained but the student.
 NO_TEACHER = "none"
 
@@ -62,18 +60,6 @@ class Plan(Recipe):
             lines.append(f"teacher: {self.head} on {self.representation}{auto}\n[fit]\n{self.fit.to_toml()}")
         lines.append(f"student: {self.student}, {self.why}\n[distill]\n{self.distill.to_toml()}")
         return "\n".join(lines)
-
-
-def student_recipe(size: int | None, preset: str = "default", native: int | None = None) -> Distill:
-    """How the student is trained. size: side of its pictures in pixels; None as usual.
-
-    preset: a row of train.distill_recipe.PRESETS. native: the usual long side of the images in pixels, which the size
-    follows where nobody gives one. Raises BadRecipe for a size that cannot be.
-    """
-    recipe = PRESETS[preset]
-    if size is None and preset == "pretrained" and native is not None and native <= _SMALL:
-        size = min(recipe.size, _SMALL_SIZE)
-    return recipe if size is None else recipe.changed(size=size)
 
 
 def make_plan(

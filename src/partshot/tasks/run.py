@@ -53,12 +53,12 @@ from partshot.tasks.distill import DRAWN, draws, is_heard, teacher_size, train_s
 from partshot.tasks.estimate import Estimate, estimate, trainings
 from partshot.tasks.export import export
 from partshot.tasks.pace import horizon, kept, refuse_minutes
-from partshot.tasks.plan import NO_TEACHER, Plan, make_plan, student_recipe
+from partshot.tasks.plan import NO_TEACHER, Plan, make_plan
 from partshot.tasks.predict import predict
 from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
 from partshot.tasks.preview import EXPECTED_SECONDS, is_due, preview
 from partshot.tasks.sample import latents_of
-from partshot.tasks.student_choice import AUTO, choose_student, pretrained_student
+from partshot.tasks.student_choice import AUTO, choose_student, pretrained_student, student_recipe
 from partshot.train.journal import read_journal
 from partshot.train.progress import say
 

@@ -12,11 +12,16 @@ import torch
 
 from partshot.nets.student import LIGHT
 from partshot.ops.precision import best_device
+from partshot.recipe import preset as row_of
 from partshot.represent.encoders import ENCODERS, default_encoder, load_encoder
+from partshot.train.distill_recipe import PRESETS, Distill
 
 AUTO = "auto"
 STUDENT = "swift"
 """What is trained where no pretrained encoder is on the machine."""
+
+# A student of a pretrained encoder works at a smaller size where the images themselves are this small.
+_SMALLER = ((96, 128), (160, 192))  # (usual long side of the images, size), in pixels
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,18 @@ def choose_student(student: str = AUTO, preset: str | None = None) -> Choice:
     where = "GPU" if best_device().type == "cuda" else "CPU"
     why = f"starts from {encoder} ({row.trained_on}), trains on the {where}"
     return Choice(f"{LIGHT}{encoder}", "pretrained", why)
+
+
+def student_recipe(size: int | None, preset: str = "default", native: int | None = None) -> Distill:
+    """How the student is trained. size: side of its pictures in pixels; None as usual.
+
+    preset: a row of train.distill_recipe.PRESETS. native: the usual long side of the images in pixels, which the size
+    of a pretrained student follows where nobody gives one. Raises BadRecipe for names and sizes that cannot be.
+    """
+    recipe = row_of(PRESETS, preset)
+    if size is None and preset == "pretrained" and native is not None:
+        size = next((small for largest, small in _SMALLER if native <= largest), None)
+    return recipe if size is None else recipe.changed(size=size)
 
 
 def pretrained_student(name: str) -> tuple[str, dict[str, torch.Tensor] | None]:

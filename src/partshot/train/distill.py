@@ -181,7 +181,7 @@ class Distillation:
             return None
         if self.soft is not None and (consistency is None or self.progress < consistency.teacher):
             return "soft"
-        return "average" if consistency is not None and self.progress >= consistency.starts(len(self.shots)) else None
+        return "average" if consistency is not None and self.progress >= consistency.start else None
 
     def _teachers_say(self) -> float:
         """Weight of the few-shot teacher: the same all through in a plain distillation, else fading."""

@@ -12,16 +12,12 @@ from partshot.data.augment import Augment
 from partshot.data.mosaic import Mosaic
 from partshot.recipe import Recipe
 
-FEW = 2
-"""Labeled images up to which `few_start` holds."""
-
 
 class Consistency(Recipe):
     """How the student learns from its own running average.
 
     weight: of the loss beside the labelled shots' own. confidence: pixels below it count nothing.
     start: share of the run before it begins, since an average that knows too little teaches its own mistakes.
-    few_start: the same where FEW or fewer images are labeled, which soon have no more to say; None takes `start`.
     teacher: share of the run in which the few-shot teacher speaks, ever softer; at most `start`. Between the two the
     shots alone are heard, which takes back what the teacher got wrong. views: how the student's view of an unlabelled
     picture is changed; None takes the shots' changes. flexible: exponent by which a class's limit falls with its own
@@ -29,26 +25,20 @@ class Consistency(Recipe):
     it, small and rare parts are never pseudo-labeled, and long runs lose them.
     """
 
-    later: ClassVar = {"flexible": 0.0, "few_start": None}
+    later: ClassVar = {"flexible": 0.0}
 
     weight: float = Field(default=1.0, ge=0)
     confidence: float = Field(default=0.8, ge=0, lt=1)
     start: float = Field(default=0.4, ge=0, le=1)
-    few_start: float | None = Field(default=None, ge=0, le=1)
     teacher: float = Field(default=0.1, ge=0, le=1)
     views: Augment | None = None
     flexible: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _in_order(self):
-        first = self.start if self.few_start is None else min(self.start, self.few_start)
-        if self.teacher > first:
-            raise ValueError(f"the teacher speaks until {self.teacher:g}, after the start at {first:g}")
+        if self.teacher > self.start:
+            raise ValueError(f"the teacher speaks until {self.teacher:g}, after the start at {self.start:g}")
         return self
-
-    def starts(self, shots: int) -> float:
-        """Share of the run before it begins, with so many labeled images."""
-        return self.start if shots > FEW or self.few_start is None else self.few_start
 
 
 class Distill(Recipe):
@@ -179,7 +169,7 @@ PRESETS = {
     # it knows. Rare parts weigh more and are pseudo-labeled from a lower confidence. What each setting is worth is in
     # LOG.md, 2026-11-28.
     "pretrained": Distill(
-        size=192,
+        size=256,
         kimg=3,
         unlabelled=8,
         coarse=0,
@@ -187,7 +177,7 @@ PRESETS = {
         encoder_rate=0.1,
         fixed_stride=4,
         decision_temperature=1.75,
-        consistency=Consistency(flexible=2.0, teacher=0, few_start=0.2),
+        consistency=Consistency(flexible=2.0, teacher=0),
     ),
     # A fast student of a larger one's labels of all images, which are better than its own would be.
     "compact": Distill(kimg=6, unlabelled=24, consistency=None),
