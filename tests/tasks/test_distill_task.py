@@ -1,11 +1,15 @@
 """distill: a student on disk that resumes, is refused for other settings, and starts from a teacher if there is one."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from partshot.artifact import Artifact, read_card
+from partshot.data.shots import load_shots
+from partshot.data.soft_labels import SoftLabels
 from partshot.data.toy import write_toy
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.nets.student import build_student, start_from
@@ -212,3 +216,23 @@ def test_what_a_preset_needs_and_has_not_is_told(toy, tmp_path):
     (few / "00000.png").write_bytes((toy / "images" / "00000.png").read_bytes())
     with pytest.warns(UserWarning, match="no pictures but the labelled ones"):
         distill(few, toy / "masks", tmp_path / "plain", size=32, kimg=0.016, quiet=True)
+
+
+def test_a_frozen_encoder_is_asked_with_the_fewest_labels_alone(toy, tmp_path, monkeypatch):
+    asked = []
+
+    def reader(shots, several, seed, sided, name):
+        asked.append((len(shots), several(16).shape, name))
+        return SimpleNamespace(soft_labels=lambda stack, tick: SoftLabels.of(torch.rand(len(stack), 10, 16, 16)))
+
+    monkeypatch.setattr(task, "frozen_reader", reader)
+    given = {"preset": "pretrained", "student": "light-efficientnet-lite0", "kimg": 0.016}
+    distilled(toy, tmp_path / "one", **given)
+    assert asked == [(1, (6, 16, 16, 3), "efficientnet-lite0[4-32]+position")]
+    # More labels, or a student that starts from no encoder.
+    shots = load_shots(toy / "masks", toy / "images")
+    recipe = PRESETS["pretrained"].changed(size=32)
+    assert task._asks_a_reader("light-efficientnet-lite0", recipe, shots)
+    assert not task._asks_a_reader("light-efficientnet-lite0", recipe, shots.subset([0, 0, 0]))
+    assert not task._asks_a_reader("swift", recipe, shots)
+    assert not task._asks_a_reader("light-efficientnet-lite0", PRESETS["default"], shots)

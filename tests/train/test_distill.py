@@ -306,6 +306,53 @@ def test_consistency_ignores_pixels_of_which_the_average_is_unsure(toys):
     assert (gradient[:, 1, :, : SIZE // 2] < 0).all()
 
 
+def agreeing(toys, left, agree):
+    """A game whose average says part 1 everywhere, beside a reader that says `left` on the left half, else 1."""
+    logits = torch.zeros(1, 10, SIZE, SIZE)
+    logits[:, 1] = 8.0
+    ids = torch.full((len(toys[2]), SIZE, SIZE), 1)
+    ids[:, :, : SIZE // 2] = left
+    reader = SoftLabels.of(torch.nn.functional.one_hot(ids, 10).permute(0, 3, 1, 2).float())
+    shots, labels, plain = toys
+    recipe = TINY.changed(consistency=Consistency(start=0.5, teacher=0, agree=agree))
+    game = Distillation(Fixed(logits), shots, labels, list(range(10)), recipe, plain, reader=reader)
+    game.balance = torch.nn.Identity()
+    game.lean.zero_()
+    return game
+
+
+def test_pixels_are_pseudo_labelled_where_a_reader_agrees_if_it_does_so_often(toys):
+    game = agreeing(toys, 2, agree=0.2)
+    game.prepare(0.4)
+    assert float(game.modules["agreement"].overlap) < 0  # not yet
+    game.prepare(0.5)
+    # Part 1 overlaps by a half, part 2, which the average never says, by nothing.
+    assert float(game.modules["agreement"].overlap) == pytest.approx(0.25)
+    told = game._opinion(game.batch(seeded(), 4))
+    assert (told[..., : SIZE // 2] == 255).all() and (told[..., SIZE // 2 :] == 1).all()
+    # Measured once: what a checkpoint brings back stays.
+    game.modules["agreement"].overlap.fill_(0.1)
+    game.prepare(0.6)
+    assert (game._opinion(game.batch(seeded(), 4)) == 1).all()
+
+
+def test_pictures_that_the_reader_did_not_label_are_left_out(toys):
+    game = agreeing(toys, 1, agree=0.2)
+    game.reader = SoftLabels(game.reader.ids[::4], game.reader.shares[::4], 10)
+    game.read_every = 4
+    game.prepare(0.5)
+    shown = {bytes(one.numpy()) for _ in range(5) for one in game.batch(seeded(_), 8).plain}
+    read = {bytes(one.numpy()) for one in game._read(toys[2][::4], torch.arange(2), SIZE)}
+    assert shown == read
+
+
+def test_a_reader_that_sees_other_things_is_not_asked(toys):
+    game = agreeing(toys, 2, agree=0.3)
+    game.prepare(0.5)
+    batch = game.batch(seeded(), 4)
+    assert batch.second is None and (game._opinion(batch) == 1).all()
+
+
 def test_opinions_are_free_of_the_class_weights(toys):
     # Part 1 leads by less than its weight has lifted it over part 0, so part 0 is the likelier one.
     game = make_game(

@@ -9,6 +9,7 @@ import hashlib
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,23 @@ from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.errors import BadArtifact
 from partshot.evaluate import score
-from partshot.nets.student import build_student, start_from
+from partshot.nets.student import LIGHT, build_student, start_from
+from partshot.represent.choose import POSITION
 from partshot.represent.reduced import Reduced
 from partshot.represent.spec import fingerprint as weights_of
 from partshot.represent.stylegan import StyleGAN
 from partshot.represent.vit import read_weights
 from partshot.segmenter import DOUBTED, Segmenter, Student
 from partshot.tasks.export import export
-from partshot.tasks.student_choice import AUTO, STUDENT, choose_student, pretrained_student, student_recipe
+from partshot.tasks.fit import ENCODER_LEVELS, frozen_reader
+from partshot.tasks.student_choice import (
+    AUTO,
+    STUDENT,
+    choose_student,
+    is_pretrained,
+    pretrained_student,
+    student_recipe,
+)
 from partshot.train.distill import Distillation
 from partshot.train.distill_recipe import Distill
 from partshot.train.loop import LoopRecipe, run_loop
@@ -40,6 +50,11 @@ cells that read their shots to about .7 cost the student .008 over twelve draws,
 DRAWN = 2000
 """Labelled pictures that a generator adds to the shots; ReGAN's auto-shot takes 5,000 of 512 px."""
 _SURE = 0.6
+
+FEW = 2
+"""Labelled pictures up to which a frozen encoder is asked, too (`Consistency.agree`)."""
+# Pictures that it labels at most; where it is asked, others are left out.
+_MOST_READ = 1000
 # Seeds below are for people to label.
 _FIRST_DRAWN = 1_000_000
 
@@ -150,7 +165,7 @@ def train_student(
     pictures with its labels instead, which take the recipe's share of the shots' places, and with a rehearsal is helped
     by a first student, trained in out/first. start, snapshots: see `distill`.
     """
-    student, pretrained = pretrained_student(student)
+    asked, (student, pretrained) = student, pretrained_student(student)
     begin = pretrained if start is None else _weights(start, student)
     fingerprint = _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn, begin)
     folder = out / "student"
@@ -170,6 +185,12 @@ def train_student(
     elif teacher is not None and pictures is not None and is_heard(teacher, shots, recipe):
         with Ticker("teacher labels pictures", len(pictures), 0, quiet) as ticker:
             soft = teacher.soft_labels(pictures, ticker.tick)
+    reader, every = None, 1 if pictures is None else -(-len(pictures) // _MOST_READ)
+    if teacher is None and pictures is not None and _asks_a_reader(asked, recipe, shots):
+        some = pictures[::every]
+        with Ticker("frozen encoder labels pictures", len(some), 0, quiet) as ticker:
+            frozen = frozen_reader(shots, partial(resize_images, some), seed, not recipe.augment.flip, _encoder(asked))
+            reader = frozen.soft_labels(some, ticker.tick)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = build_student(student, len(shots.parts))
@@ -185,6 +206,8 @@ def train_student(
         None if pictures is None else torch.from_numpy(pictures),
         soft,
         extra,
+        reader,
+        every,
     )
     # What a generator draws says nothing of the size of the images to come.
     native = shots.native if extra is None else None
@@ -205,6 +228,17 @@ def train_student(
     trained = as_it_is()
     trained.save(folder)
     return trained
+
+
+def _asks_a_reader(student: str, recipe: Distill, shots: Shots) -> bool:
+    """Whether a frozen encoder labels the pictures, too: with the fewest labels, for a student that starts from it."""
+    asks = recipe.consistency is not None and recipe.consistency.agree > 0 and recipe.unlabelled > 0
+    return asks and len(shots) <= FEW and is_pretrained(student)
+
+
+def _encoder(student: str) -> str:
+    """The encoder that such a student starts from, as `fit` reads it."""
+    return student.removeprefix(LIGHT) + ENCODER_LEVELS + POSITION
 
 
 def _first_round(shots, recipe, out, pictures, teacher, student, seed, quiet, drawn, start) -> Student:

@@ -163,7 +163,7 @@ def run(
         shots, stack, len(paths), representation, drawn, recipe, choice, seed, float(auto_minutes), len(checks)
     )
 
-    def within(seconds: float) -> float:
+    def within(seconds: float | int) -> float:
         """The student's horizon, so that all that is still to come takes so long."""
         read = dict(clock.stages)["read"] / len(stack.images)
         folds = 0.0 if drawn or checks else trainings(len(shots))

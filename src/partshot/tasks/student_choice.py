@@ -36,7 +36,7 @@ class Choice:
 def choose_student(student: str = AUTO, preset: str | None = None) -> Choice:
     """The student of that name, or the best that this machine affords, with the preset given or the one that fits."""
     if student != AUTO:
-        return Choice(student, preset or ("pretrained" if _is_pretrained(student) else "default"), "as asked for")
+        return Choice(student, preset or ("pretrained" if is_pretrained(student) else "default"), "as asked for")
     if preset not in (None, "pretrained"):
         return Choice(STUDENT, preset, f"the preset {preset} was chosen for it")
     encoder = default_encoder()
@@ -67,11 +67,12 @@ def pretrained_student(name: str) -> tuple[str, dict[str, torch.Tensor] | None]:
     "light-PRESET" is a light decoder on a pretrained encoder of represent.encoders; other names stand for no weights.
     Raises MissingWeights with the cure when those weights are not on this machine.
     """
-    if not _is_pretrained(name):
+    if not is_pretrained(name):
         return name, None
     encoder = name.removeprefix(LIGHT)
     return f"{LIGHT}{ENCODERS[encoder].net}", load_encoder(encoder)[0].state_dict()
 
 
-def _is_pretrained(student: str) -> bool:
+def is_pretrained(student: str) -> bool:
+    """Whether its name stands for a pretrained encoder's weights."""
     return student.startswith(LIGHT) and student.removeprefix(LIGHT) in ENCODERS

@@ -11,7 +11,7 @@ Knows networks by pictures in, logits out, and that some have an encoder; its se
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,6 +24,7 @@ from partshot.data.mosaic import mosaic
 from partshot.data.soft_labels import SoftLabels
 from partshot.game import Turn
 from partshot.nets.light_unet import LightUNet
+from partshot.ops.overlap import confusion, mean_iou
 from partshot.parts import IGNORE
 from partshot.train.distill_recipe import Consistency, Distill
 from partshot.train.fit_head import class_weights, pixel_loss
@@ -32,11 +33,14 @@ HALVED_BY = 64
 """Sides that this divides have a coarse start: its half is a side that every student takes. At 16 px the deepest maps
 are one pixel, whose bf16 gradients oneDNN gets wrong now and then (NaN)."""
 
+# Unlabelled pictures on which two models are compared, and how many at a time.
+_COMPARED, _TOGETHER = 64, 8
+
 
 class Batch(NamedTuple):
     """shots, labels: changed copies of labelled pictures, ids with 255 = ignore. strong: changed views of unlabelled
     ones. For them either `soft`, the teacher's probabilities moved alike, all zero where nothing is known; or `plain`,
-    the pictures unmoved, with `grid` and `flipped`, how they were moved."""
+    the pictures unmoved, with `grid` and `flipped`, how they were moved, and the reader's ids where it is asked."""
 
     shots: torch.Tensor
     labels: torch.Tensor
@@ -45,6 +49,7 @@ class Batch(NamedTuple):
     plain: torch.Tensor | None = None
     grid: torch.Tensor | None = None
     flipped: torch.Tensor | None = None
+    second: torch.Tensor | None = None
 
 
 class Distillation:
@@ -54,6 +59,7 @@ class Distillation:
     size, uint8 [n, s, s, 3] and ids [n, s, s]. pictures: unlabelled ones, uint8 [m, s, s, 3]; None trains on the shots
     alone. soft: the few-shot teacher's labels of `pictures`; None starts without a teacher. drawn: pictures and ids, as
     `shots` and `labels`, that a teacher's generator drew and the teacher labelled: they take some of the shots' places.
+    reader: a frozen encoder's labels of pictures[::read_every], for consistency that asks whether both agree.
     """
 
     def __init__(
@@ -66,6 +72,8 @@ class Distillation:
         pictures: UInt8[torch.Tensor, "m s s 3"] | None = None,
         soft: SoftLabels | None = None,
         drawn: tuple[UInt8[torch.Tensor, "d s s 3"], UInt8[torch.Tensor, "d s s"]] | None = None,
+        reader: SoftLabels | None = None,
+        read_every: int = 1,
     ):
         if recipe.fixed_stride and isinstance(student, LightUNet):
             student.fix_up_to(recipe.fixed_stride)
@@ -83,6 +91,9 @@ class Distillation:
         self.modules = {"student": student, "average": average, "clock": self.clock, "balance": self.balance}
         if recipe.consistency is not None and recipe.consistency.flexible:
             self.modules["limits"] = Limits(len(mirrored_ids), recipe.consistency)
+        self.reader, self.read_every = reader, read_every
+        if reader is not None:
+            self.modules["agreement"] = Agreement()
         self.progress = 0.0
         self.last_loss = torch.zeros(())
 
@@ -96,8 +107,10 @@ class Distillation:
         return [Turn("loss", self.optimizer, self.loss, clip=5.0)]
 
     def prepare(self, progress: float) -> None:
-        """The learning rate of the moment."""
+        """The learning rate of the moment; and, where consistency begins, whether the reader and the average agree."""
         self.progress = progress
+        if self.reader is not None and progress >= self.recipe.consistency.start:
+            self.modules["agreement"].measure(self._overlap)
         if self.recipe.schedule == "cosine":
             # A twentieth of the run warms up: BatchNorm's first averages are those of noise.
             rate = self.recipe.lr * min(1.0, (progress + 1e-3) / 0.05) * 0.5 * (1 + math.cos(math.pi * progress))
@@ -190,7 +203,9 @@ class Distillation:
 
     def _views(self, rng: torch.Generator, many: int, size: int) -> dict[str, torch.Tensor]:
         """What a batch holds of unlabelled pictures."""
-        chosen = torch.randint(len(self.pictures), (many,), generator=rng)
+        asked = self.reader is not None and float(self.modules["agreement"].overlap) >= self.recipe.consistency.agree
+        read = torch.randint(len(self.reader if asked else self.pictures), (many,), generator=rng)
+        chosen = read * self.read_every if asked else read
         plain = self._read(self.pictures, chosen, size)
         grid, flipped = warp_grid(many, (size, size), self.recipe.views, rng, self.device)
         moved = F.grid_sample(plain, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
@@ -198,7 +213,21 @@ class Distillation:
         if self._source() == "soft":
             soft = move_scores(self.soft.read(chosen, size).to(self.device), grid, flipped, self.mirrored_ids)
             return {"strong": strong, "soft": soft}
-        return {"strong": strong, "plain": plain, "grid": grid, "flipped": flipped}
+        views = {"strong": strong, "plain": plain, "grid": grid, "flipped": flipped}
+        if asked:
+            views["second"] = self.reader.read(read, size).argmax(1).to(self.device)
+        return views
+
+    def _overlap(self) -> float:
+        """Mean IoU of the reader's masks and the average's, on some pictures."""
+        average, counts = self.modules["average"].eval(), 0
+        chosen = torch.arange(0, len(self.reader), max(1, len(self.reader) // _COMPARED))[:_COMPARED]
+        for some in chosen.split(_TOGETHER):
+            with torch.no_grad():
+                logits = average(self._read(self.pictures, some * self.read_every, self.recipe.size)).float()
+            ours, theirs = (logits - self._lean(logits)).argmax(1).cpu(), self.reader.read(some, logits.shape[2])
+            counts = counts + confusion(theirs.argmax(1).byte().numpy(), ours.byte().numpy(), len(self.mirrored_ids))
+        return mean_iou(counts, absent="nan")
 
     def _opinion(self, batch: Batch) -> torch.Tensor:
         """The running average's ids for the strong views, 255 where it is not sure.
@@ -212,7 +241,10 @@ class Distillation:
             confidence, ids = likely.max(1)
             limits = self.modules.get("limits")
             limit = self.recipe.consistency.confidence if limits is None else limits(confidence, ids)
-            ids = torch.where(confidence > limit, ids, IGNORE)
+            sure = confidence > limit
+            if batch.second is not None:
+                sure &= batch.second == ids
+            ids = torch.where(sure, ids, IGNORE)
         return move_labels(ids, batch.grid, batch.flipped, self.mirrored_ids)
 
     def _lean(self, logits: torch.Tensor) -> torch.Tensor:
@@ -297,6 +329,19 @@ class Limits(nn.Module):
         means = torch.bincount(flat, confidence.flatten().float(), len(self.usual)) / counts.clamp(min=1)
         self.usual.copy_(torch.where(counts > 0, self.usual.lerp(means.to(self.usual), 1 - self.MEMORY), self.usual))
         return (self.highest * (self.usual / self.usual.max()) ** self.power)[ids]
+
+
+class Agreement(nn.Module):
+    """How much two models' masks of unlabelled pictures overlap, mean IoU 0..1: measured once, kept for a restart."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("overlap", torch.tensor(-1.0))
+
+    def measure(self, overlap: Callable[[], float]) -> None:
+        """Measures it, if nobody has."""
+        if float(self.overlap) < 0:
+            self.overlap.fill_(overlap())
 
 
 class Clock(nn.Module):

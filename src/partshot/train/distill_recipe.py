@@ -23,9 +23,13 @@ class Consistency(Recipe):
     picture is changed; None takes the shots' changes. flexible: exponent by which a class's limit falls with its own
     mean confidence, as a share of the surest class's (FlexMatch, Zhang et al. 2021); 0 has one limit for all. Without
     it, small and rare parts are never pseudo-labeled, and long runs lose them.
+    agree: with one or two labeled images, a frozen pretrained encoder with a small head labels the unlabelled pictures,
+    too. If its masks and the average's have at least this mean IoU at the start, a pixel is pseudo-labeled only where
+    both say the same (co-training, Blum & Mitchell 1998); if not, one of them is too weak, and it is not asked again. 0
+    fits none.
     """
 
-    later: ClassVar = {"flexible": 0.0}
+    later: ClassVar = {"flexible": 0.0, "agree": 0.0}
 
     weight: float = Field(default=1.0, ge=0)
     confidence: float = Field(default=0.8, ge=0, lt=1)
@@ -33,6 +37,7 @@ class Consistency(Recipe):
     teacher: float = Field(default=0.1, ge=0, le=1)
     views: Augment | None = None
     flexible: float = Field(default=0.0, ge=0)
+    agree: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _in_order(self):
@@ -177,7 +182,7 @@ PRESETS = {
         encoder_rate=0.1,
         fixed_stride=4,
         decision_temperature=1.75,
-        consistency=Consistency(flexible=2.0, teacher=0),
+        consistency=Consistency(flexible=2.0, teacher=0, agree=0.7),
     ),
     # A fast student of a larger one's labels of all images, which are better than its own would be.
     "compact": Distill(kimg=6, unlabelled=24, consistency=None),
