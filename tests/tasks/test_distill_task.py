@@ -232,7 +232,7 @@ def test_a_frozen_encoder_is_asked_with_the_fewest_labels_alone(toy, tmp_path, m
     # More labels, or a student that starts from no encoder.
     shots = load_shots(toy / "masks", toy / "images")
     recipe = PRESETS["pretrained"].changed(size=32)
-    assert task._asks_a_reader("light-efficientnet-lite0", recipe, shots)
-    assert not task._asks_a_reader("light-efficientnet-lite0", recipe, shots.subset([0, 0, 0]))
-    assert not task._asks_a_reader("swift", recipe, shots)
-    assert not task._asks_a_reader("light-efficientnet-lite0", PRESETS["default"], shots)
+    assert task.asks_a_reader("light-efficientnet-lite0", recipe, shots)
+    assert not task.asks_a_reader("light-efficientnet-lite0", recipe, shots.subset([0, 0, 0]))
+    assert not task.asks_a_reader("swift", recipe, shots)
+    assert not task.asks_a_reader("light-efficientnet-lite0", PRESETS["default"], shots)

@@ -35,6 +35,24 @@ def test_the_rest_is_taken_off_and_folds_share_what_is_left(shots, pictures, mon
     assert horizon(shots, pictures, rest + 125, trainings=2.5) == pytest.approx(2.0, abs=0.02)
 
 
+def test_a_reader_is_allowed_for_and_not_fitted_to_measure(shots, pictures, monkeypatch):
+    seen = []
+
+    def trained(given, recipe, out, *_, **__):
+        seen.append(recipe.consistency.agree)
+        raise KeyboardInterrupt
+
+    asking = PRESETS["pretrained"].changed(size=32)
+    monkeypatch.setattr(pace, "train_student", trained)
+    with pytest.raises(KeyboardInterrupt):
+        pace._measured(shots, asking, pictures, "light-efficientnet-lite0")
+    assert seen == [0] and asking.consistency.agree > 0
+    monkeypatch.setattr(pace, "_measured", lambda *_: (0.1, 0.03))
+    given = (pictures, "light-efficientnet-lite0", 500, 1.0, 100, 0.01)
+    plain = pace.horizon(shots, pace._without_reader(asking), *given)
+    assert plain - pace.horizon(shots, asking, *given) == pytest.approx(pace._READER / 12.5, abs=0.02)
+
+
 def test_too_little_time_is_told_with_what_it_takes(shots, pictures, monkeypatch):
     monkeypatch.setattr(pace, "_measured", lambda *_: (0.1, 0.03))
     with pytest.warns(UserWarning, match=r"0\.2 minutes are left.* take at least 0\.7 on this machine"):

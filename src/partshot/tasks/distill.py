@@ -186,7 +186,7 @@ def train_student(
         with Ticker("teacher labels pictures", len(pictures), 0, quiet) as ticker:
             soft = teacher.soft_labels(pictures, ticker.tick)
     reader, every = None, 1 if pictures is None else -(-len(pictures) // _MOST_READ)
-    if teacher is None and pictures is not None and _asks_a_reader(asked, recipe, shots):
+    if teacher is None and pictures is not None and asks_a_reader(asked, recipe, shots):
         some = pictures[::every]
         with Ticker("frozen encoder labels pictures", len(some), 0, quiet) as ticker:
             frozen = frozen_reader(shots, partial(resize_images, some), seed, not recipe.augment.flip, _encoder(asked))
@@ -230,7 +230,7 @@ def train_student(
     return trained
 
 
-def _asks_a_reader(student: str, recipe: Distill, shots: Shots) -> bool:
+def asks_a_reader(student: str, recipe: Distill, shots: Shots) -> bool:
     """Whether a frozen encoder labels the pictures, too: with the fewest labels, for a student that starts from it."""
     asks = recipe.consistency is not None and recipe.consistency.agree > 0 and recipe.unlabelled > 0
     return asks and len(shots) <= FEW and is_pretrained(student)

@@ -19,7 +19,7 @@ from partshot.artifact import replacing_file
 from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
 from partshot.segmenter import Student
-from partshot.tasks.distill import train_student
+from partshot.tasks.distill import asks_a_reader, train_student
 from partshot.train.distill_recipe import Distill
 from partshot.train.journal import read_journal
 
@@ -28,6 +28,8 @@ LEAST_KIMG = 0.5
 
 # Seconds of loading, export and report beside what is measured.
 _FIXED = 25.0
+# And of a frozen encoder that labels unlabeled images, too.
+_READER = 60.0
 _STEPS, _WINDOW, _PREDICTED = 24, 5, 8
 
 
@@ -57,6 +59,8 @@ def horizon(
     step, look = _measured(shots, recipe, pictures, student)
     # Prediction reads every image again and writes its mask.
     rest = _FIXED + images * (2 * read_seconds + look)
+    if asks_a_reader(student, recipe, shots):
+        rest += _READER
     thousand = 1000 / recipe.batch * step * trainings
     left = seconds - (time.monotonic() - began)
     kimg = (left - rest) / thousand
@@ -87,11 +91,18 @@ def kept(told: Path, state: str, measure: Callable[[], float]) -> float:
 
 def _measured(shots: Shots, recipe: Distill, pictures: np.ndarray, student: str) -> tuple[float, float]:
     """Seconds of a training step, as the mean over a horizon, and of the student's look at one image."""
-    short = recipe.changed(kimg=_STEPS * recipe.batch / 1000)
+    short = _without_reader(recipe).changed(kimg=_STEPS * recipe.batch / 1000)
     with tempfile.TemporaryDirectory() as folder:
         trained = train_student(shots, short, Path(folder), pictures, student=student, quiet=True)
         ends = [line["seconds"] for line in read_journal(Path(folder) / "journal.jsonl")]
     return _usual(np.diff([0.0, *ends]).tolist()), _look(trained, pictures)
+
+
+def _without_reader(recipe: Distill) -> Distill:
+    """The same where nobody is asked whether pseudo-labels are right."""
+    if recipe.consistency is None:
+        return recipe
+    return recipe.changed(consistency=recipe.consistency.changed(agree=0.0))
 
 
 def _usual(seconds: list[float]) -> float:
