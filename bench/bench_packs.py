@@ -42,8 +42,7 @@ DATA = Path(os.environ.get("PARTSHOT_DATA", "../shared/data"))
 RESULTS = Path(__file__).parent / "results"
 WHAT = (
     "mIoU on `val` at the masks' own size, background included; mean and standard deviation over the splits, in "
-    "brackets the median seconds that a fit took, two at a time on two cores, other work beside them (alone on two "
-    "cores a student takes 129 s). Rows with a day were measured then, by the project of that day."
+    "brackets the median seconds that a fit took, two at a time on two cores, other work beside them. Rows with a day were measured then, by the project of that day."
 )
 # The usual long side of a pack's images in pixels, which the student's size follows.
 _NATIVE = {"wbc": 128, "ants": 256, "carparts": 256}
@@ -209,7 +208,7 @@ def _cell(cell: dict | None, best: float) -> str:
         return "-"
     text = f"{cell['miou']:.3f} ± {cell['miou_std']:.3f}"
     text = f"**{text}**" if cell["miou"] == best else text
-    splits = "" if cell["seeds"] == len(SPLITS) else f"{cell['seeds']} splits"
+    splits = "" if cell["seeds"] == len(SPLITS) else f"{cell['seeds']} split{'s' if cell['seeds'] > 1 else ''}"
     seconds = f"{cell['seconds']:.0f} s" if "seconds" in cell else ""
     told = ", ".join(filter(None, (splits, seconds)))
     return f"{text} ({told})" if told else text
