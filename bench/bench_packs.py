@@ -42,7 +42,8 @@ DATA = Path(os.environ.get("PARTSHOT_DATA", "../shared/data"))
 RESULTS = Path(__file__).parent / "results"
 WHAT = (
     "mIoU on `val` at the masks' own size, background included; mean and standard deviation over the splits, in "
-    "brackets the median seconds that a fit took, two at a time on two cores, other work beside them. Rows with a day were measured then, by the project of that day."
+    "brackets the median seconds that a fit took, two at a time on two cores, other work beside them. Rows with a day "
+    "were measured then, by the project of that day."
 )
 # The usual long side of a pack's images in pixels, which the student's size follows.
 _NATIVE = {"wbc": 128, "ants": 256, "carparts": 256}
