@@ -229,6 +229,7 @@ def test_a_frozen_encoder_is_asked_with_the_fewest_labels_alone(toy, tmp_path, m
     given = {"preset": "pretrained", "student": "light-efficientnet-lite0", "kimg": 0.016}
     distilled(toy, tmp_path / "one", **given)
     assert asked == [(1, (6, 16, 16, 3), "efficientnet-lite0[4-32]+position")]
+    assert 0 <= read_card(tmp_path / "one" / "student")["agreement"] <= 1
     # More labels, or a student that starts from no encoder.
     shots = load_shots(toy / "masks", toy / "images")
     recipe = PRESETS["pretrained"].changed(size=32)

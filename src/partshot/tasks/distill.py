@@ -218,6 +218,8 @@ def train_student(
 
     def as_it_is() -> Student:
         average = copy.deepcopy(game.modules["average"]).to("cpu")
+        if reader is not None:
+            card["agreement"] = round(float(game.modules["agreement"].overlap), 3)
         found = Student(average, student, shots.parts, recipe.size, card, recipe.mirrored, native=native)
         if pictures is None or not recipe.decision_temperature:
             return found
