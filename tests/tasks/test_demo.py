@@ -8,6 +8,7 @@ from PIL import Image
 from partshot.errors import BadRecipe
 from partshot.shipped import Shipped
 from partshot.tasks.demo import DemoRecipe, demo
+from partshot.train.fit_points import PRESETS as POINT_PRESETS
 from partshot.train.fit_points import FitPoints
 
 
@@ -37,6 +38,7 @@ FEW = DemoRecipe(
 
 def small(patch):
     patch.setattr("partshot.train.forest._TREES", 3)
+    patch.setitem(POINT_PRESETS, "fast", FEW.points)
 
 
 def test_results_have_a_row_for_every_method_and_count(made):
