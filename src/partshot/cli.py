@@ -89,7 +89,7 @@ def demo(
     """Do the whole job on toy pictures.
 
     Draws them, labels one and ten, and goes all the way to a report: first results within two minutes, all of it in
-    under eight, no network.
+    about ten minutes, no network.
     """
     show(task_of("demo")(out=out, kind=kind, size=size, seed=seed, jobs=jobs))
 

@@ -105,7 +105,7 @@ class DemoRecipe(Recipe):
     steps: int = Field(default=100, ge=1)
 
 
-EIGHT_MINUTES = DemoRecipe()
+TEN_MINUTES = DemoRecipe()
 
 
 def demo(
@@ -115,11 +115,11 @@ def demo(
     seed: int = 0,
     quiet: bool = False,
     jobs: int | None = 1,
-    recipe: DemoRecipe = EIGHT_MINUTES,
+    recipe: DemoRecipe = TEN_MINUTES,
 ) -> Path:
     """Draws, labels one and ten, does the main job and reports; returns out/report.html.
 
-    kind: a kind of data.toy.KINDS. size: side in pixels, 32-512; the eight minutes are for up to 128.
+    kind: a kind of data.toy.KINDS. size: side in pixels, 32-512; the ten minutes are for up to 128.
     out: gets report.html, results.json and demo.png, first with what needs no training, later with all of it;
     student.onnx (from ten labels), a few of the pictures, and the runs.
     jobs: how many numbers of labels are learned from side by side, each in a process of its own, for which the caller's
