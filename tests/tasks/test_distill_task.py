@@ -1,6 +1,6 @@
 """distill: a student on disk that resumes, is refused for other settings, and starts from a teacher if there is one."""
 
-from types import SimpleNamespace
+import shutil
 
 import numpy as np
 import pytest
@@ -9,10 +9,10 @@ from PIL import Image
 
 from partshot.artifact import Artifact, read_card
 from partshot.data.shots import load_shots
-from partshot.data.soft_labels import SoftLabels
 from partshot.data.toy import write_toy
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.nets.student import build_student, start_from
+from partshot.represent.choose import open_representation
 from partshot.segmenter import Segmenter, Student
 from partshot.shipped import Shipped
 from partshot.tasks import distill as task
@@ -223,13 +223,18 @@ def test_a_frozen_encoder_is_asked_with_the_fewest_labels_alone(toy, tmp_path, m
 
     def reader(shots, several, seed, sided, name):
         asked.append((len(shots), several(16).shape, name))
-        return SimpleNamespace(soft_labels=lambda stack, tick: SoftLabels.of(torch.rand(len(stack), 10, 16, 16)))
+        quick = FIT_PRESETS["fast"].changed(images=8)
+        return Segmenter(open_representation("pixels"), shots.parts, "linear", 32, quick).fit(shots, quiet=True)
 
     monkeypatch.setattr(task, "frozen_reader", reader)
     given = {"preset": "pretrained", "student": "light-efficientnet-lite0", "kimg": 0.016}
     distilled(toy, tmp_path / "one", **given)
     assert asked == [(1, (6, 16, 16, 3), "efficientnet-lite0[4-32]+position")]
     assert 0 <= read_card(tmp_path / "one" / "student")["agreement"] <= 1
+    # A stopped training goes on with the head that it had.
+    shutil.rmtree(tmp_path / "one" / "student")
+    distilled(toy, tmp_path / "one", **given)
+    assert len(asked) == 1
     # More labels, or a student that starts from no encoder.
     shots = load_shots(toy / "masks", toy / "images")
     recipe = PRESETS["pretrained"].changed(size=32)

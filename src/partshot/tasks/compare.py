@@ -19,7 +19,7 @@ from partshot.data.shots import Shots
 from partshot.represent.choose import POSITION, open_representation
 from partshot.represent.spec import Representation
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.distill import is_heard, teacher_size, train_student
+from partshot.tasks.distill import asks_a_reader, is_heard, teacher_size, train_student
 from partshot.tasks.fit import HEAD
 from partshot.tasks.student_choice import STUDENT
 from partshot.train.distill_recipe import Distill
@@ -114,7 +114,10 @@ class Contest:
 
     def _train(self, name: str, shots: Shots, recipe: Distill, pictures, teacher) -> Student:
         out = self._run(name, shots)
-        return train_student(shots, recipe, out, pictures, teacher, self.student, self.seed, self.quiet)
+        # A frozen encoder's head is the teacher of such a student here; it is not fitted twice.
+        reader = self.teacher(shots) if asks_a_reader(self.student, recipe, shots) else None
+        given = (self.student, self.seed, self.quiet)
+        return train_student(shots, recipe, out, pictures, teacher, *given, reader=reader)
 
     def _run(self, name: str, shots: Shots) -> Path:
         return folder_of_draw(self.folder, name, shots)

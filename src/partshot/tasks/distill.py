@@ -155,6 +155,7 @@ def train_student(
     drawn: int = DRAWN,
     start: Path | None = None,
     snapshots: int = 0,
+    reader: Segmenter | None = None,
 ) -> Student:
     """Trains a student, or goes on where an earlier call stopped, or reads what it finished.
 
@@ -163,7 +164,8 @@ def train_student(
     trains on the shots alone. teacher: whose soft labels of `pictures` start the student, if it reads its own shots
     well enough (TRUSTED); a recipe without consistency follows any, another student too. One that draws gives `drawn`
     pictures with its labels instead, which take the recipe's share of the shots' places, and with a rehearsal is helped
-    by a first student, trained in out/first. start, snapshots: see `distill`.
+    by a first student, trained in out/first. start, snapshots: see `distill`. reader: what `frozen_reader` fitted to
+    these shots already, for a recipe that asks one (`asks_a_reader`); None fits it where it is asked.
     """
     asked, (student, pretrained) = student, pretrained_student(student)
     begin = pretrained if start is None else _weights(start, student)
@@ -185,12 +187,19 @@ def train_student(
     elif teacher is not None and pictures is not None and is_heard(teacher, shots, recipe):
         with Ticker("teacher labels pictures", len(pictures), 0, quiet) as ticker:
             soft = teacher.soft_labels(pictures, ticker.tick)
-    reader, every = None, 1 if pictures is None else -(-len(pictures) // _MOST_READ)
+    read, every = None, 1 if pictures is None else -(-len(pictures) // _MOST_READ)
     if teacher is None and pictures is not None and asks_a_reader(asked, recipe, shots):
         some = pictures[::every]
+        if not _is_fitted(out / "reader", shots):
+            several, sided = partial(resize_images, some), not recipe.augment.flip
+            if reader is None:
+                say("a head is fitted to the frozen encoder", quiet)
+                reader = frozen_reader(shots, several, seed, sided, _encoder(asked))
+            reader.save(out / "reader")
+        # From disk, so that a stopped run goes on with the same.
+        reader = Segmenter.load(out / "reader")
         with Ticker("frozen encoder labels pictures", len(some), 0, quiet) as ticker:
-            frozen = frozen_reader(shots, partial(resize_images, some), seed, not recipe.augment.flip, _encoder(asked))
-            reader = frozen.soft_labels(some, ticker.tick)
+            read = reader.soft_labels(some, ticker.tick)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = build_student(student, len(shots.parts))
@@ -206,7 +215,7 @@ def train_student(
         None if pictures is None else torch.from_numpy(pictures),
         soft,
         extra,
-        reader,
+        read,
         every,
     )
     # What a generator draws says nothing of the size of the images to come.
@@ -218,7 +227,7 @@ def train_student(
 
     def as_it_is() -> Student:
         average = copy.deepcopy(game.modules["average"]).to("cpu")
-        if reader is not None:
+        if read is not None:
             card["agreement"] = round(float(game.modules["agreement"].overlap), 3)
         found = Student(average, student, shots.parts, recipe.size, card, recipe.mirrored, native=native)
         if pictures is None or not recipe.decision_temperature:
@@ -236,6 +245,14 @@ def asks_a_reader(student: str, recipe: Distill, shots: Shots) -> bool:
     """Whether a frozen encoder labels the pictures, too: with the fewest labels, for a student that starts from it."""
     asks = recipe.consistency is not None and recipe.consistency.agree > 0 and recipe.unlabelled > 0
     return asks and len(shots) <= FEW and is_pretrained(student)
+
+
+def _is_fitted(folder: Path, shots: Shots) -> bool:
+    """Whether a few-shot teacher of these very shots lies there."""
+    if not standing(folder).exists():
+        return False
+    found = Segmenter.load(folder)
+    return found.fitted == found.fingerprint(shots)
 
 
 def _encoder(student: str) -> str:

@@ -132,7 +132,7 @@ def frozen_reader(
     found = open_representation(name).to(best_device())
     size = working_size(found)
     stack = pictures(size)
-    some = as_pictures(stack[:: max(1, len(stack) // _REDUCED_ON)])
+    some = as_pictures(stack[:: max(1, len(stack) // _REDUCED_ON)][:_REDUCED_ON])
     found = reduced_on(found, some, components_for(len(shots)))
     recipe = (recipe or row_of(fit_presets(head), "fast")).changed(seed=seed)
     recipe = facing_fit(recipe, one_sided(stack) if sided is None else sided)

@@ -21,6 +21,7 @@ from partshot.data.shots import Shots
 from partshot.errors import BadImage
 from partshot.report import Gallery, Headline, Picture, shots_gallery, write_report
 from partshot.represent.encoders import default_encoder
+from partshot.segmenter import Segmenter
 from partshot.tasks.fit import frozen_reader
 from partshot.tasks.predictions import MANIFEST, Author, Places, claim
 from partshot.tasks.reading import Reading
@@ -37,11 +38,12 @@ _PLAIN = 100  # images, about, that principal components are taken from
 
 @dataclass(frozen=True)
 class Preview:
-    """written: masks, of so many images. seconds: since it began."""
+    """written: masks, of so many images. seconds: since it began. reader: what made them."""
 
     written: int
     images: int
     seconds: float
+    reader: Segmenter
 
     def __str__(self) -> str:
         rest = "" if self.written == self.images else f" of {self.images}"
@@ -85,7 +87,7 @@ def preview(shots: Shots, images: Sequence[Path], out: Path, title: str, seed: i
             if len(shown) < _SHOWN:
                 pairs = zip(several, labels, strict=True)
                 shown += [Picture(path.stem, image, prediction=found) for (path, image, _), found in pairs]
-    result = Preview(written, len(images), time.monotonic() - began)
+    result = Preview(written, len(images), time.monotonic() - began, reader)
     _report(result, shots, shown[:_SHOWN], out, title)
     return result
 

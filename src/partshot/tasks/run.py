@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from partshot.artifact import replacing_file, standing
-from partshot.data.images import list_images, read_image, read_stack
+from partshot.data.images import Stack, list_images, read_image, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots, mask_files
 from partshot.errors import BadImage, BadRecipe
 from partshot.nets.student import build_student
@@ -81,6 +81,11 @@ class _Clock:
     store: Store | None
     quiet: bool
     stages: list[tuple[str, float]] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    def left(self, minutes: float | int) -> float:
+        """Seconds that are left of so many minutes since it began."""
+        return 60 * minutes - (time.monotonic() - self.began)
 
     def time(self, stage: str, work: Callable, note: Callable[[], str] = lambda: ""):
         """Runs a stage and notes how long it took. note: asked afterwards what is to be said of it."""
@@ -139,7 +144,7 @@ def run(
     trained encoders from earlier runs, whatever their labels and `out`, and keep them for later ones
     (represent/cache.py).
     """
-    store, began, started = open_store(cache), time.time(), time.monotonic()
+    store, began = open_store(cache), time.time()
     clock, out = _Clock(store, quiet or dry_run), Path(out)
     aside = [] if check_masks is None else [*mask_files(check_masks).values()]
     shots = load_shots(labels, images, rgb_masks=rgb_masks, leave_out=aside)
@@ -162,36 +167,29 @@ def run(
     plan = make_plan(
         shots, stack, len(paths), representation, drawn, recipe, choice, seed, float(auto_minutes), len(checks)
     )
-
-    def within(seconds: float | int) -> float:
-        """The student's horizon, so that all that is still to come takes so long."""
-        read = dict(clock.stages)["read"] / len(stack.images)
-        folds = 0.0 if drawn or checks else trainings(len(shots))
-        given = (plan.distill, stack.images, plan.student, seconds, 1 + folds, len(paths) + len(checks), read)
-        return horizon(shots, *given)
-
+    folds = 0.0 if drawn or checks else trainings(len(shots))
     if dry_run:
         first = EXPECTED_SECONDS if previewed and is_due(out) else 0
-        return plan if minutes is None else plan.lasting(within(60 * minutes - first))
+        return plan if minutes is None else plan.lasting(_horizon(plan, shots, stack, clock, minutes, folds, first))
 
     title = f"Parts of {Path(images).resolve().name}"
+    reader = None
     if previewed and is_due(out):
         first = clock.time("preview", lambda: preview(shots, paths, out, title, seed, quiet))
+        reader = first.reader
         say(f"preview: {first}: {out / 'report.html'}", quiet)
     teacher = None
     if plan.taught:
         plan, teacher = _taught(plan, images, masks, out, shots, clock, began)
     if minutes is not None:
-        left = 60 * minutes - (time.monotonic() - started)
         state = f"{shots.fingerprint}/{plan.fingerprint}/{minutes:g}"
-        plan = plan.lasting(
-            clock.time("measure the pace", lambda: kept(out / "pace.json", state, lambda: within(left)))
-        )
+        measure = partial(_horizon, plan, shots, stack, clock, minutes, folds)
+        plan = plan.lasting(clock.time("measure the pace", lambda: kept(out / "pace.json", state, measure)))
     training = _training(out, shots, f"{plan.head} on {plan.representation}" if plan.auto_minutes else "")
     given = {"student": plan.student, "seed": seed, "quiet": quiet}
     trained = clock.time(
         "train the student",
-        lambda: train_student(shots, plan.distill, training, stack.images, teacher, **given),
+        lambda: train_student(shots, plan.distill, training, stack.images, teacher, **given, reader=reader),
     )
     onnx = out / "student.onnx"
     clock.time("export", lambda: export(trained, onnx, shots.images))
@@ -224,6 +222,16 @@ def run(
         Skipped(list({**dict(stack.skipped), **dict(summary.skipped)}.items())),
     ]
     return write_report(out / "report.html", title, shots.parts, sections)
+
+
+def _horizon(
+    plan: Plan, shots: Shots, stack: Stack, clock: _Clock, minutes: float | int, folds: float, before: float | int = 0
+) -> float:
+    """The student's horizon in thousands of images, so that all of the run takes that long. folds: how many horizons an
+    estimate trains. before: seconds of what comes before the training."""
+    read = dict(clock.stages)["read"] / len(stack.images)
+    given = (clock.left(minutes) - before, 1 + folds, plan.pictures + plan.checks, read)
+    return horizon(shots, plan.distill, stack.images, plan.student, *given)
 
 
 def _quality(
