@@ -226,7 +226,7 @@ def distill(
         str | None,
         typer.Option(
             help="pretrained, default, compact, supervised, "
-            "auto-shot, auto-shot-consistent, auto-shot-many, "
+            "auto-shot, auto-shot-consistent, auto-shot-pretrained, auto-shot-many, "
             "many-objects, regan-autoshot, ganorcon; without: what fits the student."
         ),
     ] = None,

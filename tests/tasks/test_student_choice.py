@@ -16,6 +16,8 @@ from partshot.tasks.student_choice import choose_student, pretrained_student
         (None, "light-dinov3-convnext-tiny", None, ("light-dinov3-convnext-tiny", "pretrained")),
         (None, "light-resnet18", None, ("light-resnet18", "default")),
         ("efficientnet-lite0", "swift", None, ("swift", "default")),
+        ("efficientnet-lite0", "auto", "auto-shot-pretrained", ("light-efficientnet-lite0", "auto-shot-pretrained")),
+        (None, "auto", "auto-shot-pretrained", ("swift", "auto-shot-consistent")),
         ("efficientnet-lite0", "unet-resnet18", "supervised", ("unet-resnet18", "supervised")),
     ],
 )

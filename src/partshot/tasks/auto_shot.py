@@ -38,7 +38,7 @@ class AutoShot:
     student's. fit: of the head. own: whether the labelled pictures are the generator's,
     under the names of sample.drawn_name; others are inverted. drawn: how many pictures the student learns from.
     head: a name of catalog.HEADS. pictures: plain ones, uint8 [n, s, s, 3] at the recipe's size, that the student sees
-    besides where its recipe has consistency.
+    besides where its recipe has consistency. trained: which student it is, a name as `train_student` takes them.
     """
 
     def __init__(
@@ -53,12 +53,13 @@ class AutoShot:
         quiet: bool = False,
         head: str = HEAD,
         pictures: np.ndarray | None = None,
+        trained: str = STUDENT,
     ):
         self.folder, self.generator, self.recipe = folder, generator, recipe
         self.fit, self.own, self.drawn, self.seed, self.quiet = fit, own, drawn, seed, quiet
         self._teachers: dict[tuple[str, ...], Segmenter] = {}
         self._found: dict[str, Latents] = {}
-        self.head, self.pictures = head, pictures
+        self.head, self.pictures, self.trained = head, pictures, trained
 
     def auto_shot(self, shots: Shots) -> Predictor:
         """A student of what the head that these shots were fitted to labels."""
@@ -71,7 +72,7 @@ class AutoShot:
 
     def student(self, shots: Shots) -> Student:
         """Trained, or read."""
-        given = (self.pictures, self.teacher(shots), STUDENT, self.seed, self.quiet, self.drawn)
+        given = (self.pictures, self.teacher(shots), self.trained, self.seed, self.quiet, self.drawn)
         return train_student(shots, self.recipe, self.training(shots), *given)
 
     def training(self, shots: Shots) -> Path:

@@ -88,8 +88,8 @@ class DemoRecipe(Recipe):
     that each student of the encoder's road sees; None: 3 where it starts from a pretrained encoder, else 4. points: how
     the head of the pretrained encoder is fitted; where none is here, fit_images: pictures that the head of the
     encoder's road sees, half of the usual. auto_fit_images: those of the generator's road. auto_kimg: of a student of
-    what the generator drew, enlarged to twice its 64 px; drawn: how many pictures that is. inverted, steps: held-out
-    faces that are inverted, and for how long.
+    what the generator drew, enlarged to twice its 64 px; None as its preset has it. drawn: how many pictures that is.
+    inverted, steps: held-out faces that are inverted, and for how long.
     """
 
     pictures: int = Field(default=600, ge=1)
@@ -99,7 +99,7 @@ class DemoRecipe(Recipe):
     points: FitPoints = POINT_PRESETS["fast"]
     fit_images: int = Field(default=600, ge=1)
     auto_fit_images: int = Field(default=1200, ge=1)
-    auto_kimg: float = Field(default=5.5, gt=0)
+    auto_kimg: float | None = Field(default=None, gt=0)
     drawn: int = Field(default=DRAWN, ge=1)
     inverted: int = Field(default=32, ge=1)
     steps: int = Field(default=100, ge=1)
@@ -210,8 +210,9 @@ class _Roads:
 
     @property
     def auto(self) -> Distill:
-        """auto-shot's."""
-        return PRESETS["auto-shot-consistent"].changed(kimg=self.recipe.auto_kimg)
+        """auto-shot's, for a student of the same kind."""
+        recipe = PRESETS[choose_student(preset="auto-shot-pretrained").preset]
+        return recipe if self.recipe.auto_kimg is None else recipe.changed(kimg=self.recipe.auto_kimg)
 
     @property
     def fit(self) -> FitHead:
@@ -266,7 +267,8 @@ class _Roads:
         generator.store = Store(self.out / "inverted")
         small = resize_images(self.plain, self.auto.size)
         given = (self.out / "runs", generator, self.auto, self.fit)
-        return AutoShot(*given, drawn=self.recipe.drawn, seed=self.seed, quiet=self.quiet, pictures=small)
+        named = {"drawn": self.recipe.drawn, "seed": self.seed, "quiet": self.quiet}
+        return AutoShot(*given, **named, pictures=small, trained=self.choice.student)
 
     def _learned(self, k: int, phase: str, *rows: str) -> _Learned:
         """Rows of the contest of the encoder's road."""

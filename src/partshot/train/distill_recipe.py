@@ -194,7 +194,22 @@ PRESETS = {
         coarse=0.4,
         rehearsal=1.0,
         mirrored=True,
+        decision_temperature=1.75,
         unlabelled=16,
+        consistency=Consistency(teacher=0, views=AUGMENTS["strong"]),
+    ),
+    # The same by a student that starts from a pretrained encoder: in one round, and better in less time.
+    "auto-shot-pretrained": _AUTO_SHOT.changed(
+        kimg=4,
+        batch=8,
+        lr=3e-3,
+        class_power=0.5,
+        coarse=0,
+        mirrored=True,
+        encoder_rate=0.1,
+        fixed_stride=4,
+        unlabelled=8,
+        decision_temperature=1.5,
         consistency=Consistency(teacher=0, views=AUGMENTS["strong"]),
     ),
     # For images that show many things at other scales and rotations, read in windows (predict --window): the labels
