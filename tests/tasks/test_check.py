@@ -14,6 +14,7 @@ from partshot.errors import BadImage, BadLabels, BadParts
 from partshot.parts import PartSet
 from partshot.tasks import run as task
 from partshot.tasks.check import check, check_pairs
+from partshot.tasks.preview import Preview
 from partshot.tasks.run import run
 from partshot.train.distill_recipe import PRESETS
 
@@ -134,7 +135,12 @@ def test_a_run_measures_instead_of_estimating(toy, tmp_path, monkeypatch, pixel_
 
     monkeypatch.setattr(task, "train_student", train)
     monkeypatch.setattr(task, "is_due", lambda _: True)
-    monkeypatch.setattr(task, "preview", lambda shots, images, *_: previewed.extend(images))
+
+    def preview(shots, images, *_):
+        previewed.extend(images)
+        return Preview(len(images), len(images), 0.0, reader=None)
+
+    monkeypatch.setattr(task, "preview", preview)
     # A real export takes longer than all the rest.
     monkeypatch.setattr(task, "export", lambda student, onnx, _: pixel_model(onnx, parts=student.parts))
     page = ran(toy, tmp_path, previewed=True).read_text(encoding="utf-8")
