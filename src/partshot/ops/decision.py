@@ -9,11 +9,10 @@ needed. Knows logits; refuses to know networks and images.
 
 import torch
 from jaxtyping import Float
-from torch.nn.functional import one_hot
 
 # No class from a lower probability: what is never predicted would have a threshold of 0.
 _LEAST = 0.02
-_ROUNDS = 30
+_ROUNDS = 15
 
 
 def overlap_offsets(
@@ -26,11 +25,13 @@ def overlap_offsets(
     networks that learn from their own pseudo-labels are too sure. The first class's offset is 0.
     """
     shares = ((logits.float() - lean[:, None, None]) / temperature).softmax(1)
-    flat = shares.transpose(0, 1).flatten(1)
-    thresholds = torch.full((len(flat),), 0.5)
+    count = shares.shape[1]
+    flat = shares.permute(0, 2, 3, 1).reshape(-1, count)
+    expected, thresholds = flat.sum(0), torch.full((count,), 0.5)
     for _ in range(_ROUNDS):
-        chosen = one_hot((flat / thresholds[:, None]).argmax(0), len(flat)).T.float()
-        f1 = 2 * (flat * chosen).sum(1) / (flat.sum(1) + chosen.sum(1)).clamp(min=1e-6)
+        chosen = (flat / thresholds).argmax(1)
+        overlap = torch.bincount(chosen, flat.gather(1, chosen[:, None])[:, 0], count)
+        f1 = 2 * overlap / (expected + torch.bincount(chosen, minlength=count)).clamp(min=1e-6)
         # Halfway, or two classes may take turns.
         thresholds = (thresholds + (f1 / 2).clamp(min=_LEAST)) / 2
     offsets = -lean - temperature * thresholds.log()

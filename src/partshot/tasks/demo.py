@@ -76,6 +76,8 @@ _PLAIN, _LABELED, _TEST = 1, 2, 3
 # Thousands of labeled pictures that the encoder's road's student sees, by its preset: at three quarters of the default
 # one's, eyes and noses are not there yet.
 _KIMG = {"pretrained": 3.0, "default": 4.0}
+# The same of the generator's road, where it is fewer than the preset's.
+_AUTO_KIMG = {"auto-shot-pretrained": 3.5}
 # Pictures that the report shows, and those of demo.png.
 _WORST, _SHEET = 8, 8
 
@@ -88,12 +90,13 @@ class DemoRecipe(Recipe):
     that each student of the encoder's road sees; None: 3 where it starts from a pretrained encoder, else 4. points: how
     the head of the pretrained encoder is fitted; where none is here, fit_images: pictures that the head of the
     encoder's road sees, half of the usual. auto_fit_images: those of the generator's road. auto_kimg: of a student of
-    what the generator drew, enlarged to twice its 64 px; None as its preset has it. drawn: how many pictures that is.
+    what the generator drew, enlarged to twice its 64 px; None: 3.5 where it starts from a pretrained encoder, else what
+    its preset has. drawn: how many pictures that is.
     inverted, steps: held-out faces that are inverted, and for how long.
     """
 
     pictures: int = Field(default=600, ge=1)
-    held_out: int = Field(default=200, ge=1)
+    held_out: int = Field(default=100, ge=1)
     least: int = Field(default=128, ge=32)
     kimg: float | None = Field(default=None, gt=0)
     points: FitPoints = POINT_PRESETS["fast"]
@@ -211,8 +214,9 @@ class _Roads:
     @property
     def auto(self) -> Distill:
         """auto-shot's, for a student of the same kind."""
-        recipe = PRESETS[choose_student(preset="auto-shot-pretrained").preset]
-        return recipe if self.recipe.auto_kimg is None else recipe.changed(kimg=self.recipe.auto_kimg)
+        preset = choose_student(preset="auto-shot-pretrained").preset
+        kimg = self.recipe.auto_kimg or _AUTO_KIMG.get(preset, PRESETS[preset].kimg)
+        return PRESETS[preset].changed(kimg=kimg)
 
     @property
     def fit(self) -> FitHead:
