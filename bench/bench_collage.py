@@ -24,20 +24,20 @@ import numpy as np
 import torch
 from PIL import Image
 
+from partshot.benchmark.auto_shot import AutoShot
 from partshot.data.images import overlay, resize_images
 from partshot.data.labels import read_labels
 from partshot.data.shots import Shots
-from partshot.data.toy import draw, toy_parts
-from partshot.data.toy_easel import Easel
-from partshot.data.toy_faces import draw_face
-from partshot.data.toy_scenery import backdrop, light
-from partshot.evaluate import score
+from partshot.metrics import score
 from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Student
-from partshot.tasks.auto_shot import AutoShot
 from partshot.tasks.export import export
 from partshot.tasks.predict import predict
 from partshot.tasks.sample import embedded_shots
+from partshot.toy.canvas import Easel
+from partshot.toy.dataset import draw, toy_parts
+from partshot.toy.faces import draw_face
+from partshot.toy.scenery import backdrop, light
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 

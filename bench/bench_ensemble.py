@@ -24,9 +24,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from partshot.data.shots import Shots
-from partshot.evaluate import score
 from partshot.heads.ensemble import Ensemble
 from partshot.machine import available_cores
+from partshot.metrics import score
 from partshot.ops.disagreement import verdict, vote
 from partshot.ops.hypercolumn import stack
 from partshot.pyramid import Pyramid

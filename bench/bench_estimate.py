@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from bench_packs import DATA, LIGHT, PACKS, RESULTS, folder_of, pretrained_recipe, read_rows
+from partshot.benchmark.datasets import open_field
 from partshot.tasks.distill import facing
 from partshot.tasks.estimate import FOLDS, SHARE, estimate, expected
-from partshot.tasks.field import open_field
 from partshot.workers import workers
 
 KS, SPLITS = (5, 10), (0, 1, 2, 3, 4)

@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from partshot.benchmark.baselines import predictor
+from partshot.benchmark.kshot import Method, Row, kshot, table_to_dict, table_to_markdown, tabulate
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, load_shots
 from partshot.data.symmetry import one_sided
-from partshot.evaluate import Method, Row, kshot, table_to_dict, table_to_markdown, tabulate
 from partshot.heads.linear import Linear
-from partshot.ops.pictures import as_pictures
+from partshot.ops.images import as_pictures
 from partshot.parts import PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.cache import Store
@@ -39,7 +40,6 @@ from partshot.represent.reduced import components_for
 from partshot.represent.spec import Representation
 from partshot.represent.vit import TimmEncoder, build_net
 from partshot.segmenter import Segmenter
-from partshot.tasks.compare import predictor
 from partshot.tasks.fit import ENCODER_LEVELS, POINTS_HEAD, facing_fit
 from partshot.train.fit_head import PRESETS as HEAD_PRESETS
 from partshot.train.fit_points import PRESETS, Points, read_points

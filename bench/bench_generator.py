@@ -18,11 +18,11 @@ from PIL import Image
 
 from bench_packs import DATA, FIT, RESULTS, WHAT, numbers, read_rows
 from partshot.artifact import read_card
+from partshot.benchmark.auto_shot import AutoShot
+from partshot.benchmark.kshot import kshot, table_to_dict, table_to_markdown, tabulate
 from partshot.data.shots import load_shots
-from partshot.evaluate import kshot, table_to_dict, table_to_markdown, tabulate
 from partshot.machine import available_cores
 from partshot.represent.stylegan import load_stylegan
-from partshot.tasks.auto_shot import AutoShot
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.journal import Journal
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from partshot.data.toy import draw
-from partshot.ops.pictures import as_pictures
+from partshot.ops.images import as_pictures
 from partshot.represent.invert import PRESETS, invert
 from partshot.represent.stylegan import StyleGAN, load_stylegan
+from partshot.toy.dataset import draw
 
 RESULTS = Path(__file__).parent / "results"
 

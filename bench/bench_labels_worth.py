@@ -22,14 +22,14 @@ import matplotlib
 import numpy as np
 import torch
 
+from partshot.benchmark.auto_shot import AutoShot
 from partshot.data.augment import PRESETS as AUGMENTS
 from partshot.data.images import resize_images
-from partshot.data.toy import draw, toy_shots
-from partshot.evaluate import score
+from partshot.metrics import score
 from partshot.represent.stylegan import load_stylegan
-from partshot.tasks.auto_shot import AutoShot
 from partshot.tasks.distill import train_student
 from partshot.tasks.sample import embedded_shots
+from partshot.toy.dataset import draw, toy_shots
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.journal import Journal, read_journal

@@ -19,19 +19,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from partshot.benchmark.baselines import predictor
+from partshot.benchmark.datasets import Field, open_field
+from partshot.benchmark.kshot import Row, kshot, table_to_dict, tabulate
 from partshot.data.shots import Shots
-from partshot.evaluate import Row, kshot, table_to_dict, tabulate
 from partshot.represent.choose import POSITION
 from partshot.represent.encoders import ENCODERS
-from partshot.tasks.compare import predictor
 from partshot.tasks.distill import facing, train_student
-from partshot.tasks.field import Field, open_field
 from partshot.tasks.fit import ENCODER_LEVELS, frozen_reader
-from partshot.tasks.student_choice import student_recipe
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_points import PRESETS as POINTS
 from partshot.train.forest import Forest
 from partshot.train.journal import Journal, read_journal
+from partshot.train.student_choice import student_recipe
 from partshot.workers import workers
 
 PACKS, KS, SPLITS = ("wbc", "ants", "carparts"), (1, 5, 10), (0, 1, 2, 3, 4)

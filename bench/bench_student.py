@@ -22,12 +22,12 @@ import torch
 from torch import nn
 from torchvision.models.segmentation import deeplabv3_resnet101
 
-from partshot.data.toy import toy_parts, toy_shots
-from partshot.evaluate import score
 from partshot.export import export_onnx
+from partshot.inference.exported_model import Shipped
+from partshot.metrics import score
 from partshot.nets.student import build_student
-from partshot.shipped import Shipped
 from partshot.tasks.distill import train_student
+from partshot.toy.dataset import toy_parts, toy_shots
 from partshot.train.distill_recipe import PRESETS
 
 RESULTS = Path(__file__).parent / "results"

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from partshot.nets.stylegan2 import Critic, Generator, Shape
-from partshot.ops.adversary import critic_loss, generator_loss
+from partshot.ops.gan_losses import critic_loss, generator_loss
 
 SIZE, BATCH, LATENT, CAPACITY = 64, 16, 512, 16
 RESULTS = Path(__file__).parent / "results"

@@ -7,8 +7,8 @@ from torch import nn
 from partshot.data.images import resize_image
 from partshot.errors import BadArtifact
 from partshot.export import Served, comparisons, export_onnx
+from partshot.inference.exported_model import FORMAT, Shipped
 from partshot.parts import PartSet
-from partshot.shipped import FORMAT, Shipped
 
 PARTS = PartSet.of("background", "left wing", "right wing")
 SIZE = 32

@@ -7,7 +7,6 @@ from PIL import Image
 
 from partshot.data.augment import PRESETS as AUGMENTS
 from partshot.data.augment import augment, borrow_colors
-from partshot.data.toy import toy_shots
 from partshot.represent.choose import open_representation
 from partshot.represent.invert import PRESETS as INVERT
 from partshot.represent.stylegan import load_stylegan
@@ -15,6 +14,7 @@ from partshot.segmenter import Segmenter, Student
 from partshot.tasks.distill import train_student
 from partshot.tasks.pretrain import pretrain
 from partshot.tasks.sample import embedded_shots, latents_of_names
+from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS as DISTILL
 from partshot.train.fit_head import PRESETS as FIT
 from partshot.train.fitting import fit_presets

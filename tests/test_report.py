@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from partshot.data.shots import Shots
-from partshot.evaluate import score, summarize
+from partshot.metrics import score, summarize
 from partshot.parts import PartSet
 from partshot.recipe import Recipe
 from partshot.report import (

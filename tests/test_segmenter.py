@@ -6,15 +6,15 @@ import torch
 from scipy.stats import entropy as scipy_entropy
 
 from partshot.data.images import resize_image
-from partshot.data.toy import toy_shots
 from partshot.errors import BadArtifact, BadRecipe, NotFitted
+from partshot.inference.exported_model import Shipped
 from partshot.nets.student import build_student
-from partshot.ops.pictures import as_pictures
+from partshot.ops.images import as_pictures
 from partshot.parts import PartSet
 from partshot.represent.choose import open_representation
 from partshot.segmenter import Segmenter, Student
-from partshot.shipped import Shipped
 from partshot.tasks.export import export
+from partshot.toy.dataset import toy_shots
 from partshot.train.fit_ensemble import PRESETS as ENSEMBLE_PRESETS
 from partshot.train.fit_head import PRESETS
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from partshot.data.shots import Shots
-from partshot.ops.pictures import as_bytes
+from partshot.ops.images import as_bytes
 from partshot.parts import PartSet
 from partshot.report import write_sheet
 from partshot.represent.stylegan import load_stylegan

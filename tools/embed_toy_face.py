@@ -25,14 +25,14 @@ from sklearn.metrics import pairwise_distances
 from partshot.artifact import Artifact
 from partshot.data.augment import PRESETS as AUGMENTS
 from partshot.data.labels import write_labels
-from partshot.data.toy import toy_shots
-from partshot.evaluate import score
-from partshot.ops.pictures import as_bytes
+from partshot.metrics import score
+from partshot.ops.images import as_bytes
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Prediction, Student
 from partshot.tasks.distill import train_student
 from partshot.tasks.sample import drawn_name
+from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS
 
 # Drawn faces that the annotator learns from and is tested on, and the toy's seeds of them, used nowhere else.

@@ -30,7 +30,7 @@ _WHERE = {
     "pretrain": "partshot.tasks.pretrain",
     "distill": "partshot.tasks.distill",
     "predict": "partshot.tasks.predict",
-    "write_toy": "partshot.data.toy",
+    "write_toy": "partshot.toy.dataset",
 }
 __all__ = ["__version__", *_WHERE]  # noqa: PLE0604
 

@@ -23,9 +23,9 @@ import partshot
 from partshot.artifact import replacing_file
 from partshot.data.images import resize_images
 from partshot.errors import BadArtifact, MissingExtra
+from partshot.inference.exported_model import INPUT, OUTPUTS, Shipped, notes
 from partshot.nets.student import STRIDE
 from partshot.parts import PartSet
-from partshot.shipped import INPUT, OUTPUTS, Shipped, notes
 
 # What the gate lets pass: float32 sums in another order turn a tie here and there, and nothing more.
 _LEAST_AGREEMENT = 0.999

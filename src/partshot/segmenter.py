@@ -25,13 +25,13 @@ from partshot.data.shots import Shots
 from partshot.data.soft_labels import SoftLabels
 from partshot.errors import BadArtifact, NotFitted
 from partshot.heads.ensemble import Ensemble
-from partshot.letterbox import letterbox, reading_size
 from partshot.nets.student import STRIDE, Mirrored, Offset, build_student
 from partshot.ops.decision import overlap_offsets
 from partshot.ops.disagreement import entropy, image_score, keep_by_score, verdict
-from partshot.ops.pictures import as_bytes, as_pictures
+from partshot.ops.images import as_bytes, as_pictures
+from partshot.ops.letterbox import letterbox, reading_size
 from partshot.ops.precision import best_device, native_bf16
-from partshot.ops.unboxed import unboxed
+from partshot.ops.uncrop import unboxed
 from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import rebuild, tensors_of

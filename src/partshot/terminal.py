@@ -14,6 +14,8 @@ from typer.core import TyperGroup
 
 from partshot.errors import BadRecipe, MissingExtra, PartshotError
 
+# Verbs whose task is not partshot.tasks.VERB.
+_ELSEWHERE = {"bench": "partshot.benchmark.runner", "folds": "partshot.benchmark.folds"}
 _TRAIN_LINE = "pip install 'partshot[train]'"
 
 
@@ -43,7 +45,7 @@ def numbers(name: str, text: str) -> tuple[int, ...]:
 def task_of(verb: str) -> Callable:
     """The task of that name; MissingExtra where a training library that it needs is missing or broken."""
     try:
-        return getattr(import_module(f"partshot.tasks.{verb}"), verb)
+        return getattr(import_module(_ELSEWHERE.get(verb, f"partshot.tasks.{verb}")), verb)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("partshot"):
             raise

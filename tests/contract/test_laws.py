@@ -19,7 +19,7 @@ from partshot.nets import stylegan1, stylegan2
 from partshot.nets.resnet import ResNetTrunk
 from partshot.nets.stylegan import Shape
 from partshot.ops.hypercolumn import project, stack
-from partshot.ops.pictures import as_pictures
+from partshot.ops.images import as_pictures
 from partshot.parts import PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import open_representation, rebuild, reduced_on, tensors_of

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from partshot.data.augment import PRESETS, Augment, augment, borrow_colors, move_scores, recolor, warp_grid
-from partshot.data.toy import toy_shots
+from partshot.toy.dataset import toy_shots
 
 STILL = PRESETS["none"]
 PLACES = {

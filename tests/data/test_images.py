@@ -19,7 +19,7 @@ from partshot.data.images import (
     write_overlay,
 )
 from partshot.errors import BadImage, BadLabels, DiskFull
-from partshot.letterbox import letterbox
+from partshot.ops.letterbox import letterbox
 from partshot.parts import PartSet
 
 PARTS = PartSet.of("background", "head", "tail")

@@ -7,7 +7,7 @@ from PIL import Image
 from partshot.data.labels import write_labels
 from partshot.data.shots import Shots, find_pairs, load_shots, mask_files
 from partshot.errors import BadImage, BadLabels, BadParts
-from partshot.letterbox import letterbox, letterbox_labels
+from partshot.ops.letterbox import letterbox, letterbox_labels
 from partshot.parts import COLORS, PartSet
 
 PARTS = PartSet.of("background", "head", "tail")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from partshot.data.symmetry import LIMIT, asymmetry, one_sided
-from partshot.data.toy import draw
+from partshot.toy.dataset import draw
 
 
 @pytest.fixture(scope="module")

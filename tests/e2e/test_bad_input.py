@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from partshot.artifact import read_card
 from partshot.cli import app
-from partshot.data.toy import write_toy
+from partshot.toy.dataset import write_toy
 
 RUN = "run --images {toy}/images --labels {toy}/masks --out {out} --representation pixels --size 32 --minutes 0.01"
 FIT = "fit --images {toy}/images --labels {toy}/masks --out {out} --representation pixels --head linear --size 32"

@@ -23,7 +23,7 @@ PATIENCE = 12
 PREDICT = f"""
 import sys, time
 import numpy as np
-from partshot.shipped import Shipped
+from partshot.inference.exported_model import Shipped
 labels, _ = Shipped(sys.argv[1], threads=1).predict(np.zeros((1, 8, 8, 3), np.uint8))
 assert labels.shape == (1, 8, 8)
 time.sleep({PATIENCE})
@@ -68,8 +68,8 @@ def model(tmp_path):
     """The smallest model that partshot runs: every pixel's label is its red channel."""
     from onnx import TensorProto, helper, save
 
+    from partshot.inference.exported_model import notes
     from partshot.parts import PartSet
-    from partshot.shipped import notes
 
     pixels = ["b", "h", "w"]
     index = helper.make_tensor("index", TensorProto.INT64, [], [0])
@@ -142,4 +142,4 @@ def test_one_file_imports_onnxruntime():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] == "onnxruntime" for name in names):
                 importing.add(path.relative_to(ROOT).as_posix())
-    assert importing == {"src/partshot/shipped.py"}
+    assert importing == {"src/partshot/inference/exported_model.py"}

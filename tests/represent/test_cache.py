@@ -15,7 +15,6 @@ import torch
 
 from partshot import laws
 from partshot.data.augment import PRESETS as AUGMENTS
-from partshot.data.toy import toy_shots
 from partshot.heads.linear import Linear
 from partshot.nets.stylegan2 import Critic, Generator, Shape
 from partshot.represent import cache
@@ -27,6 +26,7 @@ from partshot.represent.position import Positioned
 from partshot.represent.resnet import random_resnet
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter
+from partshot.toy.dataset import toy_shots
 from partshot.train.fit_head import FitHead, fit_head, leave_one_out
 
 

@@ -10,12 +10,12 @@ from PIL import Image
 
 from partshot.data.labels import write_labels
 from partshot.data.shots import find_pairs
-from partshot.data.toy import write_toy
 from partshot.errors import BadImage, BadLabels, BadParts
 from partshot.parts import PartSet
 from partshot.tasks import run as task
 from partshot.tasks.check import check, check_pairs
 from partshot.tasks.run import run
+from partshot.toy.dataset import write_toy
 from partshot.train.distill_recipe import PRESETS
 
 PARTS = PartSet.of("background", "bright", "hazy")

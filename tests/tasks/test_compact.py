@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from partshot.data.toy import toy_shots
+from partshot.inference.exported_model import Shipped
 from partshot.segmenter import Student
-from partshot.shipped import Shipped
 from partshot.tasks import compact as task
 from partshot.tasks.compact import compact
 from partshot.tasks.distill import train_student
 from partshot.tasks.export import export
+from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from partshot.errors import BadRecipe
-from partshot.shipped import Shipped
+from partshot.inference.exported_model import Shipped
 from partshot.tasks.demo import DemoRecipe, demo
 from partshot.train.fit_points import PRESETS as POINT_PRESETS
 from partshot.train.fit_points import FitPoints
@@ -106,7 +106,7 @@ def test_another_size_in_the_same_folder_is_refused(made, monkeypatch):
 
 def test_other_kinds_go_the_encoders_road_alone_without_an_encoder_from_random_weights(tmp_path, monkeypatch):
     small(monkeypatch)
-    monkeypatch.setattr("partshot.tasks.student_choice.default_encoder", lambda: None)
+    monkeypatch.setattr("partshot.train.student_choice.default_encoder", lambda: None)
     demo(tmp_path, kind="cars", size=32, quiet=True, recipe=FEW)
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results) == ["student", "head", "supervised", "forest"]

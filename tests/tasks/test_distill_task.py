@@ -9,17 +9,17 @@ from PIL import Image
 
 from partshot.artifact import Artifact, read_card
 from partshot.data.shots import load_shots
-from partshot.data.toy import write_toy
 from partshot.errors import BadArtifact, BadRecipe
+from partshot.inference.exported_model import Shipped
 from partshot.nets.student import build_student, start_from
 from partshot.represent.choose import open_representation
 from partshot.segmenter import Segmenter, Student
-from partshot.shipped import Shipped
 from partshot.tasks import distill as task
 from partshot.tasks.distill import distill, facing, teacher_size, unlabelled_stack
 from partshot.tasks.export import export
 from partshot.tasks.fit import fit
 from partshot.tasks.pretrain import pretrain
+from partshot.toy.dataset import write_toy
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 

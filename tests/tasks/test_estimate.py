@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from partshot.data.toy import toy_shots
 from partshot.segmenter import Prediction
 from partshot.tasks import estimate as task
 from partshot.tasks.estimate import FOLDS, estimate, expected
+from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS
 
 RECIPE = PRESETS["default"].changed(size=32, kimg=0.064)

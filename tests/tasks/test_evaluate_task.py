@@ -10,9 +10,9 @@ from PIL import Image
 
 from partshot.data.labels import write_labels
 from partshot.errors import BadArtifact, BadLabels, BadParts
-from partshot.evaluate import score
+from partshot.inference.exported_model import notes
+from partshot.metrics import score
 from partshot.parts import PartSet
-from partshot.shipped import notes
 from partshot.tasks.evaluate import evaluate
 
 PARTS = PartSet.of("background", "bright", "never")

@@ -6,13 +6,13 @@ import shutil
 import pytest
 from PIL import Image
 
-from partshot.data.toy import toy_shots, write_toy
 from partshot.errors import BadRecipe
 from partshot.parts import PartSet
 from partshot.represent.choose import open_representation
 from partshot.segmenter import Segmenter
 from partshot.tasks import fit as task
 from partshot.tasks.fit import facing_fit, fit, teacher_names
+from partshot.toy.dataset import toy_shots, write_toy
 from partshot.train.fit_ensemble import PRESETS as ENSEMBLE_PRESETS
 from partshot.train.fit_head import PRESETS
 from partshot.train.fit_points import PRESETS as POINT_PRESETS

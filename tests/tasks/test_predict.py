@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from partshot.cli import app
 from partshot.data.labels import read_labels
 from partshot.errors import BadArtifact, BadImage, BadLabels, BadRecipe, DiskFull
+from partshot.inference.exported_model import Shipped
 from partshot.parts import PartSet
-from partshot.shipped import Shipped
 from partshot.tasks import predict as task
 from partshot.tasks.predict import Picture, in_batches, predict
 

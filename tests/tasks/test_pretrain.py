@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 
 from partshot.artifact import Artifact, read_card
-from partshot.data.toy import write_toy
 from partshot.errors import BadArtifact, BadImage, BadRecipe
 from partshot.pretext.stylegan2 import PRESETS
 from partshot.represent.choose import open_representation
 from partshot.tasks import pretrain as task
 from partshot.tasks.pretrain import pretrain, resolve
+from partshot.toy.dataset import write_toy
 from partshot.train.journal import read_journal
 
 

@@ -9,13 +9,13 @@ from PIL import Image
 from partshot.data.images import list_images
 from partshot.data.labels import read_labels
 from partshot.data.shots import load_shots
-from partshot.data.toy import write_toy
 from partshot.errors import BadLabels
-from partshot.shipped import Shipped
+from partshot.inference.exported_model import Shipped
+from partshot.inference.predictions import MANIFEST
 from partshot.tasks import preview as task
-from partshot.tasks.predictions import MANIFEST
 from partshot.tasks.preview import is_due, preview
 from partshot.tasks.run import run
+from partshot.toy.dataset import write_toy
 from partshot.train import fit_points
 from partshot.train.distill_recipe import PRESETS
 

@@ -11,8 +11,8 @@ from PIL import Image
 from partshot.artifact import Artifact, read_card
 from partshot.data.labels import read_labels
 from partshot.data.shots import load_shots
-from partshot.data.toy import write_toy
 from partshot.errors import BadImage, BadLabels, BadRecipe
+from partshot.inference.exported_model import Shipped
 from partshot.parts import PartSet
 from partshot.pretext.moco import PRESETS as MOCO_PRESETS
 from partshot.pretext.simsiam import PRESETS as SIMSIAM
@@ -21,14 +21,14 @@ from partshot.pretext.stylegan2 import PRESETS as GAN_PRESETS
 from partshot.represent import stylegan
 from partshot.represent.cache import VARIABLE, open_store
 from partshot.segmenter import Segmenter
-from partshot.shipped import Shipped
-from partshot.tasks import auto
 from partshot.tasks import distill as distilling
 from partshot.tasks import pretrain as pretraining
 from partshot.tasks import run as task
-from partshot.tasks.plan import Plan
+from partshot.tasks import run_auto as auto
 from partshot.tasks.predict import Summary
 from partshot.tasks.run import run
+from partshot.tasks.run_plan import Plan
+from partshot.toy.dataset import write_toy
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 

@@ -11,9 +11,9 @@ from partshot.artifact import read_card
 from partshot.data.augment import PRESETS as AUGMENTS
 from partshot.data.augment import warp_grid
 from partshot.data.soft_labels import SoftLabels
-from partshot.data.toy import toy_shots
 from partshot.errors import BadRecipe
 from partshot.nets.student import build_student
+from partshot.toy.dataset import toy_shots
 from partshot.train.distill import Balance, Batch, Clock, Distillation, Limits, soft_loss
 from partshot.train.distill_recipe import PRESETS, Consistency, Distill
 from partshot.train.journal import read_journal

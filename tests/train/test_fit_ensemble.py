@@ -11,7 +11,7 @@ from partshot.data.shots import Shots
 from partshot.errors import BadLabels, BadRecipe
 from partshot.heads.ensemble import Ensemble
 from partshot.ops.hypercolumn import stack
-from partshot.ops.pictures import as_pictures
+from partshot.ops.images import as_pictures
 from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.pixels import Pixels

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from partshot import laws
-from partshot.data.toy import toy_shots
 from partshot.errors import BadLabels, BadRecipe
 from partshot.heads.cnn import cnn_s
 from partshot.heads.linear import Linear
 from partshot.heads.mlp import mlp_s
-from partshot.ops.pictures import as_pictures
+from partshot.ops.images import as_pictures
 from partshot.parts import IGNORE
 from partshot.represent.pixels import Pixels
 from partshot.represent.position import Positioned
 from partshot.segmenter import Segmenter
+from partshot.toy.dataset import toy_shots
 from partshot.train.fit_points import FitPoints, fit_points
 
 RECIPE = FitPoints(views=2, points=256, steps=40, batch=256)

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from partshot.artifact import replacing_file
 from partshot.errors import BadImage, BadLabels
-from partshot.letterbox import letterbox
+from partshot.ops.letterbox import letterbox
 from partshot.parts import IGNORE, PartSet
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2")

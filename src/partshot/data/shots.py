@@ -18,7 +18,7 @@ import numpy as np
 from partshot.data.images import IMAGE_SUFFIXES, list_images, read_image, resize_images, turned_by_exif
 from partshot.data.labels import count_ids, read_labels, read_palette
 from partshot.errors import BadLabels
-from partshot.letterbox import letterbox_labels
+from partshot.ops.letterbox import letterbox_labels
 from partshot.parts import IGNORE, PartSet, default_color
 
 _THREADS = 4

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from partshot.ops.deviation import LEAST, floored
 from partshot.ops.hypercolumn import project
+from partshot.ops.standardize import LEAST, floored
 from partshot.pyramid import Pyramid
 
 

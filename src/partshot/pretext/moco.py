@@ -31,8 +31,8 @@ from torch import nn
 
 from partshot.data.symmetry import one_sided
 from partshot.errors import BadRecipe
-from partshot.game import Turn
 from partshot.nets.resnet import ResNetTrunk
+from partshot.objective import Turn
 from partshot.pretext.pairs import at_spots, draw_pairs, normalized, spread
 from partshot.pretext.views import Views
 from partshot.recipe import Recipe

@@ -19,8 +19,8 @@ from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
 from pydantic import Field
 from torch import nn
 
-from partshot.game import Turn
 from partshot.nets.resnet import ResNetTrunk
+from partshot.objective import Turn
 from partshot.pretext.pairs import at_spots, draw_pairs, normalized, spread
 from partshot.pretext.views import Views
 from partshot.recipe import Recipe

@@ -18,12 +18,12 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from partshot.errors import BadImage, BadRecipe
-from partshot.game import Turn
 from partshot.nets import stylegan1, stylegan2
 from partshot.nets.stylegan import shape_of
 from partshot.nets.weights import load_exactly
-from partshot.ops.adversary import critic_loss, generator_loss, path_lengths, r1_penalty
-from partshot.ops.pictures import as_bytes, as_pictures
+from partshot.objective import Turn
+from partshot.ops.gan_losses import critic_loss, generator_loss, path_lengths, r1_penalty
+from partshot.ops.images import as_bytes, as_pictures
 from partshot.pretext.ada import Ada, add_up
 from partshot.recipe import Recipe
 

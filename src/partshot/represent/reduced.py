@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import nn
 
 from partshot.errors import BadRecipe
-from partshot.ops.deviation import floored
 from partshot.ops.precision import native_bf16
+from partshot.ops.standardize import floored
 from partshot.pyramid import Pyramid
 from partshot.represent.position import Positioned
 from partshot.represent.spec import Latents, Representation, Spec, fingerprint

@@ -19,11 +19,11 @@ from partshot.data.images import list_images
 from partshot.data.labels import read_labels
 from partshot.data.shots import Pair, classes_beside, mask_files, read_pair
 from partshot.errors import BadLabels, BadParts
-from partshot.evaluate import Score, score
+from partshot.inference.predictions import write_json
+from partshot.metrics import Score, score
 from partshot.parts import IGNORE, PartSet
 from partshot.tasks.estimate import standard_error
 from partshot.tasks.predict import predict
-from partshot.tasks.predictions import write_json
 
 _THREADS = 4
 

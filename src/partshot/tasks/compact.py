@@ -12,13 +12,13 @@ import numpy as np
 
 from partshot.data.images import resize_images
 from partshot.data.shots import Shots
-from partshot.evaluate import score
+from partshot.inference.exported_model import Shipped
+from partshot.metrics import score
 from partshot.segmenter import Student
-from partshot.shipped import Shipped
 from partshot.tasks.distill import train_student
 from partshot.tasks.export import export
-from partshot.tasks.student_choice import STUDENT
 from partshot.train.distill_recipe import PRESETS
+from partshot.train.student_choice import STUDENT
 
 _COMPARED, _SECONDS, _AT_ONCE = 64, 2.0, 8
 

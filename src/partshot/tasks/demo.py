@@ -19,12 +19,14 @@ import torch
 from pydantic import Field
 
 from partshot.artifact import replacing_file, standing
+from partshot.benchmark.auto_shot import AutoShot
+from partshot.benchmark.baselines import Contest
+from partshot.benchmark.kshot import Draws, Method, Row, Table, kshot, table_to_dict, tabulate
 from partshot.data.images import resize_images
 from partshot.data.shots import Shots
 from partshot.data.symmetry import one_sided
-from partshot.data.toy import draw, toy_shots, write_toy
-from partshot.evaluate import Draws, Method, Row, Score, Table, kshot, table_to_dict, tabulate
 from partshot.machine import available_cores
+from partshot.metrics import Score
 from partshot.nets.student import STRIDE
 from partshot.recipe import Recipe
 from partshot.report import (
@@ -48,13 +50,11 @@ from partshot.represent.choose import open_representation
 from partshot.represent.invert import PRESETS as INVERT_PRESETS
 from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.auto_shot import AutoShot
-from partshot.tasks.compare import Contest
 from partshot.tasks.distill import DRAWN, teacher_size
 from partshot.tasks.export import export
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit, frozen_reader
 from partshot.tasks.sample import embedded_shots
-from partshot.tasks.student_choice import Choice, choose_student
+from partshot.toy.dataset import draw, toy_shots, write_toy
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
@@ -62,6 +62,7 @@ from partshot.train.fit_points import PRESETS as POINT_PRESETS
 from partshot.train.fit_points import FitPoints
 from partshot.train.journal import Journal, read_journal
 from partshot.train.progress import Ticker, say
+from partshot.train.student_choice import Choice, choose_student
 from partshot.workers import side_by_side
 
 KS = (1, 10)

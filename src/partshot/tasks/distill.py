@@ -20,7 +20,7 @@ from partshot.data.images import list_images, read_stack, resize_images
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.errors import BadArtifact
-from partshot.evaluate import score
+from partshot.metrics import score
 from partshot.nets.student import LIGHT, build_student, start_from
 from partshot.represent.choose import POSITION
 from partshot.represent.reduced import Reduced
@@ -30,7 +30,11 @@ from partshot.represent.vit import read_weights
 from partshot.segmenter import DOUBTED, Segmenter, Student
 from partshot.tasks.export import export
 from partshot.tasks.fit import ENCODER_LEVELS, frozen_reader
-from partshot.tasks.student_choice import (
+from partshot.train.distill import Distillation
+from partshot.train.distill_recipe import Distill
+from partshot.train.loop import LoopRecipe, run_loop
+from partshot.train.progress import Ticker, say
+from partshot.train.student_choice import (
     AUTO,
     STUDENT,
     choose_student,
@@ -38,10 +42,6 @@ from partshot.tasks.student_choice import (
     pretrained_student,
     student_recipe,
 )
-from partshot.train.distill import Distillation
-from partshot.train.distill_recipe import Distill
-from partshot.train.loop import LoopRecipe, run_loop
-from partshot.train.progress import Ticker, say
 
 TRUSTED = 0.8
 """Mean IoU on its own shots from which a few-shot teacher is heard. Measured (LOG.md, 2026-11-21): teachers of blood

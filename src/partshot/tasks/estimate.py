@@ -16,7 +16,7 @@ import numpy as np
 
 from partshot.artifact import replacing_file
 from partshot.data.shots import Shots
-from partshot.evaluate import Score, score
+from partshot.metrics import Score, score
 from partshot.ops.overlap import confusion, mean_iou
 from partshot.tasks.distill import train_student
 from partshot.train.distill_recipe import Distill

@@ -15,7 +15,8 @@ from partshot.data.images import read_image
 from partshot.data.labels import read_labels
 from partshot.data.shots import Pair, find_pairs, parts_beside, read_pair
 from partshot.errors import BadArtifact, BadLabels, BadParts, nearest
-from partshot.evaluate import Score, score
+from partshot.inference.exported_model import Shipped
+from partshot.metrics import Score, score
 from partshot.parts import PartSet
 from partshot.report import (
     Confusion,
@@ -28,7 +29,6 @@ from partshot.report import (
     worst_gallery,
     write_report,
 )
-from partshot.shipped import Shipped
 
 _SHOWN = 8  # pictures in each of the report's two galleries
 _SPREAD = "Evenly spaced between the best and the worst picture, by mean IoU over the parts in each."

@@ -11,8 +11,8 @@ from partshot.artifact import replacing_file
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
-from partshot.evaluate import Score, score_confusion
-from partshot.ops.pictures import as_pictures
+from partshot.metrics import Score, score_confusion
+from partshot.ops.images import as_pictures
 from partshot.ops.precision import best_device
 from partshot.recipe import preset as row_of
 from partshot.represent.cache import open_store

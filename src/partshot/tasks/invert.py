@@ -20,7 +20,7 @@ from partshot.artifact import read_card, replacing_file, standing
 from partshot.data.images import list_images, read_stack
 from partshot.errors import BadRecipe
 from partshot.nets.perceptual import load_lpips
-from partshot.ops.pictures import as_bytes, as_pictures
+from partshot.ops.images import as_bytes, as_pictures
 from partshot.recipe import preset as row_of
 from partshot.report import write_sheet
 from partshot.represent.invert import PRESETS, astray

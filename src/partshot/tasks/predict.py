@@ -21,13 +21,13 @@ from partshot.artifact import replacing_file
 from partshot.data.images import allowing, image_size, list_images, read_image, write_overlay
 from partshot.data.labels import write_labels
 from partshot.errors import BadImage, BadRecipe
+from partshot.inference.exported_model import Shipped
+from partshot.inference.predictions import MANIFEST, Author, Places, claim, write_json
+from partshot.inference.reading import Reading
+from partshot.inference.refine import refine
+from partshot.inference.windows import read_in_windows
 from partshot.machine import available_cores
-from partshot.refine import refine
-from partshot.shipped import Shipped
-from partshot.tasks.predictions import MANIFEST, Author, Places, claim, write_json
-from partshot.tasks.reading import Reading
 from partshot.train.progress import Ticker
-from partshot.windows import read_in_windows
 
 # A net that looks at a few hundred pixels says nothing finer than a 4-megapixel mask shows, and the logits of a much
 # larger one would fill the memory: larger pictures are predicted at this size and their labels enlarged.

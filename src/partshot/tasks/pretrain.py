@@ -21,13 +21,13 @@ from partshot.artifact import Artifact, inside, replacing_file, standing
 from partshot.catalog import PRETEXTS, lookup
 from partshot.data.images import list_images, read_stack
 from partshot.data.symmetry import one_sided
-from partshot.data.toy import draw
 from partshot.errors import BadArtifact, BadRecipe, DiskFull
 from partshot.nets.resnet import ResNetTrunk
 from partshot.pretext.stylegan2 import StyleGAN2, StyleGAN2Recipe
 from partshot.recipe import Recipe
 from partshot.recipe import preset as row_of
 from partshot.represent.resnet import ResNet
+from partshot.toy.dataset import draw
 from partshot.train.loop import LoopRecipe, run_loop
 from partshot.train.progress import Ticker
 

@@ -19,12 +19,12 @@ from partshot.data.images import read_image, read_stack
 from partshot.data.labels import write_labels
 from partshot.data.shots import Shots
 from partshot.errors import BadImage
+from partshot.inference.predictions import MANIFEST, Author, Places, claim
+from partshot.inference.reading import Reading
 from partshot.report import Gallery, Headline, Picture, shots_gallery, write_report
 from partshot.represent.encoders import default_encoder
 from partshot.segmenter import Segmenter
 from partshot.tasks.fit import frozen_reader
-from partshot.tasks.predictions import MANIFEST, Author, Places, claim
-from partshot.tasks.reading import Reading
 from partshot.train.progress import Ticker
 
 EXPECTED_SECONDS = 50.0

@@ -46,21 +46,21 @@ from partshot.represent.choose import POSITION, cached, open_representation
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.auto import FAVOUR, TRAINED, Candidate, choose, ready
 from partshot.tasks.check import Checked, check, check_pairs
 from partshot.tasks.compact import Compared, compact
 from partshot.tasks.distill import DRAWN, draws, is_heard, teacher_size, train_student
 from partshot.tasks.estimate import Estimate, estimate, trainings
 from partshot.tasks.export import export
-from partshot.tasks.pace import horizon, kept, refuse_minutes
-from partshot.tasks.plan import NO_TEACHER, Plan, make_plan
 from partshot.tasks.predict import predict
 from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
 from partshot.tasks.preview import EXPECTED_SECONDS, is_due, preview
+from partshot.tasks.run_auto import FAVOUR, TRAINED, Candidate, choose, ready
+from partshot.tasks.run_pace import horizon, kept, refuse_minutes
+from partshot.tasks.run_plan import NO_TEACHER, Plan, make_plan
 from partshot.tasks.sample import latents_of
-from partshot.tasks.student_choice import AUTO, choose_student, pretrained_student, student_recipe
 from partshot.train.journal import read_journal
 from partshot.train.progress import say
+from partshot.train.student_choice import AUTO, choose_student, pretrained_student, student_recipe
 
 # Unlabelled pictures that a student trains on; more would not be seen six times in the default horizon.
 _MOST_PICTURES = 4000

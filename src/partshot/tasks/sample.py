@@ -15,7 +15,7 @@ from partshot.artifact import read_card, replacing_file, standing
 from partshot.data.images import resize_images
 from partshot.data.shots import Shots, load_shots
 from partshot.errors import BadArtifact, BadRecipe
-from partshot.ops.pictures import as_bytes, as_pictures
+from partshot.ops.images import as_bytes, as_pictures
 from partshot.represent.spec import Generator, Latents
 from partshot.represent.stylegan import EMBEDDED, load_stylegan
 from partshot.train.progress import Ticker, say

@@ -5,7 +5,7 @@ Knows how to show progress; the drawing and the layout are data/toy's.
 
 from pathlib import Path
 
-from partshot.data.toy import writing_toy
+from partshot.toy.dataset import writing_toy
 from partshot.train.progress import Ticker
 
 
@@ -13,7 +13,7 @@ def toy(kind: str, count: int, size: int, folder: Path | str, seed: int = 0) -> 
     """Draws pictures 0 .. count - 1 of a kind into folder/images, /masks and /classes.json, showing progress.
 
     Run again after a stop, it goes on where it was; with a larger count, it adds the missing ones. See
-    `partshot.data.toy.write_toy` for the layout and the errors.
+    `partshot.toy.dataset.write_toy` for the layout and the errors.
     """
     with Ticker(f"drawing {kind}", total=count, done=0, quiet=False) as ticker:
         for done, _ in enumerate(writing_toy(kind, count, size, folder, seed), start=1):

@@ -22,8 +22,8 @@ from torch import nn
 from partshot.data.augment import augment, borrow_colors, move_labels, move_scores, recolor, warp_grid
 from partshot.data.mosaic import mosaic
 from partshot.data.soft_labels import SoftLabels
-from partshot.game import Turn
 from partshot.nets.light_unet import LightUNet
+from partshot.objective import Turn
 from partshot.ops.overlap import confusion, mean_iou
 from partshot.parts import IGNORE
 from partshot.train.distill_recipe import Consistency, Distill
@@ -53,7 +53,7 @@ class Batch(NamedTuple):
 
 
 class Distillation:
-    """The game (see partshot.game).
+    """The game (see partshot.objective).
 
     student: float [b, 3, s, s] in [-1, 1] -> logits [b, k, s, s]. shots, labels: the labelled pictures at the recipe's
     size, uint8 [n, s, s, 3] and ids [n, s, s]. pictures: unlabelled ones, uint8 [m, s, s, 3]; None trains on the shots

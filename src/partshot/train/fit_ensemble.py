@@ -21,7 +21,7 @@ from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
 from partshot.heads.ensemble import Ensemble
 from partshot.ops.hypercolumn import at_pixels
-from partshot.ops.pictures import as_pictures
+from partshot.ops.images import as_pictures
 from partshot.ops.precision import Precision, is_bf16
 from partshot.pyramid import Pyramid
 from partshot.recipe import Recipe

@@ -25,10 +25,10 @@ from partshot.data.augment import Augment, augment
 from partshot.data.shots import Shots
 from partshot.errors import BadLabels, BadRecipe
 from partshot.heads.linear import Linear
-from partshot.letterbox import Box
 from partshot.ops.hypercolumn import resize
+from partshot.ops.images import as_pictures
+from partshot.ops.letterbox import Box
 from partshot.ops.overlap import confusion
-from partshot.ops.pictures import as_pictures
 from partshot.ops.precision import Precision, is_bf16
 from partshot.parts import IGNORE
 from partshot.pyramid import Pyramid

@@ -24,7 +24,7 @@ from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
 from partshot.heads.linear import Linear
 from partshot.ops.hypercolumn import at_pixels
-from partshot.ops.pictures import as_pictures
+from partshot.ops.images import as_pictures
 from partshot.ops.precision import Precision, is_bf16
 from partshot.parts import IGNORE
 from partshot.pyramid import Pyramid

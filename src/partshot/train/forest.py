@@ -17,7 +17,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 from partshot.data.shots import Shots
 from partshot.errors import BadLabels, NotFitted
-from partshot.letterbox import Box, letterbox
+from partshot.ops.letterbox import Box, letterbox
 from partshot.parts import IGNORE, PartSet
 
 _SIGMAS = 4  # 1, 2, 4 and 8 px: a texture, an edge, a part, and what a part is next to

@@ -24,7 +24,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from partshot.errors import BadRecipe
-from partshot.game import Game, Turn
+from partshot.objective import Game, Turn
 from partshot.ops.precision import Precision, best_device, is_bf16
 from partshot.recipe import Recipe
 from partshot.train.checkpoint import load_checkpoint, save_checkpoint, sweep

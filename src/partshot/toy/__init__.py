@@ -1,0 +1,1 @@
+"""Drawn images with exact masks: faces, cars and horses."""

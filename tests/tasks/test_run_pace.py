@@ -1,0 +1,92 @@
+"""How long a run may train: by the pace of this machine, timed on the very training and kept for a resume."""
+
+import json
+
+import numpy as np
+import pytest
+
+from partshot.errors import BadRecipe
+from partshot.tasks import run_pace as pace
+from partshot.toy.dataset import toy_shots
+from partshot.train.distill_recipe import PRESETS
+
+RECIPE = PRESETS["default"].changed(size=32, batch=4, unlabelled=4)
+
+
+@pytest.fixture(scope="module")
+def shots():
+    return toy_shots("faces", 32, 2, seed=2)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return np.stack(toy_shots("faces", 32, 6, seed=1).images)
+
+
+def horizon(shots, pictures, seconds, trainings=1.0):
+    return pace.horizon(shots, RECIPE, pictures, "swift", seconds, trainings, images=100, read_seconds=0.01)
+
+
+def test_the_rest_is_taken_off_and_folds_share_what_is_left(shots, pictures, monkeypatch):
+    monkeypatch.setattr(pace, "_measured", lambda *_: (0.1, 0.03))
+    rest = pace._FIXED + 100 * (2 * 0.01 + 0.03)
+    # A thousand images are 250 steps of .1 s.
+    assert horizon(shots, pictures, rest + 50) == pytest.approx(2.0, abs=0.02)
+    assert horizon(shots, pictures, rest + 125, trainings=2.5) == pytest.approx(2.0, abs=0.02)
+
+
+def test_a_reader_is_allowed_for_and_not_fitted_to_measure(shots, pictures, monkeypatch):
+    seen = []
+
+    def trained(given, recipe, out, *_, **__):
+        seen.append(recipe.consistency.agree)
+        raise KeyboardInterrupt
+
+    asking = PRESETS["pretrained"].changed(size=32)
+    monkeypatch.setattr(pace, "train_student", trained)
+    with pytest.raises(KeyboardInterrupt):
+        pace._measured(shots, asking, pictures, "light-efficientnet-lite0")
+    assert seen == [0] and asking.consistency.agree > 0
+    monkeypatch.setattr(pace, "_measured", lambda *_: (0.1, 0.03))
+    given = (pictures, "light-efficientnet-lite0", 500, 1.0, 100, 0.01)
+    plain = pace.horizon(shots, pace._without_reader(asking), *given)
+    assert plain - pace.horizon(shots, asking, *given) == pytest.approx(pace._READER / 12.5, abs=0.02)
+
+
+def test_too_little_time_is_told_with_what_it_takes(shots, pictures, monkeypatch):
+    monkeypatch.setattr(pace, "_measured", lambda *_: (0.1, 0.03))
+    with pytest.warns(UserWarning, match=r"0\.2 minutes are left.* take at least 0\.7 on this machine"):
+        assert horizon(shots, pictures, 10) == pace.LEAST_KIMG
+
+
+def test_a_step_of_this_very_training_is_timed(shots, pictures, monkeypatch):
+    step, look = pace._measured(shots, RECIPE, pictures, "swift")
+    assert 0 < step < 5 and 0 < look < 5
+    slow = pace.train_student
+
+    def slower(given, recipe, out, *rest, **options):
+        trained = slow(given, recipe, out, *rest, **options)
+        journal = out / "journal.jsonl"
+        lines = [json.loads(line) for line in journal.read_text().splitlines()]
+        # Phases of 1 and 3 seconds a step, the first step slow once.
+        ends = np.cumsum([60.0] + [1.0] * (pace._STEPS // 2 - 1) + [3.0] * (pace._STEPS // 2))
+        journal.write_text(
+            "".join(json.dumps(one | {"seconds": end}) + "\n" for one, end in zip(lines, ends, strict=True))
+        )
+        return trained
+
+    monkeypatch.setattr(pace, "train_student", slower)
+    assert pace._measured(shots, RECIPE, pictures, "swift")[0] == pytest.approx(2.0, abs=0.15)
+
+
+def test_a_resumed_run_keeps_its_horizon_and_another_measures_anew(tmp_path):
+    told = tmp_path / "pace.json"
+    assert pace.kept(told, "these labels", lambda: 2.5) == 2.5
+    assert pace.kept(told, "these labels", lambda: pytest.fail("measured again")) == 2.5
+    assert pace.kept(told, "other labels", lambda: 1.5) == 1.5
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("inf"), float("nan")])
+def test_no_time_and_no_end_are_refused(minutes):
+    with pytest.raises(BadRecipe, match="not for ever"):
+        pace.refuse_minutes(minutes)
