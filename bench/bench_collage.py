@@ -145,7 +145,7 @@ def trained(name: str, work: Path) -> tuple[Student, float]:
     recipe, began = PRESETS[STUDENTS[name]], time.process_time()
     plain = resize_images([draw("faces", recipe.size, PLAIN_SEED, i)[0] for i in range(PLAIN)], recipe.size)
     fit = FIT_PRESETS["fast"].changed(images=1200)
-    road = AutoShot(work / name.replace(" ", "-"), load_stylegan(), recipe, fit, quiet=False, pictures=plain)
+    road = AutoShot(work / name.replace(" ", "-"), load_stylegan(), recipe, fit, quiet=False, images=plain)
     known, shots = work / f"{name}.json", embedded_shots()
     if known.exists():  # without fitting the head once more
         return Student.load(road.training(shots) / "student"), json.loads(known.read_text())

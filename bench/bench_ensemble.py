@@ -1,8 +1,8 @@
 """DatasetGAN's ten MLPs, trained in one batched pass and one after the other: time, and quality after as many steps.
 
-The pictures are the ten labelled faces of the embedded generator, 64 px and 704 channels; five are learnt from and the
+The images are the ten labeled faces of the embedded generator, 64 px and 704 channels; five are learned from and the
 other five measured on, another split for each seed. One after the other is as published: the same network in plain
-torch, a DataLoader that shuffles the hypercolumn of all labelled pixels, 64 a step, and Adam. The hypercolumn's making
+torch, a DataLoader that shuffles the hypercolumn of all labeled pixels, 64 a step, and Adam. The hypercolumn's making
 is not counted; what the batched way reads of the pyramids, step by step, is. A second figure does without the
 DataLoader, whose part is large where networks are small: rows are taken by index. On one thread times are processor
 seconds, since on a machine that is shared the wall clock counts others' work; on several they are the wall clock's.
@@ -114,9 +114,9 @@ def main() -> None:
     batched(pyramid[:1], generator, faces.subset([0]), 0)
     for seed in range(SEEDS):
         order = np.random.default_rng(seed).permutation(len(faces))
-        learnt, held = (sorted(half.tolist()) for half in np.split(order, 2))
-        shots, test = faces.subset(learnt), faces.subset(held)
-        read, unseen = pyramid[torch.tensor(learnt)], pyramid[torch.tensor(held)]
+        learned, held = (sorted(half.tolist()) for half in np.split(order, 2))
+        shots, test = faces.subset(learned), faces.subset(held)
+        read, unseen = pyramid[torch.tensor(learned)], pyramid[torch.tensor(held)]
         rows, classes = rows_of(read, shots), len(faces.parts)
 
         spent, head = timed(batched, read, generator, shots, seed)

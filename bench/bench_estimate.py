@@ -47,7 +47,7 @@ def measure(pack: str, k: int, split: int, out: Path) -> None:
     torch.set_num_threads(1)
     field = open_field(str(DATA / pack), out / "fields", quiet=True)
     recipe = pretrained_recipe(pack)
-    images = field.pictures(recipe.size)
+    images = field.images(recipe.size)
     shots = field.pool.subset([field.pool.names.index(name) for name in field.draws[k][split]])
     began = time.monotonic()
     found = estimate(shots, facing(recipe, images), told.parent / "folds", images, LIGHT, quiet=True)

@@ -28,7 +28,7 @@ from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.heads.linear import Linear
-from partshot.ops.images import as_pictures
+from partshot.ops.images import as_images
 from partshot.parts import PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.cache import Store
@@ -178,7 +178,7 @@ def opened(pack: str, name: str, components: int, size: int | None) -> Represent
     found = untrained(name) if name.startswith("untrained") else open_representation(name)
     if components == 0:
         return cached(found, Store(STORE))
-    images = as_pictures(unlabeled(pack, size or working_size(found)))
+    images = as_images(unlabeled(pack, size or working_size(found)))
     return cached(reduced_on(found, images, components), Store(STORE))
 
 

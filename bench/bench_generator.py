@@ -1,11 +1,11 @@
-"""The generator's road on real pictures: few-shot by inversion, and auto-shot, beside the encoder's (bench_packs.py).
+"""The generator's road on real images: few-shot by inversion, and auto-shot, beside the encoder's (bench_packs.py).
 
-The generator is trained on the pack's unlabelled pictures first:
+The generator is trained on the pack's unlabeled images first:
 
     partshot pretrain stylegan2 --images ../shared/data/wbc/unlabeled --size 64 --kimg 100 --out trained-wbc
     python bench/bench_generator.py --trained trained-wbc [--pack wbc] [--ks 1,5,10] [--seeds 0,1,2,3,4]
 
-The same draws, the same `val` and the same measure as there. Labelled pictures and those to measure on are inverted;
+The same draws, the same `val` and the same measure as there. Labeled images and those to measure on are inverted;
 students learn from what the generator draws, at 128 px. Writes bench/results/generator.md with the sample grid.
 """
 
@@ -64,7 +64,7 @@ def report(pack: str, trained: Path, table: dict, text: str, seeds) -> None:
         f"# The generator's road: {pack}",
         "",
         WHAT,
-        f"A StyleGAN2 of {card['size']} px, {card['kimg']:g} thousand of {card['pictures']} unlabelled pictures seen; "
+        f"A StyleGAN2 of {card['size']} px, {card['kimg']:g} thousand of {card['images']} unlabeled images seen; "
         f"draws {', '.join(map(str, seeds))}. What it draws: ![samples](generator_{pack}.png)",
         "",
         text,

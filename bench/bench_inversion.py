@@ -1,9 +1,9 @@
-"""Projection of many pictures at once against one by one: pictures a second, at equal reconstruction.
+"""Projection of many images at once against one by one: images a second, at equal reconstruction.
 
 The embedded generator of toy faces, drawn faces that it has never seen, the same recipe and steps for both. Equal
 reconstruction is measured, not assumed: the mean distances of both are compared, relative to their own size.
 
-    python bench/bench_inversion.py [--pictures 16] [--steps 100] [--generator trained/representation]
+    python bench/bench_inversion.py [--images 16] [--steps 100] [--generator trained/representation]
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from partshot.ops.images import as_pictures
+from partshot.ops.images import as_images
 from partshot.represent.invert import PRESETS, invert
 from partshot.represent.stylegan import StyleGAN, load_stylegan
 from partshot.toy.dataset import draw
@@ -25,22 +25,22 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> None:
     """Prints a card and one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--generator", type=Path, help="what `partshot pretrain stylegan2` wrote; the embedded one")
     args = parser.parse_args()
     torch.set_num_threads(2)
     generator = load_stylegan(args.generator)
     recipe = PRESETS["fast"].changed(steps=args.steps)
-    drawn = np.stack([draw("faces", generator.size, 3, i)[0] for i in range(args.pictures)])
-    images = as_pictures(drawn)
+    drawn = np.stack([draw("faces", generator.size, 3, i)[0] for i in range(args.images)])
+    images = as_images(drawn)
     together, batch_seconds = projected(generator, [images], recipe)
     alone, single_seconds = projected(generator, list(images.split(1)), recipe)
     last = {
         "throughput_ratio": round(single_seconds / batch_seconds, 2),
         "reconstruction_difference": round(float(abs(together - alone) / alone), 4),
     }
-    card = {"pictures": args.pictures, "steps": args.steps, "seconds": [batch_seconds, single_seconds]}
+    card = {"images": args.images, "steps": args.steps, "seconds": [batch_seconds, single_seconds]}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "bench_inversion.json").write_text(json.dumps({**card, **last}, indent=1))
     print(card)
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def projected(generator: StyleGAN, batches: list[torch.Tensor], recipe) -> tuple[float, float]:
-    """Mean distance between pictures and what their latents draw, and seconds for all."""
+    """Mean distance between images and what their latents draw, and seconds for all."""
     began, errors = time.perf_counter(), []
     for batch in batches:
         errors.append(invert(generator, batch, generator.distance(), recipe).errors)

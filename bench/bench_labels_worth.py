@@ -1,6 +1,6 @@
 """How many labels a supervised U-Net needs to match ours with one and with ten (ReGAN, figure 6: 150 and 500).
 
-Ours are auto-shot students: one or ten faces that the embedded generator drew are labelled, a few-shot head labels
+Ours are auto-shot students: one or ten faces that the embedded generator drew are labeled, a few-shot head labels
 thousands that it draws, a student learns those and has to say the same of 600 plain faces however they are changed.
 The rival is the same network, a residual U-Net, trained by the same recipe on 1 to 1,000 drawn faces with exact masks,
 with strong and with weak augmentation, of which the better counts.
@@ -40,19 +40,19 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 COUNTS, OURS = (1, 10, 30, 100, 300, 1000), (1, 10)
-# In about the same time; ours also sees plain pictures, as it would in a folder of which few are labelled. Nobody reads
+# In about the same time; ours also sees plain images, as it would in a folder of which few are labeled. Nobody reads
 # in a mirror.
 RECIPE, OUR_RECIPE, SIZE = PRESETS["auto-shot"], PRESETS["auto-shot-consistent"].changed(mirrored=False), 64
 AUGMENTATIONS = {"strong": AUGMENTS["strong"], "weak": RECIPE.augment}
-# The toy's seeds of what the U-Net learns from, of what all are measured on, and of plain pictures.
+# The toy's seeds of what the U-Net learns from, of what all are measured on, and of plain images.
 LEARNT, TESTED, PLAIN = 21, 22, 23
-HELD_OUT, PICTURES = 200, 600
+HELD_OUT, IMAGES = 200, 600
 
 
 def main() -> None:
     """Measures what is missing; prints a table and one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3, help="of our students, each of other drawn pictures")
+    parser.add_argument("--runs", type=int, default=3, help="of our students, each of other drawn images")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--out", type=Path, default=Path("bench/work/labels_worth"))
     args = parser.parse_args()
@@ -80,9 +80,9 @@ def measure(who: str, labels: int, which: str) -> dict:
             trained = train_student(shots, recipe, Path(folder), quiet=True)
         else:
             fit = FIT_PRESETS["fast"].changed(seed=int(which))
-            plain = [draw("faces", SIZE, PLAIN, i)[0] for i in range(PICTURES)]
+            plain = [draw("faces", SIZE, PLAIN, i)[0] for i in range(IMAGES)]
             plain = resize_images(plain, OUR_RECIPE.size)
-            given = {"seed": int(which), "quiet": True, "pictures": plain}
+            given = {"seed": int(which), "quiet": True, "images": plain}
             ours = AutoShot(Path(folder), load_stylegan(), OUR_RECIPE, fit, **given)
             trained = ours.student(embedded_shots().subset(range(labels)))
         found = score(test.labels, [one.labels for one in trained.predict(test.images)], test.parts, test.names)

@@ -1,7 +1,7 @@
-"""DatasetGAN's training on sixteen pictures of 512 px with 5,056 channels: memory of the whole process, time of a step.
+"""DatasetGAN's training on sixteen images of 512 px with 5,056 channels: memory of the whole process, time of a step.
 
 The maps are those that DatasetGAN reads of StyleGAN1 for cars, two of each size from 4 to 512 px, here random numbers
-in float16, made straight into the pyramids. Published code holds the hypercolumn of all labelled pixels instead, 43 GB
+in float16, made straight into the pyramids. Published code holds the hypercolumn of all labeled pixels instead, 43 GB
 in float16 and twice that in the float32 that it trains on; its users report 160-260 GB. Memory is the peak of a fresh
 process, libraries and features included.
 
@@ -28,7 +28,7 @@ from partshot.pyramid import Pyramid
 from partshot.represent.pixels import Pixels
 from partshot.train.fit_ensemble import PRESETS, fit_ensemble
 
-PICTURES, SIZE, CLASSES, STEPS, BATCH = 16, 512, 20, 1000, 64
+IMAGES, SIZE, CLASSES, STEPS, BATCH = 16, 512, 20, 1000, 64
 
 # (side, channels), finest first: two maps of each size, 5,056 channels in all.
 MAPS = tuple(
@@ -43,24 +43,24 @@ MAPS = tuple(
 def random_pyramid() -> Pyramid:
     rng, maps = torch.Generator().manual_seed(0), []
     for side, channels in MAPS:
-        level = torch.empty(PICTURES, channels, side, side, dtype=torch.float16, memory_format=torch.channels_last)
-        for picture in level:
+        level = torch.empty(IMAGES, channels, side, side, dtype=torch.float16, memory_format=torch.channels_last)
+        for image in level:
             # One by one: random numbers are made in float32.
-            picture.copy_(torch.randn(side, side, channels, generator=rng).permute(2, 0, 1))
+            image.copy_(torch.randn(side, side, channels, generator=rng).permute(2, 0, 1))
         maps.append(level)
     return Pyramid(tuple(maps), (SIZE, SIZE))
 
 
 def rings() -> Shots:
-    """Gray pictures whose masks are rings about another middle each, so that every class has pixels."""
+    """Gray images whose masks are rings about another middle each, so that every class has pixels."""
     y, x = np.mgrid[:SIZE, :SIZE]
-    middles = np.random.default_rng(0).uniform(0.4, 0.6, (PICTURES, 2)) * SIZE
+    middles = np.random.default_rng(0).uniform(0.4, 0.6, (IMAGES, 2)) * SIZE
     labels = tuple(
         np.clip(np.hypot(x - a, y - b) / SIZE * 2 * CLASSES, 0, CLASSES - 1).astype(np.uint8) for a, b in middles
     )
     gray = np.full((SIZE, SIZE, 3), 128, np.uint8)
     parts = PartSet.of(*(f"ring {i}" for i in range(CLASSES)))
-    return Shots((gray,) * PICTURES, labels, tuple(f"rings {i}" for i in range(PICTURES)), parts)
+    return Shots((gray,) * IMAGES, labels, tuple(f"rings {i}" for i in range(IMAGES)), parts)
 
 
 def measure() -> dict:
@@ -106,8 +106,8 @@ def main() -> None:
     command = [sys.executable, __file__, "--measure", "--threads", str(arguments.threads)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    channels, pixels = sum(c for _, c in MAPS), PICTURES * SIZE**2
-    print(f"{PICTURES} pictures of {SIZE} px, {channels} channels, {CLASSES} classes; threads: {arguments.threads}")
+    channels, pixels = sum(c for _, c in MAPS), IMAGES * SIZE**2
+    print(f"{IMAGES} images of {SIZE} px, {channels} channels, {CLASSES} classes; threads: {arguments.threads}")
     print(f"peak memory {found['peak_gb']:.2f} GB, {found['features_gb']:.2f} GB of it the features in float16")
     print(f"the hypercolumn alone would be {pixels * channels * 2 / 1e9:.1f} GB in float16")
     print(f"a step of ten members {found['seconds'] * 1e3:.1f} ms, {STEPS} steps {found['fit_seconds']:.1f} s")

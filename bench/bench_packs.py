@@ -103,7 +103,7 @@ def measure(pack: str, k: int, split: int, row: str, out: Path) -> None:
 def _student(name: str, recipe_of: Callable[[str], Distill], with_images: bool = True) -> Callable:
     def method(field: Field, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
         recipe = recipe_of(pack)
-        images = field.pictures(recipe.size)
+        images = field.images(recipe.size)
         recipe = facing(recipe, images)
 
         def fit(shots: Shots):
@@ -117,7 +117,7 @@ def _student(name: str, recipe_of: Callable[[str], Distill], with_images: bool =
 
 def _frozen(field: Field, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
     # Read before a fit's time is taken, at the size that the encoder works at.
-    images = field.pictures(256)
+    images = field.images(256)
     name = f"{ENCODER}{ENCODER_LEVELS}{POSITION}"
     return lambda shots: predictor(frozen_reader(shots, lambda side: images, name=name))
 

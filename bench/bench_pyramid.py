@@ -1,7 +1,7 @@
-"""Lazy against materialised hypercolumn: a first layer of 128 outputs at 512 px over StyleGAN2-shaped maps.
+"""Lazy against materialized hypercolumn: a first layer of 128 outputs at 512 px over StyleGAN2-shaped maps.
 
 Each way runs in a process of its own; its memory is the peak above what the maps and the libraries take. The
-materialised way is what published code does: resize every map, concatenate, 1x1 convolution.
+materialized way is what published code does: resize every map, concatenate, 1x1 convolution.
 
     python bench/bench_pyramid.py
 """
@@ -39,14 +39,14 @@ MAPS = tuple(
     )
     for _ in range(count)
 )
-RUNS = {"lazy": 5, "materialised": 2}
+RUNS = {"lazy": 5, "materialized": 2}
 
 
 def lazy(pyramid, weights):
     return project(pyramid, weights)
 
 
-def materialised(pyramid, weights):
+def materialized(pyramid, weights):
     return F.conv2d(stack(pyramid), torch.cat(weights, 1)[:, :, None, None])
 
 
@@ -58,7 +58,7 @@ def make_maps(maps, size):
 
 def measure(way: str, out: Path) -> dict:
     """Runs one way in this process; writes its result for comparison."""
-    function = {"lazy": lazy, "materialised": materialised}[way]
+    function = {"lazy": lazy, "materialized": materialized}[way]
     with torch.no_grad():
         # Libraries allocate their own buffers on first use; a small run gets that over with.
         function(*make_maps([(32, 8), (8, 8)], 32))
@@ -99,13 +99,13 @@ def main() -> None:
             found[way] = json.loads(done.stdout.splitlines()[-1])
         first, second = (np.load(Path(folder) / f"{way}.npy") for way in RUNS)
     result = {
-        "memory_ratio": round(found["materialised"]["added_gb"] / found["lazy"]["added_gb"], 2),
-        "speed_ratio": round(found["materialised"]["seconds"] / found["lazy"]["seconds"], 2),
+        "memory_ratio": round(found["materialized"]["added_gb"] / found["lazy"]["added_gb"], 2),
+        "speed_ratio": round(found["materialized"]["seconds"] / found["lazy"]["seconds"], 2),
         "max_diff": float(np.abs(first - second).max()),
     }
 
     channels = sum(c for _, c in MAPS)
-    print(f"hypercolumn at {SIZE} px: {len(MAPS)} maps, {channels} channels, to {OUTPUTS}; one picture, float32")
+    print(f"hypercolumn at {SIZE} px: {len(MAPS)} maps, {channels} channels, to {OUTPUTS}; one image, float32")
     print(f"{'way':14} {'added memory':>13} {'time':>9}")
     for way, row in found.items():
         print(f"{way:14} {row['added_gb']:10.2f} GB {row['seconds']:7.2f} s")

@@ -2,11 +2,11 @@
 
 Four networks in one run: "swift" (the compact student), the light decoder on EfficientNet-lite0 (the pretrained one,
 the default where its weights are here), ReGAN's U-Net, and torchvision's DeepLabv3-ResNet101, each exported by the same
-code to ONNX and run by onnxruntime on all cores, pictures in, labels out. Speed is the best of several rounds,
+code to ONNX and run by onnxruntime on all cores, images in, labels out. Speed is the best of several rounds,
 since a shared machine only ever slows down. Quality: both train on the same 400 drawn faces of 64 px, swift with them
 enlarged to 128 px; it reads them at 160 px, at which its speed at 64 px is measured too. `miou_minus_unet` compares
-them after about as much time (their seconds are in the results), in which swift sees PACE times as many pictures;
-"as_many_pictures" is swift after no more pictures than the U-Net.
+them after about as much time (their seconds are in the results), in which swift sees PACE times as many images;
+"as_many_images" is swift after no more images than the U-Net.
 
     python bench/bench_student.py [--kimg 4]
 """
@@ -31,8 +31,8 @@ from partshot.toy.dataset import toy_parts, toy_shots
 from partshot.train.distill_recipe import PRESETS
 
 RESULTS = Path(__file__).parent / "results"
-# Sides that networks for pictures of 64 px are trained and read at, and how many pictures a student sees in the time
-# of one U-Net picture.
+# Sides that networks for images of 64 px are trained and read at, and how many images a student sees in the time
+# of one U-Net image.
 LIGHT = "light-tf_efficientnet_lite0"
 WORK = {"swift": 128, "regan-unet": 64, "deeplabv3-resnet101": 64}
 READ = {"swift": 160, LIGHT: 160, "regan-unet": 64, "deeplabv3-resnet101": 64}
@@ -54,7 +54,7 @@ class DeepLab(nn.Module):
 def main() -> None:
     """Prints a card and one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kimg", type=float, default=4.0, help="thousands of pictures that the U-Net sees")
+    parser.add_argument("--kimg", type=float, default=4.0, help="thousands of images that the U-Net sees")
     parser.add_argument("--labels", type=int, default=400)
     args = parser.parse_args()
     torch.set_num_threads(2)
@@ -91,32 +91,32 @@ def main() -> None:
         "miou_minus_unet": round(quality["swift"] - quality["regan-unet"], 4),
     }
     RESULTS.mkdir(exist_ok=True)
-    card = {"speeds": speeds, "miou": quality, "seconds": seconds, "kimg": args.kimg, "as_many_pictures": as_many}
+    card = {"speeds": speeds, "miou": quality, "seconds": seconds, "kimg": args.kimg, "as_many_images": as_many}
     (RESULTS / "bench_student.json").write_text(json.dumps({**card, **last}, indent=1))
     print(json.dumps(last))
 
 
 def images_per_second(net: nn.Module, parts, size: int, work: int, seconds: float = 6.0) -> float:
-    """Pictures a second of the exported net, size x size in and out, eight at a time; the best round counts.
+    """Images a second of the exported net, size x size in and out, eight at a time; the best round counts.
 
     work: side that the net itself gets; resizing is part of what is exported.
     """
-    pictures = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         shipped = Shipped(export_onnx(net, parts, work, Path(folder) / "net.onnx"))
-    shipped.predict(pictures)
+    shipped.predict(images)
     best, until = 0.0, time.monotonic() + seconds
     while time.monotonic() < until:
         began = time.perf_counter()
-        shipped.predict(pictures)
-        best = max(best, len(pictures) / (time.perf_counter() - began))
+        shipped.predict(images)
+        best = max(best, len(images) / (time.perf_counter() - began))
     return best
 
 
 def miou(name: str, kimg: float, labels: int) -> float:
     """Mean IoU on 200 drawn faces after training on `labels` others."""
     shots, test = toy_shots("faces", 64, labels, seed=11), toy_shots("faces", 64, 200, seed=12)
-    # Nothing is unlabelled here, so that a step has room for more shots than the preset's.
+    # Nothing is unlabeled here, so that a step has room for more shots than the preset's.
     recipe = PRESETS["supervised"].changed(size=WORK[name], kimg=kimg, batch=16)
     with tempfile.TemporaryDirectory() as folder:
         student = train_student(shots, recipe, Path(folder), student=name)

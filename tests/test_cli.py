@@ -257,10 +257,10 @@ def test_only_partshots_own_warnings_reach_the_user():
         "import warnings\nimport partshot.cli as cli\n"
         "def task(*_, **__):\n"
         "    warnings.warn_explicit('a library speaks', UserWarning, 'x.py', 1, module='torch.nn')\n"
-        "    warnings.warn_explicit('two pictures are left out', UserWarning, 'x.py', 1, module='partshot.tasks.toy')\n"
+        "    warnings.warn_explicit('two images are left out', UserWarning, 'x.py', 1, module='partshot.tasks.toy')\n"
         "cli.task_of = lambda verb: task\ncli.main()"
     )
 
     done = subprocess.run([sys.executable, "-c", program, "toy", "faces", "d"], capture_output=True, text=True)
 
-    assert (done.returncode, done.stderr) == (0, "warning: two pictures are left out\n")
+    assert (done.returncode, done.stderr) == (0, "warning: two images are left out\n")

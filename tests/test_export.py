@@ -28,7 +28,7 @@ class Strided(nn.Module):
         return 20 * self.layers(torch.cat([x, position], dim=1))
 
 
-def pictures(*shape, seed=0) -> np.ndarray:
+def some_images(*shape, seed=0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
@@ -39,12 +39,12 @@ def net() -> Strided:
 
 @pytest.fixture(scope="module")
 def exported(net, tmp_path_factory):
-    return export_onnx(net, PARTS, SIZE, tmp_path_factory.mktemp("export") / "student.onnx", [pictures(50, 41)])
+    return export_onnx(net, PARTS, SIZE, tmp_path_factory.mktemp("export") / "student.onnx", [some_images(50, 41)])
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (5, 32, 32), (1, 1, 1), (3, 5, 2), (2, 101, 77), (1, 300, 17)])
 def test_onnxruntime_computes_what_torch_does_at_any_size_and_length(net, exported, shape):
-    batch = pictures(*shape, seed=1)
+    batch = some_images(*shape, seed=1)
     with torch.inference_mode():
         labels, confidence = Served(net, SIZE).eval()(torch.from_numpy(batch))
 
@@ -57,8 +57,8 @@ def test_onnxruntime_computes_what_torch_does_at_any_size_and_length(net, export
     assert len(np.unique(found_labels)) > 1 or labels.numel() < 100
 
 
-def test_squashes_pictures_as_training_does(net, exported):
-    image = pictures(90, 130)
+def test_squashes_images_as_training_does(net, exported):
+    image = some_images(90, 130)
     smooth = np.repeat(np.repeat(image[::10, ::10], 10, 0), 10, 1)
 
     by_onnx, _ = Shipped(exported).predict(smooth[None])
@@ -71,7 +71,7 @@ def test_squashes_pictures_as_training_does(net, exported):
 
 
 def test_confidence_is_the_probability_of_the_label(net):
-    served, batch = Served(net, SIZE).eval(), torch.from_numpy(pictures(1, SIZE, SIZE))
+    served, batch = Served(net, SIZE).eval(), torch.from_numpy(some_images(1, SIZE, SIZE))
     with torch.inference_mode():
         _, confidence = served(batch)
         logits = served.net(batch.permute(0, 3, 1, 2).float() / 127.5 - 1)
@@ -93,9 +93,9 @@ def test_a_file_that_computes_another_thing_is_refused_and_leaves_nothing(export
     with torch.no_grad():
         other.layers[0].bias += 0.1
 
-    export_onnx(same, PARTS, SIZE, tmp_path / "same.onnx", [pictures(40, 40)])
+    export_onnx(same, PARTS, SIZE, tmp_path / "same.onnx", [some_images(40, 40)])
     with pytest.raises(BadArtifact, match="onnxruntime disagrees with torch on"):
-        export_onnx(other, PARTS, SIZE, tmp_path / "other.onnx", [pictures(40, 40)])
+        export_onnx(other, PARTS, SIZE, tmp_path / "other.onnx", [some_images(40, 40)])
 
     assert [p.name for p in tmp_path.iterdir()] == ["same.onnx"]
     assert same.training and all(p.requires_grad for p in same.parameters())
@@ -115,8 +115,8 @@ def test_an_older_file_survives_a_net_that_cannot_be_exported(tmp_path):
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"older"]
 
 
-def test_the_gate_compares_small_large_odd_and_several_pictures():
-    shapes = [batch.shape for batch in comparisons([pictures(3000, 200)], SIZE)]
+def test_the_gate_compares_small_large_odd_and_several_images():
+    shapes = [batch.shape for batch in comparisons([some_images(3000, 200)], SIZE)]
 
     assert len({shape[1:3] for shape in shapes}) == len(shapes) == 5
     assert {shape[0] for shape in shapes} >= {1, 2}

@@ -34,7 +34,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"partshot.{module}.best_device", lambda: torch.device("cpu"))
 
 
-def test_pictures_are_changed_alike():
+def test_images_are_changed_alike():
     shots = toy_shots("faces", 64, 4, 1)
     stack, ids = shots.stack(64)
     images = torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -108,7 +108,7 @@ def test_a_student_learns(preset, tmp_path):
 
 @pytest.mark.parametrize("pretext", ["moco", "simsiam", "stylegan2", "stylegan1"])
 def test_a_pretext_is_played(pretext, tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for i, image in enumerate(toy_shots("faces", 64, 60, 5).images):
         Image.fromarray(image).save(folder / f"{i}.png")

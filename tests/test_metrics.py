@@ -1,4 +1,4 @@
-"""Scores, few-shot runs and folds, on pictures small enough to work out by hand."""
+"""Scores, few-shot runs and folds, on images small enough to work out by hand."""
 
 import json
 
@@ -20,7 +20,7 @@ def ids(*rows):
 
 
 def shots(count: int, size: int = 4) -> Shots:
-    """Picture i is gray level i; its left half is background, its right half body."""
+    """Image i is gray level i; its left half is background, its right half body."""
     labels = np.zeros((size, size), np.uint8)
     labels[:, size // 2 :] = 1
     images = tuple(np.full((size, size, 3), i, np.uint8) for i in range(count))
@@ -32,7 +32,7 @@ def constant(part: int):
     return lambda _: lambda images: [np.full(image.shape[:2], part, np.uint8) for image in images]
 
 
-def test_pictures_are_pooled_not_averaged():
+def test_images_are_pooled_not_averaged():
     truths = [ids([0, 0, 0, 0]), ids([1, 1])]
     guesses = [ids([0, 0, 0, 1]), ids([1, 0])]
     result = score(truths, guesses, PARTS, ["a", "b"])
@@ -42,11 +42,11 @@ def test_pictures_are_pooled_not_averaged():
     assert result.miou_nan == pytest.approx((3 / 5 + 1 / 3) / 2)
     assert result.wiou == pytest.approx(4 / 6 * 3 / 5 + 2 / 6 / 3)
     assert result.absent == ("tail",)
-    assert dict(result.per_picture) == pytest.approx({"a": (3 / 4 + 0) / 2, "b": (1 / 2 + 0) / 2})
+    assert dict(result.per_image) == pytest.approx({"a": (3 / 4 + 0) / 2, "b": (1 / 2 + 0) / 2})
     assert [name for name, _ in result.worst(1)] == ["b"]
 
 
-def test_masks_may_differ_in_size_from_picture_to_picture_but_not_from_their_prediction():
+def test_masks_may_differ_in_size_from_image_to_image_but_not_from_their_prediction():
     score([ids([0, 1]), ids([0], [1])], [ids([0, 1]), ids([0], [1])], PARTS)
     with pytest.raises(BadLabels, match="cat: prediction is 1x1 but its mask is 2x1"):
         score([ids([0, 1])], [ids([0])], PARTS, ["cat"])
@@ -54,13 +54,13 @@ def test_masks_may_differ_in_size_from_picture_to_picture_but_not_from_their_pre
         score([ids([0]), ids([0])], [ids([0])], PARTS)
     with pytest.raises(BadLabels, match="1 masks and 2 names"):
         score([ids([0])], [ids([0])], PARTS, ["a", "b"])
-    assert score(iter([ids([0])]), iter([ids([0])]), PARTS).per_picture == (("0", 1.0),)
+    assert score(iter([ids([0])]), iter([ids([0])]), PARTS).per_image == (("0", 1.0),)
 
 
-def test_a_picture_without_labelled_pixels_has_no_score_of_its_own():
+def test_a_image_without_labeled_pixels_has_no_score_of_its_own():
     result = score([ids([255]), ids([1])], [ids([0]), ids([1])], PARTS, ["blank", "full"])
-    assert result.per_picture == (("full", 1.0),)
-    with pytest.raises(BadLabels, match="no labelled pixel"):
+    assert result.per_image == (("full", 1.0),)
+    with pytest.raises(BadLabels, match="no labeled pixel"):
         score([ids([255])], [ids([0])], PARTS)
 
 
@@ -112,7 +112,7 @@ def test_kshot_takes_explicit_draws_and_refuses_unknown_names():
         kshot({"zero": constant(0)}, shots(4), shots(1), ks=(2,), seeds=(7,), draws={2: {7: ("p3", "p01")}})
 
 
-def test_kshot_refuses_test_pictures_with_other_parts():
+def test_kshot_refuses_test_images_with_other_parts():
     test = shots(1)
     other = Shots(test.images, test.labels, test.names, PartSet.of("background", "body", "wing"))
     with pytest.raises(BadLabels, match="'tail', the test .*'wing'"):
@@ -154,20 +154,20 @@ def test_tables():
 
 def test_score_of_a_confusion_pooled_elsewhere():
     result = score_confusion(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]), PARTS)
-    assert result.per_part["body"] == pytest.approx(4 / 5) and result.per_picture == ()
+    assert result.per_part["body"] == pytest.approx(4 / 5) and result.per_image == ()
 
 
 def test_folds_are_fifths_of_the_sorted_names_and_the_remainder_is_always_tested_on():
     names = ["face_10", "face_2", "face_0", "face_1", "face_3", "face_4"]
     made = places_of_folds(names)
-    # Lexicographic: face_0, face_1, face_10, face_2, face_3, face_4; 6 // 5 = 1 picture each
+    # Lexicographic: face_0, face_1, face_10, face_2, face_3, face_4; 6 // 5 = 1 image each
     assert [[names[i] for i in validation] for validation, _ in made] == [
         ["face_0"], ["face_1"], ["face_10"], ["face_2"], ["face_3"],
     ]  # fmt: skip
     for validation, rest in made:
         assert sorted(validation + rest) == list(range(6))
         assert names.index("face_4") in rest
-    with pytest.raises(BadLabels, match="4 pictures cannot make 5 folds"):
+    with pytest.raises(BadLabels, match="4 images cannot make 5 folds"):
         places_of_folds(names[:4])
 
 
@@ -180,5 +180,5 @@ def test_each_fold_tests_the_candidate_that_its_validation_part_chose():
     # On "e" both are equally wrong: the first one stays.
     assert [fold.chosen for fold in results] == ["early", "late", "late", "late", "early"]
     assert results[0].score.miou == 0 and results[0].candidates[results[0].chosen] == pytest.approx(2 / 3)
-    assert [name for name, _ in results[1].score.per_picture] == ["a", "c", "d", "e"]
+    assert [name for name, _ in results[1].score.per_image] == ["a", "c", "d", "e"]
     assert results[1].score.confusion.sum() == 8

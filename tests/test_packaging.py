@@ -14,7 +14,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 
 def named(requirements: list[str]) -> set[str]:
-    """Distribution names of requirement lines, normalised."""
+    """Distribution names of requirement lines, normalized."""
     return {re.match(r"[\w.-]+", line).group().lower().replace("_", "-") for line in requirements}
 
 

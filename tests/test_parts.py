@@ -83,7 +83,7 @@ def test_the_palette_holds_the_colors_then_gray():
 def test_classes_json_may_hold_more_and_need_no_colors(tmp_path):
     path = tmp_path / "classes.json"
     rows = [{"id": 1, "name": "head", "pixel_share": 0.1}, {"id": 0, "name": "background", "images": 3}]
-    path.write_text(json.dumps({"ignore_index": 255, "classes": rows, "licence": "none"}))
+    path.write_text(json.dumps({"ignore_index": 255, "classes": rows, "license": "none"}))
     parts = PartSet.load(path)
     assert parts.names == ("background", "head") and parts.colors == COLORS[:2]
 

@@ -1,4 +1,4 @@
-"""The report as its reader gets it: parsed back from the file, with pictures decoded from it."""
+"""The report as its reader gets it: parsed back from the file, with images decoded from it."""
 
 import base64
 import html.parser
@@ -17,13 +17,13 @@ from partshot.recipe import Recipe
 from partshot.report import (
     Confusion,
     Curves,
+    Example,
     Figure,
     Gallery,
     Headline,
     Methods,
     Mirror,
     PartBars,
-    Picture,
     Recipes,
     Skipped,
     Timing,
@@ -101,7 +101,7 @@ def cell(*predictions):
 
 
 def everything():
-    pictures = [Picture(NASTY, IMAGE, TRUTH, GUESS, TRUTH, score=0.5, note=NASTY)]
+    images = [Example(NASTY, IMAGE, TRUTH, GUESS, TRUTH, score=0.5, note=NASTY)]
     nothing = np.zeros_like(GUESS)
     table = {"student": {1: cell(GUESS, nothing), 10: cell(GUESS)}, NASTY: {1: cell(nothing), 10: cell(nothing)}}
     shots = Shots((IMAGE,), (TRUTH,), (NASTY,), PARTS)
@@ -110,9 +110,9 @@ def everything():
         Headline(NASTY, [Figure(NASTY, NASTY, NASTY)]),
         Methods(table, note=NASTY),
         PartBars({NASTY: table["student"][10].per_part}, dict.fromkeys(PARTS.names, 0.25)),
-        Gallery(NASTY, pictures, note=NASTY, prediction=NASTY),
-        worst_gallery(pictures),
-        uncertain_gallery([Picture("u", IMAGE, prediction=GUESS, uncertainty=np.full((24, 36), 0.5))]),
+        Gallery(NASTY, images, note=NASTY, prediction=NASTY),
+        worst_gallery(images),
+        uncertain_gallery([Example("u", IMAGE, prediction=GUESS, uncertainty=np.full((24, 36), 0.5))]),
         Confusion(score([TRUTH], [GUESS], PARTS).confusion, note=NASTY),
         Curves({NASTY: lines}),
         shots_gallery(shots),
@@ -133,7 +133,7 @@ def test_everything_at_once_is_sound_self_contained_and_escaped(tmp_path):
     assert NASTY in "".join(page.text)  # shown as text, which the parser has unescaped
     assert page.seen.count("section") == 13
     assert 'name="viewport"' in text and "prefers-color-scheme:dark" in text
-    assert "130 pictures could not be read" in text and "and 30 more" in text
+    assert "130 images could not be read" in text and "and 30 more" in text
 
 
 def test_sections_with_nothing_to_show_are_left_out(tmp_path):
@@ -141,8 +141,8 @@ def test_sections_with_nothing_to_show_are_left_out(tmp_path):
         Methods({}),
         PartBars({}),
         Gallery("none", []),
-        worst_gallery([Picture("unscored", IMAGE)]),
-        uncertain_gallery([Picture("sure", IMAGE)]),
+        worst_gallery([Example("unscored", IMAGE)]),
+        uncertain_gallery([Example("sure", IMAGE)]),
         Confusion(np.zeros((4, 4), int)),
         Curves({"torn": []}),
         Timing([]),
@@ -154,34 +154,34 @@ def test_sections_with_nothing_to_show_are_left_out(tmp_path):
 
 
 def test_masks_come_out_as_they_went_in(tmp_path):
-    truth, wrong = pngs(written(tmp_path, Gallery("g", [Picture("a", IMAGE, TRUTH, prediction=GUESS)])))[::2]
+    truth, wrong = pngs(written(tmp_path, Gallery("g", [Example("a", IMAGE, TRUTH, prediction=GUESS)])))[::2]
     shown = np.array(truth.convert("RGBA"))
-    assert (shown[TRUTH == 0, 3] == 0).all()  # the background lets the picture through
+    assert (shown[TRUTH == 0, 3] == 0).all()  # the background lets the image through
     assert (shown[TRUTH == 2] == (*PARTS.colors[2], 255)).all()
     assert (shown[TRUTH == 255, :3] == 150).all()
     opaque = np.array(wrong.convert("RGBA"))[..., 3] == 255
     assert np.array_equal(opaque, (TRUTH != GUESS) & (TRUTH != 255))
 
 
-def test_share_of_wrong_pixels_counts_labelled_ones_only(tmp_path):
-    text = written(tmp_path, Gallery("g", [Picture("a", IMAGE, TRUTH, prediction=GUESS)]))
+def test_share_of_wrong_pixels_counts_labeled_ones_only(tmp_path):
+    text = written(tmp_path, Gallery("g", [Example("a", IMAGE, TRUTH, prediction=GUESS)]))
     assert f"wrong: {8 * 4 / (23 * 36):.1%}" in text
 
 
 def test_without_masks_columns_follow_what_is_known(tmp_path):
     def captions(**known):
-        return re.findall(r"<figcaption>([^<]+)", written(tmp_path, Gallery("g", [Picture("a", IMAGE, **known)])))
+        return re.findall(r"<figcaption>([^<]+)", written(tmp_path, Gallery("g", [Example("a", IMAGE, **known)])))
 
-    assert captions(prediction=GUESS) == ["picture", "prediction"]
+    assert captions(prediction=GUESS) == ["image", "prediction"]
     assert captions(teacher=GUESS, prediction=GUESS) == [
-        "picture", "teacher", "prediction", "differs from the teacher: 0.0%",
+        "image", "teacher", "prediction", "differs from the teacher: 0.0%",
     ]  # fmt: skip
-    assert captions(truth=TRUTH) == ["picture", "truth"]
+    assert captions(truth=TRUTH) == ["image", "truth"]
 
 
-def test_a_picture_that_is_shown_often_is_embedded_once(tmp_path):
-    pictures = [Picture(name, IMAGE, TRUTH, prediction=GUESS) for name in "abc"]
-    text = written(tmp_path, Gallery("one", pictures), Gallery("two", pictures))
+def test_a_image_that_is_shown_often_is_embedded_once(tmp_path):
+    images = [Example(name, IMAGE, TRUTH, prediction=GUESS) for name in "abc"]
+    text = written(tmp_path, Gallery("one", images), Gallery("two", images))
     assert text.count("data:image/jpeg") == 1
 
 
@@ -189,26 +189,26 @@ def test_galleries_put_the_interesting_first(tmp_path):
     def names(gallery):
         return re.findall(r"<h3>([^<]+)", written(tmp_path, gallery))
 
-    scored = [Picture(f"s{s}", IMAGE, score=s) for s in (0.9, 0.1, 0.5)]
+    scored = [Example(f"s{s}", IMAGE, score=s) for s in (0.9, 0.1, 0.5)]
     assert names(worst_gallery(scored, most=2)) == ["s0.1", "s0.5"]
-    doubted = [Picture(f"u{u}", IMAGE, uncertainty=np.full((24, 36), u)) for u in (0.2, 0.8)]
+    doubted = [Example(f"u{u}", IMAGE, uncertainty=np.full((24, 36), u)) for u in (0.2, 0.8)]
     assert names(uncertain_gallery(doubted)) == ["u0.8", "u0.2"]
 
 
-def noisy(count: int) -> list[Picture]:
+def noisy(count: int) -> list[Example]:
     # Noise is the worst that JPEG and PNG can meet.
     labels = RNG.integers(0, 4, (700, 500)).astype(np.uint8)
     noise = [RNG.integers(0, 255, (700, 500, 3)).astype(np.uint8) for _ in range(count)]
-    return [Picture(str(i), image, labels, labels, labels) for i, image in enumerate(noise)]
+    return [Example(str(i), image, labels, labels, labels) for i, image in enumerate(noise)]
 
 
-def test_pictures_are_as_sharp_as_the_budget_allows(tmp_path):
+def test_images_are_as_sharp_as_the_budget_allows(tmp_path):
     text = written(tmp_path, Gallery("g", noisy(4)))
     assert text.count("<article>") == 4 and max(pngs(text)[0].size) == 320
     assert len(text) <= LIMIT
 
 
-def test_pictures_shrink_and_then_get_fewer_to_keep_the_page_small(tmp_path, monkeypatch):
+def test_images_shrink_and_then_get_fewer_to_keep_the_page_small(tmp_path, monkeypatch):
     monkeypatch.setattr("partshot.report.page.LIMIT", 300_000)
     smaller = written(tmp_path, Gallery("g", noisy(4)))
     assert smaller.count("<article>") == 4 and max(pngs(smaller)[0].size) < 320
@@ -225,7 +225,7 @@ def test_best_of_each_column_is_bold(tmp_path):
     assert "polyline" not in text  # one k makes no line
 
 
-def test_confusion_is_normalised_by_row_and_says_the_worst_first(tmp_path):
+def test_confusion_is_normalized_by_row_and_says_the_worst_first(tmp_path):
     counts = np.array([[90, 10, 0, 0], [0, 1, 3, 0], [0, 0, 50, 0], [0, 0, 0, 0]])
     text = written(tmp_path, Confusion(counts))
     claims = re.findall(r"<li><b>([^<]+)</b> of <b>([^<]+)</b> is taken for <b>([^<]+)</b>", text)
@@ -247,7 +247,7 @@ def test_curves_pass_over_gaps_and_take_large_ranges_as_logarithms(tmp_path):
 
 def test_mirror_pairs_are_shown(tmp_path):
     assert "left wing ↔ " in written(tmp_path, Mirror())
-    assert "mirrored no picture" in written(tmp_path, Mirror(False))
+    assert "mirrored no image" in written(tmp_path, Mirror(False))
 
 
 def test_durations_read_like_speech():
@@ -257,16 +257,16 @@ def test_durations_read_like_speech():
 def test_a_table_in_words_names_the_rival_and_owns_up_to_the_spread():
     nothing, perfect = np.zeros_like(GUESS), np.where(TRUTH == 255, 0, TRUTH).astype(np.uint8)
     lead = table_in_words({"student": {1: cell(perfect), 5: cell(perfect)}, "forest": {5: cell(nothing)}}, "student", 9)
-    assert "From 5 labelled pictures the student reaches a mean IoU of 0.750 on 9 pictures it never saw" in lead
+    assert "From 5 labeled images the student reaches a mean IoU of 0.750 on 9 images it never saw" in lead
     assert "above the best of the other methods (forest, 0.1" in lead and "within the spread" not in lead
-    assert "From one labelled picture it reaches 0.750." in lead
+    assert "From one labeled image it reaches 0.750." in lead
     close = {"student": {1: cell(perfect, nothing)}, "forest": {1: cell(perfect, perfect)}}
     assert "0.289 below the best of the other methods" in table_in_words(close, "student", 9)
     even = {"student": {1: cell(perfect, nothing)}, "forest": {1: cell(nothing, GUESS)}}
     assert "within the spread over 2 seeds" in table_in_words(even, "student", 9)
     assert "still being measured" not in lead
     first = table_in_words({"head": {1: cell(perfect)}}, "head", 9, ["student", "auto_shot"])
-    assert first.startswith("Unfinished; still being measured: student, auto_shot. From one labelled picture the head")
+    assert first.startswith("Unfinished; still being measured: student, auto_shot. From one labeled image the head")
     alone = {"student": {1: cell(perfect)}, "mean teacher": {1: cell(perfect)}}  # one network under two names
     assert "other methods" not in table_in_words(alone, "student", 9)
 

@@ -1,4 +1,4 @@
-"""Segmenter and Student: answers at the pictures' own sizes, the same after saving, and plain words when misused."""
+"""Segmenter and Student: answers at the images' own sizes, the same after saving, and plain words when misused."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from partshot.data.images import resize_image
 from partshot.errors import BadArtifact, BadRecipe, NotFitted
 from partshot.inference.exported_model import Shipped
 from partshot.nets.student import build_student
-from partshot.ops.images import as_pictures
+from partshot.ops.images import as_images
 from partshot.parts import PartSet
 from partshot.represent.choose import open_representation
 from partshot.segmenter import Segmenter, Student
@@ -34,7 +34,7 @@ def fitted(shots):
 
 @pytest.fixture(scope="module")
 def ensemble(shots):
-    """Of one labelled picture; the other heads have two."""
+    """Of one labeled image; the other heads have two."""
     plain = Segmenter(open_representation("pixels+position"), shots.parts, "ensemble", 32, ENSEMBLE)
     return plain.fit(shots.subset([0]), quiet=True)
 
@@ -46,7 +46,7 @@ def student(shots):
 
 
 @pytest.fixture
-def pictures():
+def images():
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in [(20, 33), (32, 32), (5, 1), *[(9, 8)] * 7]]
 
@@ -59,13 +59,13 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("which", ["fitted", "ensemble", "student"])
-def test_predictions_have_the_pictures_sizes_and_ranges(which, pictures, request):
-    found = request.getfixturevalue(which).predict(pictures)
-    assert len(found) == len(pictures)
-    for one, picture in zip(found, pictures, strict=True):
-        assert one.labels.shape == one.uncertainty.shape == picture.shape[:2]
+def test_predictions_have_the_images_sizes_and_ranges(which, images, request):
+    found = request.getfixturevalue(which).predict(images)
+    assert len(found) == len(images)
+    for one, image in zip(found, images, strict=True):
+        assert one.labels.shape == one.uncertainty.shape == image.shape[:2]
         assert one.labels.dtype == np.uint8 and one.labels.max() < 10
-        assert one.probabilities.shape == (10, *picture.shape[:2])
+        assert one.probabilities.shape == (10, *image.shape[:2])
         np.testing.assert_allclose(one.probabilities.sum(0), 1, atol=1e-5)
         # A majority and a mean differ now and then.
         agreement = (one.probabilities.argmax(0) == one.labels).mean()
@@ -75,29 +75,29 @@ def test_predictions_have_the_pictures_sizes_and_ranges(which, pictures, request
 
 
 @pytest.mark.parametrize("which", ["fitted", "ensemble"])
-def test_a_segmenter_that_was_saved_predicts_the_same(which, pictures, request, tmp_path):
+def test_a_segmenter_that_was_saved_predicts_the_same(which, images, request, tmp_path):
     fitted = request.getfixturevalue(which)
     again = Segmenter.load(fitted.save(tmp_path / "segmenter"))
-    assert same(again.predict(pictures), fitted.predict(pictures))
+    assert same(again.predict(images), fitted.predict(images))
     assert (again.recipe, again.fitted, again.head_name) == (fitted.recipe, fitted.fitted, fitted.head_name)
 
 
-def test_a_student_that_was_saved_predicts_the_same(student, pictures, tmp_path):
+def test_a_student_that_was_saved_predicts_the_same(student, images, tmp_path):
     again = Student.load(student.save(tmp_path / "student"), fingerprint="f")
-    assert same(again.predict(pictures), student.predict(pictures))
+    assert same(again.predict(images), student.predict(images))
     assert (again.name, again.size, again.parts, again.card["fingerprint"]) == ("swift", 32, student.parts, "f")
 
 
-def test_fitting_twice_is_fitting_once(fitted, ensemble, shots, pictures):
+def test_fitting_twice_is_fitting_once(fitted, ensemble, shots, images):
     for one, given in ((fitted, shots), (ensemble, shots.subset([0]))):
-        before = one.predict(pictures)
-        assert same(one.fit(given, quiet=True).predict(pictures), before)
+        before = one.predict(images)
+        assert same(one.fit(given, quiet=True).predict(images), before)
 
 
 def test_an_ensembles_answer_is_its_members(ensemble, shots):
     (answer,) = ensemble.predict([shots.images[1]])
     with torch.no_grad():
-        pyramid = ensemble.representation.features(as_pictures(shots.images[1][None]).to(ensemble.device))
+        pyramid = ensemble.representation.features(as_images(shots.images[1][None]).to(ensemble.device))
         members = ensemble.head_.members(pyramid)[:, 0].cpu().numpy()
     votes = members.argmax(1)
     expected = [[np.bincount(votes[:, y, x], minlength=10).argmax() for x in range(32)] for y in range(32)]
@@ -116,9 +116,9 @@ def test_a_recipe_of_another_kind_is_refused(shots):
     assert Segmenter(open_representation("pixels"), shots.parts).recipe == PRESETS["fast"]
 
 
-def test_before_fit_it_says_so(shots, pictures, tmp_path):
+def test_before_fit_it_says_so(shots, images, tmp_path):
     plain = Segmenter(open_representation("pixels"), shots.parts, "linear", 32)
-    for call in (lambda: plain.predict(pictures), lambda: plain.save(tmp_path / "s")):
+    for call in (lambda: plain.predict(images), lambda: plain.save(tmp_path / "s")):
         with pytest.raises(NotFitted, match="fit"):
             call()
     assert not (tmp_path / "s").exists()
@@ -160,9 +160,9 @@ def test_students_read_a_quarter_larger_than_they_were_trained(shots, size, read
     seen = []
 
     class Spy(torch.nn.Module):
-        def forward(self, pictures):
-            seen.append(pictures.shape[2])
-            return torch.zeros(len(pictures), len(shots.parts), *pictures.shape[2:])
+        def forward(self, images):
+            seen.append(images.shape[2])
+            return torch.zeros(len(images), len(shots.parts), *images.shape[2:])
 
     spy = Student(Spy(), "swift", shots.parts, size)
     assert spy.reads == reads
@@ -172,7 +172,7 @@ def test_students_read_a_quarter_larger_than_they_were_trained(shots, size, read
 def test_a_mirrored_student_says_the_same_of_a_mirror_image_and_exports_so(tmp_path):
     torch.manual_seed(0)
     parts = PartSet.of("background", "left eye", "right eye", "nose")
-    net, pictures = build_student("swift", 4), np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), dtype=np.uint8)
+    net, images = build_student("swift", 4), np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), dtype=np.uint8)
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_var.uniform_(0.1, 0.2)  # an untrained net is nearly the same everywhere
@@ -181,35 +181,35 @@ def test_a_mirrored_student_says_the_same_of_a_mirror_image_and_exports_so(tmp_p
     read = Student.load(tmp_path / "student")
     assert read.mirrored and not plain.mirrored
 
-    def shares(of, images):
-        return np.stack([one.probabilities for one in of.predict(list(images))])
+    def shares(of, batch):
+        return np.stack([one.probabilities for one in of.predict(list(batch))])
 
-    seen, swapped = shares(read, pictures), [0, 2, 1, 3]
-    np.testing.assert_allclose(shares(read, pictures[:, :, ::-1])[:, swapped, :, ::-1], seen, atol=0.02)
-    assert np.abs(shares(plain, pictures[:, :, ::-1])[:, swapped, :, ::-1] - shares(plain, pictures)).max() > 0.05
+    seen, swapped = shares(read, images), [0, 2, 1, 3]
+    np.testing.assert_allclose(shares(read, images[:, :, ::-1])[:, swapped, :, ::-1], seen, atol=0.02)
+    assert np.abs(shares(plain, images[:, :, ::-1])[:, swapped, :, ::-1] - shares(plain, images)).max() > 0.05
     # The mean of what the net says of both.
-    logs = [np.log(shares(plain, some) + 1e-12) for some in (pictures, pictures[:, :, ::-1])]
+    logs = [np.log(shares(plain, some) + 1e-12) for some in (images, images[:, :, ::-1])]
     mean = torch.from_numpy(logs[0] + logs[1][:, swapped, :, ::-1]).div(2).softmax(1)
     np.testing.assert_allclose(seen, mean.numpy(), atol=0.02)
-    labels, _ = Shipped(export(read, tmp_path / "student.onnx", list(pictures))).predict(pictures)
+    labels, _ = Shipped(export(read, tmp_path / "student.onnx", list(images))).predict(images)
     assert np.mean(labels == seen.argmax(1)) > 0.98
 
 
-def test_a_student_that_decided_keeps_its_offsets_on_disk_and_in_onnx(pictures, tmp_path):
+def test_a_student_that_decided_keeps_its_offsets_on_disk_and_in_onnx(images, tmp_path):
     torch.manual_seed(0)
     net, parts = build_student("swift", 3), PartSet.of("background", "head", "eye")
-    stack, lean = np.stack([resize_image(one, 32) for one in pictures]), (0.0, 0.5, 1.0)
+    stack, lean = np.stack([resize_image(one, 32) for one in images]), (0.0, 0.5, 1.0)
     plain, decided = (Student(net, "swift", parts, 32) for _ in range(2))
-    before = plain.predict(pictures)
+    before = plain.predict(images)
     assert decided.decide(stack, lean, 1.5) is decided and decided.offsets[0] == 0
     # Deciding again starts from the net's own logits.
     assert decided.decide(stack, lean, 1.5).offsets == pytest.approx(decided.offsets)
-    after = decided.predict(pictures)
+    after = decided.predict(images)
     moved = np.log(after[0].probabilities) - np.log(before[0].probabilities)
     moved -= moved[:1]
     np.testing.assert_allclose(moved.mean((1, 2)), decided.offsets, atol=0.02)
     again = Student.load(decided.save(tmp_path / "student"))
-    assert again.offsets == pytest.approx(decided.offsets) and same(again.predict(pictures), after)
-    labels, _ = Shipped(export(again, tmp_path / "student.onnx", pictures)).predict(pictures[0][None])
+    assert again.offsets == pytest.approx(decided.offsets) and same(again.predict(images), after)
+    labels, _ = Shipped(export(again, tmp_path / "student.onnx", images)).predict(images[0][None])
     assert np.mean(labels[0] == after[0].labels) > 0.98
-    assert plain.offsets is None and same(plain.predict(pictures), before)
+    assert plain.offsets is None and same(plain.predict(images), before)

@@ -33,15 +33,15 @@ def main() -> None:
     args = parser.parse_args()
     generator = load_stylegan()
     with torch.no_grad():
-        picture = as_bytes(generator.synthesize(generator.sample([args.seed]))[0])[0]
+        image = as_bytes(generator.synthesize(generator.sample([args.seed]))[0])[0]
     parts = PartSet.of("background", "ring", "bar", "disc")
-    shot = Shots(images=(picture,), labels=(painted(),), names=(f"{args.seed:06d}",), parts=parts)
+    shot = Shots(images=(image,), labels=(painted(),), names=(f"{args.seed:06d}",), parts=parts)
     fit = PRESETS["fast"].changed(augment=None)
     teacher = Segmenter(generator, parts, "cnn-s", generator.size, fit).fit(
         shot, latents=latents_of_names(generator, shot)
     )
     drawn = teacher.draw(OTHERS)
-    images = [picture, *drawn.images]
+    images = [image, *drawn.images]
     write_sheet(
         args.out,
         images,

@@ -39,9 +39,9 @@ from partshot.train.distill_recipe import PRESETS
 LEARNT, TESTED, LEARNT_SEED, TESTED_SEED = 3000, 200, 8, 9
 RECIPE = PRESETS["supervised"].changed(size=96, kimg=60, augment=AUGMENTS["weak"], class_power=0.2)
 FACES, TRIED = 10, 400
-MADE_BY = "partshot pretrain stylegan2 --preset toy-face-64; the first 58 kimg with learnt noise (LOG.md)"
+MADE_BY = "partshot pretrain stylegan2 --preset toy-face-64; the first 58 kimg with learned noise (LOG.md)"
 TRAINED_ON = "10,000 drawn faces; about 65 minutes on two cores of an AMD EPYC, bf16"
-# A part is to be seen from so many pixels of a 64 px face on; hair or a hat may hide two. A face may be labelled if the
+# A part is to be seen from so many pixels of a 64 px face on; hair or a hat may hide two. A face may be labeled if the
 # annotator is this sure of this share of its pixels, as it is of two faces in three.
 PIXELS, HIDDEN = 6, 2
 SURE, SHARE = 0.8, 0.92
@@ -80,8 +80,8 @@ def embed(trained: Path, annotator: Student, out: Path) -> None:
     drawn = [(0, 0.0), *((seed, 1.0) for seed in range(TRIED))]
     with torch.no_grad():
         latents = Latents.join([generator.sample([seed], psi) for seed, psi in drawn])
-        pictures = as_bytes(generator.synthesize(latents)[0])
-    seen = annotator.predict(list(pictures))
+        images = as_bytes(generator.synthesize(latents)[0])
+    seen = annotator.predict(list(images))
     sure = [0, *(i for i in range(1, len(seen)) if _is_sure(seen[i], len(annotator.parts)))]
     if len(sure) < FACES:
         raise SystemExit(f"the annotator is sure of only {len(sure)} of {TRIED} faces; train the generator longer")
@@ -93,7 +93,7 @@ def embed(trained: Path, annotator: Student, out: Path) -> None:
         (out / folder).mkdir()
     (out / "classes.json").write_text(json.dumps(annotator.parts.to_dict(), indent=1), encoding="utf-8")
     for name, i in zip(card["faces"], chosen, strict=True):
-        Image.fromarray(pictures[i]).save(out / "images" / f"{name}.png")
+        Image.fromarray(images[i]).save(out / "images" / f"{name}.png")
         write_labels(out / "masks" / f"{name}.png", seen[i].labels, annotator.parts)
     print(f"{FACES} faces of {TRIED} seeds: {', '.join(card['faces'])}")
 

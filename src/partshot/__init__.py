@@ -1,4 +1,4 @@
-"""partshot: from a folder of pictures and 1-10 labelled ones to a fast network that segments the parts.
+"""partshot: from a folder of images and 1-10 labeled ones to a fast network that segments the parts.
 
 The public names, each imported only when it is first asked for, so that `import partshot` needs neither torch nor time.
 """

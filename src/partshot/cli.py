@@ -27,7 +27,7 @@ from partshot.options import (
 from partshot.plain_warnings import own_warnings_alone
 from partshot.terminal import Commands, asker, fetch_weights, numbers, show, task_of
 
-_LISTED = 10  # skipped pictures, on the terminal; predictions.json has them all
+_LISTED = 10  # skipped images, on the terminal; predictions.json has them all
 
 
 app = typer.Typer(
@@ -59,7 +59,7 @@ def _global(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """From a folder of pictures and 1-10 labelled ones to a fast network that segments the parts."""
+    """From a folder of images and 1-10 labeled ones to a fast network that segments the parts."""
 
 
 @app.command(epilog="Example:  partshot doctor")
@@ -80,13 +80,13 @@ def doctor() -> None:
 def demo(
     out: Out,
     kind: Annotated[str, typer.Option(help="What is drawn: faces, faces-lr, cars or horses.")] = "faces",
-    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 64,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 64,
     seed: Seed = 0,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Trainings beside each other; default: two, where there are two cores.")
     ] = None,
 ) -> None:
-    """Do the whole job on toy pictures.
+    """Do the whole job on toy images.
 
     Draws them, labels one and ten, and goes all the way to a report: first results within two minutes, all of it in
     about ten minutes, no network.
@@ -98,11 +98,11 @@ def demo(
 def toy(
     kind: Annotated[str, typer.Argument(help="faces, faces-lr, cars or horses.")],
     folder: Annotated[Path, typer.Argument(help="Gets images/, masks/ and classes.json.")],
-    count: Annotated[int, typer.Option(help="How many pictures.")] = 100,
-    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 64,
+    count: Annotated[int, typer.Option(help="How many images.")] = 100,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 64,
     seed: Seed = 0,
 ) -> None:
-    """Draw pictures with exact masks."""
+    """Draw images with exact masks."""
     show(task_of("toy")(kind=kind, count=count, size=size, folder=folder, seed=seed))
 
 
@@ -110,7 +110,7 @@ def toy(
 def pretrain(
     out: Out,
     images: Annotated[
-        Path | None, typer.Option("--images", "-i", help="Folder of pictures; toy-face-64 draws its own.")
+        Path | None, typer.Option("--images", "-i", help="Folder of images; toy-face-64 draws its own.")
     ] = None,
     pretext: Annotated[str, typer.Argument(help="How: moco, simsiam, stylegan1 or stylegan2.")] = "simsiam",
     preset: Annotated[
@@ -123,7 +123,7 @@ def pretrain(
     ] = None,
     size: Size = None,
     kimg: Kimg = None,
-    batch: Annotated[int | None, typer.Option(help="Pictures a step; default: the preset's.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step; default: the preset's.")] = None,
     seed: Seed = 0,
     devices: Annotated[int, typer.Option(help="How many GPUs, or processes, share the work.")] = 1,
     start: Annotated[
@@ -139,11 +139,11 @@ def pretrain(
 def sample(
     out: Out,
     generator: Generator = None,
-    count: Annotated[int, typer.Option(help="How many pictures.")] = 10,
+    count: Annotated[int, typer.Option(help="How many images.")] = 10,
     seed: Seed = 0,
-    psi: Annotated[float, typer.Option(help="Truncation: below 1 pictures are more alike and better drawn.")] = 1.0,
+    psi: Annotated[float, typer.Option(help="Truncation: below 1 images are more alike and better drawn.")] = 1.0,
 ) -> None:
-    """Draw pictures to label with a trained generator.
+    """Draw images to label with a trained generator.
 
     Writes images/ and, beside them, latents/, from which `partshot fit` reads their features.
     """
@@ -160,11 +160,11 @@ def invert(
     lpips: Annotated[
         Path | None, typer.Option(help="LPIPS' weights, a safetensors file; without: the critic's eyes.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 16,
+    batch: Annotated[int, typer.Option(help="Images at a time.")] = 16,
 ) -> None:
-    """Find what a generator would draw given pictures from.
+    """Find what a generator would draw given images from.
 
-    Writes latents/, what they draw, how far it is from the pictures, and names pictures that do not invert.
+    Writes latents/, what they draw, how far it is from the images, and names images that do not invert.
     """
     show(task_of("invert")(generator, images, out, preset=preset, steps=steps, lpips=lpips, batch=batch))
 
@@ -195,7 +195,7 @@ def fit(
     ] = "fast",
     size: Annotated[
         int | None,
-        typer.Option(help="Side in pixels that pictures are worked on at; default: 128, or as heads of points read."),
+        typer.Option(help="Side in pixels that images are worked on at; default: 128, or as heads of points read."),
     ] = None,
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
@@ -203,7 +203,7 @@ def fit(
     download: Download = False,
     accept_license: AcceptLicense = None,
 ) -> None:
-    """Fit a head to a few labelled pictures.
+    """Fit a head to a few labeled images.
 
     The head reads a representation; together they are the few-shot teacher of a student.
     """
@@ -233,7 +233,7 @@ def distill(
     size: Size = None,
     kimg: Kimg = None,
     drawn: Annotated[
-        int, typer.Option(min=1, help="Labelled pictures that a teacher draws, if it reads a generator.")
+        int, typer.Option(min=1, help="Labeled images that a teacher draws, if it reads a generator.")
     ] = 2000,
     start: Annotated[
         Path | None, typer.Option(help="Weights to begin with: a student, a trained encoder of its net, or a file.")
@@ -246,7 +246,7 @@ def distill(
     download: Download = False,
     accept_license: AcceptLicense = None,
 ) -> None:
-    """Train a fast student on all pictures."""
+    """Train a fast student on all images."""
     fetch_weights([student], download, accept_license)
     task = task_of("distill")
     options = {"student": student, "preset": preset, "size": size, "kimg": kimg, "drawn": drawn, "seed": seed}
@@ -257,11 +257,11 @@ def distill(
 @app.command(epilog="Example:  partshot predict student.onnx photos/ --out masks/ --overlays")
 def predict(
     model: Annotated[Path, typer.Argument(help="ONNX file that `partshot export` or `partshot run` wrote.")],
-    images: Annotated[Path, typer.Argument(help="Folder of pictures, or one picture.")],
+    images: Annotated[Path, typer.Argument(help="Folder of images, or one image.")],
     out: Out,
-    overlays: Annotated[bool, typer.Option("--overlays", help="Also draw the parts on the pictures.")] = False,
+    overlays: Annotated[bool, typer.Option("--overlays", help="Also draw the parts on the images.")] = False,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write how sure each pixel is.")] = False,
-    batch: Annotated[int, typer.Option(help="Pictures of one size that are predicted together.")] = 8,
+    batch: Annotated[int, typer.Option(help="Images of one size that are predicted together.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo and replace what is there.")] = False,
     window: Annotated[
         str, typer.Option(help="Read in windows of so many pixels; off: all whole; auto: very large images.")
@@ -272,9 +272,9 @@ def predict(
     max_megapixels: Annotated[float, typer.Option(help="Leave out images that are larger.")] = 500,
     refine: Annotated[bool, typer.Option("--refine", help="Move labels onto the edges of the image.")] = False,
 ) -> None:
-    """Write a mask for every picture; needs no torch.
+    """Write a mask for every image; needs no torch.
 
-    Each is an indexed PNG of the picture's name and size. Run again after a stop, it goes on where it was. An image
+    Each is an indexed PNG of the image's name and size. Run again after a stop, it goes on where it was. An image
     more than twice as large as those that the model learned from is read in overlapping windows of their size. --refine
     filters the labels with the image as guide, where it is larger than what the model sees of it.
     """
@@ -305,7 +305,7 @@ def evaluate(
     masks: Annotated[Path, typer.Option("--masks", "-m", help="Folder of true masks STEM.png.")],
     out: Out,
     by_folds: Annotated[
-        bool, typer.Option("--folds", help="Choose among a folder of models on a fifth of the pictures, five times.")
+        bool, typer.Option("--folds", help="Choose among a folder of models on a fifth of the images, five times.")
     ] = False,
     rgb_masks: RgbMasks = False,
 ) -> None:
@@ -313,12 +313,12 @@ def evaluate(
 
     Writes results.json and report.html. The model is an ONNX file or a folder of predicted masks. With --folds it is a
     folder of models, such as a student's snapshots: the best on one fold is scored on the others. Writes folds.json.
-    The folds' other pictures overlap, so their deviation is no deviation over seeds; leave out what was learnt from.
+    The folds' other images overlap, so their deviation is no deviation over seeds; leave out what was learned from.
     """
     if by_folds:
         several, mean = task_of("folds")(model, images, masks, out, rgb_masks=rgb_masks)
         for number, fold in enumerate(several, start=1):
-            chose = f"{fold.candidates[fold.chosen]:.3f} on {len(fold.validation)} pictures"
+            chose = f"{fold.candidates[fold.chosen]:.3f} on {len(fold.validation)} images"
             typer.echo(f"{fold.score.miou:.3f}  fold {number}: mean IoU of {fold.chosen} ({chose}) on all others")
         deviations = f"+- {mean.miou_std:.3f} mean IoU, {mean.wiou:.3f} +- {mean.wiou_std:.3f} weighted"
         typer.echo(f"{mean.miou:.3f} {deviations}; see {out / 'folds.json'}")
@@ -375,15 +375,15 @@ def run(
     check_masks: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of masks of further pictures of --images, never trained on: the student is scored on them "
-            "instead of estimated. Their pictures stay among the unlabeled ones."
+            help="Folder of masks of further images of --images, never trained on: the student is scored on them "
+            "instead of estimated. Their images stay among the unlabeled ones."
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
 ) -> None:
-    """Do everything: pictures and a few masks in, parts out.
+    """Do everything: images and a few masks in, parts out.
 
-    Writes masks for all pictures, student.onnx and a report.
+    Writes masks for all images, student.onnx and a report.
     """
     fetch_weights([representation, student], download, accept_license)
     task = task_of("run")
@@ -413,7 +413,7 @@ def bench(
     ks: Annotated[str, typer.Option(help="Numbers of labels, with commas between; default: 1,5,10.")] = "",
     seeds: Annotated[str, typer.Option(help="Draws of the labels, with commas between; default: the data's.")] = "",
     size: Size = None,
-    kimg: Annotated[float | None, typer.Option(help="Thousands of pictures that each encoder sees.")] = None,
+    kimg: Annotated[float | None, typer.Option(help="Thousands of images that each encoder sees.")] = None,
     preset: Annotated[
         str | None,
         typer.Option(

@@ -14,11 +14,11 @@ class PartshotError(Exception):
 
 
 class BadImage(PartshotError):
-    """A picture that cannot be read or used."""
+    """A image that cannot be read or used."""
 
 
 class BadLabels(PartshotError):
-    """A mask, a pair of picture and mask, or a set of shots that cannot be used."""
+    """A mask, a pair of image and mask, or a set of shots that cannot be used."""
 
 
 class BadParts(PartshotError):

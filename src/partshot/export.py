@@ -1,6 +1,6 @@
 """Export: a student as one ONNX file that needs nothing beside it, refused unless onnxruntime agrees with torch.
 
-The file takes pictures as they come, uint8 of any size, and gives labels of that size: resizing, normalization and
+The file takes images as they come, uint8 of any size, and gives labels of that size: resizing, normalization and
 argmax are inside, so that no program that uses it can do them differently. Knows torch's exporter and the gate every
 file must pass. Refuses to know how the net was trained.
 """
@@ -30,11 +30,11 @@ from partshot.parts import PartSet
 # What the gate lets pass: float32 sums in another order turn a tie here and there, and nothing more.
 _LEAST_AGREEMENT = 0.999
 _LARGEST_STEP = 2  # of 255, in confidence
-_LARGEST_EDGE = 1024  # of the pictures that the gate compares: larger ones test the same resizing, slowly
+_LARGEST_EDGE = 1024  # of the images that the gate compares: larger ones test the same resizing, slowly
 
 
 class Served(nn.Module):
-    """A net with everything around it that turns pictures into labels: the graph that is exported.
+    """A net with everything around it that turns images into labels: the graph that is exported.
 
     net: float [b, 3, h', w'] in [-1, 1] -> logits [b, k, h", w"]. size: of what it is given: the long side, where the
     aspect is kept (letterbox.reading_size), else both sides.
@@ -49,9 +49,9 @@ class Served(nn.Module):
     ) -> tuple[UInt8[torch.Tensor, "b h w"], UInt8[torch.Tensor, "b h w"]]:
         """Labels, and confidence: the probability of the label, times 255."""
         height, width = images.shape[1], images.shape[2]
-        pictures = images.permute(0, 3, 1, 2).float()
+        pixels = images.permute(0, 3, 1, 2).float()
         size = (self.size, self.size) if self.squashed else self._reading_size(height, width)
-        resized = interpolate(pictures, size=size, mode="bilinear", antialias=True)
+        resized = interpolate(pixels, size=size, mode="bilinear", antialias=True)
         logits = interpolate(self.net(resized / 127.5 - 1), size=(height, width), mode="bilinear", align_corners=False)
         # Softmax and then its maximum, but five times faster in onnxruntime: the largest term of the sum is exp(0).
         confidence = 1 / (logits - logits.amax(1, keepdim=True)).exp().sum(1)
@@ -63,7 +63,7 @@ class Served(nn.Module):
 
         def rounded(side):
             steps = (2 * side * self.size + STRIDE * longest) // (2 * STRIDE * longest)
-            # By way of a number: carried on as a formula of the picture's sides, it makes exporting twice as slow.
+            # By way of a number: carried on as a formula of the image's sides, it makes exporting twice as slow.
             steps = torch.scalar_tensor(steps, dtype=torch.int64).clamp(min=1).item()
             torch._check(steps >= 1)
             torch._check(steps <= self.size // STRIDE)
@@ -85,11 +85,11 @@ def export_onnx(
 
     net: float [b, 3, h', w'] in [-1, 1] -> logits [b, len(parts), ., .] at any size; it is not changed. It is given
     squares of `size` if `squashed`, else what letterbox.reading_size says for a long side of `size`.
-    sample: pictures uint8 [h, w, 3] of the kind it is for; the gate compares on them and on noise. native: the usual
+    sample: images uint8 [h, w, 3] of the kind it is for; the gate compares on them and on noise. native: the usual
     long side of the images that it learned from, which the file tells whoever has much larger ones.
 
     The file: input "images" uint8 [b, h, w, 3] RGB; outputs "labels" uint8 [b, h, w], ids of `parts`, and "confidence"
-    uint8 [b, h, w], the label's probability times 255; b, h and w are free. Pictures are resized with antialiasing,
+    uint8 [b, h, w], the label's probability times 255; b, h and w are free. Images are resized with antialiasing,
     as by Pillow, and logits are resized back.
 
     Raises BadArtifact, and leaves nothing behind, when the net cannot be exported or onnxruntime does not compute what
@@ -131,7 +131,7 @@ def _to_onnx(served: Served, metadata: dict[str, str], path: Path) -> bytes:
     except ImportError as error:
         raise MissingExtra(f"exporting to ONNX needs {error.name}; run: pip install 'partshot[train]'") from error
     free = torch.export.Dim.DYNAMIC
-    # Two pictures, with three unlike edges: torch would take a 1, or two equal sizes, for constants of the net.
+    # Two images, with three unlike edges: torch would take a 1, or two equal sizes, for constants of the net.
     example = torch.zeros(2, served.size + 5, served.size + 3, 3, dtype=torch.uint8)
     try:
         with _quiet(), torch.no_grad():
@@ -161,7 +161,7 @@ def _compare(served: Served, shipped: Shipped, batches: Sequence[np.ndarray], pa
         found_labels, found_confidence = shipped.predict(batch)
         differing = int((labels != found_labels).sum())
         step = int(np.abs(confidence.astype(int) - found_confidence).max())
-        # One pixel may tie in a picture of fewer than a thousand.
+        # One pixel may tie in a image of fewer than a thousand.
         if differing > max(1, (1 - _LEAST_AGREEMENT) * labels.size) or step > _LARGEST_STEP:
             shape = "x".join(map(str, batch.shape))
             raise BadArtifact(

@@ -19,11 +19,11 @@ from partshot.pyramid import Pyramid
 TOLERANCE = 1e-4
 
 Predictor = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
-"""Pictures uint8 [h, w, 3] -> one array of scores or probabilities [classes, h, w] each."""
+"""Images uint8 [h, w, 3] -> one array of scores or probabilities [classes, h, w] each."""
 
 
 def representation_laws(representation, images: torch.Tensor, tolerance: float = TOLERANCE) -> list[str]:
-    """All laws of a representation. images: two or more pictures [b, 3, h, w] in [-1, 1], sides multiples of 32."""
+    """All laws of a representation. images: two or more images [b, 3, h, w] in [-1, 1], sides multiples of 32."""
     return [
         *reads_the_same_again(representation, images),
         *batch_is_singles(lambda x: representation.features(x).maps, images, tolerance),
@@ -55,19 +55,19 @@ def batch_is_singles(
     for i, whole in enumerate(together):
         apart = _apart(whole, torch.cat([parts[i] for parts in single]))
         if not apart <= tolerance:
-            found.append(f"output {i} of a batch lies {apart:.2g} from that of single pictures (at most {tolerance})")
+            found.append(f"output {i} of a batch lies {apart:.2g} from that of single images (at most {tolerance})")
     return found
 
 
 def matches_its_spec(representation, images: torch.Tensor) -> list[str]:
-    """Channels and strides are those of the spec, finest first, and the image size is the pictures'."""
+    """Channels and strides are those of the spec, finest first, and the image size is the images'."""
     spec, pyramid = representation.spec, representation.features(images)
     height, width = images.shape[2:]
     expected = [(images.shape[0], c, height // s, width // s) for c, s in zip(spec.channels, spec.strides, strict=True)]
     given = [tuple(m.shape) for m in pyramid.maps]
     found = [] if given == expected else [f"maps are {given}, the spec says {expected}"]
     if pyramid.image_size != (height, width):
-        found.append(f"image size is {pyramid.image_size}, the pictures are {(height, width)}")
+        found.append(f"image size is {pyramid.image_size}, the images are {(height, width)}")
     if list(spec.strides) != sorted(spec.strides):
         found.append(f"strides {spec.strides} do not go from the finest to the coarsest")
     return found
@@ -76,7 +76,7 @@ def matches_its_spec(representation, images: torch.Tensor) -> list[str]:
 def leaks_no_gradient(representation, images: torch.Tensor) -> list[str]:
     """Neither the maps nor the weights take part in anybody's training."""
     with torch.enable_grad():
-        # The result of a computation, as pictures that a generator made would be.
+        # The result of a computation, as images that a generator made would be.
         maps = representation.features(images.clone().requires_grad_() * 1).maps
     found = [f"map {i} carries a gradient" for i, m in enumerate(maps) if m.requires_grad]
     return found + [
@@ -85,7 +85,7 @@ def leaks_no_gradient(representation, images: torch.Tensor) -> list[str]:
 
 
 def reading_changes_nothing(representation, images: torch.Tensor) -> list[str]:
-    """Weights, stored statistics, fingerprint and the pictures themselves stay as they are."""
+    """Weights, stored statistics, fingerprint and the images themselves stay as they are."""
     before = {name: tensor.clone() for name, tensor in representation.state_dict().items()}
     fingerprint, given = representation.spec.fingerprint, images.clone()
     representation.features(images)
@@ -93,13 +93,13 @@ def reading_changes_nothing(representation, images: torch.Tensor) -> list[str]:
     found = [f"reading changed '{name}'" for name, tensor in before.items() if not torch.equal(tensor, after[name])]
     if representation.spec.fingerprint != fingerprint:
         found.append("reading changed the fingerprint")
-    return found if torch.equal(given, images) else [*found, "reading changed the pictures"]
+    return found if torch.equal(given, images) else [*found, "reading changed the images"]
 
 
 def head_laws(
     make_head: Callable[[Sequence[int], int], nn.Module], pyramid: Pyramid, classes: int, tolerance: float = TOLERANCE
 ) -> list[str]:
-    """All laws of a head. make_head: (channels, classes) -> head. pyramid: two or more pictures."""
+    """All laws of a head. make_head: (channels, classes) -> head. pyramid: two or more images."""
     head = make_head(pyramid.channels, classes).eval()
     found = []
     with torch.no_grad():
@@ -153,9 +153,7 @@ def ignored_pixels_change_nothing(
     if not torch.isclose(*values, rtol=1e-5):
         found.append(f"the loss is {float(values[0])} or {float(values[1])}, by what ignored pixels predict")
     everything = loss(torch.zeros(1, classes, 4, 4), torch.full((1, 4, 4), IGNORE))
-    return (
-        found if float(everything) == 0 else [*found, f"a picture of ignored pixels has the loss {float(everything)}"]
-    )
+    return found if float(everything) == 0 else [*found, f"a image of ignored pixels has the loss {float(everything)}"]
 
 
 def fit_laws(fit: Callable[..., Predictor], shots, images: Sequence[np.ndarray]) -> list[str]:
@@ -180,7 +178,7 @@ def missing_part_keeps_its_output(fit: Callable[..., Predictor], shots, images: 
 
 
 def mirror_law(predict: Predictor, images: Sequence[np.ndarray], parts: PartSet, agreement: float = 0.9) -> list[str]:
-    """Mirrored picture = mirrored prediction with left and right swapped, for what was trained with mirrored pictures.
+    """Mirrored image = mirrored prediction with left and right swapped, for what was trained with mirrored images.
 
     agreement: the share of pixels that must agree, since training only teaches it.
     """
@@ -188,7 +186,7 @@ def mirror_law(predict: Predictor, images: Sequence[np.ndarray], parts: PartSet,
     mirrored = [scores.argmax(0) for scores in predict([np.ascontiguousarray(image[:, ::-1]) for image in images])]
     swap = np.array(parts.mirrored_ids())
     share = np.mean([(swap[a][:, ::-1] == b).mean() for a, b in zip(plain, mirrored, strict=True)])
-    return [] if share >= agreement else [f"a mirrored picture agrees on {share:.3f} of the pixels, not on {agreement}"]
+    return [] if share >= agreement else [f"a mirrored image agrees on {share:.3f} of the pixels, not on {agreement}"]
 
 
 def saved_is_the_same(predict: Predictor, reloaded: Predictor, images: Sequence[np.ndarray]) -> list[str]:
@@ -196,7 +194,7 @@ def saved_is_the_same(predict: Predictor, reloaded: Predictor, images: Sequence[
     return _differences(predict(images), reloaded(images), "what was saved and loaded predicts other scores")
 
 
-def lazy_is_materialised(
+def lazy_is_materialized(
     project: Callable[[Pyramid, Sequence[torch.Tensor]], torch.Tensor],
     stack: Callable[[Pyramid], torch.Tensor],
     pyramid: Pyramid,
@@ -207,7 +205,7 @@ def lazy_is_materialised(
     weights = [torch.randn(8, c, generator=rng) / c**0.5 for c in pyramid.channels]
     built = torch.einsum("oc,bchw->bohw", torch.cat(weights, 1), stack(pyramid))
     apart = _apart(built, project(pyramid, weights))
-    return [] if apart <= tolerance else [f"lazy and materialised lie {apart:.2g} apart (at most {tolerance})"]
+    return [] if apart <= tolerance else [f"lazy and materialized lie {apart:.2g} apart (at most {tolerance})"]
 
 
 def devices_agree(
@@ -235,4 +233,4 @@ def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def _differences(first: Sequence[np.ndarray], second: Sequence[np.ndarray], what: str) -> list[str]:
     pairs = zip(first, second, strict=True)
-    return [f"{what} (picture {i})" for i, (a, b) in enumerate(pairs) if not np.array_equal(a, b)]
+    return [f"{what} (image {i})" for i, (a, b) in enumerate(pairs) if not np.array_equal(a, b)]

@@ -16,13 +16,13 @@ from partshot.parts import PartSet
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """Predictions of many pictures against their masks, pooled: pixels are counted over all pictures together.
+    """Predictions of many images against their masks, pooled: pixels are counted over all images together.
 
     miou: mean IoU over all classes, background included, a class that occurs nowhere counting 0, as DatasetGAN's and
     DDPM-segmentation's released code have it. miou_nan: the same, such classes left out.
     wiou: ReGAN's weighted IoU. All in 0..1.
     per_part: IoU by part name; its plain mean is `miou`. absent: the names that occur nowhere.
-    per_picture: (name, mean IoU over the classes of that picture) in the order given, where it has labelled pixels.
+    per_image: (name, mean IoU over the classes of that image) in the order given, where it has labeled pixels.
     confusion: int64 [k, k] pixel counts, rows = truth.
     """
 
@@ -31,30 +31,30 @@ class Score:
     wiou: float
     per_part: dict[str, float]
     absent: tuple[str, ...]
-    per_picture: tuple[tuple[str, float], ...]
+    per_image: tuple[tuple[str, float], ...]
     confusion: np.ndarray
 
     def worst(self, count: int) -> list[tuple[str, float]]:
-        """The pictures that went worst, worst first."""
-        return sorted(self.per_picture, key=lambda row: row[1])[:count]
+        """The images that went worst, worst first."""
+        return sorted(self.per_image, key=lambda row: row[1])[:count]
 
     def to_dict(self) -> dict:
         """Plain values for JSON; `from_dict` reads them back."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        pictures = [list(row) for row in self.per_picture]
+        images = [list(row) for row in self.per_image]
         return {
             **values,
             "absent": list(self.absent),
-            "per_picture": pictures,
+            "per_image": images,
             "confusion": self.confusion.tolist(),
         }
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "Score":
         """What `to_dict` wrote."""
-        pictures = tuple((str(name), float(miou)) for name, miou in values["per_picture"])
+        images = tuple((str(name), float(miou)) for name, miou in values["per_image"])
         counts = np.array(values["confusion"], np.int64)
-        return cls(**{**values, "absent": tuple(values["absent"]), "per_picture": pictures, "confusion": counts})
+        return cls(**{**values, "absent": tuple(values["absent"]), "per_image": images, "confusion": counts})
 
 
 @dataclass(frozen=True)
@@ -87,21 +87,21 @@ def score(
 ) -> Score:
     """Scores predictions against masks.
 
-    truths, predictions: one uint8 [h, w] each per picture, at the masks' own sizes; 255 in a truth is ignored. They
-    may come one by one: only a confusion matrix per picture is kept.
-    names: one per picture, for messages and for "worst first"; else their places.
+    truths, predictions: one uint8 [h, w] each per image, at the masks' own sizes; 255 in a truth is ignored. They
+    may come one by one: only a confusion matrix per image is kept.
+    names: one per image, for messages and for "worst first"; else their places.
 
-    Raises BadLabels when the counts or a size differ, an id is outside `parts`, or no pixel is labelled at all.
+    Raises BadLabels when the counts or a size differ, an id is outside `parts`, or no pixel is labeled at all.
     """
     matrices = confusions(truths, predictions, parts, names)
     names = [str(i) for i in range(len(matrices))] if names is None else names
     return pooled(matrices, range(len(matrices)), parts, names)
 
 
-def score_confusion(counts: np.ndarray, parts: PartSet, per_picture: Iterable[tuple[str, float]] = ()) -> Score:
+def score_confusion(counts: np.ndarray, parts: PartSet, per_image: Iterable[tuple[str, float]] = ()) -> Score:
     """The score of a confusion matrix that was pooled elsewhere, int64 [k, k], rows = truth."""
     if not counts.sum():
-        raise BadLabels("the masks hold no labelled pixel (all are 255); nothing can be scored")
+        raise BadLabels("the masks hold no labeled pixel (all are 255); nothing can be scored")
     nowhere = np.isnan(iou(counts, absent="nan"))
     return Score(
         miou=mean_iou(counts),
@@ -109,7 +109,7 @@ def score_confusion(counts: np.ndarray, parts: PartSet, per_picture: Iterable[tu
         wiou=weighted_iou(counts),
         per_part=dict(zip(parts.names, iou(counts).tolist(), strict=True)),
         absent=tuple(name for name, missing in zip(parts.names, nowhere, strict=True) if missing),
-        per_picture=tuple(per_picture),
+        per_image=tuple(per_image),
         confusion=counts,
     )
 
@@ -135,7 +135,7 @@ def summarize(scores: Sequence[Score]) -> Summary:
 def confusions(
     truths: Iterable[np.ndarray], predictions: Iterable[np.ndarray], parts: PartSet, names: Sequence[str] | None
 ) -> np.ndarray:
-    # One confusion matrix per picture, int64 [n, k, k]; messages name the picture.
+    # One confusion matrix per image, int64 [n, k, k]; messages name the image.
     matrices = []
     for i, (truth, predicted) in enumerate(itertools.zip_longest(truths, predictions)):
         if truth is None or predicted is None:
@@ -144,15 +144,15 @@ def confusions(
         try:
             matrices.append(confusion(truth, predicted, len(parts)))
         except BadLabels as error:
-            raise BadLabels(f"{names[i] if names else f'picture {i}'}: {error}") from error
+            raise BadLabels(f"{names[i] if names else f'image {i}'}: {error}") from error
     if names is not None and len(names) != len(matrices):
         raise BadLabels(f"{len(matrices)} masks and {len(names)} names given; one name for every mask is needed")
     return np.array(matrices, np.int64).reshape(-1, len(parts), len(parts))
 
 
 def pooled(matrices: np.ndarray, places: Sequence[int], parts: PartSet, names: Sequence[str]) -> Score:
-    pictures = [(names[i], mean_iou(matrices[i], absent="nan")) for i in places if matrices[i].any()]
-    return score_confusion(matrices[list(places)].sum(0), parts, pictures)
+    images = [(names[i], mean_iou(matrices[i], absent="nan")) for i in places if matrices[i].any()]
+    return score_confusion(matrices[list(places)].sum(0), parts, images)
 
 
 def _over(scores: Sequence[Score], statistic: Callable) -> dict[str, float]:

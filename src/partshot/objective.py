@@ -37,7 +37,7 @@ class Game(Protocol):
     modules: dict[str, nn.Module]
 
     def batch(self, rng: torch.Generator, images: int) -> Any:
-        """A batch of that many pictures, drawn by `rng` (a CPU generator, new in every step) and nothing else.
+        """A batch of that many images, drawn by `rng` (a CPU generator, new in every step) and nothing else.
 
         Tensors, or (named) tuples, lists, dicts and dataclasses of them; the loop moves them to the device.
         """

@@ -12,11 +12,11 @@ Out = Annotated[
     Path,
     typer.Option("--out", "-o", file_okay=False, help="Folder to write to; running again goes on where it stopped."),
 ]
-Images = Annotated[Path, typer.Option("--images", "-i", help="Folder of pictures.")]
-Labels = Annotated[Path, typer.Option("--labels", "-l", help="Folder of masks STEM.png for some of the pictures.")]
-Size = Annotated[int | None, typer.Option(help="Side in pixels that pictures are worked on at; default: the preset's.")]
+Images = Annotated[Path, typer.Option("--images", "-i", help="Folder of images.")]
+Labels = Annotated[Path, typer.Option("--labels", "-l", help="Folder of masks STEM.png for some of the images.")]
+Size = Annotated[int | None, typer.Option(help="Side in pixels that images are worked on at; default: the preset's.")]
 Kimg = Annotated[
-    float | None, typer.Option(help="Thousands of pictures (distill: of labelled ones) to see; default: the preset's.")
+    float | None, typer.Option(help="Thousands of images (distill: of labeled ones) to see; default: the preset's.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is left to chance.")]
 RgbMasks = Annotated[bool, typer.Option("--rgb-masks", help="Read RGB masks by the exact colors in classes.json.")]

@@ -14,10 +14,10 @@ from partshot.errors import BadRecipe
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Feature maps of one batch of pictures.
+    """Feature maps of one batch of images.
 
     maps: finest first; each [b, c, h, w], any float type, all with the same b, on the same device.
-    image_size: (height, width) in pixels of the pictures, the size at which heads answer.
+    image_size: (height, width) in pixels of the images, the size at which heads answer.
 
     Raises BadRecipe when the maps are none, are not 4-D, differ in batch, or grow from one to the next.
     """
@@ -43,11 +43,11 @@ class Pyramid:
 
     @property
     def batch(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return self.maps[0].shape[0]
 
     def __getitem__(self, index: slice | torch.Tensor) -> "Pyramid":
-        """The Pyramid of some of the pictures: a slice shares their memory, a tensor of indices copies them."""
+        """The Pyramid of some of the images: a slice shares their memory, a tensor of indices copies them."""
         return Pyramid(tuple(m[index] for m in self.maps), self.image_size)
 
     def to(self, *args, **kwargs) -> "Pyramid":

@@ -2,7 +2,7 @@
 
 A Segmenter is a representation with a head, fitted to a few shots in seconds: the few-shot teacher. A Student is one
 fast network, distilled. Both follow scikit-learn's contract: `predict` before `fit` raises NotFitted, fitting twice is
-fitting once, and what is saved predicts the same to the last bit. Neither knows folders of pictures or commands.
+fitting once, and what is saved predicts the same to the last bit. Neither knows folders of images or commands.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from partshot.heads.ensemble import Ensemble
 from partshot.nets.student import STRIDE, Mirrored, Offset, build_student
 from partshot.ops.decision import overlap_offsets
 from partshot.ops.disagreement import entropy, image_score, keep_by_score, verdict
-from partshot.ops.images import as_bytes, as_pictures
+from partshot.ops.images import as_bytes, as_images
 from partshot.ops.letterbox import letterbox, reading_size
 from partshot.ops.precision import best_device, native_bf16
 from partshot.ops.uncrop import unboxed
@@ -40,7 +40,7 @@ from partshot.train.fit_head import device_of
 from partshot.train.fit_points import FitPoints
 from partshot.train.fitting import Fit, fit_presets, fitter, recipe_kind, refuse_misfit
 
-# Pictures per forward pass: enough to keep two cores busy, few enough for 512 px pyramids in 2 GB.
+# Images per forward pass: enough to keep two cores busy, few enough for 512 px pyramids in 2 GB.
 _BATCH = 8
 # What a card says of images that are no squares; cards without a word are of versions that squashed them.
 _KEPT, _SQUASHED = "kept", "squashed"
@@ -55,12 +55,12 @@ _COARSE = 4
 _DECIDED_ON, _DECIDED_AT = 80, 120
 
 DOUBTED = 0.1
-"""Share of drawn pictures that are left out where an ensemble's members disagree; the default of DDPM-segmentation."""
+"""Share of drawn images that are left out where an ensemble's members disagree; the default of DDPM-segmentation."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture's answer, at the picture's own size.
+    """One image's answer, at the image's own size.
 
     labels: uint8 [h, w], part ids. probabilities: float32 [k, h, w], summing to 1 over the parts.
     uncertainty: float32 [h, w], entropy of the probabilities over its largest possible value, 0..1.
@@ -76,8 +76,8 @@ class Prediction:
 class Segmenter:
     """A representation with a head, both where this machine computes best.
 
-    representation: reads the pictures. parts: what the head tells apart. head: a name of `catalog.HEADS`.
-    size: side of the square that pictures are resized to before they are read. recipe: how the head is fitted; None
+    representation: reads the images. parts: what the head tells apart. head: a name of `catalog.HEADS`.
+    size: side of the square that images are resized to before they are read. recipe: how the head is fitted; None
     takes "fast" of `fit_presets(head)`. fitted: the fingerprint of the last fit, empty before it. squashed: whether
     images are squashed to squares, as fits of older versions were; else they are letterboxed.
     """
@@ -99,7 +99,7 @@ class Segmenter:
 
     @property
     def device(self) -> torch.device:
-        """Where pictures are read and labelled."""
+        """Where images are read and labeled."""
         return device_of(self.representation)
 
     def make_head(self) -> nn.Module:
@@ -130,9 +130,9 @@ class Segmenter:
         return hashlib.sha256(f"{given}/{shots.fingerprint}{aspect}".encode()).hexdigest()[:12]
 
     def predict(self, images: Sequence[np.ndarray], latents: Latents | None = None) -> list[Prediction]:
-        """One Prediction per picture, uint8 [h, w, 3], of any sizes. Raises NotFitted before `fit`.
+        """One Prediction per image, uint8 [h, w, 3], of any sizes. Raises NotFitted before `fit`.
 
-        latents: from which the representation, a Generator, draws the pictures, where they are known already.
+        latents: from which the representation, a Generator, draws the images, where they are known already.
         """
         self._head()
         if latents is None:
@@ -140,12 +140,12 @@ class Segmenter:
         read = self._read(latents)
         return [one for i, image in enumerate(images) for one in self._answers(read[i : i + 1], [image.shape[:2]])]
 
-    def soft_labels(self, pictures: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> SoftLabels:
+    def soft_labels(self, images: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> SoftLabels:
         """Soft labels of a stack, uint8 [n, s, s, 3], at half its size, for a student to start from.
 
         In bf16 where the device has it, since they are kept as bytes anyway.
         """
-        return _soft_labels(self._shared, pictures, self.size, self.device, progress)
+        return _soft_labels(self._shared, images, self.size, self.device, progress)
 
     def draw(
         self,
@@ -155,9 +155,9 @@ class Segmenter:
         doubted: float = DOUBTED,
         second: "Student | None" = None,
     ) -> Shots:
-        """Pictures that the representation, a Generator, draws of these seeds, labelled by the head (auto-shot, ReGAN).
+        """Images that the representation, a Generator, draws of these seeds, labeled by the head (auto-shot, ReGAN).
 
-        sure: pixels whose likeliest part is less probable than this are 255. doubted: share of the pictures, those on
+        sure: pixels whose likeliest part is less probable than this are 255. doubted: share of the images, those on
         which an ensemble's members disagree most, that is left out (DatasetGAN); other heads have none and leave out
         none. second: a student that is asked, too; what both say counts by its mean. In bf16 where the device has it,
         which rounds a color here and there. Raises NotFitted before `fit`.
@@ -173,13 +173,13 @@ class Segmenter:
                 else:
                     shares = head(pyramid).float().softmax(1)
                     ids = shares.argmax(1)
-            pictures = list(as_bytes(drawn))
+            batch = list(as_bytes(drawn))
             if second is not None:
-                said = np.stack([one.probabilities for one in second.predict(pictures)])
+                said = np.stack([one.probabilities for one in second.predict(batch)])
                 shares = (shares + torch.from_numpy(said).to(shares)) / 2
                 ids = shares.argmax(1)
             ids = torch.where(shares.amax(1) >= sure, ids, IGNORE)
-            images += pictures
+            images += batch
             labels += list(ids.byte().cpu().numpy())
             progress(len(images))
         names = tuple(f"seed {seed}" for seed in seeds)
@@ -264,7 +264,7 @@ class Segmenter:
     def _answered(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """The answers to a few images, read together."""
         fitted = np.stack([(resize_image if self.squashed else letterbox)(image, self.size) for image in images])
-        pyramid = self._seen(as_pictures(fitted).to(self.device))
+        pyramid = self._seen(as_images(fitted).to(self.device))
         return self._answers(pyramid, [image.shape[:2] for image in images])
 
     @torch.no_grad()
@@ -280,8 +280,8 @@ class Student:
     """One fast network with what it takes to use it.
 
     net: float [b, 3, h, w] in [-1, 1] -> logits [b, k, h, w], in evaluation mode. name: of its architecture, for
-    `nets.student.build_student`. size: side of the pictures it was trained on. card: plain JSON values on how.
-    mirrored: whether it reads pictures in a mirror, too. squashed: whether it knows images squashed to squares, as
+    `nets.student.build_student`. size: side of the images it was trained on. card: plain JSON values on how.
+    mirrored: whether it reads images in a mirror, too. squashed: whether it knows images squashed to squares, as
     students of older versions do; else it reads them with their aspect. native: the usual long side, in pixels, of the
     images that it learned from, before they were resized; None where nobody knows. offsets: added to the logits of each
     class, so that masks overlap best (ops/decision.py); None adds none.
@@ -304,12 +304,12 @@ class Student:
         self.card, self.mirrored, self.squashed, self.native = card or {}, mirrored, squashed, native
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """One Prediction per picture, uint8 [h, w, 3], of any sizes."""
+        """One Prediction per image, uint8 [h, w, 3], of any sizes."""
         return [one for several in _chunks(images) for one in self._seen(several)]
 
     @property
     def reads(self) -> int:
-        """Long side of the pictures that it reads: a quarter larger than in training, in whole strides.
+        """Long side of the images that it reads: a quarter larger than in training, in whole strides.
 
         Networks see more at a size somewhat above that of their training (Touvron et al. 2019); measured in LOG.md.
         """
@@ -320,25 +320,25 @@ class Student:
         """The fingerprint of its training; empty where nobody told it."""
         return self.card.get("fingerprint", "")
 
-    def decide(self, pictures: np.ndarray, lean: Sequence[float], temperature: float) -> "Student":
+    def decide(self, images: np.ndarray, lean: Sequence[float], temperature: float) -> "Student":
         """The student with offsets for the largest expected overlap, found on some of a stack, uint8 [n, s, s, 3].
 
         lean, temperature: see ops.decision.overlap_offsets.
         """
-        some = resize_images(pictures[:: max(1, len(pictures) // _DECIDED_ON)][:_DECIDED_ON], self.reads)
-        batches = (as_pictures(some[first : first + _BATCH]) for first in range(0, len(some), _BATCH))
+        some = resize_images(images[:: max(1, len(images) // _DECIDED_ON)][:_DECIDED_ON], self.reads)
+        batches = (as_images(some[first : first + _BATCH]) for first in range(0, len(some), _BATCH))
         step, self.offsets = max(1, self.reads // _DECIDED_AT), None
         logits = torch.cat([self._logits(batch)[:, :, ::step, ::step] for batch in batches])
         self.offsets = tuple(overlap_offsets(logits, torch.tensor(lean), temperature).tolist())
         return self
 
-    def soft_labels(self, pictures: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> SoftLabels:
+    def soft_labels(self, images: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> SoftLabels:
         """Soft labels of a stack, uint8 [n, s, s, 3], at half its size, for a more compact student to learn from."""
-        return _soft_labels(self.reader, pictures, self.reads, torch.device("cpu"), progress)
+        return _soft_labels(self.reader, images, self.reads, torch.device("cpu"), progress)
 
     @property
     def reader(self) -> nn.Module:
-        """What looks at pictures of that size: the net, or the net and its mirror image, with the offsets."""
+        """What looks at images of that size: the net, or the net and its mirror image, with the offsets."""
         net = Mirrored(self.net, self.parts.mirrored_ids()) if self.mirrored else self.net
         return (net if self.offsets is None else Offset(net, self.offsets)).eval()
 
@@ -371,36 +371,36 @@ class Student:
             alike[shape].append(i)
         for (height, width), several in alike.items():
             resized = [Image.fromarray(images[i]).resize((width, height), _BILINEAR) for i in several]
-            logits = self._logits(as_pictures(np.stack([np.array(image) for image in resized])))
+            logits = self._logits(as_images(np.stack([np.array(image) for image in resized])))
             answers = _separate(logits, [images[i].shape[:2] for i in several])
             for i, answer in zip(several, answers, strict=True):
                 found[i] = answer
         return found
 
-    def _logits(self, pictures: torch.Tensor) -> torch.Tensor:
-        pictures = pictures.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), _autocast(pictures.device):
-            return self.reader(pictures).float()
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), _autocast(images.device):
+            return self.reader(images).float()
 
 
 def _soft_labels(
     net: Callable[[torch.Tensor], torch.Tensor],
-    pictures: np.ndarray,
+    images: np.ndarray,
     size: int,
     device: torch.device,
     progress: Callable[[int], None],
 ) -> SoftLabels:
     """A network's soft labels of a stack at half the stack's size; the network is given squares of `size`."""
-    kept, half = [], pictures.shape[1] // 2
-    for first in range(0, len(pictures), _BATCH):
-        several = as_pictures(pictures[first : first + _BATCH]).to(device)
+    kept, half = [], images.shape[1] // 2
+    for first in range(0, len(images), _BATCH):
+        several = as_images(images[first : first + _BATCH]).to(device)
         if several.shape[2] != size:
             several = F.interpolate(several, size=(size, size), mode="bilinear", antialias=True)
         with torch.no_grad(), _autocast(device):
             logits = net(several).float()
         logits = F.interpolate(logits, size=(half, half), mode="bilinear", align_corners=False)
         kept.append(SoftLabels.of(logits.softmax(1).cpu()))
-        progress(min(first + _BATCH, len(pictures)))
+        progress(min(first + _BATCH, len(images)))
     return SoftLabels.join(kept)
 
 
@@ -424,7 +424,7 @@ def _prediction(logits: torch.Tensor, size: tuple[int, int], square: int | None)
 
 
 def _agreed(members: torch.Tensor, size: tuple[int, int], square: int | None) -> Prediction:
-    # Probabilities [m, k, h, w], brought to the picture's size one member at a time.
+    # Probabilities [m, k, h, w], brought to the image's size one member at a time.
     resized = (unboxed(one[None], size, square) for one in members)
     labels, shares, disagreement = (found.cpu() for found in verdict(resized))
     doubt = disagreement / max(1e-9, math.log(min(members.shape[:2])))

@@ -1,4 +1,4 @@
-"""auto-shot: heads are fitted to what seeds draw, students learn what is drawn, pictures are inverted once."""
+"""auto-shot: heads are fitted to what seeds draw, students learn what is drawn, images are inverted once."""
 
 from types import SimpleNamespace
 
@@ -35,7 +35,7 @@ def generator():
 
 
 def drawn(generator, seeds) -> Shots:
-    """Pictures of these seeds, whose brighter half is a part."""
+    """Images of these seeds, whose brighter half is a part."""
     images = as_bytes(generator.synthesize(generator.sample(seeds))[0])
     gray = images.mean(3)
     labels = (gray > np.median(gray, (1, 2), keepdims=True)).astype(np.uint8)
@@ -53,7 +53,7 @@ def test_both_rows_learn_from_what_was_drawn(road, generator, monkeypatch):
     rows = kshot({"auto_shot": road.auto_shot, "few_shot": road.few_shot}, shots, test, [1, 3], [0])
     assert [(row.method, row.k) for row in rows] == [(m, k) for k in (1, 3) for m in ("auto_shot", "few_shot")]
     assert all(0 < row.score.miou <= 1 for row in rows)
-    # The head has learnt what it was shown, on features that need no inversion.
+    # The head has learned what it was shown, on features that need no inversion.
     seen = road.teacher(shots).predict(shots.images, latents_of_names(generator, shots))
     assert np.mean([(a.labels == b).mean() for a, b in zip(seen, shots.labels, strict=True)]) > 0.9
     monkeypatch.setattr("partshot.tasks.distill.run_loop", lambda *_, **__: pytest.fail("trained again"))
@@ -71,7 +71,7 @@ def test_an_ensemble_leaves_out_what_its_members_disagree_on(road, generator, tm
     maps = scipy_entropy(members.mean(0), axis=1) - scipy_entropy(members, axis=2).mean(0)
     scores = np.sort(maps.reshape(12, -1), axis=1)[:, -103:].mean(1)
     certain = sorted(np.argsort(scores)[:9])
-    # Pictures are drawn in bf16 where the machine has it, so that scores that lie close may change places.
+    # Images are drawn in bf16 where the machine has it, so that scores that lie close may change places.
     left = teacher.draw(range(50, 62), doubted=0.25)
     kept = [everything.names.index(name) for name in left.names]
     assert len(kept) == 9 and kept == sorted(kept) and len(set(kept) & set(certain)) >= 8
@@ -89,13 +89,13 @@ def test_an_ensemble_leaves_out_what_its_members_disagree_on(road, generator, tm
 def test_a_second_opinion_counts_as_much_as_the_heads(road, generator):
     teacher, seeds = road.teacher(drawn(generator, [3, 4])), [50, 51, 52]
     alone = teacher.draw(seeds)
-    pictures = list(alone.images)
+    given = list(alone.images)
     latents = generator.sample(seeds)
-    head = np.stack([one.probabilities for one in teacher.predict(pictures, latents)])
+    head = np.stack([one.probabilities for one in teacher.predict(given, latents)])
 
     class Contrary:
         def predict(self, images):
-            assert all(np.array_equal(a, b) for a, b in zip(images, pictures, strict=True))
+            assert all(np.array_equal(a, b) for a, b in zip(images, given, strict=True))
             return [SimpleNamespace(probabilities=1 - shares) for shares in head]
 
     class Sure:
@@ -137,7 +137,7 @@ def test_a_first_student_helps_to_label_and_leaves_its_weights(road, generator, 
     road.student(shots)
 
 
-def test_a_picture_is_inverted_once(road, generator, monkeypatch):
+def test_a_image_is_inverted_once(road, generator, monkeypatch):
     seen, plain = [], StyleGAN.invert
     monkeypatch.setattr(StyleGAN, "invert", lambda self, images: seen.append(len(images)) or plain(self, images))
     images = drawn(generator, [1, 2, 3]).images
@@ -146,10 +146,10 @@ def test_a_picture_is_inverted_once(road, generator, monkeypatch):
     assert torch.equal(whole.ws.flip(0), again.ws)
 
 
-def test_pictures_of_elsewhere_are_inverted_and_of_other_seeds_refused(road, generator, tmp_path):
+def test_images_of_elsewhere_are_inverted_and_of_other_seeds_refused(road, generator, tmp_path):
     shots = drawn(generator, [3, 4])
     foreign = Shots(shots.images, shots.labels, ("000003", "000005"), PARTS)
-    with pytest.raises(BadArtifact, match="'000005' is not the picture that its latent draws"):
+    with pytest.raises(BadArtifact, match="'000005' is not the image that its latent draws"):
         road.teacher(foreign)
     named = Shots(shots.images, shots.labels, ("a", "b"), PARTS)
     other = AutoShot(tmp_path, generator, road.recipe, road.fit, own=False, quiet=True)
@@ -171,7 +171,7 @@ def test_names_tell_seed_and_truncation(generator):
     for names in (("photo", "000004"), ("000003-psix", "000004")):
         with pytest.raises(BadArtifact, match="tells no seed"):
             latents_of_names(generator, Shots(images, labels, names, PARTS))
-    with pytest.raises(BadArtifact, match="'000003' is not the picture"):
+    with pytest.raises(BadArtifact, match="'000003' is not the image"):
         latents_of_names(generator, Shots(images, labels, ("000003", "000004"), PARTS))
 
 
@@ -180,7 +180,7 @@ def test_the_embedded_faces_are_what_their_seeds_draw():
     assert len(shots) == 10 and generator.size == 64
     assert all(len(np.unique(labels)) >= 8 for labels in shots.labels)
     assert len(np.unique(np.stack(shots.labels))) == len(shots.parts) == 10
-    # The mean face is labelled first; the others are drawn as they come.
+    # The mean face is labeled first; the others are drawn as they come.
     latents, mean = latents_of_names(generator, shots), generator.generator.mapping.w_avg
     torch.testing.assert_close(latents.ws[0], mean.expand_as(latents.ws[0]))
     torch.testing.assert_close(latents.ws[1:], generator.sample([int(name) for name in shots.names[1:]]).ws)

@@ -20,10 +20,10 @@ def shots():
 
 @pytest.fixture
 def contest(tmp_path):
-    pictures = np.stack(toy_shots("faces", 32, 4, seed=1).images)
+    images = np.stack(toy_shots("faces", 32, 4, seed=1).images)
     recipe = PRESETS["default"].changed(size=32, kimg=0.032)
     fit = FIT_PRESETS["fast"].changed(images=8)
-    return Contest(tmp_path, pictures, open_representation("pixels+position"), recipe, "linear", fit, quiet=True)
+    return Contest(tmp_path, images, open_representation("pixels+position"), recipe, "linear", fit, quiet=True)
 
 
 def test_every_row_answers_with_labels(contest, shots, monkeypatch):
@@ -47,7 +47,7 @@ def test_an_unheard_teacher_leaves_the_mean_teacher(contest, shots, monkeypatch)
 def test_a_table_may_show_some_rows_with_a_teacher_of_its_own(contest, shots):
     taught = []
     recipe = contest.recipe.changed(consistency=contest.recipe.consistency.changed(teacher=0))
-    given = (contest.folder, contest.pictures, contest.representation, recipe)
+    given = (contest.folder, contest.images, contest.representation, recipe)
     other = Contest(*given, fit=contest.fit, quiet=True, teach=lambda shots: taught.append(1) or contest.teacher(shots))
     assert list(other.methods("forest", "student")) == ["student", "forest"]
     # A recipe that hears no teacher has none fitted.

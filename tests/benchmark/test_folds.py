@@ -1,4 +1,4 @@
-"""folds: the model that is best on a fifth of the pictures is scored on the others, from files to files."""
+"""folds: the model that is best on a fifth of the images is scored on the others, from files to files."""
 
 import json
 
@@ -16,7 +16,7 @@ PARTS = PartSet.of("background", "bright")
 
 @pytest.fixture
 def pack(tmp_path):
-    """Five pictures; "good" is wrong in the first, "bad" right in the first alone."""
+    """Five images; "good" is wrong in the first, "bad" right in the first alone."""
     for folder in ("images", "masks", "models/bad", "models/good"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "classes.json").write_text(json.dumps(PARTS.to_dict()))
@@ -37,7 +37,7 @@ def test_each_fold_chooses_and_the_rest_is_scored(pack):
     assert [fold.score.miou for fold in found.folds] == pytest.approx([0.0, *[0.6] * 4])
     saved = json.loads((pack / "out" / "folds.json").read_text())
     assert saved["miou"] == pytest.approx(0.48) and saved["miou_std"] == pytest.approx(0.24)
-    assert saved["pictures"] == 5 and [fold["validation"] for fold in saved["folds"]] == [[name] for name in "abcde"]
+    assert saved["images"] == 5 and [fold["validation"] for fold in saved["folds"]] == [[name] for name in "abcde"]
     assert saved["folds"][0]["candidates"] == {"bad": 1.0, "good": 0.0}
 
 
@@ -52,6 +52,6 @@ def test_what_cannot_be_folded_is_refused(pack):
     with pytest.raises(BadArtifact, match="did you mean its snapshots/"):
         folds(pack / "run", pack / "images", pack / "masks", pack / "out")
     (pack / "masks" / "e.png").unlink()
-    with pytest.raises(BadLabels, match="4 pictures cannot make 5 folds"):
+    with pytest.raises(BadLabels, match="4 images cannot make 5 folds"):
         folds(pack / "models", pack / "images", pack / "masks", pack / "out")
     assert not (pack / "out").exists()

@@ -155,7 +155,7 @@ def test_rows_of_every_table(name, folder, tmp_path):
 def test_a_field_hides_what_is_measured_on(folder, tmp_path):
     field = open_field(str(folder), tmp_path)
     assert field.pool.names == tuple(f"{i:05d}" for i in range(6)) and field.test.names == ("00006", "00007")
-    assert len(field.pictures(32)) == 6
+    assert len(field.images(32)) == 6
     assert field.draws == {1: {0: ("00002",), 1: ("00003",)}}
 
 
@@ -202,15 +202,15 @@ def test_splits_that_cannot_be(tmp_path, split, reason):
         open_field(str(pack), tmp_path)
 
 
-def test_pictures_without_a_mask_may_lie_among_the_others(tmp_path):
+def test_images_without_a_mask_may_lie_among_the_others(tmp_path):
     pack = write_toy("cars", 9, 32, tmp_path / "cars")
     for i in (1, 2):
         (pack / "masks" / f"0000{i}.png").unlink()
     field = open_field(str(pack), tmp_path)
-    assert len(field.pool) + len(field.test) == 7 and len(field.pictures(32)) == 9 - len(field.test)
+    assert len(field.pool) + len(field.test) == 7 and len(field.images(32)) == 9 - len(field.test)
 
 
-def test_plain_pictures_are_the_packs_own_and_those_that_lie_apart(tmp_path):
+def test_plain_images_are_the_packs_own_and_those_that_lie_apart(tmp_path):
     """What is measured on is not among them, and the pack's own come first where there are too many."""
     pack = write_toy("cars", 8, 32, tmp_path / "cars")
     write_toy("horses", 20, 32, tmp_path / "others")
@@ -219,23 +219,23 @@ def test_plain_pictures_are_the_packs_own_and_those_that_lie_apart(tmp_path):
     names = [path.name for path in list_images(field.plain)]
     assert len([name for name in names if name.startswith("train-")]) == 8 - len(field.test) == len(field.near)
     assert not {f"train-{name}.png" for name in field.test.names} & set(names) and len(names) == 6 + 20
-    assert np.array_equal(field.pictures(32)[0], field.pool.images[0]) and len(field.pictures(32)) == 26
+    assert np.array_equal(field.images(32)[0], field.pool.images[0]) and len(field.images(32)) == 26
     assert open_field(str(pack), tmp_path / "elsewhere").fingerprint == field.fingerprint
-    # Another split hides other pictures, also in the same place.
+    # Another split hides other images, also in the same place.
     split = {"train": ["00000", "00001"], "val": ["00002", "00003"]}
     (pack / "split.json").write_text(json.dumps(split))
     names = [path.name for path in list_images(open_field(str(pack), tmp_path / "work").plain)]
     assert len(names) == 6 + 20 and not {"train-00002.png", "train-00003.png"} & set(names)
 
 
-def test_only_so_many_pictures_are_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr("partshot.benchmark.datasets.MOST_PICTURES", 10)
+def test_only_so_many_images_are_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr("partshot.benchmark.datasets.MOST_IMAGES", 10)
     pack = write_toy("cars", 8, 32, tmp_path / "cars")
     write_toy("horses", 20, 32, tmp_path / "others")
     (tmp_path / "others" / "images").rename(pack / "unlabeled")
-    pictures = open_field(str(pack), tmp_path / "work").pictures(32)
+    images = open_field(str(pack), tmp_path / "work").images(32)
     others = load_shots(tmp_path / "others", pack / "unlabeled").images
-    assert len(pictures) == 10 and np.array_equal(pictures[6:], np.stack(others[::5]))
+    assert len(images) == 10 and np.array_equal(images[6:], np.stack(others[::5]))
 
 
 def test_a_student_that_starts_from_an_encoder(folder, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from partshot.nets import stylegan1, stylegan2
 from partshot.nets.resnet import ResNetTrunk
 from partshot.nets.stylegan import Shape
 from partshot.ops.hypercolumn import project, stack
-from partshot.ops.images import as_pictures
+from partshot.ops.images import as_images
 from partshot.parts import PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import open_representation, rebuild, reduced_on, tensors_of
@@ -45,7 +45,7 @@ def opened(tmp_path_factory):
     Artifact("representation", {"net": "resnet18"}, tensors).save(folder / "resnet")
     nets = {"stylegan1": stylegan1.Generator, "stylegan2": stylegan2.Generator}
     found = {name: drawing(folder / name, net) for name, net in nets.items()}
-    found["reduced"] = reduced_on(open_representation("random[4-8]+position"), pictures())
+    found["reduced"] = reduced_on(open_representation("random[4-8]+position"), some_images())
 
     def get(name):
         if name == "encoder" and not is_here(FULL_NAMES[name]):
@@ -72,12 +72,12 @@ def drawing(folder, net):
     return load_stylegan(folder, recipe=InvertRecipe(steps=3))
 
 
-def pictures_for(name):
-    """A generator's maps have its own size, whatever the pictures'."""
-    return pictures(height=SIZE) if name.startswith("stylegan") else pictures()
+def images_for(name):
+    """A generator's maps have its own size, whatever the images'."""
+    return some_images(height=SIZE) if name.startswith("stylegan") else some_images()
 
 
-def pictures(count=2, height=64, width=SIZE):
+def some_images(count=2, height=64, width=SIZE):
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
@@ -89,7 +89,7 @@ def make_pyramid(batch=2):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_representations(name, opened):
-    assert laws.representation_laws(opened(name), pictures_for(name)) == []
+    assert laws.representation_laws(opened(name), images_for(name)) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,7 +99,7 @@ def test_representations_survive_saving(name, opened, tmp_path):
     # An artifact has a kind of its own on its card; what a representation says of itself lies beside it.
     second = rebuild(first.card(), Artifact.load(folder).tensors)
     assert second.spec == first.spec
-    given = pictures_for(name)
+    given = images_for(name)
     pairs = zip(first.features(given).maps, second.features(given).maps, strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -111,11 +111,11 @@ def test_heads(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_lazy_is_materialised(name, opened):
-    pyramid = opened(name).features(pictures())
+def test_lazy_is_materialized(name, opened):
+    pyramid = opened(name).features(some_images())
     scale = max(float(m.abs().max()) for m in pyramid.maps)
     unit = Pyramid(tuple(m / scale for m in pyramid.maps), pyramid.image_size)
-    assert laws.lazy_is_materialised(project, stack, unit) == []
+    assert laws.lazy_is_materialized(project, stack, unit) == []
 
 
 def test_ignored_pixels():
@@ -128,7 +128,7 @@ RECIPE = FitHead(epochs=50, batch=4, lr=0.03, standardize=True, augment=AUGMENTS
 
 
 def faces(count=3, size=SIZE):
-    """Gray pictures with two white eyes and a red nose: only where an eye is tells which one it is."""
+    """Gray images with two white eyes and a red nose: only where an eye is tells which one it is."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size]
     images, labels = [], []
@@ -157,7 +157,7 @@ def fitting(head):
 def predictor(head, representation):
     def predict(images):
         with torch.no_grad():
-            return list(head(representation.features(as_pictures(np.stack(images)))).numpy())
+            return list(head(representation.features(as_images(np.stack(images)))).numpy())
 
     return predict
 
@@ -238,11 +238,11 @@ class Broken(Pixels):
         ("thawed", "is not frozen"),
         ("counts", "reading changed 'seen'"),
         ("wrong spec", "the spec says"),
-        ("in place", "reading changed the pictures"),
+        ("in place", "reading changed the images"),
     ],
 )
 def test_broken_representations_are_found(how, complaint):
-    assert any(complaint in line for line in laws.representation_laws(Broken(how), pictures()))
+    assert any(complaint in line for line in laws.representation_laws(Broken(how), some_images()))
 
 
 def test_broken_heads_are_found():
@@ -289,7 +289,7 @@ def test_broken_fits_are_found():
     left[1, :, :16] = 1
     assert laws.mirror_law(lambda images: [left for _ in images], shots.images, PARTS)
     assert laws.saved_is_the_same(unlike(shots), lambda images: [left for _ in images], shots.images)
-    assert laws.lazy_is_materialised(lambda p, w: project(p, w) + 1e-3, stack, make_pyramid())
+    assert laws.lazy_is_materialized(lambda p, w: project(p, w) + 1e-3, stack, make_pyramid())
     assert laws.devices_agree(lambda device: [torch.full((2,), float(len(str(device))))], "cpu", "meta") == [
         "output 0: cpu and meta lie 0.33 apart"
     ]

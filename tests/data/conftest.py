@@ -24,6 +24,6 @@ def write_raw_png():
 
 @pytest.fixture
 def photo() -> np.ndarray:
-    """A smooth picture, 24 rows by 40 columns, whose corners all differ."""
+    """A smooth image, 24 rows by 40 columns, whose corners all differ."""
     y, x = np.mgrid[0:24, 0:40]
     return np.stack([x * 6, y * 10, 255 - x * 3 - y * 5], axis=-1).astype(np.uint8)

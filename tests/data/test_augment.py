@@ -1,4 +1,4 @@
-"""Augmentation moves pictures and labels as one, swaps sides in the mirror, and draws all chance from one generator."""
+"""Augmentation moves images and labels as one, swaps sides in the mirror, and draws all chance from one generator."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def seeded(seed=0):
 
 
 def painted(labels):
-    """Pictures whose colors say the labels: id -> one of the corners of the color cube."""
+    """Images whose colors say the labels: id -> one of the corners of the color cube."""
     bits = torch.stack([(labels >> bit) & 1 for bit in range(3)], 1)
     return bits.float() * 2 - 1
 
@@ -50,7 +50,7 @@ def test_none_is_the_identity():
 
 @pytest.mark.parametrize("name", PLACES)
 @pytest.mark.parametrize("size", [(64, 64), (48, 80)])
-def test_picture_and_labels_move_together(name, size):
+def test_image_and_labels_move_together(name, size):
     labels = quarters(8, *size)
     images, ids = augment(painted(labels), labels, PLACES[name], seeded(), [0, 1, 2, 3])
     inside = ids != 255
@@ -69,7 +69,7 @@ def test_soft_labels_move_with_them_and_are_zero_outside():
     assert scores.sum(1).min() == 0 and (ids[scores.sum(1) == 0] == 255).all()
 
 
-def test_a_mirror_turns_the_picture_and_swaps_its_sides():
+def test_a_mirror_turns_the_image_and_swaps_its_sides():
     labels = quarters(64, 8, 8)
     labels[:, 0, 0] = 255
     images, ids = augment(painted(labels.clamp(max=3)), labels, STILL.changed(flip=True), seeded(), SWAP)
@@ -86,12 +86,12 @@ def test_what_comes_from_outside_is_ignored():
     labels = torch.ones(16, 32, 32, dtype=torch.long)
     _, ids = augment(painted(labels), labels, STILL.changed(shift=0.5), seeded(), [0, 1])
     assert set(ids.unique().tolist()) == {1, 255}
-    # Shifts up to half a side leave at least a quarter of the picture, and 9/16 on average.
+    # Shifts up to half a side leave at least a quarter of the image, and 9/16 on average.
     share = (ids == 1).float().mean((1, 2))
     assert share.min() > 0.24 and 0.35 < share.mean() < 0.8
 
 
-def test_ignored_pixels_stay_ignored_and_pictures_need_no_labels():
+def test_ignored_pixels_stay_ignored_and_images_need_no_labels():
     labels = torch.full((2, 32, 32), 255)
     images, ids = augment(torch.zeros(2, 3, 32, 32), labels, PRESETS["strong"], seeded(), [0, 1])
     assert (ids == 255).all()
@@ -122,7 +122,7 @@ def test_extreme_colors_stay_in_range():
     assert torch.isfinite(out).all() and out.min() >= -1 and out.max() <= 1
 
 
-def test_gray_pictures_have_equal_channels():
+def test_gray_images_have_equal_channels():
     images = torch.rand(4, 3, 16, 16, generator=seeded()) * 2 - 1
     out = recolor(images, STILL.changed(color=0.5, gray=1), seeded())
     torch.testing.assert_close(out[:, 0], out[:, 2], atol=1e-4, rtol=0)
@@ -133,14 +133,14 @@ def test_cutout_hides_one_rectangle_in_one_color():
     out = recolor(torch.zeros(32, 3, 32, 32), STILL.changed(cutout=0.5), seeded())
     hidden = out[:, 0] != 0
     assert 0 < hidden.float().mean() < 0.25
-    for picture, mask in zip(out, hidden, strict=True):
+    for image, mask in zip(out, hidden, strict=True):
         if mask.any():
             rows, cols = mask.any(1).sum(), mask.any(0).sum()
             assert mask.sum() == rows * cols and rows <= 17 and cols <= 17
-            assert picture[:, mask].std(1).max() < 1e-6
+            assert image[:, mask].std(1).max() < 1e-6
 
 
-def test_borrowed_colors_are_the_other_pictures():
+def test_borrowed_colors_are_the_other_images():
     mine, others = torch.rand(64, 3, 16, 16, generator=seeded()) - 0.5, torch.full((64, 3, 16, 16), 0.25)
     assert torch.equal(borrow_colors(mine, others, 0.0, seeded()), mine)
     some = borrow_colors(mine, others, 0.5, seeded())

@@ -132,7 +132,7 @@ def test_exif_orientation_is_applied_once(tmp_path, photo, suffix, value, undo):
     assert turned_by_exif(path) == (value >= 5)
 
 
-def test_damaged_exif_leaves_the_picture_as_stored(tmp_path, photo):
+def test_damaged_exif_leaves_the_image_as_stored(tmp_path, photo):
     Image.fromarray(photo).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f", quality=95)
     assert read_image(tmp_path / "a.jpg").shape == photo.shape
 
@@ -145,7 +145,7 @@ def test_an_animation_gives_its_first_frame_and_says_so_once(tmp_path, suffix):
     with pytest.warns(UserWarning, match=rf"a\.{suffix}: holds several frames") as said:
         image = read_image(path)
     assert len(said) == 1 and (image == np.uint8([255, 0, 0])).all()
-    with pytest.warns(UserWarning, match=rf"2 pictures hold several frames.*a\.{suffix}") as said:
+    with pytest.warns(UserWarning, match=rf"2 images hold several frames.*a\.{suffix}") as said:
         read_stack([path, path], 8)
     assert len(said) == 1
 
@@ -170,13 +170,13 @@ def test_decompression_bombs_are_refused_with_a_cure(tmp_path, monkeypatch):
 
 def test_missing_empty_and_foreign_files_are_bad_images(tmp_path):
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not a image")
     (tmp_path / "drawing.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
     for name, reason in {
         "gone.jpg": "no such file",
         "empty.jpg": r"empty \(0 bytes\)",
-        "text.png": "no known picture format",
-        "drawing.jpg": "no known picture format",
+        "text.png": "no known image format",
+        "drawing.jpg": "no known image format",
     }.items():
         with pytest.raises(BadImage, match=rf"{name}: .*{reason}"):
             read_image(tmp_path / name)
@@ -212,7 +212,7 @@ def test_list_images_sorts_and_passes_other_files_over(tmp_path):
 def test_list_images_refuses_missing_and_empty_folders_and_twins(tmp_path):
     with pytest.raises(BadImage, match="nowhere: no such folder"):
         list_images(tmp_path / "nowhere")
-    with pytest.raises(BadImage, match="holds no picture"):
+    with pytest.raises(BadImage, match="holds no image"):
         list_images(tmp_path)
     (tmp_path / "cat.jpg").touch()
     (tmp_path / "cat.png").touch()
@@ -252,7 +252,7 @@ def test_read_stack_decodes_large_jpegs_small_with_nearly_the_same_result(tmp_pa
         assert np.abs(got.astype(int) - letterbox(whole, size)).mean() < 0.7
 
 
-def test_one_corrupt_picture_is_skipped_or_fatal_as_asked(tmp_path, photo):
+def test_one_corrupt_image_is_skipped_or_fatal_as_asked(tmp_path, photo):
     paths = [tmp_path / f"{i}.png" for i in range(5)]
     for i, path in enumerate(paths):
         Image.fromarray(photo // np.uint8(i + 1)).save(path)
@@ -265,7 +265,7 @@ def test_one_corrupt_picture_is_skipped_or_fatal_as_asked(tmp_path, photo):
     np.testing.assert_array_equal(stack.images, whole[[0, 2, 4]])
     with pytest.raises(BadImage, match=r"1\.png"):
         read_stack(paths, 8)
-    with pytest.raises(BadImage, match=r"none of 2 pictures can be read; first: .*1\.png"):
+    with pytest.raises(BadImage, match=r"none of 2 images can be read; first: .*1\.png"):
         read_stack([paths[1], paths[3]], 8, skip_corrupt=True)
 
 
@@ -291,7 +291,7 @@ def test_write_overlay_writes_both_formats_and_refuses_what_does_not_fit(tmp_pat
         read_image(write_overlay(tmp_path / "new" / "a.png", photo, labels, PARTS)), overlay(photo, labels, PARTS)
     )
     outlined = read_image(write_overlay(tmp_path / "a.jpg", photo, labels, PARTS))[8, 10].astype(int)
-    assert np.abs(outlined - PARTS.colors[2]).max() < 60  # halved colors would blend it with the picture
+    assert np.abs(outlined - PARTS.colors[2]).max() < 60  # halved colors would blend it with the image
     with pytest.raises(BadImage, match=r"a\.gif: overlays are written as"):
         write_overlay(tmp_path / "a.gif", photo, labels, PARTS)
     with pytest.raises(BadLabels, match="labels are 24x40 but their image is 40x24"):

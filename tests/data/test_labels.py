@@ -189,16 +189,16 @@ def test_a_full_disk_leaves_the_older_mask_and_no_half_file(tmp_path, monkeypatc
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.png"]
 
 
-def test_resized_labels_invent_no_ids_and_stay_on_their_picture():
+def test_resized_labels_invent_no_ids_and_stay_on_their_image():
     y, x = np.mgrid[0:60, 0:90]
     inside = ((y - 25) ** 2 + (x - 50) ** 2 < 400).astype(np.uint8)
     labels = inside * np.uint8(3)
     for size in (16, 33, 128):
         small = resize_labels(labels, size)
         assert small.shape == (size, size) and set(np.unique(small)) <= {0, 3}
-        picture = resize_image(np.repeat(inside[..., None] * np.uint8(255), 3, axis=-1), size)[..., 0]
-        sure = (picture < 60) | (picture > 195)
-        np.testing.assert_array_equal(small[sure] == 3, picture[sure] > 127)
+        image = resize_image(np.repeat(inside[..., None] * np.uint8(255), 3, axis=-1), size)[..., 0]
+        sure = (image < 60) | (image > 195)
+        np.testing.assert_array_equal(small[sure] == 3, image[sure] > 127)
 
 
 def test_count_ids():

@@ -57,7 +57,7 @@ def test_the_layouts_give_the_same_shots(tmp_path):
     check_pack(load_shots(beside))
     check_pack(load_shots(beside, beside))
 
-    others = tmp_path / "others"  # a folder of labelled pairs accompanies a folder of further pictures
+    others = tmp_path / "others"  # a folder of labeled pairs accompanies a folder of further images
     others.mkdir()
     Image.new("RGB", (8, 8)).save(others / "fox.jpg")
     check_pack(load_shots(beside, others))
@@ -68,30 +68,30 @@ def test_names_choose_and_order_the_shots(tmp_path):
     assert shots.names == ("eel", "cat") and shots.images[0].shape[0] == 14
 
 
-def test_unlabelled_pictures_are_welcome_in_a_folder_of_their_own(tmp_path):
+def test_unlabeled_images_are_welcome_in_a_folder_of_their_own(tmp_path):
     pack = write_pack(tmp_path)
     Image.new("RGB", (16, 16)).save(pack / "images" / "fox.png")
     assert len(load_shots(pack / "masks", pack / "images")) == 3
-    with pytest.raises(BadLabels, match=r"picture fox\.png has no mask in .*masks; label it, or move unlabelled"):
+    with pytest.raises(BadLabels, match=r"image fox\.png has no mask in .*masks; label it, or move unlabeled"):
         load_shots(pack)
 
 
 def test_a_missing_partner_is_named_with_the_nearest_stem(tmp_path):
     pack = write_pack(tmp_path)
     (pack / "images" / "cat.png").rename(pack / "images" / "cat_1.png")
-    with pytest.raises(BadLabels, match=r"mask cat\.png has no picture in .*images; nearest: cat_1\.png; add"):
+    with pytest.raises(BadLabels, match=r"mask cat\.png has no image in .*images; nearest: cat_1\.png; add"):
         load_shots(pack / "masks", pack / "images")
     with pytest.raises(BadLabels, match=r"'cat_1' has no mask in .*masks; nearest: cat\.png; add cat_1\.png"):
         load_shots(pack / "masks", pack / "images", names=["cat_1"])
     (pack / "masks" / "cat.png").rename(pack / "masks" / "cat_2.png")
-    with pytest.raises(BadLabels, match=r"picture|mask"):
+    with pytest.raises(BadLabels, match=r"image|mask"):
         load_shots(pack)
     (pack / "masks" / "cat_2.png").unlink()
-    with pytest.raises(BadLabels, match=r"picture cat_1\.png has no mask"):
+    with pytest.raises(BadLabels, match=r"image cat_1\.png has no mask"):
         load_shots(pack)
 
 
-def test_two_pictures_of_one_stem_are_refused(tmp_path):
+def test_two_images_of_one_stem_are_refused(tmp_path):
     pack = write_pack(tmp_path)
     Image.new("RGB", (16, 12)).save(pack / "images" / "cat.jpg")
     with pytest.raises(BadImage, match=r"cat\.jpg and cat\.png share a name"):
@@ -104,7 +104,7 @@ def test_two_pictures_of_one_stem_are_refused(tmp_path):
         load_shots(beside)
 
 
-def test_other_masks_beside_the_pictures_can_be_left_out(tmp_path):
+def test_other_masks_beside_the_images_can_be_left_out(tmp_path):
     pack = write_pack(tmp_path / "pack")
     images = tmp_path / "images"
     images.mkdir()
@@ -124,11 +124,11 @@ def test_missing_and_empty_folders_are_refused(tmp_path):
         load_shots(tmp_path / "nowhere")
     with pytest.raises(BadLabels, match=r"empty: holds no mask \(\*\.png\)"):
         load_shots(tmp_path / "empty")
-    with pytest.raises(BadImage, match="empty: holds no picture"):
+    with pytest.raises(BadImage, match="empty: holds no image"):
         load_shots(pack / "masks", tmp_path / "empty")
     with pytest.raises(BadImage, match="nowhere: no such folder"):
         load_shots(pack / "masks", tmp_path / "nowhere")
-    with pytest.raises(BadLabels, match=r"mask cat\.png has no picture"):
+    with pytest.raises(BadLabels, match=r"mask cat\.png has no image"):
         load_shots(tmp_path / "pack" / "masks")
 
 
@@ -210,7 +210,7 @@ def test_parts_come_from_the_argument_then_classes_json_then_the_masks(tmp_path)
     given = PartSet.of("ground", "a", "b", "c")
     assert load_shots(pack, parts=given).parts == given
     nearer = PartSet.of("background", "front", "back")
-    (pack / "masks" / "classes.json").write_text(json.dumps({**nearer.to_dict(), "licence": "none"}))
+    (pack / "masks" / "classes.json").write_text(json.dumps({**nearer.to_dict(), "license": "none"}))
     assert load_shots(pack).parts == nearer
     (pack / "masks" / "classes.json").write_text("{")
     with pytest.raises(BadParts, match=r"classes\.json: not JSON"):
@@ -250,7 +250,7 @@ def test_draws_of_a_seed_are_nested_and_seeds_differ(ten):
     assert len({ten.draw(5, seed=seed).names for seed in range(8)}) == 8
 
 
-def test_a_draw_keeps_pictures_masks_and_names_together(ten):
+def test_a_draw_keeps_images_masks_and_names_together(ten):
     draw = ten.draw(4, seed=0)
     assert len(draw) == 4 and draw.parts is ten.parts
     for name, image, labels in zip(draw.names, draw.images, draw.labels, strict=True):

@@ -1,4 +1,4 @@
-"""Which way things face is told from many pictures, and never claimed of a few."""
+"""Which way things face is told from many images, and never claimed of a few."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def faces():
 
 
 def arrows(count, right=1.0):
-    """Bright bars on noise, on the right half of the picture for a share of them, else on the left."""
+    """Bright bars on noise, on the right half of the image for a share of them, else on the left."""
     rng = np.random.default_rng(0)
     images = rng.integers(60, 190, (count, 32, 32, 3)).astype(np.uint8)
     for image in images:
@@ -34,7 +34,7 @@ def test_drawn_faces_and_horses_may_be_mirrored(faces):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 10])
-def test_few_pictures_of_anything_are_not_one_sided(faces, count):
+def test_few_images_of_anything_are_not_one_sided(faces, count):
     assert not any(one_sided(faces[first : first + count]) for first in range(0, 50, count))
 
 
@@ -45,7 +45,7 @@ def test_a_mirror_changes_nothing(faces):
     assert asymmetry(both) == 0 and not one_sided(both)
 
 
-def test_the_pictures_stay_as_they_are(faces):
+def test_the_images_stay_as_they_are(faces):
     before = faces.copy()
     one_sided(faces)
     assert np.array_equal(faces, before)

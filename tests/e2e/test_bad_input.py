@@ -26,7 +26,7 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture
 def toy(drawn, tmp_path):
-    """Four faces, two of them labelled."""
+    """Four faces, two of them labeled."""
     shutil.copytree(drawn, tmp_path / "toy")
     for i in (2, 3):
         (tmp_path / "toy" / "masks" / f"0000{i}.png").unlink()
@@ -83,9 +83,9 @@ def without_masks(toy):
         mask.unlink()
 
 
-def without_pictures(toy):
-    for picture in (toy / "images").iterdir():
-        picture.unlink()
+def without_images(toy):
+    for image in (toy / "images").iterdir():
+        image.unlink()
 
 
 def torn_mask(toy):
@@ -98,8 +98,8 @@ def empty_mask(toy):
 
 
 def torn_shot(toy):
-    picture = toy / "images" / "00001.png"
-    picture.write_bytes(picture.read_bytes()[:80])
+    image = toy / "images" / "00001.png"
+    image.write_bytes(image.read_bytes()[:80])
 
 
 def empty_shot(toy):
@@ -123,9 +123,9 @@ SPOILED = {
     smaller: ("mask 00001.png is 32x20 but its image is 32x32", "export it at the image's size"),
     stranger: ("mask 00001.png holds id 77 (2 px)", "correct the mask or add the part to classes.json"),
     in_colors: ("mask 00001.png is RGB", "use --rgb-masks"),
-    without_partner: ("mask 00001.png has no picture", "add the picture or remove the mask"),
+    without_partner: ("mask 00001.png has no image", "add the image or remove the mask"),
     without_masks: ("masks: holds no mask", "put STEM.png there"),
-    without_pictures: ("images: holds no picture", "give a folder that does"),
+    without_images: ("images: holds no image", "give a folder that does"),
     torn_mask: ("mask 00001.png cannot be read", "export it again"),
     empty_mask: ("mask 00001.png is empty (0 bytes)", "export it again"),
     torn_shot: ("00001.png: cannot be read", "replace it or delete it"),
@@ -138,7 +138,7 @@ SPOILED = {
 
 @pytest.mark.parametrize("spoil", SPOILED, ids=lambda spoil: spoil.__name__)
 @pytest.mark.parametrize("line", [RUN, FIT, DISTILL], ids=["run", "fit", "distill"])
-def test_bad_pictures_and_masks(toy, tmp_path, line, spoil):
+def test_bad_images_and_masks(toy, tmp_path, line, spoil):
     spoil(toy)
     refused(line, *SPOILED[spoil], toy=toy, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -109,7 +109,7 @@ def test_the_published_widths_and_initial_weights(classes, widths):
     assert not torch.equal(head.weights[0][0], head.weights[0][1])
 
 
-def test_gradients_of_whole_pictures_reach_every_weight():
+def test_gradients_of_whole_images_reach_every_weight():
     head, pyramid = lived(Ensemble(CHANNELS, 6)), make_pyramid(1)
     ids = torch.zeros(1, 32, 40, dtype=torch.long)
     F.cross_entropy(head(pyramid), ids).backward()

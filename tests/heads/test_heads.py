@@ -1,4 +1,4 @@
-"""Heads against the same heads written down on the materialised hypercolumn."""
+"""Heads against the same heads written down on the materialized hypercolumn."""
 
 import pytest
 import torch
@@ -125,9 +125,9 @@ def test_cnn_l_is_regans():
 def test_reach_says_exactly_how_far_a_head_looks(make, reach):
     head = make((2,), 3)
     assert head.reach == reach
-    pictures = torch.zeros(1, 2, 1, 71, requires_grad=True)
-    head(Pyramid((pictures,), (1, 71)))[0, :, 0, 35].sum().backward()
-    seen = pictures.grad[0].abs().sum((0, 1)).nonzero()[:, 0]
+    images = torch.zeros(1, 2, 1, 71, requires_grad=True)
+    head(Pyramid((images,), (1, 71)))[0, :, 0, 35].sum().backward()
+    seen = images.grad[0].abs().sum((0, 1)).nonzero()[:, 0]
     assert (int(seen.min()), int(seen.max())) == (35 - reach, 35 + reach)
 
 

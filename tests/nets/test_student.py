@@ -1,4 +1,4 @@
-"""Students: logits of the picture's size for every name, and the nearest name for a wrong one."""
+"""Students: logits of the image's size for every name, and the nearest name for a wrong one."""
 
 import pytest
 import torch
@@ -16,14 +16,14 @@ def parameters(net):
 @pytest.mark.parametrize(
     "name", ["swift", "regan-unet", "unet-resnet18", "fpn-mobilenet_v2", "deeplabv3plus-resnet18", "linknet-resnet18"]
 )
-def test_logits_have_the_pictures_size(name):
+def test_logits_have_the_images_size(name):
     net = build_student(name, 5).eval()
     with torch.no_grad():
         logits = net(torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE))
     assert logits.shape == (1, 5, 64, 64) and logits.dtype == torch.float32
 
 
-def test_swift_is_small_and_takes_oblong_pictures():
+def test_swift_is_small_and_takes_oblong_images():
     net = build_student("swift", 10).eval()
     assert parameters(net) < 2_000_000
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_swift_knows_where_a_pixel_is_and_all_its_weights_learn():
 
 
 def test_pixels_keep_their_places_through_the_fold():
-    # A net that is trained to repeat the picture must tell neighbouring pixels apart.
+    # A net that is trained to repeat the image must tell neighboring pixels apart.
     torch.manual_seed(0)
     net = build_student("swift", 2)
     images = torch.rand(2, 3, 32, 32).round() * 2 - 1

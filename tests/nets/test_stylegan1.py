@@ -56,7 +56,7 @@ def test_adain_by_its_definition():
 
 @pytest.mark.parametrize("images", [1, 2])
 def test_adain_has_its_definitions_gradient_in_any_layout(images):
-    """For a single picture torch's own instance norm has not, where the layouts of maps and gradients differ."""
+    """For a single image torch's own instance norm has not, where the layouts of maps and gradients differ."""
     torch.manual_seed(0)
     scale, shift = torch.randn(images, 4), torch.randn(images, 4)
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -87,7 +87,7 @@ def test_the_mapping_is_the_papers(generator):
 
 
 def plainly(state, ws, noise, resolution):
-    """The synthesis by names of weights, one published operation after the other: picture, styled and raw maps."""
+    """The synthesis by names of weights, one published operation after the other: image, styled and raw maps."""
 
     def conv(x, name, gain=2.0):
         weight = state[f"{name}.weight"]
@@ -196,7 +196,7 @@ def test_names_are_those_of_the_converted_checkpoints(generator):
     assert state["synthesis.blocks.16x16.conv0_up.weight"].shape == (4, 8, 3, 3)
 
 
-def test_growing_begins_as_the_picture_enlarged():
+def test_growing_begins_as_the_image_enlarged():
     generator = make(exits=(8,))
     ws = latents(generator)
     with torch.no_grad():

@@ -32,7 +32,7 @@ def noise_of(generator, count, seed=2):
 
 @pytest.mark.parametrize("up", [False, True])
 def test_demodulation_by_its_definition(up):
-    """Weights scaled per picture and normalised per output, one convolution each (section 2.2, equations 1 and 3)."""
+    """Weights scaled per image and normalized per output, one convolution each (section 2.2, equations 1 and 3)."""
     torch.manual_seed(0)
     x, weight, styles = torch.randn(3, 5, 6, 6), torch.randn(4, 5, 3, 3), torch.randn(3, 5)
     ours = modulated_conv(x, weight, styles, up=up)
@@ -52,7 +52,7 @@ def test_without_demodulation_only_styles_scale():
     torch.testing.assert_close(modulated_conv(x, weight, styles, demodulate=False), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_mapping_normalises_and_truncates(generator):
+def test_the_mapping_normalizes_and_truncates(generator):
     z = torch.randn(4, 8)
     w = generator.mapping(z)
     torch.testing.assert_close(generator.mapping(z * 7), w)
@@ -98,7 +98,7 @@ def test_levels_are_those_that_regan_taps(generator):
 
 
 def test_raw_results_are_the_convolutions(generator):
-    """Before noise, bias and activation, of weights scaled and normalised picture by picture."""
+    """Before noise, bias and activation, of weights scaled and normalized image by image."""
     ws, noise = latents(generator), noise_of(generator, 3)
     for name, parameter in generator.synthesis.named_parameters():
         if name.endswith(("noise_strength", "conv0.bias", "conv1.bias")):
@@ -145,7 +145,7 @@ def test_names_are_the_official_ones(generator):
     assert "b8.fromrgb.weight" not in critic and "b16.skip.bias" not in critic
 
 
-def test_growing_begins_as_the_picture_enlarged(generator):
+def test_growing_begins_as_the_image_enlarged(generator):
     ws = latents(generator)
     with torch.no_grad():
         coarse, maps = generator.synthesis(ws, resolution=8)

@@ -77,7 +77,7 @@ def test_votes_are_counted_and_the_lowest_id_wins_a_tie(members):
     assert np.array_equal(vote(torch.from_numpy(labels), 4), expected)
 
 
-def test_a_pictures_score_is_the_mean_of_its_highest_tenth():
+def test_a_images_score_is_the_mean_of_its_highest_tenth():
     rng = torch.Generator().manual_seed(0)
     maps = torch.rand(3, 7, 9, generator=rng)
     expected = [np.sort(one.numpy().ravel())[-7:].mean() for one in maps]

@@ -22,15 +22,15 @@ def smooth_net() -> nn.Module:
 
 
 def test_r1_is_the_squared_gradient_by_finite_differences():
-    net, pictures = smooth_net(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
-    step, slopes = 1e-5, torch.zeros_like(pictures)
+    net, images = smooth_net(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    step, slopes = 1e-5, torch.zeros_like(images)
     with torch.no_grad():
-        for i in range(pictures[0].numel()):
-            moved = torch.zeros_like(pictures).flatten(1)
+        for i in range(images[0].numel()):
+            moved = torch.zeros_like(images).flatten(1)
             moved[:, i] = step
-            moved = moved.view_as(pictures)
-            slopes.flatten(1)[:, i] = ((net(pictures + moved) - net(pictures - moved)) / (2 * step))[:, 0]
-    asked = pictures.clone().requires_grad_()
+            moved = moved.view_as(images)
+            slopes.flatten(1)[:, i] = ((net(images + moved) - net(images - moved)) / (2 * step))[:, 0]
+    asked = images.clone().requires_grad_()
     penalty = r1_penalty(net(asked)[:, 0], asked, gamma=3.0)
     torch.testing.assert_close(penalty.double(), 1.5 * slopes.square().sum((1, 2, 3)).mean(), rtol=1e-5, atol=0)
     penalty.backward()

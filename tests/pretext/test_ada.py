@@ -15,7 +15,7 @@ SAME = torch.eye(4)[None, :3]
 
 @pytest.fixture
 def images():
-    """Smooth pictures in [-.8, .8], so that ways to interpolate agree."""
+    """Smooth images in [-.8, .8], so that ways to interpolate agree."""
     coarse = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
     return torch.nn.functional.interpolate(coarse, size=48, mode="bicubic", align_corners=False).clamp(-0.9, 0.9)
 

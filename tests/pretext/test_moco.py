@@ -33,7 +33,7 @@ TINY = PRESETS["small-folder"].changed(size=32, view=1.0, batch=8, queue=16, gro
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     """Blobs of color on colored ground, so that there is something to tell apart."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (64, 4, 4, 3), dtype=np.uint8)
@@ -52,9 +52,9 @@ def unit(rows, dim, seed):
     return F.normalize(torch.randn(rows, dim, generator=rng(seed)), dim=1)
 
 
-def begun(pictures, recipe):
-    """A game that has other pictures' keys in its queues, or it would learn nothing."""
-    game = MoCo(pictures, recipe)
+def begun(images, recipe):
+    """A game that has other images' keys in its queues, or it would learn nothing."""
+    game = MoCo(images, recipe)
     for name in ("queue", "dense_queue"):
         game.modules[name].push(unit(8, recipe.dim, 3))
     return game
@@ -91,15 +91,15 @@ def test_a_collapsed_encoder_finds_nothing():
 
 
 def embedded(game, side, view, spots):
-    """Pictures and spots as one side of the game embeds them, whole batches at a time."""
+    """Images and spots as one side of the game embeds them, whole batches at a time."""
     nets = {name: game.modules[side + name] for name in ("trunk", "head", "dense_head")}
     levels = nets["trunk"](normalized(view))
     pair = nets["head"](levels[-1].mean((2, 3))), nets["dense_head"](at_spots(levels[-2:], spots))
     return tuple(F.normalize(x, dim=1) for x in pair)
 
 
-def test_the_game_adds_both_terms_and_queues_its_keys(pictures):
-    game = begun(pictures, TINY.changed(groups=1, dense=0.3))
+def test_the_game_adds_both_terms_and_queues_its_keys(images):
+    game = begun(images, TINY.changed(groups=1, dense=0.3))
     views = views_of(game)
     with torch.no_grad():
         for net in ("key_trunk", "key_head", "key_dense_head"):  # so that a key is not mistaken for a query
@@ -123,18 +123,18 @@ def test_the_game_adds_both_terms_and_queues_its_keys(pictures):
 
 
 def spots_by_hand(queries, keys, others, at, near, temperature):
-    """InfoNCE one spot at a time, in float64, with the spots of its own picture that are not near, and all others."""
+    """InfoNCE one spot at a time, in float64, with the spots of its own image that are not near, and all others."""
     losses = []
-    for picture in range(len(at)):
-        for i, query in enumerate(queries[picture].double()):
-            far = [j for j in range(at.shape[1]) if j != i and (at[picture, i] - at[picture, j]).norm() >= 2 * near]
-            strange = torch.cat([keys[picture, far], others]).double() @ query / temperature
-            own = keys[picture, i].double() @ query / temperature
+    for image in range(len(at)):
+        for i, query in enumerate(queries[image].double()):
+            far = [j for j in range(at.shape[1]) if j != i and (at[image, i] - at[image, j]).norm() >= 2 * near]
+            strange = torch.cat([keys[image, far], others]).double() @ query / temperature
+            own = keys[image, i].double() @ query / temperature
             losses.append(torch.logsumexp(torch.cat([own[None], strange]), 0) - own)
     return float(torch.stack(losses).mean())
 
 
-def test_spots_are_told_from_far_ones_of_their_picture_and_from_others():
+def test_spots_are_told_from_far_ones_of_their_image_and_from_others():
     queries, keys = (F.normalize(torch.randn(3, 5, 8, generator=rng(seed)), dim=2) for seed in (0, 1))
     # The first two lie nearer than .15 of a view, which is .3 of its coordinates.
     at = torch.tensor([[-0.5, 0.0], [-0.25, 0.0], [0.5, 0.0], [0.0, 0.9], [0.0, -0.9]]).expand(3, 5, 2)
@@ -146,8 +146,8 @@ def test_spots_are_told_from_far_ones_of_their_picture_and_from_others():
     assert spots_by_hand(queries, keys, others, at, 0.0, 0.1) > without_near + 1e-3
 
 
-def test_a_game_with_spots_for_strangers_queues_some_of_their_keys(pictures):
-    game = MoCo(pictures, TINY.changed(strangers="spots", dense=1))
+def test_a_game_with_spots_for_strangers_queues_some_of_their_keys(images):
+    game = MoCo(images, TINY.changed(strangers="spots", dense=1))
     assert len(game.modules["dense_queue"].places) == 4096
     losses = [float(game.loss(views_of(game)).detach())]
     game.finish(0.1)
@@ -182,16 +182,16 @@ def test_the_queue_holds_nothing_but_keys_and_gives_up_its_oldest_first(pushed):
         assert sorted(queue.keys[:, 0].tolist()) == sorted(real)
 
 
-def test_without_others_there_is_nothing_to_learn(pictures):
-    game = MoCo(pictures, TINY)
+def test_without_others_there_is_nothing_to_learn(images):
+    game = MoCo(images, TINY)
     loss = game.loss(views_of(game))
     loss.backward()
     assert loss == 0 and not any(p.grad.any() for p in game.modules["trunk"].parameters())
     assert game.finish(0.1)["accuracy"] == 1
 
 
-def test_keys_get_no_gradient(pictures):
-    game = begun(pictures, TINY)
+def test_keys_get_no_gradient(images):
+    game = begun(images, TINY)
     followers = {name: net for name, net in game.modules.items() if name.startswith("key_")}
     assert {name.removeprefix("key_") for name in followers} == {"trunk", "head", "dense_head"}
     game.loss(views_of(game)).backward()
@@ -203,36 +203,36 @@ def test_keys_get_no_gradient(pictures):
     assert stepped == {id(p) for p in learning}
 
 
-def test_the_key_encoder_follows_by_its_momentum(pictures):
-    game = begun(pictures, TINY.changed(momentum=0.75, rate=3))
+def test_the_key_encoder_follows_by_its_momentum(images):
+    game = begun(images, TINY.changed(momentum=0.75, rate=3))
     query, key = game.modules["trunk"], game.modules["key_trunk"]
     assert all(torch.equal(a, b) for a, b in zip(query.parameters(), key.parameters(), strict=True))
     game.loss(views_of(game)).backward()
     game.optimizer.step()
-    learnt = {name: p.detach().clone() for name, p in query.named_parameters()}
+    learned = {name: p.detach().clone() for name, p in query.named_parameters()}
     old = {name: p.detach().clone() for name, p in key.named_parameters()}
     seen = key.bn1.running_mean.clone()
 
     game.finish(0.1)
 
-    assert (learnt["conv1.weight"] - old["conv1.weight"]).abs().max() > 1e-4
+    assert (learned["conv1.weight"] - old["conv1.weight"]).abs().max() > 1e-4
     for name, p in key.named_parameters():
-        torch.testing.assert_close(p, 0.75 * old[name] + 0.25 * learnt[name])
-    assert all(torch.equal(p, learnt[name]) for name, p in query.named_parameters())
+        torch.testing.assert_close(p, 0.75 * old[name] + 0.25 * learned[name])
+    assert all(torch.equal(p, learned[name]) for name, p in query.named_parameters())
     # Its statistics are its own batches'.
     assert torch.equal(key.bn1.running_mean, seen) and not torch.equal(seen, query.bn1.running_mean)
 
 
 class Watcher(nn.Module):
-    """A trunk whose levels show each picture's number, and how many came together."""
+    """A trunk whose levels show each image's number, and how many came together."""
 
     def __init__(self):
         super().__init__()
         self.together = []
 
-    def forward(self, pictures):
-        self.together.append([int(n) for n in pictures[:, 0, 0, 0]])
-        return pictures * 0, pictures[:, :1, :2, :2], pictures[:, :2, :1, :1]
+    def forward(self, images):
+        self.together.append([int(n) for n in images[:, 0, 0, 0]])
+        return images * 0, images[:, :1, :2, :2], images[:, :2, :1, :1]
 
 
 def test_keys_pass_in_other_company_than_queries_and_come_back_in_order():
@@ -254,13 +254,13 @@ def test_batch_statistics_are_a_groups_own():
             super().__init__()
             self.norm = nn.BatchNorm2d(3)
 
-        def forward(self, pictures):
-            return pictures, self.norm(pictures)
+        def forward(self, images):
+            return images, self.norm(images)
 
-    pictures = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    _, normed = in_groups(Normed(), pictures, 2, 2)
+    images = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    _, normed = in_groups(Normed(), images, 2, 2)
     for half in (slice(0, 3), slice(3, 6)):
-        own = pictures[half]
+        own = images[half]
         mean, var = own.mean((0, 2, 3), keepdim=True), own.var((0, 2, 3), unbiased=False, keepdim=True)
         torch.testing.assert_close(normed[half], (own - mean) / (var + 1e-5).sqrt(), atol=1e-5, rtol=0)
 
@@ -292,17 +292,17 @@ class Doll(nn.Module):
         self.first, self.norm = nn.Conv2d(3, 4, 5, stride=4), nn.BatchNorm2d(4)
         self.second, self.last = nn.Conv2d(4, 8, 3, stride=2), nn.BatchNorm2d(8)
 
-    def forward(self, pictures):
-        level = self.norm(self.first(pictures)).relu()
+    def forward(self, images):
+        level = self.norm(self.first(images)).relu()
         return level, self.last(self.second(level)).relu()
 
 
-def test_a_cut_run_ends_with_the_same_bits(pictures, tmp_path, monkeypatch):
+def test_a_cut_run_ends_with_the_same_bits(images, tmp_path, monkeypatch):
     monkeypatch.setattr("partshot.pretext.moco.ResNetTrunk", Doll)
-    whole, cut = MoCo(pictures, TINY), MoCo(pictures, TINY)
+    whole, cut = MoCo(images, TINY), MoCo(images, TINY)
     play(whole, tmp_path / "whole")
     # After the third of four steps: the queue of two batches has begun anew.
-    play(MoCo(pictures, TINY), tmp_path / "cut", stop_at=3)
+    play(MoCo(images, TINY), tmp_path / "cut", stop_at=3)
     play(cut, tmp_path / "cut")
     for name, module in whole.modules.items():
         for key, value in module.state_dict().items():
@@ -340,7 +340,7 @@ def test_the_queue_is_the_same_in_every_process(tmp_path):
 
 
 def found_again(game):
-    """Loss and accuracy among 64 pictures, both views seen by the encoder that learns."""
+    """Loss and accuracy among 64 images, both views seen by the encoder that learns."""
     views = game.batch(torch.Generator().manual_seed(99), 64)
     with torch.no_grad():
         q, k = (
@@ -351,8 +351,8 @@ def found_again(game):
     return float(F.cross_entropy(q @ k.T / 0.2, own)), float(((q @ k.T).argmax(1) == own).float().mean())
 
 
-def test_a_short_training_finds_more_pictures_again(pictures):
-    game = MoCo(pictures, TINY.changed(batch=16, rate=0.1, color=0.3, smallest=0.5))
+def test_a_short_training_finds_more_images_again(images):
+    game = MoCo(images, TINY.changed(batch=16, rate=0.1, color=0.3, smallest=0.5))
     loss, accuracy = found_again(game)
     for step in range(12):
         torch.manual_seed(step)
@@ -364,20 +364,20 @@ def test_a_short_training_finds_more_pictures_again(pictures):
     assert lower < loss and higher > accuracy
 
 
-def test_the_rate_falls_to_nothing(pictures):
-    game = MoCo(pictures, TINY.changed(rate=0.03))
+def test_the_rate_falls_to_nothing(images):
+    game = MoCo(images, TINY.changed(rate=0.03))
     for progress, share in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.0)):
         game.prepare(progress)
         assert game.optimizer.param_groups[0]["lr"] == pytest.approx(0.03 * 8 / 256 * share)
 
 
-def test_what_is_kept_has_torchvisions_names(pictures):
+def test_what_is_kept_has_torchvisions_names(images):
     names = set(torchvision.models.resnet18().state_dict())
-    assert set(MoCo(pictures, TINY).trained()) == {n for n in names if not n.startswith("fc.")}
+    assert set(MoCo(images, TINY).trained()) == {n for n in names if not n.startswith("fc.")}
 
 
-def test_initial_weights_follow_the_seed(pictures):
-    one, same, other = (MoCo(pictures, TINY, seed).trained()["conv1.weight"] for seed in (1, 1, 2))
+def test_initial_weights_follow_the_seed(images):
+    one, same, other = (MoCo(images, TINY, seed).trained()["conv1.weight"] for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
@@ -394,7 +394,7 @@ def test_every_preset_can_be_written_and_read(name, tmp_path):
     [
         ({"batch": 32}, "a queue of 16 keys holds no batch of 32; take a batch of 16 or less"),
         ({"strangers": "spots", "dense": 0}, "in the dense term alone, and dense is 0; set it above 0"),
-        ({"groups": 5}, "a batch of 8 makes no 5 groups of two pictures or more; take a batch of 10 or more"),
+        ({"groups": 5}, "a batch of 8 makes no 5 groups of two images or more; take a batch of 10 or more"),
         ({"batch": 1}, "batch' = 1"),
         ({"temperature": 0}, "temperature' = 0"),
         ({"momentum": 1}, "momentum' = 1"),
@@ -405,6 +405,6 @@ def test_settings_that_cannot_be_are_refused_with_the_cure(wrong, cure):
         TINY.changed(**wrong)
 
 
-def test_too_many_groups_for_a_devices_share_are_refused(pictures):
-    with pytest.raises(BadRecipe, match="3 pictures a device do not make 2 groups of two or more; raise the batch"):
-        MoCo(pictures, TINY).batch(torch.Generator(), 3)
+def test_too_many_groups_for_a_devices_share_are_refused(images):
+    with pytest.raises(BadRecipe, match="3 images a device do not make 2 groups of two or more; raise the batch"):
+        MoCo(images, TINY).batch(torch.Generator(), 3)

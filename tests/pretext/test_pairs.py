@@ -1,4 +1,4 @@
-"""What is shared by pretexts of two views: whose pictures come, what is read where, and the figure against collapse."""
+"""What is shared by pretexts of two views: whose images come, what is read where, and the figure against collapse."""
 
 import pytest
 import torch
@@ -22,14 +22,14 @@ def test_spots_are_read_from_every_map_at_their_place():
     torch.testing.assert_close(read[:, 1], torch.tensor([100.0, 175.0, 400.0]))
 
 
-def test_spots_come_picture_after_picture():
+def test_spots_come_image_after_image():
     flat = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 4, 4)
     read = at_spots((flat,), torch.zeros(3, 5, 2))
     assert read[:, 0].tolist() == [0.0] * 5 + [1.0] * 5 + [2.0] * 5
 
 
 @pytest.mark.parametrize("images", [8, 20])
-def test_a_batch_holds_each_picture_once_while_there_are_enough(images):
+def test_a_batch_holds_each_image_once_while_there_are_enough(images):
     gray = torch.arange(0, 160, 20, dtype=torch.uint8)
     marked = gray.view(8, 1, 1, 1).expand(8, 32, 32, 3)
 
@@ -41,7 +41,7 @@ def test_a_batch_holds_each_picture_once_while_there_are_enough(images):
         assert counts.sum() == images and counts.min() >= images // 8 and counts.max() <= -(-images // 8)
 
 
-def test_pictures_are_normalized_as_imagenets():
+def test_images_are_normalized_as_imagenets():
     middle = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
     shown = normalized(torch.cat([middle, torch.ones(1, 3, 1, 1)]))
     torch.testing.assert_close(shown[0].flatten(), torch.zeros(3))

@@ -18,7 +18,7 @@ TINY = PRESETS["small-folder"].changed(size=32, view=1.0, kimg=0.04, batch=8, wi
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     """Blobs of color on colored ground, so that there is something to agree on."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (10, 4, 4, 3), dtype=np.uint8)
@@ -30,8 +30,8 @@ def batch_of(game, seed=0):
 
 
 @pytest.mark.parametrize("dense", [0.0, 0.5])
-def test_a_short_training_lowers_the_loss_and_does_not_collapse(pictures, tmp_path, dense):
-    game = SimSiam(pictures, TINY.changed(dense=dense, rate=0.5))
+def test_a_short_training_lowers_the_loss_and_does_not_collapse(images, tmp_path, dense):
+    game = SimSiam(images, TINY.changed(dense=dense, rate=0.5))
     before = {name: tensor.clone() for name, tensor in game.trained().items()}
 
     run_loop(game, LoopRecipe(kimg=TINY.kimg, batch=8), tmp_path, "tiny", "f", journal_every=1, quiet=True)
@@ -43,8 +43,8 @@ def test_a_short_training_lowers_the_loss_and_does_not_collapse(pictures, tmp_pa
     assert not torch.equal(before["layer1.0.conv1.weight"], game.trained()["layer1.0.conv1.weight"])
 
 
-def test_the_loss_is_equation_one_with_stopped_gradients(pictures):
-    game = SimSiam(pictures, TINY.changed(dense=0))
+def test_the_loss_is_equation_one_with_stopped_gradients(images):
+    game = SimSiam(images, TINY.changed(dense=0))
     views = batch_of(game)
     nets = game.modules
     z1, z2 = (nets["projector"](nets["trunk"](normalized(v))[-1].mean((2, 3))) for v in (views.first, views.second))
@@ -60,8 +60,8 @@ def test_the_loss_is_equation_one_with_stopped_gradients(pictures):
     assert all(p.grad is None or not p.grad.any() for p in nets["trunk"].parameters())
 
 
-def test_the_dense_term_adds_its_weight(pictures):
-    plain, dense, denser = (SimSiam(pictures, TINY.changed(dense=weight)) for weight in (0, 0.5, 1.5))
+def test_the_dense_term_adds_its_weight(images):
+    plain, dense, denser = (SimSiam(images, TINY.changed(dense=weight)) for weight in (0, 0.5, 1.5))
     views = batch_of(plain)
     whole, half, more = (game.loss(views).item() for game in (plain, dense, denser))
     assert whole != half
@@ -69,8 +69,8 @@ def test_the_dense_term_adds_its_weight(pictures):
     assert not any(name.startswith("dense") for name in plain.modules)
 
 
-def test_the_predictors_keep_their_rate(pictures):
-    game = SimSiam(pictures, TINY)
+def test_the_predictors_keep_their_rate(images):
+    game = SimSiam(images, TINY)
     game.prepare(0.5)
     others, predictors = (group["lr"] for group in game.optimizer.param_groups)
     assert predictors == pytest.approx(0.05 * 8 / 256)
@@ -79,13 +79,13 @@ def test_the_predictors_keep_their_rate(pictures):
     assert counted == sum(p.numel() for m in game.modules.values() for p in m.parameters())
 
 
-def test_what_is_kept_has_torchvisions_names(pictures):
+def test_what_is_kept_has_torchvisions_names(images):
     names = set(torchvision.models.resnet18().state_dict())
-    assert set(SimSiam(pictures, TINY).trained()) == {n for n in names if not n.startswith("fc.")}
+    assert set(SimSiam(images, TINY).trained()) == {n for n in names if not n.startswith("fc.")}
 
 
-def test_initial_weights_follow_the_seed(pictures):
-    one, same, other = (SimSiam(pictures, TINY, seed).trained()["conv1.weight"] for seed in (1, 1, 2))
+def test_initial_weights_follow_the_seed(images):
+    one, same, other = (SimSiam(images, TINY, seed).trained()["conv1.weight"] for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 

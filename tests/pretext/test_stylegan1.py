@@ -16,7 +16,7 @@ TINY = PRESETS["small-folder"].changed(size=16, kimg=0.016, batch=4, grow=((8, 0
 
 
 @pytest.fixture
-def pictures():
+def images():
     return np.random.default_rng(0).integers(0, 256, (FEWEST, 16, 16, 3), dtype=np.uint8)
 
 
@@ -31,7 +31,7 @@ def test_the_catalog_names_it_with_its_own_presets():
 
 
 def test_growing_is_the_official_codes():
-    """600 thousand pictures of 8 px, then 600 while each size comes in and 600 of it alone, 25 million in all."""
+    """600 thousand images of 8 px, then 600 while each size comes in and 600 of it alone, 25 million in all."""
     row = PRESETS["stylegan1-paper"]
     assert [side for side, _ in row.grow] == [8, 16, 32, 64, 128, 256, 512]
     assert [until * row.kimg for _, until in row.grow] == pytest.approx([600 + 1200 * i for i in range(7)])
@@ -39,25 +39,25 @@ def test_growing_is_the_official_codes():
     assert row.kimg * FADE == pytest.approx(600, rel=0.3)
 
 
-def test_what_is_kept_is_the_published_network(pictures):
-    game = stylegan1(pictures, TINY)
+def test_what_is_kept_is_the_published_network(images):
+    game = stylegan1(images, TINY)
     assert [turn.name for turn in game.turns()] == ["critic", "r1", "generator"]
     assert any(".exits." in name for name in game.modules["generator"].state_dict())
     Generator(game.shape).load_state_dict(game.trained())
 
 
-def test_a_cut_run_ends_with_the_same_bits(pictures, tmp_path, monkeypatch):
-    whole, cut, start = (stylegan1(pictures, TINY) for _ in range(3))
+def test_a_cut_run_ends_with_the_same_bits(images, tmp_path, monkeypatch):
+    whole, cut, start = (stylegan1(images, TINY) for _ in range(3))
     play(whole, tmp_path / "whole")
     batches = iter([start.batch] * 3)
     with monkeypatch.context() as patch, pytest.raises(StopIteration):
-        patch.setattr(start, "batch", lambda rng, images: next(batches)(rng, images))
+        patch.setattr(start, "batch", lambda rng, count: next(batches)(rng, count))
         play(start, tmp_path / "cut")
     play(cut, tmp_path / "cut")
     generator, synthesis = whole.modules["generator"], whole.modules["generator"].synthesis
     for name, tensor in generator.state_dict().items():
         assert tensor.isfinite().all() and torch.equal(tensor, cut.modules["generator"].state_dict()[name])
-    # The exit of 8 px was trained while pictures had that size, the other afterwards.
-    before = stylegan1(pictures, TINY).modules["generator"].synthesis
+    # The exit of 8 px was trained while images had that size, the other afterwards.
+    before = stylegan1(images, TINY).modules["generator"].synthesis
     assert not torch.equal(before.exits["8"].weight, synthesis.exits["8"].weight)
     assert not torch.equal(before.torgb.weight, synthesis.torgb.weight)

@@ -19,7 +19,7 @@ both = pytest.mark.parametrize("net", ["small", "adain-small"])
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (FEWEST, 4, 4, 3), dtype=np.uint8)
     return np.kron(coarse, np.ones((1, 4, 4, 1), np.uint8))
@@ -43,11 +43,11 @@ def play(game, out, steps=None, seed=0):
         run_loop(game, recipe, out, "gan", "f", journal_every=4, quiet=True)
 
 
-def test_a_cut_run_ends_with_the_same_bits(pictures, tmp_path):
-    whole = StyleGAN2(pictures, TINY)
+def test_a_cut_run_ends_with_the_same_bits(images, tmp_path):
+    whole = StyleGAN2(images, TINY)
     play(whole, tmp_path / "whole")
-    play(StyleGAN2(pictures, TINY), tmp_path / "cut", steps=7)
-    cut = StyleGAN2(pictures, TINY)
+    play(StyleGAN2(images, TINY), tmp_path / "cut", steps=7)
+    cut = StyleGAN2(images, TINY)
     play(cut, tmp_path / "cut")
     for name, module in whole.modules.items():
         for key, value in module.state_dict().items():
@@ -64,8 +64,8 @@ def weights(module):
 
 @both
 @pytest.mark.parametrize("noise", [True, False])
-def test_noise_is_learnt_where_it_may_be(pictures, noise, net):
-    game = StyleGAN2(pictures, TINY.changed(noise=noise, net=net))
+def test_noise_is_learned_where_it_may_be(images, noise, net):
+    game = StyleGAN2(images, TINY.changed(noise=noise, net=net))
     game.prepare(0.9)
     batch = game.batch(torch.Generator().manual_seed(0), 8)
     for turn in game.turns():
@@ -81,8 +81,8 @@ def test_noise_is_learnt_where_it_may_be(pictures, noise, net):
 
 @both
 @pytest.mark.parametrize("p", [0.0, 0.6])
-def test_each_turn_trains_its_own(pictures, p, net):
-    game = StyleGAN2(pictures, TINY.changed(net=net))
+def test_each_turn_trains_its_own(images, p, net):
+    game = StyleGAN2(images, TINY.changed(net=net))
     game.modules["ada"].p.fill_(p)
     game.prepare(0.9)
     batch = game.batch(torch.Generator().manual_seed(0), 8)
@@ -101,8 +101,8 @@ def test_each_turn_trains_its_own(pictures, p, net):
 
 
 @both
-def test_growing_follows_the_recipe(pictures, net):
-    game = StyleGAN2(pictures, TINY.changed(grow=((4, 0.2), (8, 0.5)), net=net))
+def test_growing_follows_the_recipe(images, net):
+    game = StyleGAN2(images, TINY.changed(grow=((4, 0.2), (8, 0.5)), net=net))
     seen = []
     for progress in (0.0, 0.19, 0.2, 0.2 + FADE / 2, 0.4, 0.5, 0.5 + 2 * FADE):
         game.prepare(progress)
@@ -113,8 +113,8 @@ def test_growing_follows_the_recipe(pictures, net):
     assert game.samples(3).shape == (3, 8, 8, 3)
 
 
-def test_real_pictures_sharpen_as_the_last_block_comes_in(pictures):
-    game = StyleGAN2(pictures, TINY.changed(flip=False))
+def test_real_images_sharpen_as_the_last_block_comes_in(images):
+    game = StyleGAN2(images, TINY.changed(flip=False))
     found = {}
     for progress in (0.4, 0.5, 0.5 + FADE / 2, 0.9):
         game.prepare(progress)
@@ -140,24 +140,24 @@ def test_growing_that_cannot_be_is_refused(grow, said):
         TINY.changed(grow=grow)
 
 
-def test_the_average_forgets_by_pictures_seen(pictures):
-    game = StyleGAN2(pictures, TINY)
+def test_the_average_forgets_by_images_seen(images):
+    game = StyleGAN2(images, TINY)
     now, average = game.modules["generator"].synthesis.b4.const, game.modules["average"].synthesis.b4.const
     start = average.clone()
     now.data += 1
-    # Half-life 100 pictures from 2,000 seen on; a step is 8.
+    # Half-life 100 images from 2,000 seen on; a step is 8.
     game.recipe = TINY.changed(kimg=10.0)
     game.finish(0.9)
     torch.testing.assert_close(average - start, torch.full_like(start, 1 - 0.5 ** (8 / 100)))
 
 
 @both
-def test_a_trained_one_is_gone_on_with(pictures, net):
+def test_a_trained_one_is_gone_on_with(images, net):
     grown = TINY.changed(net=net)
-    first, further = StyleGAN2(pictures, grown, seed=1), grown.changed(grow=())
+    first, further = StyleGAN2(images, grown, seed=1), grown.changed(grow=())
     kept = first.trained()
     tensors = {f"generator.{k}": v for k, v in kept.items()} | first.judge()
-    game = StyleGAN2(pictures, further)
+    game = StyleGAN2(images, further)
     game.start_from(tensors)
     for name in ("generator", "average"):
         own = game.modules[name].state_dict()
@@ -175,29 +175,29 @@ def test_a_trained_one_is_gone_on_with(pictures, net):
     torch.testing.assert_close(left, torch.full_like(left, 0.5 ** (game.recipe.batch / 100)))
 
 
-def test_what_cannot_be_gone_on_with_is_refused(pictures):
-    first = StyleGAN2(pictures, TINY)
+def test_what_cannot_be_gone_on_with_is_refused(images):
+    first = StyleGAN2(images, TINY)
     tensors = {f"generator.{k}": v for k, v in first.trained().items()} | first.judge()
     with pytest.raises(BadRecipe, match="need not grow"):
-        StyleGAN2(pictures, TINY).start_from(tensors)
+        StyleGAN2(images, TINY).start_from(tensors)
     with pytest.raises(BadArtifact, match="the generator to start from"):
-        StyleGAN2(pictures, TINY.changed(size=8, grow=())).start_from(tensors)
+        StyleGAN2(images, TINY.changed(size=8, grow=())).start_from(tensors)
 
 
-def test_mirrored_pictures_only_where_asked(pictures):
-    plain = StyleGAN2(pictures, TINY.changed(flip=False, grow=()))
+def test_mirrored_images_only_where_asked(images):
+    plain = StyleGAN2(images, TINY.changed(flip=False, grow=()))
     plain.prepare(0.9)
     batch = plain.batch(torch.Generator().manual_seed(0), 32)
-    known = {p.tobytes() for p in pictures}
+    known = {p.tobytes() for p in images}
     back = ((batch + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     assert all(p.tobytes() in known for p in back)
-    mirrored = StyleGAN2(pictures, TINY.changed(grow=()))
+    mirrored = StyleGAN2(images, TINY.changed(grow=()))
     mirrored.prepare(0.9)
     batch = mirrored.batch(torch.Generator().manual_seed(0), 32)
     back = ((batch + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     assert 4 < sum(p.tobytes() in known for p in back) < 28
 
 
-def test_too_few_pictures_are_refused(pictures):
-    with pytest.raises(BadImage, match=f"{FEWEST - 1} pictures given; a StyleGAN learns from {FEWEST} or more"):
-        StyleGAN2(pictures[1:], TINY)
+def test_too_few_images_are_refused(images):
+    with pytest.raises(BadImage, match=f"{FEWEST - 1} images given; a StyleGAN learns from {FEWEST} or more"):
+        StyleGAN2(images[1:], TINY)

@@ -23,22 +23,22 @@ def rng(seed=0):
 
 @pytest.mark.parametrize("target", [8, 20, 32, 45])
 def test_resizing_is_torchs_antialiased_bilinear(target):
-    picture = torch.rand(2, 3, 20, 20, generator=rng())
+    image = torch.rand(2, 3, 20, 20, generator=rng())
     matrix = crop_matrix(torch.zeros(2), torch.ones(2), 20, target)
 
-    ours = matrix[:, None] @ picture @ matrix[:, None].transpose(2, 3)
+    ours = matrix[:, None] @ image @ matrix[:, None].transpose(2, 3)
 
-    theirs = F.interpolate(picture, size=target, mode="bilinear", antialias=True, align_corners=False)
+    theirs = F.interpolate(image, size=target, mode="bilinear", antialias=True, align_corners=False)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def test_enlarging_crops_and_mirrors_are_grid_samples():
-    picture = torch.rand(4, 3, 24, 24, generator=rng())
+    image = torch.rand(4, 3, 24, 24, generator=rng())
     crops = draw_crops(4, 0.2, rng(1))
     (x, y), (across, down) = crops.center.unbind(1), crops.half.unbind(1)
     rows, columns = crop_matrix(y, down, 24, 32), crop_matrix(x, across * crops.sign, 24, 32)
 
-    ours = rows[:, None] @ picture @ columns[:, None].transpose(2, 3)
+    ours = rows[:, None] @ image @ columns[:, None].transpose(2, 3)
 
     zero = torch.zeros(4)
     theta = torch.stack(
@@ -46,28 +46,28 @@ def test_enlarging_crops_and_mirrors_are_grid_samples():
         1,
     )
     grid = F.affine_grid(theta, [4, 3, 32, 32], align_corners=False)
-    theirs = F.grid_sample(picture, grid, padding_mode="border", align_corners=False)
+    theirs = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def test_blur_is_torchvisions_away_from_borders():
-    picture = torch.rand(1, 3, 32, 32, generator=rng())
+    image = torch.rand(1, 3, 32, 32, generator=rng())
     matrix = blur_matrix(torch.tensor([1.3]), 32)
 
-    ours = matrix @ picture[0] @ matrix[0].T
+    ours = matrix @ image[0] @ matrix[0].T
 
-    theirs = tv.gaussian_blur(picture, kernel_size=[15, 15], sigma=[1.3, 1.3])[0]
+    theirs = tv.gaussian_blur(image, kernel_size=[15, 15], sigma=[1.3, 1.3])[0]
     torch.testing.assert_close(ours[:, 8:-8, 8:-8], theirs[:, 8:-8, 8:-8], atol=1e-4, rtol=0)
 
 
 def test_brightness_saturation_and_gray_are_torchvisions():
-    picture = 0.2 + 0.4 * torch.rand(1, 3, 8, 8, generator=rng())
+    image = 0.2 + 0.4 * torch.rand(1, 3, 8, 8, generator=rng())
     for brightness, saturation in ((1.2, 1.0), (1.0, 1.3), (0.8, 0.0)):
         matrix = color_matrix(torch.tensor([brightness]), torch.tensor([saturation]), torch.zeros(1))
 
-        ours = torch.einsum("bij,bjhw->bihw", matrix, picture)
+        ours = torch.einsum("bij,bjhw->bihw", matrix, image)
 
-        theirs = tv.adjust_brightness(tv.adjust_saturation(picture, saturation), brightness)
+        theirs = tv.adjust_brightness(tv.adjust_saturation(image, saturation), brightness)
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=0)
 
 
@@ -99,13 +99,13 @@ def test_crops_with_nothing_in_common_are_moved_together():
 
 
 @pytest.mark.parametrize("size", [48, 96])
-def test_shared_spots_show_the_same_point_of_the_picture(size):
-    # A picture whose red and green are its own coordinates; without color changes, equal colors are equal places.
+def test_shared_spots_show_the_same_point_of_the_image(size):
+    # A image whose red and green are its own coordinates; without color changes, equal colors are equal places.
     ramp = torch.linspace(0, 255, 64).round().to(torch.uint8)
-    picture = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.zeros(64, 64).byte()], -1)
-    pictures = picture.expand(32, 64, 64, 3).contiguous()
+    image = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.zeros(64, 64).byte()], -1)
+    images = image.expand(32, 64, 64, 3).contiguous()
 
-    views = two_views(pictures, size, 0.2, 0.0, 5, rng(3))
+    views = two_views(images, size, 0.2, 0.0, 5, rng(3))
 
     seen = [
         F.grid_sample(view, spots[:, :, None], padding_mode="border", align_corners=False)[:, :, :, 0]
@@ -135,11 +135,11 @@ def test_spots_fill_what_is_shared():
 
 
 def test_views_depend_on_chance_alone_and_keep_their_range():
-    pictures = torch.randint(0, 256, (6, 40, 40, 3), generator=rng(), dtype=torch.uint8)
-    first, again = two_views(pictures, 32, 0.2, 1.0, 3, rng(7)), two_views(pictures, 32, 0.2, 1.0, 3, rng(7))
+    images = torch.randint(0, 256, (6, 40, 40, 3), generator=rng(), dtype=torch.uint8)
+    first, again = two_views(images, 32, 0.2, 1.0, 3, rng(7)), two_views(images, 32, 0.2, 1.0, 3, rng(7))
     for mine, theirs in zip(first, again, strict=True):
         assert torch.equal(mine, theirs)
-    other = two_views(pictures, 32, 0.2, 1.0, 3, rng(8))
+    other = two_views(images, 32, 0.2, 1.0, 3, rng(8))
     assert not torch.equal(first.first, other.first) and not torch.equal(first.first, first.second)
     assert first.first.shape == (6, 3, 32, 32) and first.first_spots.shape == (6, 9, 2)
     assert 0 <= first.first.min() and first.first.max() <= 1

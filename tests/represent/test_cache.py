@@ -35,7 +35,7 @@ def encoder():
     return random_resnet()
 
 
-def pictures(count=3, size=32, seed=0):
+def some_images(count=3, size=32, seed=0):
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
@@ -44,11 +44,11 @@ def same(a, b):
 
 
 def test_features_are_the_same_bits_fresh_from_disk_and_in_any_batch(encoder, tmp_path):
-    given, store = pictures(), Store(tmp_path / "one")
+    given, store = some_images(), Store(tmp_path / "one")
     fresh = Cached(encoder, store).features(given)
     assert (store.found, store.extracted) == (0, 3)
-    for i, picture in enumerate(given.split(1)):
-        maps = encoder.features(picture).maps
+    for i, image in enumerate(given.split(1)):
+        maps = encoder.features(image).maps
         assert all(torch.equal(m.half().float(), kept[i : i + 1]) for m, kept in zip(maps, fresh.maps, strict=True))
 
     assert same(Cached(encoder, store).features(given), fresh)
@@ -64,11 +64,11 @@ def test_features_are_the_same_bits_fresh_from_disk_and_in_any_batch(encoder, tm
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_the_laws_hold(encoder, tmp_path, wrapped):
     reads = cached(Positioned(encoder) if wrapped else encoder, Store(tmp_path))
-    assert laws.representation_laws(reads, pictures(2, 64)) == []
+    assert laws.representation_laws(reads, some_images(2, 64)) == []
 
 
 def test_what_is_read_otherwise_has_another_key(encoder, tmp_path):
-    store, given = Store(tmp_path), pictures(1)
+    store, given = Store(tmp_path), some_images(1)
     reads = Cached(encoder, store)
     plain = reads.features(given)
     with torch.autocast("cpu", torch.bfloat16):
@@ -84,7 +84,7 @@ def test_a_generator_keeps_what_it_inverted_by_the_recipe_of_the_inversion(tmp_p
     shape = Shape(resolution=16, z_dim=8, w_dim=8, mapping_layers=1, channel_base=64, channel_max=8)
     nets = Generator(shape), Critic(shape)
     few, more = (StyleGAN(*nets, recipe=InvertRecipe(steps=steps)) for steps in (2, 3))
-    given, store = pictures(2, 16), Store(tmp_path)
+    given, store = some_images(2, 16), Store(tmp_path)
     assert cached(few, store) is few
     first = few.features(given)
     again = cached(StyleGAN(*nets, recipe=InvertRecipe(steps=2)), store).features(given.flip(0))
@@ -100,7 +100,7 @@ def test_values_beyond_float16_are_kept_as_they_are(tmp_path):
             found = super().features(images)
             return type(found)(tuple(m * 1e6 for m in found.maps), found.image_size)
 
-    given, store = pictures(), Store(tmp_path)
+    given, store = some_images(), Store(tmp_path)
     for _ in range(2):
         assert same(Cached(Loud(), store).features(given), Loud().features(given))
     assert (store.found, store.extracted) == (3, 3)
@@ -117,7 +117,7 @@ def test_only_what_is_slower_than_a_disk_is_cached(encoder, tmp_path):
 def test_what_is_saved_knows_of_no_store(encoder, tmp_path):
     plain, reads = Positioned(encoder), cached(Positioned(encoder), Store(tmp_path / "store"))
     assert reads.spec == plain.spec
-    assert same(rebuild(reads.card(), tensors_of(reads)).features(pictures()), plain.features(pictures()))
+    assert same(rebuild(reads.card(), tensors_of(reads)).features(some_images()), plain.features(some_images()))
     shots = toy_shots("faces", 32, 2)
     fitted = Segmenter(reads, shots.parts, "linear", 32, FitHead(epochs=1)).fit(shots, quiet=True)
     loaded = Segmenter.load(fitted.save(tmp_path / "saved"))
@@ -210,7 +210,7 @@ def test_an_entry_larger_than_the_bound_is_not_kept(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "foreign"])
 def test_a_damaged_file_is_read_anew_and_healed(encoder, tmp_path, damage):
-    given = pictures(1)
+    given = some_images(1)
     fresh = Cached(encoder, Store(tmp_path)).features(given)
     (path,) = tmp_path.iterdir()
     blob = bytearray(path.read_bytes())
@@ -227,11 +227,11 @@ def test_a_place_that_cannot_be_written_is_told_once(encoder, tmp_path):
     (tmp_path / "file").write_text("in the way")
     reads = Cached(encoder, Store(tmp_path / "file" / "store"))
     with pytest.warns(UserWarning, match=f"is not kept .*{VARIABLE}"):
-        fresh = reads.features(pictures(1))
+        fresh = reads.features(some_images(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert same(reads.features(pictures(1)), fresh)
-        reads.features(pictures(1, seed=1))
+        assert same(reads.features(some_images(1)), fresh)
+        reads.features(some_images(1, seed=1))
     assert (reads.store.found, reads.store.extracted) == (0, 3)
 
 

@@ -77,7 +77,7 @@ def put(hub: Path, content: bytes, commit: str = COMMIT) -> Path:
     return blob
 
 
-def picture() -> torch.Tensor:
+def image() -> torch.Tensor:
     return torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
@@ -92,7 +92,7 @@ def test_what_lies_in_the_hubs_cache_opens_without_a_question(hub, no_network, n
     assert sha256 == blob.name and not net.training
     assert net.pretrained_cfg["mean"] == get_pretrained_cfg(NET).mean
     found = open_representation(name)
-    assert found.spec.name == name and found.features(picture()).maps[0].shape == (1, 64, 4, 6)
+    assert found.spec.name == name and found.features(image()).maps[0].shape == (1, 64, 4, 6)
 
 
 def test_names_combine_as_all_representations_do(hub, no_network):
@@ -295,8 +295,8 @@ def test_the_package_is_the_default_and_reads_as_published(hub, no_network):
     published = timm.create_model("tf_efficientnet_lite0").eval()
     published.load_state_dict(dict(zip(published.state_dict(), stored.values(), strict=True)))
     with torch.no_grad():
-        wanted = published.forward_intermediates(picture(), intermediates_only=True, output_fmt="NCHW")
-    found = open_representation("efficientnet-lite0").features(picture()).maps
+        wanted = published.forward_intermediates(image(), intermediates_only=True, output_fmt="NCHW")
+    found = open_representation("efficientnet-lite0").features(image()).maps
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 

@@ -1,4 +1,4 @@
-"""Inversion: pictures are found again, each as if it were alone, and the schedule and regularizer are the published."""
+"""Inversion: images are found again, each as if it were alone, and the schedule and regularizer are the published."""
 
 import math
 
@@ -34,7 +34,7 @@ def generator():
 
 
 @pytest.mark.parametrize(("net", "space"), [(Generator, "w"), (Generator, "w+"), (stylegan1.Generator, "w+")])
-def test_pictures_that_it_drew_are_found_again(net, space):
+def test_images_that_it_drew_are_found_again(net, space):
     generator = make(net)
     truth = generator.sample([10, 11, 12])
     images, pyramid = generator.synthesize(truth)
@@ -52,7 +52,7 @@ def test_pictures_that_it_drew_are_found_again(net, space):
         torch.testing.assert_close(maps.square().mean((2, 3)), torch.ones(3, 1), atol=1e-4, rtol=0)
 
 
-def test_pictures_do_not_know_of_their_neighbours(generator):
+def test_images_do_not_know_of_their_neighbors(generator):
     images, _ = generator.synthesize(generator.sample([1, 2, 3]))
     recipe, steps = InvertRecipe(steps=6, space="w+"), []
     together = invert(generator, images, generator.distance(), recipe, steps.append)
@@ -108,13 +108,13 @@ def test_the_rate_rises_and_falls_as_published():
     assert rate_at(1.0, recipe) == pytest.approx(0)
 
 
-def test_the_regularizer_tells_noise_from_pictures():
+def test_the_regularizer_tells_noise_from_images():
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(1, 1, 32, 32, generator=rng)
     smooth = F.interpolate(torch.randn(1, 1, 4, 4, generator=rng), size=32, mode="bilinear")
     smooth = (smooth - smooth.mean()) / smooth.std()
     assert noise_likeness([noise]) < 0.05 < 1 < noise_likeness([smooth])
-    # By hand: products of neighbours at 8 px alone.
+    # By hand: products of neighbors at 8 px alone.
     small = torch.randn(2, 1, 8, 8, generator=rng)
     expected = sum((one * one.roll(1, axis)).mean() ** 2 for one in small for axis in (1, 2))
     torch.testing.assert_close(noise_likeness([small]), expected)

@@ -16,7 +16,7 @@ from partshot.represent.resnet import ResNet, load_resnet, random_resnet
 from partshot.represent.several import Several
 
 
-def pictures(n=2, height=32, width=48, seed=0):
+def some_images(n=2, height=32, width=48, seed=0):
     return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
@@ -28,7 +28,7 @@ def save_trunk(folder, net="resnet18", **changes):
 def test_the_stem_is_read_at_stride_1():
     trunk = ResNetTrunk("resnet18")
     assert trunk.conv1.stride == (2, 2)
-    levels = ResNet(trunk, "trained").features(pictures(1, 64, 64)).maps
+    levels = ResNet(trunk, "trained").features(some_images(1, 64, 64)).maps
     assert [m.shape[2] for m in levels] == [32, 16, 8, 4]
 
 
@@ -41,7 +41,7 @@ def test_running_statistics_and_mode_do_not_move():
     representation = random_resnet()
     before = representation.trunk.bn1.running_mean.clone()
     representation.train()
-    representation.features(pictures())
+    representation.features(some_images())
     assert not representation.training and not representation.trunk.bn1.training
     assert torch.equal(representation.trunk.bn1.running_mean, before)
 
@@ -54,8 +54,8 @@ def test_random_weights_come_from_the_seed_alone():
     assert first.spec.fingerprint != random_resnet(seed=1).spec.fingerprint
 
 
-def test_calibrating_brings_the_users_pictures_to_unit_statistics():
-    dark = pictures(4, 32, 32) * 0.05 - 0.9
+def test_calibrating_brings_the_users_images_to_unit_statistics():
+    dark = some_images(4, 32, 32) * 0.05 - 0.9
     representation = random_resnet()
     seen = []
     for _ in range(2):
@@ -64,7 +64,7 @@ def test_calibrating_brings_the_users_pictures_to_unit_statistics():
         before = representation.spec.fingerprint
         representation.calibrate(dark)
     assert seen[0] > 0.5 and seen[1] < 1e-3
-    # The same pictures again change nothing, so the fingerprint stays as well.
+    # The same images again change nothing, so the fingerprint stays as well.
     assert representation.spec.fingerprint == before
 
 
@@ -74,9 +74,9 @@ def test_normalization_is_imagenets():
     torch.testing.assert_close(random_resnet()._prepared(gray)[0, :, 0, 0], expected)
 
 
-def test_small_pictures_are_refused_with_a_cure():
+def test_small_images_are_refused_with_a_cure():
     with pytest.raises(BadImage, match="use a size of 32 or more"):
-        random_resnet().features(pictures(1, 8, 40))
+        random_resnet().features(some_images(1, 8, 40))
 
 
 def test_a_trained_resnet_is_read_from_its_artifact(tmp_path):
@@ -89,7 +89,7 @@ def test_a_trained_resnet_is_read_from_its_artifact(tmp_path):
 
 def test_a_condensed_resnet_reads_the_principal_components_of_each_stage(tmp_path):
     whole = load_resnet(save_trunk(tmp_path / "trained"))
-    images = pictures(6, 32, 32)
+    images = some_images(6, 32, 32)
     found = ResNet(whole.trunk, "trained", 5).condense(images)
     assert found.spec.channels == (5, 5, 5, 5) and found.spec.strides == whole.spec.strides
     assert found.spec.fingerprint != whole.spec.fingerprint
@@ -107,7 +107,7 @@ def test_a_condensed_resnet_reads_the_principal_components_of_each_stage(tmp_pat
 
 def test_ranks_go_with_their_maps(tmp_path):
     whole = load_resnet(save_trunk(tmp_path / "trained"))
-    found = ResNet(whole.trunk, "trained", 3).condense(pictures(2, 32, 32))
+    found = ResNet(whole.trunk, "trained", 3).condense(some_images(2, 32, 32))
     assert whole.spec.proportional == (False,) * 4 and found.spec.proportional == (True,) * 4
     assert Positioned(found).spec.proportional == (False, True, True, True, True)
     assert Levels(found, 4, 8).spec.proportional == (True, True)
@@ -119,15 +119,15 @@ def test_ranks_go_with_their_maps(tmp_path):
 
 def test_a_condensed_resnet_is_saved_and_read_again(tmp_path):
     trunk = load_resnet(save_trunk(tmp_path / "trained")).trunk
-    found = ResNet(trunk, "moco", 3).condense(pictures(2, 32, 32))
+    found = ResNet(trunk, "moco", 3).condense(some_images(2, 32, 32))
     tensors = {name.removeprefix("trunk."): tensor.numpy() for name, tensor in found.state_dict().items()}
     card = {"net": "resnet18", "title": "moco", "components": 3}
     read = load_resnet(Artifact("representation", card, tensors).save(tmp_path / "condensed"))
     again = rebuild(read.card(), tensors_of(read))
-    expected = found.features(pictures(1, 32, 32)).maps
+    expected = found.features(some_images(1, 32, 32)).maps
     for other in (read, again):
         assert other.spec == found.spec
-        for a, b in zip(other.features(pictures(1, 32, 32)).maps, expected, strict=True):
+        for a, b in zip(other.features(some_images(1, 32, 32)).maps, expected, strict=True):
             assert torch.equal(a, b)
     with pytest.raises(BadArtifact, match=r"condensed\.[0-3]\.basis"):
         load_resnet(Artifact("representation", {**card, "components": 4}, tensors).save(tmp_path / "other"))
@@ -162,8 +162,8 @@ def test_weights_of_another_net_are_refused(tmp_path):
         load_resnet(Artifact("representation", {"net": "resnet18"}, tensors).save(tmp_path / "d"))
 
 
-def test_pixels_are_the_picture_and_its_block_means():
-    images = pictures(1, 16, 16)
+def test_pixels_are_the_image_and_its_block_means():
+    images = some_images(1, 16, 16)
     maps = Pixels().features(images).maps
     assert torch.equal(maps[0], images)
     torch.testing.assert_close(maps[2][0, :, 1, 2], images[0, :, 4:8, 8:12].mean(dim=(1, 2)))
@@ -181,7 +181,7 @@ def test_position_is_antisymmetric_in_a_mirror():
 
 def test_position_is_a_map_of_the_finest_size():
     plain, positioned = random_resnet(), Positioned(random_resnet())
-    maps = positioned.features(pictures()).maps
+    maps = positioned.features(some_images()).maps
     assert positioned.spec.channels == (5, *plain.spec.channels)
     assert maps[0].shape[2:] == maps[1].shape[2:]
     assert positioned.spec.fingerprint != plain.spec.fingerprint
@@ -192,7 +192,7 @@ def test_saved_and_rebuilt_features_are_bit_equal(name, tmp_path):
     first = open_representation(name, save_trunk(tmp_path / "trained") if name == "resnet" else None)
     second = rebuild(first.card(), tensors_of(first))
     assert second.spec == first.spec
-    for a, b in zip(first.features(pictures()).maps, second.features(pictures()).maps, strict=True):
+    for a, b in zip(first.features(some_images()).maps, second.features(some_images()).maps, strict=True):
         assert torch.equal(a, b)
 
 
@@ -218,22 +218,22 @@ def test_a_card_of_the_future_is_refused():
 
 
 def test_several_stand_side_by_side():
-    pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     both = open_representation("random,pixels")
-    maps, color = (open_representation(name).features(pictures).maps for name in ("random", "pixels"))
+    maps, color = (open_representation(name).features(images).maps for name in ("random", "pixels"))
     # Finest first: colors at 1, then both at 2, 4, 8 and 16, the first named before the second.
     expected = [color[0], *(level for pair in zip(maps, color[1:], strict=True) for level in pair)]
     assert both.spec.strides == (1, 2, 2, 4, 4, 8, 8, 16, 16)
-    assert all(torch.equal(a, b) for a, b in zip(both.features(pictures).maps, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(both.features(images).maps, expected, strict=True))
     assert both.spec.fingerprint != open_representation("pixels,random").spec.fingerprint
 
 
 def test_some_levels_alone():
-    pictures = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     some, whole = open_representation("random[4-8]+position"), open_representation("random")
     assert some.spec.strides == (4, 4, 8) and some.spec.channels == (5, 128, 256)[:1] + whole.spec.channels[1:3]
-    kept = some.features(pictures).maps[1:]
-    assert all(torch.equal(a, b) for a, b in zip(kept, whole.features(pictures).maps[1:3], strict=True))
+    kept = some.features(images).maps[1:]
+    assert all(torch.equal(a, b) for a, b in zip(kept, whole.features(images).maps[1:3], strict=True))
     assert some.spec.fingerprint != open_representation("random[4-16]+position").spec.fingerprint
 
 

@@ -55,7 +55,7 @@ def test_a_seed_alone_decides_pixels_and_features(generator):
         torch.testing.assert_close(one[0], whole[1], atol=1e-5, rtol=1e-5)
     again, _ = generator.synthesize(together)
     assert torch.equal(images, again)
-    # Without its noise it would be another picture.
+    # Without its noise it would be another image.
     quiet = Latents(together.ws, tuple(torch.zeros_like(n) for n in together.noise), together.generator)
     assert not torch.allclose(generator.synthesize(quiet)[0], images)
 
@@ -181,7 +181,7 @@ def test_saved_and_rebuilt_it_draws_the_same(generator, tmp_path):
         load_stylegan(tmp_path / "other")
 
 
-def test_any_pictures_can_be_read_by_inversion(generator):
+def test_any_images_can_be_read_by_inversion(generator):
     images = torch.rand(2, 3, 48, 40) * 2 - 1
     pyramid = generator.features(images)
     assert pyramid.image_size == (48, 40)

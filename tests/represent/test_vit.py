@@ -1,4 +1,4 @@
-"""timm's encoders: local weights only, any picture size, and no code run from a file."""
+"""timm's encoders: local weights only, any image size, and no code run from a file."""
 
 import pickle
 
@@ -24,19 +24,19 @@ def conv():
     return TimmEncoder(CONV, build_net(CONV))
 
 
-def pictures(height, width):
+def some_images(height, width):
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def test_a_transformer_is_read_at_four_blocks_and_any_size(vit):
     assert vit.spec.channels == (192,) * 4 and vit.spec.strides == (16,) * 4
-    assert [m.shape for m in vit.features(pictures(32, 80)).maps] == [(1, 192, 2, 5)] * 4
-    # 40 rows are no multiple of 16: they are brought to 32, so that the map still covers the whole picture.
-    assert vit.features(pictures(40, 80)).maps[0].shape == (1, 192, 2, 5)
+    assert [m.shape for m in vit.features(some_images(32, 80)).maps] == [(1, 192, 2, 5)] * 4
+    # 40 rows are no multiple of 16: they are brought to 32, so that the map still covers the whole image.
+    assert vit.features(some_images(40, 80)).maps[0].shape == (1, 192, 2, 5)
 
 
 def test_tokens_lie_where_their_patches_are(vit):
-    image = pictures(64, 64)
+    image = some_images(64, 64)
     changed = image.clone()
     changed[:, :, 48:, :16] = 1
     before, after = vit.features(image).maps[0], vit.features(changed).maps[0]
@@ -58,7 +58,7 @@ def test_class_and_register_tokens_are_no_part_of_a_map(name, patch, prefix):
     torch.manual_seed(0)
     found = TimmEncoder(name, build_net(name))
     assert found.net.num_prefix_tokens == prefix and found.spec.strides == (patch,) * 4
-    image = pictures(3 * patch, 5 * patch)
+    image = some_images(3 * patch, 5 * patch)
     changed = image.clone()
     changed[:, :, 2 * patch :, patch : 2 * patch] *= -1
 
@@ -68,18 +68,18 @@ def test_class_and_register_tokens_are_no_part_of_a_map(name, patch, prefix):
         assert one.shape[2:] == (3, 5)
         assert (one - other).norm(dim=1)[0].argmax() == 2 * 5 + 1
     # Patches of 14: 128 px are brought to 126, and the map covers all of the image.
-    assert found.features(pictures(128, 128)).maps[0].shape[2] == round(128 / patch)
+    assert found.features(some_images(128, 128)).maps[0].shape[2] == round(128 / patch)
 
 
 def test_a_convolutional_net_is_read_at_all_its_stages(conv):
-    levels = conv.features(pictures(64, 96)).maps
+    levels = conv.features(some_images(64, 96)).maps
     assert tuple(m.shape[1] for m in levels) == conv.spec.channels
     assert tuple(64 // m.shape[2] for m in levels) == conv.spec.strides == (2, 4, 8, 16, 32)
 
 
-def test_small_pictures_are_refused(vit):
+def test_small_images_are_refused(vit):
     with pytest.raises(BadImage, match="smaller than one pixel"):
-        vit.features(pictures(8, 8))
+        vit.features(some_images(8, 8))
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -121,6 +121,6 @@ def test_files_that_are_no_weights_are_refused(tmp_path, conv):
         timm_representation(f"{CONV}@{tmp_path / 'other.safetensors'}")
 
 
-def test_a_net_of_one_picture_size_is_refused():
+def test_a_net_of_one_image_size_is_refused():
     with pytest.raises(BadRecipe, match="any size"):
         TimmEncoder("hiera_tiny_224", build_net("hiera_tiny_224"))

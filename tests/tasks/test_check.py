@@ -53,7 +53,7 @@ def test_the_exported_student_is_scored_and_the_figures_are_written(pack, pixel_
     assert found.images == 2 and found.absent == ("hazy",) and 0 < found.error < 0.2
     told = json.loads((pack / "check.json").read_text())
     assert (told["miou"], told["error"], told["images"]) == (found.miou, found.error, 2)
-    assert dict(told["score"]["per_picture"])["b"] == 1 and len(told["student"]) == 64
+    assert dict(told["score"]["per_image"])["b"] == 1 and len(told["student"]) == 64
     assert {path.name for path in pack.iterdir()} == {
         *("images", "masks", "kept", "classes.json", "student.onnx", "check.json")
     }
@@ -76,10 +76,10 @@ def test_masks_may_lie_beside_their_images(pack):
 def test_what_is_wrong_is_told_with_its_cure(pack):
     kept, mask = pack / "kept", pack / "masks" / "a.png"
     shutil.copy(mask, kept / "e.png")
-    with pytest.raises(BadLabels, match=r"e.png: no picture 'e' in .*images; add the picture or remove the mask"):
+    with pytest.raises(BadLabels, match=r"e.png: no image 'e' in .*images; add the image or remove the mask"):
         pairs_of(pack)
     (kept / "e.png").rename(kept / "a.png")
-    with pytest.raises(BadLabels, match=r"a.png: its picture is labeled in .*masks, too.*remove one of the two"):
+    with pytest.raises(BadLabels, match=r"a.png: its image is labeled in .*masks, too.*remove one of the two"):
         pairs_of(pack)
     (kept / "a.png").rename(kept / "d.png")
     with pytest.raises(BadLabels, match="mask d.png is 12x8 but its image is 12x9"):
@@ -148,7 +148,7 @@ def test_a_run_measures_instead_of_estimating(toy, tmp_path, monkeypatch, pixel_
     assert trained == [(("00000", "00001"), 4)]
     assert [path.name for path in previewed] == [f"{i:05d}.bmp" for i in range(4)]
     told = json.loads((tmp_path / "check.json").read_text())
-    assert told["images"] == 2 and {name for name, _ in told["score"]["per_picture"]} == {"00002", "00003"}
+    assert told["images"] == 2 and {name for name, _ in told["score"]["per_image"]} == {"00002", "00003"}
     assert f"Measured mean IoU of the delivered student: {told['miou']:.2f} ± {told['error']:.2f}, on 2 images" in page
     assert "student on 2 check masks" in page and "<title>Parts of images" in page
     assert len(list((tmp_path / "masks").glob("*.png"))) == 4
@@ -156,11 +156,11 @@ def test_a_run_measures_instead_of_estimating(toy, tmp_path, monkeypatch, pixel_
 
 def test_a_dry_run_says_how_many_there_are(toy, tmp_path):
     plan = ran(toy, tmp_path / "out", dry_run=True)
-    assert "4 pictures, 2 of them labelled, 2 with a check mask" in str(plan) and not (tmp_path / "out").exists()
+    assert "4 images, 2 of them labeled, 2 with a check mask" in str(plan) and not (tmp_path / "out").exists()
     assert "check mask" not in str(plan.changed(checks=0))
 
 
 def test_a_bad_check_mask_stops_a_run_before_any_work(pack):
-    with pytest.raises(BadLabels, match="its picture is labeled in"):
+    with pytest.raises(BadLabels, match="its image is labeled in"):
         ran(pack, pack / "out", check_masks=pack / "masks")
     assert not (pack / "out").exists()

@@ -1,4 +1,4 @@
-"""demo: drawn pictures, one and ten labels, a table of methods, a report after each phase; a stopped one goes on."""
+"""demo: drawn images, one and ten labels, a table of methods, a report after each phase; a stopped one goes on."""
 
 import json
 
@@ -22,7 +22,7 @@ def made(tmp_path_factory):
 
 
 FEW = DemoRecipe(
-    pictures=6,
+    images=6,
     held_out=3,
     least=32,
     kimg=0.032,
@@ -51,13 +51,13 @@ def test_results_have_a_row_for_every_method_and_count(made):
             assert len(cell["per_part"]) == 10 and "hair" in cell["per_part"]
 
 
-def test_report_student_and_pictures_are_there(made):
+def test_report_student_and_images_are_there(made):
     page = (made / "report.html").read_text(encoding="utf-8")
     assert "forest" in page and "supervised" in page and "still being measured" not in page
     assert "student, k = 1<" in page and "student, k = 10<" in page  # both have training curves
     assert Shipped(made / "student.onnx").size == 32
     assert Image.open(made / "demo.png").width > 3 * 128
-    assert len(list((made / "pictures" / "images").iterdir())) == 24
+    assert len(list((made / "images" / "images").iterdir())) == 24
 
 
 def test_the_student_is_the_one_that_run_trains(made):
@@ -80,7 +80,7 @@ def test_a_first_report_is_there_before_training_begins(tmp_path, monkeypatch):
     assert set(json.loads((tmp_path / "results.json").read_text())) == {"head", "forest"}
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "still being measured: student, supervised, auto_shot, few_shot." in page
-    assert "From 10 labelled pictures the head reaches" in page
+    assert "From 10 labeled images the head reaches" in page
     assert Image.open(tmp_path / "demo.png").width > 3 * 128
 
 

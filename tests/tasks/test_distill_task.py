@@ -15,7 +15,7 @@ from partshot.nets.student import build_student, start_from
 from partshot.represent.choose import open_representation
 from partshot.segmenter import Segmenter, Student
 from partshot.tasks import distill as task
-from partshot.tasks.distill import distill, facing, teacher_size, unlabelled_stack
+from partshot.tasks.distill import distill, facing, teacher_size, unlabeled_stack
 from partshot.tasks.export import export
 from partshot.tasks.fit import fit
 from partshot.tasks.pretrain import pretrain
@@ -26,7 +26,7 @@ from partshot.train.fit_head import PRESETS as FIT_PRESETS
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """Six faces, one of them labelled."""
+    """Six faces, one of them labeled."""
     folder = write_toy("faces", 6, 32, tmp_path_factory.mktemp("toy"))
     for i in range(1, 6):
         (folder / "masks" / f"0000{i}.png").unlink()
@@ -172,17 +172,17 @@ def test_what_distill_was_told_as_out_can_be_exported(whole, tmp_path):
     assert not (tmp_path / "other.onnx").exists()
 
 
-def test_one_sided_pictures_switch_mirroring_off(monkeypatch):
-    recipe, pictures = PRESETS["default"], np.zeros((2, 32, 32, 3), np.uint8)
-    assert facing(recipe, pictures) == recipe
-    monkeypatch.setattr(task, "one_sided", lambda pictures: True)
-    assert facing(recipe, pictures) == recipe.one_sided()
+def test_one_sided_images_switch_mirroring_off(monkeypatch):
+    recipe, images = PRESETS["default"], np.zeros((2, 32, 32, 3), np.uint8)
+    assert facing(recipe, images) == recipe
+    monkeypatch.setattr(task, "one_sided", lambda images: True)
+    assert facing(recipe, images) == recipe.one_sided()
 
 
-def test_the_teacher_reads_half_size_and_masks_are_no_pictures(toy):
+def test_the_teacher_reads_half_size_and_masks_are_no_images(toy):
     recipe = PRESETS["default"]
     assert [teacher_size(recipe.changed(size=s)) for s in (32, 64, 128)] == [32, 32, 64]
-    assert unlabelled_stack(toy / "images", toy / "masks", 32).shape == (6, 32, 32, 3)
+    assert unlabeled_stack(toy / "images", toy / "masks", 32).shape == (6, 32, 32, 3)
 
 
 def test_a_teacher_that_misreads_its_own_shots_is_not_heard(toy, teacher, tmp_path, monkeypatch):
@@ -202,8 +202,8 @@ def test_snapshots_are_kept_on_the_way(toy, tmp_path):
     kept = sorted(path.name for path in (tmp_path / "snapshots").iterdir())
     assert kept == ["001.onnx", "002.onnx"]
     masks, student = Shipped(tmp_path / "snapshots" / "002.onnx"), Student.load(tmp_path / "student")
-    pictures = np.stack([np.asarray(Image.open(path)) for path in sorted((toy / "images").iterdir())])
-    assert (masks.predict(pictures)[0] == np.stack([p.labels for p in student.predict(list(pictures))])).mean() > 0.99
+    images = np.stack([np.asarray(Image.open(path)) for path in sorted((toy / "images").iterdir())])
+    assert (masks.predict(images)[0] == np.stack([p.labels for p in student.predict(list(images))])).mean() > 0.99
     with pytest.warns(UserWarning, match="is finished"):
         distilled(toy, tmp_path, snapshots=3, kimg=0.808)
 
@@ -214,7 +214,7 @@ def test_what_a_preset_needs_and_has_not_is_told(toy, tmp_path):
     few = tmp_path / "few"
     few.mkdir()
     (few / "00000.png").write_bytes((toy / "images" / "00000.png").read_bytes())
-    with pytest.warns(UserWarning, match="no pictures but the labelled ones"):
+    with pytest.warns(UserWarning, match="no images but the labeled ones"):
         distill(few, toy / "masks", tmp_path / "plain", size=32, kimg=0.016, quiet=True)
 
 

@@ -49,7 +49,7 @@ def broken(name: str, error: str, version: str = "1.0") -> dict[str, Finding]:
         ("odd", "stranger", NMS, "constraints"),
     ],
 )
-def test_recognises_the_pairs_of_torch_and_torchvision(torch, torchvision, error, said):
+def test_recognizes_the_pairs_of_torch_and_torchvision(torch, torchvision, error, said):
     advice = check_pair(torch, torchvision, error)
 
     assert re.search(said, advice) if said else advice == ""

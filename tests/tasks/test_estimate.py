@@ -30,7 +30,7 @@ class Knows:
 def test_each_fold_is_trained_without_what_it_predicts_for_a_share_of_the_horizon(tmp_path, monkeypatch):
     shots, trained = toy_shots("faces", 32, 5, seed=3), []
 
-    def train(kept, recipe, out, pictures, student, seed, quiet):
+    def train(kept, recipe, out, images, student, seed, quiet):
         trained.append((kept.names, recipe.kimg, student, seed))
         return Knows(shots, range(5))
 

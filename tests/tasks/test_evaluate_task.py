@@ -20,7 +20,7 @@ PARTS = PartSet.of("background", "bright", "never")
 
 @pytest.fixture
 def pack(tmp_path):
-    """Three pictures of three sizes whose part 1 is white, masks of two, and predictions with a mistake each."""
+    """Three images of three sizes whose part 1 is white, masks of two, and predictions with a mistake each."""
     for folder in ("images", "masks", "predicted"):
         (tmp_path / folder).mkdir()
     (tmp_path / "classes.json").write_text(json.dumps(PARTS.to_dict()))
@@ -65,22 +65,22 @@ def save_threshold(path, parts: PartSet):
 
 def test_a_folder_of_masks_is_scored_and_reported(pack):
     result = evaluate(pack / "predicted", pack / "images", pack / "masks", pack / "out")
-    # The part has 24 pixels in each picture, of which 1 and 2 are lost to the background; row 0 is ignored.
+    # The part has 24 pixels in each image, of which 1 and 2 are lost to the background; row 0 is ignored.
     assert result.per_part["bright"] == pytest.approx(45 / 48)
     background = 7 * 12 - 24 + 8 * 12 - 24
     assert result.per_part["background"] == pytest.approx(background / (background + 3))
     assert result.worst(1)[0][0] == "b" and result.absent == ("never",)
     saved = json.loads((pack / "out" / "results.json").read_text())
-    assert saved["miou"] == result.miou and saved["pictures"] == 2 and saved["parts"] == list(PARTS.names)
+    assert saved["miou"] == result.miou and saved["images"] == 2 and saved["parts"] == list(PARTS.names)
     page = (pack / "out" / "report.html").read_text()
-    assert "Worst pictures first" in page and "On 2 pictures with masks" in page and "nowhere: never" in page
+    assert "Worst images first" in page and "On 2 images with masks" in page and "nowhere: never" in page
     assert page.index("<h3>b<") < page.index("<h3>a<")
 
 
-def test_an_exported_network_is_scored_on_the_pictures_themselves(pack):
+def test_an_exported_network_is_scored_on_the_images_themselves(pack):
     model = save_threshold(pack / "student.onnx", PARTS)
     result = evaluate(model, pack / "images", pack / "masks", pack / "out")
-    assert result.miou_nan == 1.0 and len(result.per_picture) == 2
+    assert result.miou_nan == 1.0 and len(result.per_image) == 2
 
 
 def test_results_are_those_of_the_scores_themselves(pack):
@@ -94,7 +94,7 @@ def test_results_are_those_of_the_scores_themselves(pack):
 
 def test_a_missing_prediction_is_named(pack):
     (pack / "predicted" / "b.png").rename(pack / "predicted" / "bb.png")
-    with pytest.raises(BadLabels, match=r"predicted/b.png: no prediction for picture 'b'; did you mean 'bb.png'"):
+    with pytest.raises(BadLabels, match=r"predicted/b.png: no prediction for image 'b'; did you mean 'bb.png'"):
         evaluate(pack / "predicted", pack / "images", pack / "masks", pack / "out")
     assert not (pack / "out").exists()
 

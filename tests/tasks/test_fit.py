@@ -1,4 +1,4 @@
-"""fit: labelled pictures become a teacher on disk, with an honest estimate where there is more than one."""
+"""fit: labeled images become a teacher on disk, with an honest estimate where there is more than one."""
 
 import json
 import shutil
@@ -63,7 +63,7 @@ def test_an_ensemble_has_its_own_presets(toy, tmp_path, monkeypatch):
         fitted(toy, tmp_path / "other", head="ensemble", preset="regan-code")
 
 
-def test_masks_may_lie_beside_their_pictures(toy, tmp_path):
+def test_masks_may_lie_beside_their_images(toy, tmp_path):
     beside = tmp_path / "beside"
     beside.mkdir()
     for path in (toy / "images").iterdir():
@@ -74,7 +74,7 @@ def test_masks_may_lie_beside_their_pictures(toy, tmp_path):
 
 def test_things_that_face_one_way_are_not_mirrored(toy, tmp_path, monkeypatch):
     assert Segmenter.load(fitted(toy, tmp_path / "both")).recipe.augment.flip
-    monkeypatch.setattr(task, "one_sided", lambda pictures: True)
+    monkeypatch.setattr(task, "one_sided", lambda images: True)
     assert not Segmenter.load(fitted(toy, tmp_path / "one")).recipe.augment.flip
     plain = PRESETS["regan-code"]
     assert facing_fit(plain, True) is plain

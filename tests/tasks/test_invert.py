@@ -1,4 +1,4 @@
-"""invert: each picture of a folder gets latent and distance, what cannot be drawn is named, a stop loses little."""
+"""invert: each image of a folder gets latent and distance, what cannot be drawn is named, a stop loses little."""
 
 import csv
 
@@ -22,17 +22,17 @@ def generator(blobs):
 
 
 @pytest.fixture
-def pictures(generator, tmp_path):
+def images(generator, tmp_path):
     """Four blobs that it drew, and a checkerboard that it cannot draw."""
-    images = sample(generator, tmp_path / "samples", count=4, quiet=True)
+    folder = sample(generator, tmp_path / "samples", count=4, quiet=True)
     board = np.indices((16, 16)).sum(0) % 2 * 255
-    Image.fromarray(np.repeat(board[..., None], 3, 2).astype(np.uint8)).save(images / "board.png")
-    (images / "torn.png").write_bytes(b"\x89PNG")
-    return images
+    Image.fromarray(np.repeat(board[..., None], 3, 2).astype(np.uint8)).save(folder / "board.png")
+    (folder / "torn.png").write_bytes(b"\x89PNG")
+    return folder
 
 
-def test_every_picture_is_found_or_named(generator, pictures, tmp_path):
-    found = invert(generator, pictures, tmp_path / "out", steps=120, batch=2, quiet=True)
+def test_every_image_is_found_or_named(generator, images, tmp_path):
+    found = invert(generator, images, tmp_path / "out", steps=120, batch=2, quiet=True)
     assert list(found.errors) == ["000000", "000001", "000002", "000003", "board"]
     assert found.astray == ("board",) and [name for name, _ in found.skipped] == ["torn.png"]
     assert "1 of 5 do not invert: board" in str(found) and "torn.png skipped" in str(found)
@@ -50,46 +50,44 @@ def test_every_picture_is_found_or_named(generator, pictures, tmp_path):
     assert not (tmp_path / "out" / "batches").exists()
 
 
-def test_a_stopped_inversion_goes_on(generator, pictures, tmp_path, monkeypatch):
-    whole = invert(generator, pictures, tmp_path / "whole", steps=5, batch=2, quiet=True)
+def test_a_stopped_inversion_goes_on(generator, images, tmp_path, monkeypatch):
+    whole = invert(generator, images, tmp_path / "whole", steps=5, batch=2, quiet=True)
     with monkeypatch.context() as patch:
         batches, plain = [], StyleGAN.invert
 
-        def stop(self, images, *rest):
+        def stop(self, batch, *rest):
             if len(batches) == 2:
                 raise KeyboardInterrupt
-            batches.append(images)
-            return plain(self, images, *rest)
+            batches.append(batch)
+            return plain(self, batch, *rest)
 
         patch.setattr(StyleGAN, "invert", stop)
         with pytest.raises(KeyboardInterrupt):
-            invert(generator, pictures, tmp_path / "out", steps=5, batch=2, quiet=True)
+            invert(generator, images, tmp_path / "out", steps=5, batch=2, quiet=True)
     seen, plain = [], StyleGAN.invert
-    monkeypatch.setattr(
-        StyleGAN, "invert", lambda self, images, *rest: seen.append(images) or plain(self, images, *rest)
-    )
-    again = invert(generator, pictures, tmp_path / "out", steps=5, batch=2, quiet=True)
-    assert [len(images) for images in seen] == [1]
+    monkeypatch.setattr(StyleGAN, "invert", lambda self, batch, *rest: seen.append(batch) or plain(self, batch, *rest))
+    again = invert(generator, images, tmp_path / "out", steps=5, batch=2, quiet=True)
+    assert [len(batch) for batch in seen] == [1]
     assert again.errors == whole.errors
 
 
-def test_other_settings_are_not_taken_for_these(generator, pictures, tmp_path):
-    few = invert(generator, pictures, tmp_path / "out", steps=1, quiet=True)
-    more = invert(generator, pictures, tmp_path / "out", steps=40, quiet=True)
+def test_other_settings_are_not_taken_for_these(generator, images, tmp_path):
+    few = invert(generator, images, tmp_path / "out", steps=1, quiet=True)
+    more = invert(generator, images, tmp_path / "out", steps=40, quiet=True)
     assert more.errors["000000"] < few.errors["000000"]
 
 
-def test_bad_settings_are_refused(generator, pictures, tmp_path):
+def test_bad_settings_are_refused(generator, images, tmp_path):
     with pytest.raises(BadRecipe, match="batch 0 given"):
-        invert(generator, pictures, tmp_path / "out", batch=0)
+        invert(generator, images, tmp_path / "out", batch=0)
     with pytest.raises(BadRecipe, match="did you mean 'fast'"):
-        invert(generator, pictures, tmp_path / "out", preset="fats")
+        invert(generator, images, tmp_path / "out", preset="fats")
     (tmp_path / "lpips.safetensors").write_bytes(b"none")
     with pytest.raises(BadArtifact, match="cannot be read as LPIPS weights"):
-        invert(generator, pictures, tmp_path / "out", lpips=tmp_path / "lpips.safetensors")
+        invert(generator, images, tmp_path / "out", lpips=tmp_path / "lpips.safetensors")
     assert task.PRESETS["fast"].space == "w+"
 
 
-def test_astray_is_measured_against_the_mean_picture():
+def test_astray_is_measured_against_the_mean_image():
     errors, worst = torch.tensor([0.1, 0.6, 0.3]), torch.tensor([1.0, 1.0, 0.5])
     assert astray(errors, worst).tolist() == [False, True, True]

@@ -16,7 +16,7 @@ from partshot.errors import BadArtifact, BadImage, BadLabels, BadRecipe, DiskFul
 from partshot.inference.exported_model import Shipped
 from partshot.parts import PartSet
 from partshot.tasks import predict as task
-from partshot.tasks.predict import Picture, in_batches, predict
+from partshot.tasks.predict import LoadedImage, in_batches, predict
 
 PARTS = PartSet.of("background", "bright", "hazy")
 
@@ -28,19 +28,19 @@ def model(pixel_model, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Five pictures of three sizes."""
+    """Five images of three sizes."""
     rng = np.random.default_rng(0)
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for i, size in enumerate([(20, 30), (7, 9), (20, 30), (20, 30), (1, 1)]):
-        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / "pictures" / f"p{i}.bmp")
-    return tmp_path / "pictures"
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / "images" / f"p{i}.bmp")
+    return tmp_path / "images"
 
 
 def pixels(path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def test_writes_an_indexed_png_of_the_same_stem_and_size_for_each_picture(model, folder, tmp_path):
+def test_writes_an_indexed_png_of_the_same_stem_and_size_for_each_image(model, folder, tmp_path):
     summary = predict(model, folder, tmp_path / "out", batch=2)
 
     assert (summary.written, summary.kept, summary.skipped) == (5, 0, ())
@@ -63,15 +63,15 @@ def test_overlays_and_confidence_lie_in_folders_of_their_own(model, folder, tmp_
     assert len(list((tmp_path / "out").glob("*.png"))) == 5
 
 
-def test_one_picture_instead_of_a_folder(model, folder, tmp_path):
+def test_one_image_instead_of_a_folder(model, folder, tmp_path):
     summary = predict(model, folder / "p1.bmp", tmp_path / "out")
 
     assert summary.written == 1
     assert (tmp_path / "out" / "p1.png").exists()
 
 
-def test_a_corrupt_picture_is_skipped_and_listed(model, folder, tmp_path):
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+def test_a_corrupt_image_is_skipped_and_listed(model, folder, tmp_path):
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
     (folder / "empty.png").touch()
 
     summary = predict(model, folder, tmp_path / "out")
@@ -88,12 +88,12 @@ def test_a_corrupt_picture_is_skipped_and_listed(model, folder, tmp_path):
     assert (again.written, again.kept, len(again.skipped)) == (0, 5, 2)
 
 
-def test_it_is_an_error_when_no_picture_can_be_read(model, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.png").touch()
+def test_it_is_an_error_when_no_image_can_be_read(model, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").touch()
 
-    with pytest.raises(BadImage, match="none of 1 pictures"):
-        predict(model, tmp_path / "pictures", tmp_path / "out")
+    with pytest.raises(BadImage, match="none of 1 images"):
+        predict(model, tmp_path / "images", tmp_path / "out")
 
 
 def test_running_again_keeps_what_is_there_and_only_does_the_rest(model, folder, tmp_path):
@@ -154,7 +154,7 @@ def test_masks_that_were_drawn_by_hand_are_never_replaced(model, folder, tmp_pat
 
     with pytest.raises(BadLabels, match="p0.png.*not predicted"):
         predict(model, folder, tmp_path / "masks")
-    with pytest.raises(BadImage, match="pictures themselves"):
+    with pytest.raises(BadImage, match="images themselves"):
         predict(model, folder, folder)
     assert read_labels(tmp_path / "masks" / "p0.png").all()
 
@@ -188,17 +188,17 @@ def test_a_full_disk_is_an_error_that_leaves_no_half_mask(model, folder, tmp_pat
     assert not list((tmp_path / "out").glob("*.png"))
 
 
-def test_a_very_large_picture_gets_a_mask_of_its_own_size(model, tmp_path, monkeypatch):
+def test_a_very_large_image_gets_a_mask_of_its_own_size(model, tmp_path, monkeypatch):
     monkeypatch.setattr(task, "_MOST_PIXELS", 60 * 80)
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     image = np.zeros((240, 321, 3), np.uint8)
     image[:120, :160] = 255
-    Image.fromarray(image).save(tmp_path / "pictures" / "large.png")
+    Image.fromarray(image).save(tmp_path / "images" / "large.png")
     seen = []
     original = Shipped.predict
     monkeypatch.setattr(Shipped, "predict", lambda self, images: seen.append(images.shape) or original(self, images))
 
-    predict(model, tmp_path / "pictures", tmp_path / "out", overlays=True, confidence=True)
+    predict(model, tmp_path / "images", tmp_path / "out", overlays=True, confidence=True)
 
     labels = read_labels(tmp_path / "out" / "large.png")
     assert labels.shape == (240, 321)
@@ -207,29 +207,29 @@ def test_a_very_large_picture_gets_a_mask_of_its_own_size(model, tmp_path, monke
     assert Image.open(tmp_path / "out" / "confidence" / "large.png").size == (321, 240)
 
 
-def test_pictures_of_one_size_go_together_and_few_wait():
-    def picture(i: int, edge: int) -> Picture:
-        return Picture(Path(f"p{i}"), np.zeros((edge, edge, 3), np.uint8), (edge, edge))
+def test_images_of_one_size_go_together_and_few_wait():
+    def image(i: int, edge: int) -> Image:
+        return LoadedImage(Path(f"p{i}"), np.zeros((edge, edge, 3), np.uint8), (edge, edge))
 
-    mixed = [picture(i, 8 + i % 2) for i in range(10)]
+    mixed = [image(i, 8 + i % 2) for i in range(10)]
     groups = list(in_batches(mixed, 4))
     assert sorted(len(g) for g in groups) == [1, 1, 4, 4]
     assert all(len({p.image.shape for p in g}) == 1 for g in groups)
     assert sorted(p.path for g in groups for p in g) == sorted(p.path for p in mixed)
 
     taken = []
-    all_different = (taken.append(i) or picture(i, 1 + i) for i in range(100))
+    all_different = (taken.append(i) or image(i, 1 + i) for i in range(100))
     next(in_batches(all_different, 2))
     assert len(taken) <= 8
 
-    huge = [picture(i, 2048) for i in range(3)]
+    huge = [image(i, 2048) for i in range(3)]
     assert [len(g) for g in in_batches(huge, 8)] == [1, 1, 1]
 
 
 def test_reading_runs_ahead_in_threads_but_not_without_bound(model, tmp_path, monkeypatch):
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for i in range(40):
-        Image.new("RGB", (4, 4)).save(tmp_path / "pictures" / f"p{i}.bmp")
+        Image.new("RGB", (4, 4)).save(tmp_path / "images" / f"p{i}.bmp")
     read, threads, ahead = [], set(), []
     read_image, original = task.read_image, Shipped.predict
 
@@ -245,14 +245,14 @@ def test_reading_runs_ahead_in_threads_but_not_without_bound(model, tmp_path, mo
     monkeypatch.setattr(task, "read_image", counted)
     monkeypatch.setattr(Shipped, "predict", predicted)
 
-    predict(model, tmp_path / "pictures", tmp_path / "out", batch=2)
+    predict(model, tmp_path / "images", tmp_path / "out", batch=2)
 
     assert threading.main_thread() not in threads
     assert ahead[0] <= 2 + 2 * 2 + 1
 
 
-def test_the_command_warns_of_a_skipped_picture_and_fails_when_all_are(model, folder, tmp_path):
-    (folder / "broken.jpg").write_bytes(b"no picture")
+def test_the_command_warns_of_a_skipped_image_and_fails_when_all_are(model, folder, tmp_path):
+    (folder / "broken.jpg").write_bytes(b"no image")
     (tmp_path / "bad").mkdir()
     for i in range(15):
         (tmp_path / "bad" / f"{i}.png").touch()
@@ -265,10 +265,10 @@ def test_the_command_warns_of_a_skipped_picture_and_fails_when_all_are(model, fo
     assert "5 masks written" in one.stdout and "1 skipped" in one.stdout
     assert (tmp_path / "out" / "overlays" / "p0.jpg").exists()
     assert all_of_them.exit_code == 2
-    assert all_of_them.stderr.startswith("error: none of 15 pictures") and all_of_them.stderr.count("\n") == 1
+    assert all_of_them.stderr.startswith("error: none of 15 images") and all_of_them.stderr.count("\n") == 1
 
 
-def test_the_command_lists_only_some_of_many_skipped_pictures(model, folder, tmp_path):
+def test_the_command_lists_only_some_of_many_skipped_images(model, folder, tmp_path):
     for i in range(15):
         (folder / f"bad{i}.png").touch()
 

@@ -1,4 +1,4 @@
-"""pretrain: a folder of pictures becomes a representation that can be opened; running again repeats nothing."""
+"""pretrain: a folder of images becomes a representation that can be opened; running again repeats nothing."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from partshot.train.journal import read_journal
 
 @pytest.fixture
 def folder(tmp_path):
-    """Eight pictures and one that is torn."""
+    """Eight images and one that is torn."""
     images = tmp_path / "images"
     images.mkdir()
     rng = np.random.default_rng(0)
@@ -32,12 +32,12 @@ def train(folder, out, seed=0, kimg=0.012, batch=4, shelf=None):
     return pretrain("simsiam", folder, out, size=32, kimg=kimg, batch=batch, seed=seed, quiet=True, shelf=shelf)
 
 
-def test_a_folder_of_pictures_becomes_a_representation(folder, tmp_path):
-    with pytest.warns(UserWarning, match="1 pictures are left out; first: torn.png"):
+def test_a_folder_of_images_becomes_a_representation(folder, tmp_path):
+    with pytest.warns(UserWarning, match="1 images are left out; first: torn.png"):
         made = train(folder, tmp_path / "out")
 
     card = read_card(made)
-    assert (card["kind"], card["pretext"], card["net"], card["pictures"]) == (
+    assert (card["kind"], card["pretext"], card["net"], card["images"]) == (
         "representation",
         "simsiam",
         "resnet18",
@@ -48,14 +48,14 @@ def test_a_folder_of_pictures_becomes_a_representation(folder, tmp_path):
     pyramid = representation.features(torch.rand(2, 3, 32, 32) * 2 - 1)
     assert pyramid.channels == (64, 128, 256, 512)
     assert [tuple(m.shape[2:]) for m in pyramid.maps] == [(16, 16), (8, 8), (4, 4), (2, 2)]
-    # The stored statistics are those of the pictures as they are read: normalized maps have unit variance.
+    # The stored statistics are those of the images as they are read: normalized maps have unit variance.
     plain = np.stack([np.asarray(Image.open(folder / f"{i}.png")) for i in range(8)])
     images = torch.from_numpy(plain).permute(0, 3, 1, 2) / 127.5 - 1
     trunk = representation.trunk
     stem = trunk.bn1(trunk.conv1(representation._prepared(images)))
     torch.testing.assert_close(stem.var((0, 2, 3)), torch.ones(64), atol=0.02, rtol=0)
 
-    # Again: nothing is done. Other settings or other pictures: refused.
+    # Again: nothing is done. Other settings or other images: refused.
     written = (made / "card.json").stat().st_mtime_ns
     assert train(folder, tmp_path / "out") == made
     assert (made / "card.json").stat().st_mtime_ns == written
@@ -86,7 +86,7 @@ def test_moco_leaves_what_simsiam_does_and_tells_how_often_keys_are_found(folder
     (folder / "torn.png").unlink()
     made = pretrain("moco", folder, tmp_path / "out", size=32, kimg=0.012, batch=4, quiet=True)
     card = read_card(made)
-    assert (card["pretext"], card["net"], card["pictures"], card["batch"]) == ("moco", "resnet18", 8, 4)
+    assert (card["pretext"], card["net"], card["images"], card["batch"]) == ("moco", "resnet18", 8, 4)
     pyramid = open_representation("resnet", made).features(torch.rand(2, 3, 32, 32) * 2 - 1)
     assert pyramid.channels == (64, 128, 256, 512)
     assert {"loss", "spread", "accuracy"} < set(read_journal(tmp_path / "out" / "journal.jsonl")[-1])
@@ -106,7 +106,7 @@ def test_what_was_trained_is_taken_from_the_shelf(folder, tmp_path, monkeypatch)
     second = Artifact.load(train(bitmaps, tmp_path / "two", shelf=shelf))
     assert first.card == second.card
     assert all(np.array_equal(first.tensors[k], second.tensors[k]) for k in first.tensors)
-    # Other settings; another picture in a file of the same name and size; what is damaged.
+    # Other settings; another image in a file of the same name and size; what is damaged.
     with pytest.raises(pytest.fail.Exception):
         train(bitmaps, tmp_path / "three", seed=1, shelf=shelf)
     other = bitmaps / "3.bmp"
@@ -125,9 +125,9 @@ def test_what_was_trained_is_taken_from_the_shelf(folder, tmp_path, monkeypatch)
     assert [path.name for path in shelf.iterdir()] != [place.name] and len(list(shelf.iterdir())) == 1
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path):
+def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadImage, match="no picture"):
+    with pytest.raises(BadImage, match="no image"):
         train(tmp_path / "empty", tmp_path / "out")
 
 
@@ -153,14 +153,14 @@ def test_a_preset_grows_to_any_size():
     assert resolve("stylegan2", preset="stylegan2-paper", size=64).grow == ()
 
 
-def test_a_generator_is_trained_on_drawn_pictures_and_shows_samples(tmp_path, monkeypatch):
+def test_a_generator_is_trained_on_drawn_images_and_shows_samples(tmp_path, monkeypatch):
     small = PRESETS["toy-face-64"].changed(size=32, kimg=0.032, batch=8, grow=((16, 0.5),))
     monkeypatch.setitem(PRESETS, "toy-face-64", small)
     monkeypatch.setitem(task.DRAWN, "toy-face-64", ("faces", 50, 7))
     options = {"preset": "toy-face-64", "quiet": True}
     made = pretrain("stylegan2", None, tmp_path / "out", **options)
     card = read_card(made)
-    assert (card["kind"], card["pretext"], card["pictures"], card["flip"]) == ("representation", "stylegan2", 50, True)
+    assert (card["kind"], card["pretext"], card["images"], card["flip"]) == ("representation", "stylegan2", 50, True)
     generator = open_representation("stylegan2", made)
     images, pyramid = generator.synthesize(generator.sample([0, 1]))
     assert images.shape == (2, 3, 32, 32) and len(pyramid.maps) == 6
@@ -205,15 +205,15 @@ def test_a_stylegan_is_trained_and_named_by_its_folder(tmp_path):
     assert len(list((tmp_path / "out" / "samples").iterdir())) > 0
 
 
-def test_only_some_presets_draw_their_own_pictures(tmp_path):
-    with pytest.raises(BadRecipe, match="--images is missing; only these presets draw their own pictures: toy-face-64"):
+def test_only_some_presets_draw_their_own_images(tmp_path):
+    with pytest.raises(BadRecipe, match="--images is missing; only these presets draw their own images: toy-face-64"):
         pretrain("stylegan2", None, tmp_path / "out")
 
 
-def test_a_generator_needs_more_pictures_and_a_power_of_two(folder, tmp_path):
+def test_a_generator_needs_more_images_and_a_power_of_two(folder, tmp_path):
     with (
         pytest.warns(UserWarning),
-        pytest.raises(BadImage, match="8 pictures given; a StyleGAN learns from 50 or more"),
+        pytest.raises(BadImage, match="8 images given; a StyleGAN learns from 50 or more"),
     ):
         pretrain("stylegan2", folder, tmp_path / "out", size=32)
     with pytest.raises(BadRecipe, match="100 px is no power of two; the nearest is 128"):

@@ -1,4 +1,4 @@
-"""run: pictures and two masks become masks for all, an ONNX file and a report; again, nothing is trained."""
+"""run: images and two masks become masks for all, an ONNX file and a report; again, nothing is trained."""
 
 import shutil
 from types import SimpleNamespace
@@ -51,7 +51,7 @@ def make_toy(folder, count=24):
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """24 faces, 2 labelled, one of another size, and a torn one."""
+    """24 faces, 2 labeled, one of another size, and a torn one."""
     folder = make_toy(tmp_path_factory.mktemp("toy"))
     Image.open(folder / "images" / "00007.png").resize((50, 41)).save(folder / "images" / "00007.png")
     (folder / "images" / "torn.png").write_bytes((folder / "images" / "00000.png").read_bytes()[:200])
@@ -74,13 +74,13 @@ def out(toy, tmp_path_factory):
     return out
 
 
-def test_every_picture_has_a_mask_of_its_name_and_size(toy, out):
+def test_every_image_has_a_mask_of_its_name_and_size(toy, out):
     masks = {path.stem for path in (out / "masks").glob("*.png")}
     assert masks == {f"{i:05d}" for i in range(24)}
     parts = PartSet.load(out / "masks" / "classes.json")
-    for picture in (toy / "images").glob("0*.png"):
-        height_width = Image.open(picture).size[::-1]
-        assert read_labels(out / "masks" / picture.name, parts).shape == height_width
+    for image in (toy / "images").glob("0*.png"):
+        height_width = Image.open(image).size[::-1]
+        assert read_labels(out / "masks" / image.name, parts).shape == height_width
 
 
 def test_the_onnx_file_knows_the_parts(toy, out):
@@ -125,7 +125,7 @@ def test_other_labels_extract_nothing_and_train_no_encoder(toy, tmp_path, monkey
     assert set(np.unique(read_mask(out, 5))) - {0, 1}
     journal = (out / "representation" / "simsiam" / "journal.jsonl").read_bytes()
 
-    # The same pictures, of which two now tell face and background apart and nothing else.
+    # The same images, of which two now tell face and background apart and nothing else.
     masks = tmp_path / "masks"
     masks.mkdir()
     (masks / "classes.json").write_text('{"classes": [{"id": 0, "name": "background"}, {"id": 1, "name": "face"}]}')
@@ -165,13 +165,13 @@ def test_without_a_cache_nothing_is_kept(toy, tmp_path, monkeypatch):
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(toy, tmp_path):
     plan = ran(toy, tmp_path / "out", dry_run=True, minutes=2, size=64)
     assert isinstance(plan, Plan) and not (tmp_path / "out").exists()
-    assert (plan.pictures, plan.shots, plan.representation, plan.distill.size) == (25, 2, "pixels+position", 64)
+    assert (plan.images, plan.shots, plan.representation, plan.distill.size) == (25, 2, "pixels+position", 64)
     assert plan.distill.kimg > 0.5 and plan.distill != ran(toy, tmp_path / "out", dry_run=True, size=64).distill
     text = str(plan)
-    assert "25 pictures, 2 of them labelled" in text and "hair" in text and "kimg" in text
+    assert "25 images, 2 of them labeled" in text and "hair" in text and "kimg" in text
 
 
-def test_masks_may_lie_beside_their_pictures(tmp_path):
+def test_masks_may_lie_beside_their_images(tmp_path):
     toy, beside = make_toy(tmp_path / "toy", 4), tmp_path / "beside"
     beside.mkdir()
     for path in (toy / "images").iterdir():
@@ -218,7 +218,7 @@ def test_a_generator_is_trained_on_the_folder_and_labels_what_it_draws(tmp_path,
     ran(toy, out, representation="stylegan2")
     assert len(list((out / "masks").glob("0*.png"))) == FEWEST
     assert (out / "representation" / "stylegan2" / "samples").is_dir()
-    assert "labels 6 pictures that it draws" in (out / "report.html").read_text(encoding="utf-8")
+    assert "labels 6 images that it draws" in (out / "report.html").read_text(encoding="utf-8")
     teacher = Segmenter.load(out / "segmenter")
     assert isinstance(teacher.representation, stylegan.StyleGAN) and teacher.size == 32
 
@@ -271,6 +271,6 @@ def test_a_misspelt_pretext_is_told_beside_those_that_are_trained(toy, tmp_path)
         ran(toy, tmp_path, representation="mocco", dry_run=True)
 
 
-def test_too_few_pictures_for_a_generator_are_told_before_any_work(toy, tmp_path):
+def test_too_few_images_for_a_generator_are_told_before_any_work(toy, tmp_path):
     with pytest.raises(BadImage, match="a StyleGAN learns from 50 or more"):
         ran(toy, tmp_path / "out", representation="stylegan2", dry_run=True)

@@ -53,7 +53,7 @@ def test_of_equals_the_first_is_taken():
 def test_one_shot_takes_the_first_unmeasured():
     found = choose(candidates(), halves(1, by_place=True), FIT, 32)
     assert found.taken.name == "pixels" and not found.tried
-    assert "one labelled picture" in found.why
+    assert "one labeled image" in found.why
 
 
 def test_time_ends_it_and_is_told(monkeypatch):
@@ -82,22 +82,22 @@ def test_why_tells_a_lead_that_counts_as_none_and_a_choice_of_one():
     assert "the only one there was time for" in auto.Choice(first, ((first, 0.14),), (second,), 30, 20.0).why
 
 
-def test_what_other_pictures_have_shown_counts_beside_the_shots(monkeypatch):
+def test_what_other_images_have_shown_counts_beside_the_shots(monkeypatch):
     found = {"pixels": 0.40, "placed": 0.36}
     monkeypatch.setattr(auto, "estimated", lambda reads, *_: type("Score", (), {"miou_nan": found[names[id(reads)]]}))
     names = {}
 
-    def one(name, favour):
+    def one(name, favor):
         reads = Pixels()
         names[id(reads)] = name
-        return Candidate(name, lambda: reads, "linear", favour=favour)
+        return Candidate(name, lambda: reads, "linear", favor=favor)
 
-    # With .04 they are equal, and of equals the favoured one is taken.
-    for favour, taken in ((0.0, "pixels"), (0.025, "pixels"), (0.04, "placed"), (0.06, "placed")):
-        choice = choose([one("pixels", 0.0), one("placed", favour)], halves(2, by_place=True), FIT, 32)
+    # With .04 they are equal, and of equals the favored one is taken.
+    for favor, taken in ((0.0, "pixels"), (0.025, "pixels"), (0.04, "placed"), (0.06, "placed")):
+        choice = choose([one("pixels", 0.0), one("placed", favor)], halves(2, by_place=True), FIT, 32)
         assert choice.taken.name == taken
     assert choice.why.startswith("linear on placed: ")
-    assert "linear on placed 0.36 (and 0.06 for what other pictures have shown), linear on pixels 0.40" in choice.why
+    assert "linear on placed 0.36 (and 0.06 for what other images have shown), linear on pixels 0.40" in choice.why
 
 
 def test_the_ready_ones_open():

@@ -10,7 +10,7 @@ from partshot.tasks import run_pace as pace
 from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS
 
-RECIPE = PRESETS["default"].changed(size=32, batch=4, unlabelled=4)
+RECIPE = PRESETS["default"].changed(size=32, batch=4, unlabeled=4)
 
 
 @pytest.fixture(scope="module")
@@ -19,23 +19,23 @@ def shots():
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return np.stack(toy_shots("faces", 32, 6, seed=1).images)
 
 
-def horizon(shots, pictures, seconds, trainings=1.0):
-    return pace.horizon(shots, RECIPE, pictures, "swift", seconds, trainings, images=100, read_seconds=0.01)
+def horizon(shots, images, seconds, trainings=1.0):
+    return pace.horizon(shots, RECIPE, images, "swift", seconds, trainings, images=100, read_seconds=0.01)
 
 
-def test_the_rest_is_taken_off_and_folds_share_what_is_left(shots, pictures, monkeypatch):
+def test_the_rest_is_taken_off_and_folds_share_what_is_left(shots, images, monkeypatch):
     monkeypatch.setattr(pace, "_measured", lambda *_: (0.1, 0.03))
     rest = pace._FIXED + 100 * (2 * 0.01 + 0.03)
     # A thousand images are 250 steps of .1 s.
-    assert horizon(shots, pictures, rest + 50) == pytest.approx(2.0, abs=0.02)
-    assert horizon(shots, pictures, rest + 125, trainings=2.5) == pytest.approx(2.0, abs=0.02)
+    assert horizon(shots, images, rest + 50) == pytest.approx(2.0, abs=0.02)
+    assert horizon(shots, images, rest + 125, trainings=2.5) == pytest.approx(2.0, abs=0.02)
 
 
-def test_a_reader_is_allowed_for_and_not_fitted_to_measure(shots, pictures, monkeypatch):
+def test_a_reader_is_allowed_for_and_not_fitted_to_measure(shots, images, monkeypatch):
     seen = []
 
     def trained(given, recipe, out, *_, **__):
@@ -45,22 +45,22 @@ def test_a_reader_is_allowed_for_and_not_fitted_to_measure(shots, pictures, monk
     asking = PRESETS["pretrained"].changed(size=32)
     monkeypatch.setattr(pace, "train_student", trained)
     with pytest.raises(KeyboardInterrupt):
-        pace._measured(shots, asking, pictures, "light-efficientnet-lite0")
+        pace._measured(shots, asking, images, "light-efficientnet-lite0")
     assert seen == [0] and asking.consistency.agree > 0
     monkeypatch.setattr(pace, "_measured", lambda *_: (0.1, 0.03))
-    given = (pictures, "light-efficientnet-lite0", 500, 1.0, 100, 0.01)
+    given = (images, "light-efficientnet-lite0", 500, 1.0, 100, 0.01)
     plain = pace.horizon(shots, pace._without_reader(asking), *given)
     assert plain - pace.horizon(shots, asking, *given) == pytest.approx(pace._READER / 12.5, abs=0.02)
 
 
-def test_too_little_time_is_told_with_what_it_takes(shots, pictures, monkeypatch):
+def test_too_little_time_is_told_with_what_it_takes(shots, images, monkeypatch):
     monkeypatch.setattr(pace, "_measured", lambda *_: (0.1, 0.03))
     with pytest.warns(UserWarning, match=r"0\.2 minutes are left.* take at least 0\.7 on this machine"):
-        assert horizon(shots, pictures, 10) == pace.LEAST_KIMG
+        assert horizon(shots, images, 10) == pace.LEAST_KIMG
 
 
-def test_a_step_of_this_very_training_is_timed(shots, pictures, monkeypatch):
-    step, look = pace._measured(shots, RECIPE, pictures, "swift")
+def test_a_step_of_this_very_training_is_timed(shots, images, monkeypatch):
+    step, look = pace._measured(shots, RECIPE, images, "swift")
     assert 0 < step < 5 and 0 < look < 5
     slow = pace.train_student
 
@@ -76,7 +76,7 @@ def test_a_step_of_this_very_training_is_timed(shots, pictures, monkeypatch):
         return trained
 
     monkeypatch.setattr(pace, "train_student", slower)
-    assert pace._measured(shots, RECIPE, pictures, "swift")[0] == pytest.approx(2.0, abs=0.15)
+    assert pace._measured(shots, RECIPE, images, "swift")[0] == pytest.approx(2.0, abs=0.15)
 
 
 def test_a_resumed_run_keeps_its_horizon_and_another_measures_anew(tmp_path):

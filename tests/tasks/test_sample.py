@@ -1,4 +1,4 @@
-"""sample, and what follows: drawn pictures are labelled, a head reads their latents, a student learns what it draws."""
+"""sample, and what follows: drawn images are labeled, a head reads their latents, a student learns what it draws."""
 
 import json
 
@@ -26,8 +26,8 @@ def generator(blobs):
 
 
 @pytest.fixture
-def labelled(generator, tmp_path):
-    """Three drawn pictures, whose brighter half is the part "bright"."""
+def labeled(generator, tmp_path):
+    """Three drawn images, whose brighter half is the part "bright"."""
     images = sample(generator, tmp_path / "samples", count=3, seed=4, quiet=True)
     masks = tmp_path / "samples" / "masks"
     masks.mkdir()
@@ -39,7 +39,7 @@ def labelled(generator, tmp_path):
     return images, masks
 
 
-def test_pictures_and_latents_lie_side_by_side(generator, tmp_path):
+def test_images_and_latents_lie_side_by_side(generator, tmp_path):
     images = sample(generator, tmp_path / "s", count=5, seed=10, quiet=True)
     assert sorted(p.name for p in images.iterdir()) == [f"{s:06d}.png" for s in range(10, 15)]
     more = sample(generator, tmp_path / "more", count=1, seed=12, quiet=True)
@@ -56,27 +56,27 @@ def test_pictures_and_latents_lie_side_by_side(generator, tmp_path):
         sample(tmp_path, tmp_path / "none")
 
 
-def test_latents_come_from_beside_the_pictures(generator, labelled, monkeypatch):
-    images, masks = labelled
+def test_latents_come_from_beside_the_images(generator, labeled, monkeypatch):
+    images, masks = labeled
     reads, shots = open_representation("stylegan2", generator), load_shots(masks, images)
     with monkeypatch.context() as patch:
         patch.setattr(StyleGAN, "invert", lambda *_: pytest.fail("inverted what was drawn"))
         found = latents_of(reads, shots, images)
     expected = reads.sample([4, 5, 6]).to("cpu")
     assert torch.equal(found.ws, expected.ws) and all(map(torch.equal, found.noise, expected.noise))
-    # Without a folder, or without latents beside it, pictures are inverted.
+    # Without a folder, or without latents beside it, images are inverted.
     monkeypatch.setattr(StyleGAN, "invert", lambda self, images: Inverted(self.sample([9]), None, None))
     assert torch.equal(latents_of(reads, shots).ws, reads.sample([9]).ws)
     assert torch.equal(latents_of(reads, shots, masks / "none" / "images").ws, reads.sample([9]).ws)
 
 
-def test_a_picture_that_its_latent_does_not_draw_is_refused(generator, labelled):
-    images, masks = labelled
+def test_a_image_that_its_latent_does_not_draw_is_refused(generator, labeled):
+    images, masks = labeled
     reads = open_representation("stylegan2", generator)
-    picture = np.asarray(Image.open(images / "000005.png")).copy()
-    picture[:8] = 255 - picture[:8]
-    Image.fromarray(picture).save(images / "000005.png")
-    with pytest.raises(BadArtifact, match="'000005' is not the picture that its latent draws"):
+    image = np.asarray(Image.open(images / "000005.png")).copy()
+    image[:8] = 255 - image[:8]
+    Image.fromarray(image).save(images / "000005.png")
+    with pytest.raises(BadArtifact, match="'000005' is not the image that its latent draws"):
         latents_of(reads, load_shots(masks, images), images)
     for folder in (images, masks):
         (folder / "000005.png").rename(folder / "000099.png")
@@ -84,8 +84,8 @@ def test_a_picture_that_its_latent_does_not_draw_is_refused(generator, labelled)
         latents_of(reads, load_shots(masks, images), images)
 
 
-def test_from_samples_to_a_student_that_was_drawn_its_pictures(generator, labelled, tmp_path, monkeypatch):
-    images, masks = labelled
+def test_from_samples_to_a_student_that_was_drawn_its_images(generator, labeled, tmp_path, monkeypatch):
+    images, masks = labeled
     monkeypatch.setitem(PRESETS, "fast", PRESETS["fast"].changed(images=240))
     monkeypatch.setattr(StyleGAN, "invert", lambda *_: pytest.fail("inverted what was drawn"))
     # A generator's size is its own, whatever the default.

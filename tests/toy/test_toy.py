@@ -37,7 +37,7 @@ def contrast(image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_picture_i_depends_on_seed_and_i_only(kind):
+def test_image_i_depends_on_seed_and_i_only(kind):
     image, labels = draw(kind, 48, seed=3, index=5)
     again = toy_shots(kind, 48, count=2, seed=3, start=4)
     assert again.names == ("00004", "00005")
@@ -50,7 +50,7 @@ def test_picture_i_depends_on_seed_and_i_only(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [32, 75, 512])
-def test_any_size_gives_a_picture_and_ids_of_the_parts(kind, size):
+def test_any_size_gives_a_image_and_ids_of_the_parts(kind, size):
     parts = toy_parts(kind)
     for index in range(2):
         image, labels = draw(kind, size, 0, index)
@@ -71,7 +71,7 @@ def test_the_drawing_is_the_same_at_every_size(kind):
         assert np.abs(mean - small).mean() < 8  # the sensor's noise has a deviation of up to 7
 
 
-def test_masks_have_hard_edges_and_pictures_smooth_ones():
+def test_masks_have_hard_edges_and_images_smooth_ones():
     easel = Easel(64)
     with easel.moved(0.5, 0.5, 0.4, angle=0.3):
         easel.paint(oval(0, 0, 1.0, 0.7), flat((1.0, 1.0, 1.0)), 12)
@@ -107,7 +107,7 @@ def test_faces_lr_is_faces_with_left_and_right_apart():
         same, sided = draw("faces-lr", 64, 2, index)
         assert np.array_equal(image, same)
         assert np.array_equal(merged[sided], labels)
-        # The person's left is to the right of the picture.
+        # The person's left is to the right of the image.
         column = [np.nonzero(sided == twins.id_of(f"{side} eye"))[1].mean() for side in ("left", "right")]
         assert column[0] > column[1]
 
@@ -127,7 +127,7 @@ def test_every_part_of_cars_and_horses_is_usually_seen(kind):
 
 
 @pytest.mark.parametrize("kind", ["faces", "cars", "horses"])
-def test_edges_of_the_mask_lie_on_edges_of_the_picture(kind):
+def test_edges_of_the_mask_lie_on_edges_of_the_image(kind):
     shots = toy_shots(kind, 128, 12, seed=9)
     there, beside, everywhere = [], [], []
     for image, labels in zip(shots.images, shots.labels, strict=True):
@@ -202,14 +202,14 @@ def test_a_stopped_run_goes_on_where_it_was_and_a_larger_count_adds(tmp_path):
 
 
 @pytest.mark.parametrize("kind,size,seed", [("cars", 32, 0), ("faces", 33, 0), ("faces", 32, 1), ("faces-lr", 32, 0)])
-def test_pictures_of_another_toy_are_neither_mixed_in_nor_replaced(tmp_path, kind, size, seed):
+def test_images_of_another_toy_are_neither_mixed_in_nor_replaced(tmp_path, kind, size, seed):
     before = files_of(write_toy("faces", 2, 32, tmp_path))
     with pytest.raises(BadRecipe, match="empty folder"):
         write_toy(kind, 3, size, tmp_path, seed)
     assert files_of(tmp_path) == before
 
 
-def test_somebodys_own_pictures_are_left_alone(tmp_path):
+def test_somebodys_own_images_are_left_alone(tmp_path):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "images" / "cat.png")
     with pytest.raises(BadRecipe, match="cat.png"):

@@ -25,19 +25,19 @@ TINY = Distill(
     size=SIZE,
     kimg=0.048,
     batch=4,
-    unlabelled=2,
+    unlabeled=2,
     lr=3e-3,
     borrow=0,
     coarse=0,
     augment=STILL,
     consistency=Consistency(start=0.5, teacher=0.3),
 )
-SUPERVISED = TINY.changed(unlabelled=0, consistency=None)
+SUPERVISED = TINY.changed(unlabeled=0, consistency=None)
 
 
 @pytest.fixture(scope="module")
 def toys():
-    """Two labelled faces and six plain ones: pictures, ids, plain pictures."""
+    """Two labeled faces and six plain ones: images, ids, plain images."""
     images, labels = toy_shots("faces", SIZE, 2, seed=1).stack(SIZE)
     plain, _ = toy_shots("faces", SIZE, 6, seed=2).stack(SIZE)
     return torch.from_numpy(images), torch.from_numpy(labels).long(), torch.from_numpy(plain)
@@ -52,16 +52,16 @@ def small_net(classes=10):
 
 
 def soft_of(toys, classes=10):
-    """A teacher that is nearly sure of one part, picture by picture another."""
+    """A teacher that is nearly sure of one part, image by image another."""
     ids = torch.arange(len(toys[2])) % classes
     scores = torch.full((len(ids), classes, SIZE // 2, SIZE // 2), 0.05 / (classes - 1))
     scores[torch.arange(len(ids)), ids] = 0.95
     return SoftLabels.of(scores)
 
 
-def make_game(toys, recipe=TINY, net=None, pictures=True, soft=False, mirrored=None):
+def make_game(toys, recipe=TINY, net=None, images=True, soft=False, mirrored=None):
     shots, labels, plain = toys
-    given = plain if pictures else None
+    given = plain if images else None
     return Distillation(
         net or small_net(), shots, labels, mirrored or list(range(10)), recipe, given, soft_of(toys) if soft else None
     )
@@ -79,14 +79,14 @@ def play(game, out, recipe, fingerprint="f", **changes):
 
 def test_the_labels_alone_teach_a_shot_by_heart(toys, tmp_path):
     torch.manual_seed(0)
-    # Changed a little, since copies of one picture would have no variance for BatchNorm to learn.
+    # Changed a little, since copies of one image would have no variance for BatchNorm to learn.
     changes = AUGMENTS["weak"].changed(flip=False)
     recipe = SUPERVISED.changed(kimg=0.8, batch=8, lr=1e-2, average=0.9, class_power=0, augment=changes)
     one = (toys[0][:1], toys[1][:1], toys[2])
-    game = play(make_game(one, recipe, build_student("swift", 10), pictures=False), tmp_path, recipe)
-    picture = toys[0][:1].permute(0, 3, 1, 2).float() / 127.5 - 1
+    game = play(make_game(one, recipe, build_student("swift", 10), images=False), tmp_path, recipe)
+    image = toys[0][:1].permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
-        predicted = game.modules["average"].eval()(picture).argmax(1)
+        predicted = game.modules["average"].eval()(image).argmax(1)
     assert (predicted == one[1]).float().mean() > 0.85
     losses = [line["loss"] for line in read_journal(tmp_path / "journal.jsonl")]
     assert sum(losses[-5:]) < 0.3 * sum(losses[:5])
@@ -124,26 +124,26 @@ def test_sources_speak_when_it_is_their_turn(toys):
     assert spoken(0.5, soft=True) == (8, 4, False)
     assert spoken(0.49) == (8, 0, False)
     assert spoken(0.5) == (8, 4, False)
-    # No pictures, or no consistency: sources left out.
-    assert spoken(0.9, pictures=False) == (8, 0, False)
-    assert spoken(0.9, recipe=TINY.changed(unlabelled=0)) == (8, 0, False)
+    # No images, or no consistency: sources left out.
+    assert spoken(0.9, images=False) == (8, 0, False)
+    assert spoken(0.9, recipe=TINY.changed(unlabeled=0)) == (8, 0, False)
     assert spoken(0.9, recipe=TINY.changed(consistency=None), soft=True) == (8, 4, True)
     assert spoken(0.9, recipe=TINY.changed(consistency=None)) == (8, 0, False)
     # At least one stands beside the shots, however few it should be.
-    assert spoken(0.9, recipe=TINY.changed(batch=100, unlabelled=1)) == (8, 1, False)
+    assert spoken(0.9, recipe=TINY.changed(batch=100, unlabeled=1)) == (8, 1, False)
 
 
 def test_a_plain_batch_is_the_shots_themselves(toys):
-    game = make_game(toys, SUPERVISED, pictures=False)
+    game = make_game(toys, SUPERVISED, images=False)
     batch = game.batch(seeded(), 4)
     shots = toys[0].permute(0, 3, 1, 2).float() / 127.5 - 1
-    for picture, labels in zip(batch.shots, batch.labels, strict=True):
-        which = int((shots - picture).abs().flatten(1).amax(1).argmin())
-        torch.testing.assert_close(picture, shots[which], atol=1e-4, rtol=0)
+    for image, labels in zip(batch.shots, batch.labels, strict=True):
+        which = int((shots - image).abs().flatten(1).amax(1).argmin())
+        torch.testing.assert_close(image, shots[which], atol=1e-4, rtol=0)
         assert torch.equal(labels, toys[1][which])
 
 
-def test_drawn_pictures_take_half_of_the_places_and_nothing_else(toys):
+def test_drawn_images_take_half_of_the_places_and_nothing_else(toys):
     shots, labels, plain = toys
     drawn = torch.full((3, SIZE, SIZE, 3), 77, dtype=torch.uint8), torch.full((3, SIZE, SIZE), 4, dtype=torch.uint8)
     game = Distillation(small_net(), shots, labels, list(range(10)), TINY, plain, None, drawn)
@@ -151,7 +151,7 @@ def test_drawn_pictures_take_half_of_the_places_and_nothing_else(toys):
     made = (batch.labels == 4).flatten(1).all(1)
     assert made.tolist() == [True, True, False, False, False]
     torch.testing.assert_close(batch.shots[made], torch.full_like(batch.shots[made], 77 / 127.5 - 1))
-    # What a person labelled decides what classes weigh and how often they are called.
+    # What a person labeled decides what classes weigh and how often they are called.
     alone = make_game(toys)
     assert torch.equal(game.weights, alone.weights) and torch.equal(game.balance.wanted, alone.balance.wanted)
     assert torch.equal(game.labels, alone.labels)
@@ -161,14 +161,14 @@ def test_only_the_students_view_is_moved_and_recolored(toys):
     moving = TINY.changed(consistency=Consistency(start=0, teacher=0))
     batch = make_game(toys, moving).batch(seeded(), 8)
     assert torch.equal(batch.plain, batch.strong)
-    pictures = toys[2].permute(0, 3, 1, 2).float() / 127.5 - 1
+    images = toys[2].permute(0, 3, 1, 2).float() / 127.5 - 1
     for still in (STILL.changed(color=1), STILL.changed(rotation=90)):
         batch = make_game(toys, moving.changed(augment=still)).batch(seeded(), 8)
         assert batch.plain.shape == batch.strong.shape and not torch.equal(batch.strong, batch.plain)
-        assert all(any(torch.equal(one, picture) for picture in pictures) for one in batch.plain)
+        assert all(any(torch.equal(one, image) for image in images) for one in batch.plain)
 
 
-def test_views_of_plain_pictures_may_be_changed_otherwise_than_shots(toys):
+def test_views_of_plain_images_may_be_changed_otherwise_than_shots(toys):
     recolored = Consistency(start=0, teacher=0, views=STILL.changed(color=1))
     game = make_game(toys, TINY.changed(consistency=recolored, augment=STILL))
     shots = toys[0].permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -178,7 +178,7 @@ def test_views_of_plain_pictures_may_be_changed_otherwise_than_shots(toys):
 
 
 def test_opinions_are_moved_as_the_students_view(toys):
-    """A network that calls bright pixels part 1 says the same of the moved picture as its moved opinion."""
+    """A network that calls bright pixels part 1 says the same of the moved image as its moved opinion."""
 
     class Bright(nn.Module):
         def __init__(self):
@@ -214,7 +214,7 @@ def test_a_coarse_start_reads_half_size(toys):
         assert batch.soft.shape[2:] == (side, side)
 
 
-def test_pictures_too_small_to_be_halved_are_not(toys):
+def test_images_too_small_to_be_halved_are_not(toys):
     game = make_game(toys, TINY.changed(coarse=0.5))
     game.prepare(0.0)
     assert game.batch(seeded(), 4).shots.shape[2:] == (SIZE, SIZE)
@@ -239,9 +239,9 @@ def test_mirrored_soft_labels_swap_their_sides(toys):
     recipe = TINY.changed(augment=STILL.changed(flip=True))
     game = Distillation(small_net(), shots, labels, swap, recipe, plain, SoftLabels.of(soft))
     found = game.batch(seeded(), 32)
-    pictures = plain.permute(0, 3, 1, 2).float() / 127.5 - 1
+    images = plain.permute(0, 3, 1, 2).float() / 127.5 - 1
     mirrored = [
-        min((pictures.flip(3) - one).abs().flatten(1).amax(1)) < min((pictures - one).abs().flatten(1).amax(1))
+        min((images.flip(3) - one).abs().flatten(1).amax(1)) < min((images - one).abs().flatten(1).amax(1))
         for one in found.strong
     ]
     assert 0 < sum(mirrored) < 16
@@ -269,15 +269,15 @@ def test_soft_loss_of_certain_targets_is_cross_entropy():
     torch.testing.assert_close(found, F.cross_entropy(logits, ids))
 
 
-def unlabelled_alone(side):
-    """A batch of two black pictures, unmoved, whose shots say nothing."""
+def unlabeled_alone(side):
+    """A batch of two black images, unmoved, whose shots say nothing."""
     zeros, ignored = torch.zeros(2, 3, side, side), torch.full((2, side, side), 255)
     grid, flipped = warp_grid(2, (side, side), STILL, seeded())
     return Batch(zeros, ignored, zeros, plain=zeros, grid=grid, flipped=flipped)
 
 
 class Fixed(nn.Module):
-    """A network that answers the same logits, which can be learnt."""
+    """A network that answers the same logits, which can be learned."""
 
     def __init__(self, logits):
         super().__init__()
@@ -297,7 +297,7 @@ def test_consistency_ignores_pixels_of_which_the_average_is_unsure(toys):
         game.modules["student"].logits.zero_()
     game.lean.zero_()
     game.balance = torch.nn.Identity()
-    loss = game.loss(unlabelled_alone(SIZE))
+    loss = game.loss(unlabeled_alone(SIZE))
     # By hand: an even guess of ten costs ln 10 on half of the pixels, twice weighed.
     assert float(loss) == pytest.approx(2.0 * 2.302585 / 2, rel=1e-5)
     loss.backward()
@@ -321,7 +321,7 @@ def agreeing(toys, left, agree):
     return game
 
 
-def test_pixels_are_pseudo_labelled_where_a_reader_agrees_if_it_does_so_often(toys):
+def test_pixels_are_pseudo_labeled_where_a_reader_agrees_if_it_does_so_often(toys):
     game = agreeing(toys, 2, agree=0.2)
     game.prepare(0.4)
     assert float(game.modules["agreement"].overlap) < 0  # not yet
@@ -336,7 +336,7 @@ def test_pixels_are_pseudo_labelled_where_a_reader_agrees_if_it_does_so_often(to
     assert (game._opinion(game.batch(seeded(), 4)) == 1).all()
 
 
-def test_pictures_that_the_reader_did_not_label_are_left_out(toys):
+def test_images_that_the_reader_did_not_label_are_left_out(toys):
     game = agreeing(toys, 1, agree=0.2)
     game.reader = SoftLabels(game.reader.ids[::4], game.reader.shares[::4], 10)
     game.read_every = 4
@@ -362,10 +362,10 @@ def test_opinions_are_free_of_the_class_weights(toys):
     game.lean = torch.arange(10.0) * 2
     with torch.no_grad():
         game.modules["average"].logits[:, 1] = 1.0
-    assert (game._opinion(unlabelled_alone(4)) == 0).all()
+    assert (game._opinion(unlabeled_alone(4)) == 0).all()
     with torch.no_grad():
         game.modules["average"].logits[:, 1] = 3.0
-    assert (game._opinion(unlabelled_alone(4)) == 1).all()
+    assert (game._opinion(unlabeled_alone(4)) == 1).all()
 
 
 def test_opinions_are_followed_free_of_the_class_weights(toys):
@@ -377,7 +377,7 @@ def test_opinions_are_followed_free_of_the_class_weights(toys):
     with torch.no_grad():
         game.modules["student"].logits.zero_()
         game.modules["average"].logits[:, 1] = 9.0
-    loss = game.loss(unlabelled_alone(4))
+    loss = game.loss(unlabeled_alone(4))
     # The even guess is one of exp(-3) for part 0 and 1 for nine others, part 1 among them.
     assert float(loss) == pytest.approx(math.log(9 + math.exp(-3)), rel=1e-5)
 
@@ -394,7 +394,7 @@ def test_the_teacher_falls_silent_by_and_by(toys):
     assert plain._teachers_say() == 1.0
 
 
-def test_borrowed_colors_come_from_the_other_pictures(toys):
+def test_borrowed_colors_come_from_the_other_images(toys):
     shots, labels, plain = toys
     dark = torch.zeros_like(plain)
     game = make_game((shots, labels, dark), TINY.changed(borrow=1.0))
@@ -433,7 +433,7 @@ def without_seconds(out):
 def test_a_run_cut_short_and_resumed_ends_with_the_same_bits(toys, tmp_path, schedule, monkeypatch):
     monkeypatch.setattr(Clock, "EPOCH", 2)
     monkeypatch.setattr(Clock, "PATIENCE", 1)
-    # Everything at once: a coarse start, a teacher, consistency, all changes of the pictures.
+    # Everything at once: a coarse start, a teacher, consistency, all changes of the images.
     recipe = Distill(
         size=SIZE,
         kimg=0.048,
@@ -521,7 +521,7 @@ def test_one_sided_recipes_never_mirror(name):
     assert recipe.changed(**same) == PRESETS[name]
 
 
-@pytest.mark.parametrize("wrong", [{"size": 100}, {"size": 0}, {"kimg": 0}, {"unlabelled": -1}, {"batch": 0}])
+@pytest.mark.parametrize("wrong", [{"size": 100}, {"size": 0}, {"kimg": 0}, {"unlabeled": -1}, {"batch": 0}])
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(BadRecipe, match=next(iter(wrong))):
         TINY.changed(**wrong)

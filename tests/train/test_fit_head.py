@@ -1,4 +1,4 @@
-"""Fitting: what the recipe promises, on drawn pictures that a linear head on pixels can learn."""
+"""Fitting: what the recipe promises, on drawn images that a linear head on pixels can learn."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from partshot.train.fit_head import (
     PRESETS,
     SCHEDULES,
     FitHead,
-    as_pictures,
+    as_images,
     class_weights,
     fit_head,
     leave_one_out,
@@ -29,7 +29,7 @@ QUICK = FitHead(epochs=40, lr=0.05, standardize=True)
 
 
 def spots(count=3, size=24, seed=0):
-    """Dark pictures with a red spot on the left and a blue one on the right, and noise."""
+    """Dark images with a red spot on the left and a blue one on the right, and noise."""
     rng = np.random.default_rng(seed)
     images, labels = [], []
     y, x = np.mgrid[:size, :size]
@@ -53,7 +53,7 @@ def small_cnn():
 
 def accuracy(head, shots):
     with torch.no_grad():
-        found = head(Pixels().features(as_pictures(np.stack(shots.images)))).argmax(1).numpy()
+        found = head(Pixels().features(as_images(np.stack(shots.images)))).argmax(1).numpy()
     return float((found == np.stack(shots.labels)).mean())
 
 
@@ -62,7 +62,7 @@ def weights_of(head):
 
 
 @pytest.mark.parametrize("make", [linear, small_cnn])
-def test_a_fitted_head_segments_new_pictures(make):
+def test_a_fitted_head_segments_new_images(make):
     head = fit_head(make(), Pixels(), spots(), QUICK, 24)
     assert not head.training
     assert accuracy(head, spots(5, seed=9)) > 0.97
@@ -100,7 +100,7 @@ def test_the_global_random_state_is_left_alone():
         (FitHead(images=12, batch=4, augment=AUGMENTS["none"]), 1, 3),
     ],
 )
-def test_the_horizon_counts_pictures(recipe, shots, steps):
+def test_the_horizon_counts_images(recipe, shots, steps):
     head, calls = linear(), []
     forward = head.forward
     head.forward = lambda pyramid: calls.append(pyramid.batch) or forward(pyramid)
@@ -150,7 +150,7 @@ def test_pixel_loss_is_the_weighted_cross_entropy():
     torch.testing.assert_close(pixel_loss(logits, labels, weights), expected)
 
 
-def test_shots_without_a_labelled_pixel_are_refused():
+def test_shots_without_a_labeled_pixel_are_refused():
     shots = spots(1)
     blank = Shots(shots.images, (np.full((24, 24), IGNORE, np.uint8),), shots.names, PARTS)
     with pytest.raises(BadLabels, match="all are 255"):
@@ -171,7 +171,7 @@ def test_leave_one_out_counts_every_pixel_of_every_shot_once():
 
 
 def test_leave_one_out_never_fits_on_the_shot_it_predicts():
-    # Three pictures alike and one with red and blue exchanged: from the others it must be predicted wrongly.
+    # Three images alike and one with red and blue exchanged: from the others it must be predicted wrongly.
     shots = spots(4)
     odd = np.ascontiguousarray(shots.images[3][..., ::-1])
     shots = Shots((*shots.images[:3], odd), shots.labels, shots.names, PARTS)

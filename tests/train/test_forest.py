@@ -32,7 +32,7 @@ def forest() -> Forest:
     return Forest(PARTS, size=32).fit(shots_of([disk(40, 56, 0), disk(32, 32, 1)]))
 
 
-def test_finds_the_disk_in_a_new_picture_at_its_own_size(forest):
+def test_finds_the_disk_in_a_new_image_at_its_own_size(forest):
     image, truth = disk(48, 70, 2)
 
     (labels,) = forest.predict([image])
@@ -42,7 +42,7 @@ def test_finds_the_disk_in_a_new_picture_at_its_own_size(forest):
     assert overlap > 0.85
 
 
-def test_each_picture_is_predicted_by_itself(forest):
+def test_each_image_is_predicted_by_itself(forest):
     images = [disk(30, 30, 3)[0], disk(20, 44, 4)[0]]
 
     together = forest.predict(images)
@@ -69,11 +69,11 @@ def test_the_seed_decides_everything():
 
 
 def test_ignored_pixels_change_nothing():
-    labelled, ignored, new = disk(24, 24, 0), disk(24, 24, 1), disk(24, 24, 2)
+    labeled, ignored, new = disk(24, 24, 0), disk(24, 24, 1), disk(24, 24, 2)
     ignored = (ignored[0], np.full_like(ignored[1], IGNORE))
 
     alone, accompanied = (
-        Forest(PARTS, 24).fit(shots_of(pairs))._probabilities(new[0]) for pairs in ([labelled], [labelled, ignored])
+        Forest(PARTS, 24).fit(shots_of(pairs))._probabilities(new[0]) for pairs in ([labeled], [labeled, ignored])
     )
 
     np.testing.assert_allclose(alone, accompanied, atol=1e-6)

@@ -114,7 +114,7 @@ def test_a_run_cut_short_and_resumed_ends_with_the_same_bits(whole, tmp_path, se
     assert without_seconds(tmp_path) == without_seconds(whole[0])
 
 
-def test_the_journal_counts_pictures_and_averages_each_loss_over_its_own_steps(whole):
+def test_the_journal_counts_images_and_averages_each_loss_over_its_own_steps(whole):
     lines = without_seconds(whole[0])
     assert [line["step"] for line in lines] == [5, 10, 12]
     assert [line["images"] for line in lines] == [20, 40, 48]
@@ -240,7 +240,7 @@ def test_the_loop_itself_costs_little(tmp_path):
 
 
 class Line:
-    """A linear net without chance of its own, for comparing processes: each picture counts alike in the mean."""
+    """A linear net without chance of its own, for comparing processes: each image counts alike in the mean."""
 
     def __init__(self):
         torch.manual_seed(0)

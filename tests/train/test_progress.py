@@ -40,5 +40,5 @@ def test_the_time_left_counts_from_where_the_run_was_resumed(capsys, monkeypatch
     clock = iter([0.0, 40.0, 40.0, 40.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with Ticker("faces", total=100, done=60, quiet=False) as ticker:
-        ticker.tick(80)  # 20 pictures in 40 s: the other 20 will take as long
+        ticker.tick(80)  # 20 images in 40 s: the other 20 will take as long
     assert "40 s left" in capsys.readouterr().err

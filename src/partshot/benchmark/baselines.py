@@ -2,8 +2,8 @@
 
 forest: what users do today, a random forest on filters. linear: frozen features and a linear head. random: the same
 few-shot head on features with random weights, the same row as head where those are the teacher's. supervised: the
-student's own network from the labels alone, as strongly augmented but for colors borrowed from other pictures, since it
-sees none. mean teacher: the same network with consistency on the unlabelled pictures, but no representation and no
+student's own network from the labels alone, as strongly augmented but for colors borrowed from other images, since it
+sees none. mean teacher: the same network with consistency on the unlabeled images, but no representation and no
 few-shot teacher. head: the few-shot teacher. student: all of it; where the few-shot teacher is not heard (see
 tasks.distill), that is the mean teacher's network, trained once, and the first of the two rows bears its time. Each is
 a function from shots to a predictor, as `evaluate.kshot` takes them. A table may show some of them alone.
@@ -31,18 +31,18 @@ Predictor = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
 
 class Contest:
-    """Everyone gets the same shots, the same unlabelled pictures and the same student's network.
+    """Everyone gets the same shots, the same unlabeled images and the same student's network.
 
     folder: where students are trained, one sub-folder each, so that a contest goes on where it stopped.
-    pictures: uint8 [n, s, s, 3] at the recipe's size. representation: the teacher's. recipe: the student's; the
-    supervised row sees as many shots in as many steps, and no other pictures. head, fit: the teacher's head and how it
+    images: uint8 [n, s, s, 3] at the recipe's size. representation: the teacher's. recipe: the student's; the
+    supervised row sees as many shots in as many steps, and no other images. head, fit: the teacher's head and how it
     is fitted. teach: shots -> another few-shot teacher, fitted; None fits that head on that representation.
     """
 
     def __init__(
         self,
         folder: Path,
-        pictures: np.ndarray,
+        images: np.ndarray,
         representation: Representation,
         recipe: Distill,
         head: str = HEAD,
@@ -52,7 +52,7 @@ class Contest:
         quiet: bool = False,
         teach: Callable[[Shots], Segmenter] | None = None,
     ):
-        self.folder, self.pictures, self.representation = folder, pictures, representation
+        self.folder, self.images, self.representation = folder, images, representation
         self.recipe, self.head, self.fit, self.student = recipe, head, fit, student
         self.seed, self.quiet = seed, quiet
         self.teach = teach or (lambda shots: self._segmenter(self.representation, self.head, shots))
@@ -87,7 +87,7 @@ class Contest:
         """The student with everything: the mean teacher's network where the few-shot teacher is not heard."""
         if not self._hears(shots):
             return self.mean_teacher(shots)
-        return self._train("student", shots, self.recipe, self.pictures, self.teacher(shots))
+        return self._train("student", shots, self.recipe, self.images, self.teacher(shots))
 
     def training(self, shots: Shots) -> Path:
         """Folder of the student's training, with its journal."""
@@ -95,11 +95,11 @@ class Contest:
 
     def mean_teacher(self, shots: Shots) -> Student:
         """The student without a teacher to start it."""
-        return self._train("mean-teacher", shots, self.recipe, self.pictures, None)
+        return self._train("mean-teacher", shots, self.recipe, self.images, None)
 
     def supervised(self, shots: Shots) -> Student:
         """The student's network from the labels alone."""
-        recipe = self.recipe.changed(unlabelled=0, consistency=None)
+        recipe = self.recipe.changed(unlabeled=0, consistency=None)
         return self._train("supervised", shots, recipe, None, None)
 
     def _segmenter(self, representation: Representation, head: str, shots: Shots) -> Segmenter:
@@ -112,12 +112,12 @@ class Contest:
             return False
         return is_heard(self.teacher(shots), shots, self.recipe)
 
-    def _train(self, name: str, shots: Shots, recipe: Distill, pictures, teacher) -> Student:
+    def _train(self, name: str, shots: Shots, recipe: Distill, images, teacher) -> Student:
         out = self._run(name, shots)
         # A frozen encoder's head is the teacher of such a student here; it is not fitted twice.
         reader = self.teacher(shots) if asks_a_reader(self.student, recipe, shots) else None
         given = (self.student, self.seed, self.quiet)
-        return train_student(shots, recipe, out, pictures, teacher, *given, reader=reader)
+        return train_student(shots, recipe, out, images, teacher, *given, reader=reader)
 
     def _run(self, name: str, shots: Shots) -> Path:
         return folder_of_draw(self.folder, name, shots)

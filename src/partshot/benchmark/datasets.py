@@ -1,6 +1,6 @@
-"""What a table is measured on: labelled pictures to draw shots from, others to measure on, and plain ones.
+"""What a table is measured on: labeled images to draw shots from, others to measure on, and plain ones.
 
-Knows two kinds of sources: drawn toys by name ("toy-face"), and a folder of pictures with masks, whose split.json tells
+Knows two kinds of sources: drawn toys by name ("toy-face"), and a folder of images with masks, whose split.json tells
 the draws where there is one. Every method of a table gets the same Field.
 """
 
@@ -25,8 +25,8 @@ from partshot.train.progress import Ticker
 
 TOYS = {"toy-face": "faces", "toy-car": "cars", "toy-horse": "horses"}
 
-# Pictures that students learn from; more would hardly be seen twice in the time a row has.
-MOST_PICTURES = 700
+# Images that students learn from; more would hardly be seen twice in the time a row has.
+MOST_IMAGES = 700
 # Drawn toys to draw shots from, to measure on, and without labels, and the seeds of each.
 _POOL, _HELD_OUT, _PLAIN = 300, 100, 1000
 _POOL_SEED, _TEST_SEED, _PLAIN_SEED = 32, 33, 31
@@ -38,9 +38,9 @@ _TOY_SIZE = 64
 class Field:
     """name: for files. title: for people. pool: where shots are drawn from; draws: which ones, None where seeds say.
 
-    test: what is measured on. plain: the folder of unlabelled pictures, and left_out: files there that are not among
+    test: what is measured on. plain: the folder of unlabeled images, and left_out: files there that are not among
     them, such as masks and what is measured on. toy: whether it is the drawn one of that name. near: those of the plain
-    pictures that are of one collection with the labelled ones, where others are of another.
+    images that are of one collection with the labeled ones, where others are of another.
     """
 
     name: str
@@ -55,26 +55,26 @@ class Field:
 
     @cached_property
     def fingerprint(self) -> str:
-        """12 hex digits that change with pool, test, draws, and the names and sizes of the plain pictures."""
+        """12 hex digits that change with pool, test, draws, and the names and sizes of the plain images."""
         plain = [f"{path.name} {path.stat().st_size}" for path in list_images(self.plain, leave_out=self.left_out)]
         given = f"{self.name}/{self.pool.fingerprint}/{self.test.fingerprint}/{self.draws}/{plain}"
         return hashlib.sha256(given.encode()).hexdigest()[:12]
 
-    def pictures(self, size: int) -> np.ndarray:
-        """At most MOST_PICTURES unlabelled ones, uint8 [n, size, size, 3]: the near ones, and others spread evenly."""
-        near = list(_spread(self.near, MOST_PICTURES))
-        paths, room = list_images(self.plain, leave_out=(*self.left_out, *near)), MOST_PICTURES - len(near)
+    def images(self, size: int) -> np.ndarray:
+        """At most MOST_IMAGES unlabeled ones, uint8 [n, size, size, 3]: the near ones, and others spread evenly."""
+        near = list(_spread(self.near, MOST_IMAGES))
+        paths, room = list_images(self.plain, leave_out=(*self.left_out, *near)), MOST_IMAGES - len(near)
         return read_stack([*near, *_spread(paths, room)], size, skip_corrupt=True).images
 
 
 def open_field(data: str, work: Path, quiet: bool = False) -> Field:
-    """The Field of a toy's name, or of a folder. work: where a toy's plain pictures are drawn, or a folder's gathered.
+    """The Field of a toy's name, or of a folder. work: where a toy's plain images are drawn, or a folder's gathered.
 
     A folder holds images/ and masks/, classes.json, and may hold unlabeled/ and split.json: {"train": [stems], "val":
-    [stems], "fewshot": {k: {seed: [stems]}}}. Without split.json every fourth labelled picture is measured on. The
-    pictures that are not measured on are learnt from, their masks hidden, and those of unlabeled/ beside them.
+    [stems], "fewshot": {k: {seed: [stems]}}}. Without split.json every fourth labeled image is measured on. The
+    images that are not measured on are learned from, their masks hidden, and those of unlabeled/ beside them.
 
-    Raises BadRecipe for a name that is neither, BadLabels for a folder with fewer than four labelled pictures or with a
+    Raises BadRecipe for a name that is neither, BadLabels for a folder with fewer than four labeled images or with a
     split that names others.
     """
     if data in TOYS:
@@ -85,9 +85,9 @@ def open_field(data: str, work: Path, quiet: bool = False) -> Field:
     return _pack(folder, work)
 
 
-def toy_pictures(name: str, work: Path, quiet: bool = False) -> Path:
-    """A folder of a toy's plain pictures, drawn where they are missing."""
-    out = work / "pictures" / name
+def toy_images(name: str, work: Path, quiet: bool = False) -> Path:
+    """A folder of a toy's plain images, drawn where they are missing."""
+    out = work / "images" / name
     with Ticker(f"draw {name}", _PLAIN, 0, quiet) as ticker:
         for i, _ in enumerate(writing_toy(TOYS[name], _PLAIN, _TOY_SIZE, out, _PLAIN_SEED)):
             ticker.tick(i + 1)
@@ -98,11 +98,11 @@ def _toy(name: str, work: Path, quiet: bool) -> Field:
     pool = toy_shots(TOYS[name], _TOY_SIZE, _POOL, _POOL_SEED)
     test = toy_shots(TOYS[name], _TOY_SIZE, _HELD_OUT, _TEST_SEED)
     title = f"{TOYS[name]} drawn at {_TOY_SIZE} px"
-    return Field(name, title, pool, test, None, toy_pictures(name, work, quiet), toy=True)
+    return Field(name, title, pool, test, None, toy_images(name, work, quiet), toy=True)
 
 
 def _pack(folder: Path, work: Path) -> Field:
-    # Named, since then pictures without a mask may lie among the others.
+    # Named, since then images without a mask may lie among the others.
     images = folder / "images" if (folder / "images").is_dir() else folder
     pairs = {pair.name: pair for pair in find_pairs(folder, images)}
     split, draws = _split(folder, list(pairs))
@@ -113,9 +113,9 @@ def _pack(folder: Path, work: Path) -> Field:
     if apart.is_dir():
         own = {f"train-{path.name}": path for path in list_images(plain, leave_out=left_out)}
         others = {f"unlabeled-{path.name}": path for path in list_images(apart)}
-        plain, left_out = _gathered(own | others, work / "pictures", name), ()
+        plain, left_out = _gathered(own | others, work / "images", name), ()
         near = tuple(plain / there for there in own)
-    title = f"{name}, measured on {len(test)} pictures"
+    title = f"{name}, measured on {len(test)} images"
     return Field(name, title, pool, test, draws or None, plain, left_out, near=near)
 
 
@@ -145,7 +145,7 @@ def _split(folder: Path, stems: list[str]) -> tuple[dict[str, list[str]], Draws]
     path = folder / "split.json"
     if not path.is_file():
         if len(stems) < 4:
-            raise BadLabels(f"{folder}: {len(stems)} labelled pictures; 4 or more are needed, to measure on some")
+            raise BadLabels(f"{folder}: {len(stems)} labeled images; 4 or more are needed, to measure on some")
         return {"train": [stem for i, stem in enumerate(stems) if i % 4], "val": stems[::4]}, {}
     try:
         split = json.loads(path.read_text(encoding="utf-8"))

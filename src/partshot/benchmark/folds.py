@@ -1,6 +1,6 @@
 """folds, or `partshot evaluate --folds`: DatasetGAN's and GANORCON's five folds over the models of one training run.
 
-A fifth of the pictures chooses among the models, the others tell how good the chosen one is, five times. Knows files;
+A fifth of the images chooses among the models, the others tell how good the chosen one is, five times. Knows files;
 what a fold is stands in evaluate.py.
 """
 
@@ -23,7 +23,7 @@ from partshot.tasks.evaluate import open_model
 class Fold(NamedTuple):
     """One fold of the published protocol: which candidate its validation part chose, and the score of the rest.
 
-    validation: names of the pictures that chose. candidates: mean IoU of each on those, 0..1.
+    validation: names of the images that chose. candidates: mean IoU of each on those, 0..1.
     """
 
     chosen: str
@@ -45,7 +45,7 @@ def folds(
     """Scores the models of a folder by folds; writes out/folds.json.
 
     models: a folder of ONNX files, such as the snapshots/ of `partshot distill --snapshots`, or of folders of predicted
-    masks. The rest as for `evaluate`. Raises what it does, BadLabels for fewer pictures than folds, and BadArtifact for
+    masks. The rest as for `evaluate`. Raises what it does, BadLabels for fewer images than folds, and BadArtifact for
     a folder without models.
     """
     models, out = Path(models), Path(out)
@@ -66,13 +66,13 @@ def folds(
     truths = [read_pair(pair, parts, rgb_masks)[1] for pair in pairs]
     _refuse_other_parts({name: theirs for name, (theirs, _) in opened.items()})
     # One model's predictions at a time: all of them would fill the memory.
-    candidates = {name: map(labeller, pairs) for name, (_, labeller) in opened.items()}
+    candidates = {name: map(labeler, pairs) for name, (_, labeler) in opened.items()}
     several = score_folds(candidates, truths, parts, names)
     result = Folded(several, summarize([fold.score for fold in several]))
     mean = {name: value for name, value in result.summary.to_dict().items() if name != "seeds"}
     values = {
         "models": str(models),
-        "pictures": len(pairs),
+        "images": len(pairs),
         **mean,
         "folds": [
             {
@@ -90,15 +90,15 @@ def folds(
 
 
 def places_of_folds(names: Sequence[str], count: int = 5) -> list[tuple[list[int], list[int]]]:
-    """DatasetGAN's folds, also GANORCON's: for each, the places in `names` of its validation and of its test pictures.
+    """DatasetGAN's folds, also GANORCON's: for each, the places in `names` of its validation and of its test images.
 
-    Names are sorted lexicographically; fold i validates on the i-th run of floor(n / count) pictures and tests on all
-    others. Pictures past count * floor(n / count) are always tested on, and the test sets overlap, so the spread over
-    folds is no spread over seeds. Raises BadLabels when there are fewer pictures than folds.
+    Names are sorted lexicographically; fold i validates on the i-th run of floor(n / count) images and tests on all
+    others. Images past count * floor(n / count) are always tested on, and the test sets overlap, so the spread over
+    folds is no spread over seeds. Raises BadLabels when there are fewer images than folds.
     """
     length = len(names) // count
     if not length:
-        raise BadLabels(f"{len(names)} pictures cannot make {count} folds; {count} or more are needed")
+        raise BadLabels(f"{len(names)} images cannot make {count} folds; {count} or more are needed")
     order = sorted(range(len(names)), key=lambda place: names[place])
     cuts = [(order[i * length : (i + 1) * length], i) for i in range(count)]
     return [(validation, order[: i * length] + order[(i + 1) * length :]) for validation, i in cuts]
@@ -112,7 +112,7 @@ def score_folds(
 ) -> list[Fold]:
     """The five-fold protocol of DatasetGAN and GANORCON over the checkpoints of one training run.
 
-    candidates: name -> predictions of all pictures. In each fold the candidate with the highest mean IoU on the
+    candidates: name -> predictions of all images. In each fold the candidate with the highest mean IoU on the
     validation part is scored on the rest; of equal ones the first. Report `summarize([f.score for f in result])`.
     """
     counts = {name: confusions(truths, predictions, parts, names) for name, predictions in candidates.items()}

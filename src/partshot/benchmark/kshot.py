@@ -17,10 +17,10 @@ from partshot.metrics import Score, Summary, score, summarize
 from partshot.parts import PartSet
 
 Predict = Callable[[list[np.ndarray]], list[np.ndarray]]
-"""Pictures, uint8 [h, w, 3], to their labels, uint8 [h, w]."""
+"""Images, uint8 [h, w, 3], to their labels, uint8 [h, w]."""
 
 Method = Callable[[Shots], Predict]
-"""What is compared: it is given labelled shots, takes its time, and gives back a function that predicts."""
+"""What is compared: it is given labeled shots, takes its time, and gives back a function that predicts."""
 
 Draws = Mapping[int, Mapping[int, Sequence[str]]]
 """k -> seed -> the names of the shots."""
@@ -30,7 +30,7 @@ Draws = Mapping[int, Mapping[int, Sequence[str]]]
 class Row:
     """One method, fitted on one draw: what a few-shot run yields, and what it resumes from.
 
-    shots: the names of the labelled pictures. fit_seconds, predict_seconds: wall time, of all test pictures together.
+    shots: the names of the labeled images. fit_seconds, predict_seconds: wall time, of all test images together.
     machine: on what and with what it was computed, for people; empty where nobody said.
     """
 
@@ -69,12 +69,12 @@ def kshot(
     done: Iterable[Row] = (),
     machine: str = "",
 ) -> list[Row]:
-    """Fits every method on k labelled shots, for every k and seed, and scores it on the test pictures.
+    """Fits every method on k labeled shots, for every k and seed, and scores it on the test images.
 
     pool: where the shots are drawn from. draws: which ones; else `pool.draw(k, seed)`, whose draws are nested.
     on_result: called with each new row as soon as it is there, so that it can be written down.
     done: rows of an earlier run; a row is taken over when method, k, seed and shots are the same, so all methods see
-    the same shots and nothing is fitted twice. The caller sees to it that they are of the same test pictures.
+    the same shots and nothing is fitted twice. The caller sees to it that they are of the same test images.
     machine: what new rows say of where they were computed.
 
     Returns one row per method, k and seed. Raises BadLabels when a draw names a shot that is not in the pool, and
@@ -155,7 +155,7 @@ def _cell(cell: Summary | None, best: float, measure: str) -> str:
 def _refuse_other_parts(trained: PartSet, tested: PartSet) -> None:
     if trained.names != tested.names:
         raise BadLabels(
-            f"the labelled shots have the parts {_listed(trained.names)}, the test pictures {_listed(tested.names)}; "
+            f"the labeled shots have the parts {_listed(trained.names)}, the test images {_listed(tested.names)}; "
             "use masks made with one classes.json"
         )
 

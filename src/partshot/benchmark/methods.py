@@ -1,4 +1,4 @@
-"""Who stands in a table: how each row comes from labelled shots to predictions.
+"""Who stands in a table: how each row comes from labeled shots to predictions.
 
 A contender is a function from shots to a predictor (see evaluate.Method). Encoders and students are trained when the
 first row asks for them, once for all rows and all tables that share a folder. Which contenders a table has is
@@ -17,7 +17,7 @@ from pydantic import field_validator, model_validator
 
 from partshot.benchmark.auto_shot import AutoShot
 from partshot.benchmark.baselines import Contest, folder_of_draw, predictor
-from partshot.benchmark.datasets import TOYS, Field, toy_pictures
+from partshot.benchmark.datasets import TOYS, Field, toy_images
 from partshot.benchmark.kshot import Method
 from partshot.catalog import PRETEXTS, lookup
 from partshot.data.shots import Shots, load_shots
@@ -33,7 +33,7 @@ from partshot.segmenter import Segmenter
 from partshot.tasks.distill import facing, teacher_size, train_student
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
 from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
-from partshot.tasks.run_auto import FAVOUR, READY, TRAINED, Candidate, choose, ready
+from partshot.tasks.run_auto import FAVOR, READY, TRAINED, Candidate, choose, ready
 from partshot.train.distill_recipe import PRESETS as DISTILL_PRESETS
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
@@ -50,11 +50,11 @@ EMBEDDED_TOY = "toy-face"
 class BenchRecipe(Recipe):
     """How thoroughly a table is measured.
 
-    size: side of the pictures that encoders and heads read; students read no less than 128 px. ks: numbers of labels.
+    size: side of the images that encoders and heads read; students read no less than 128 px. ks: numbers of labels.
     seeds: draws of them. encoder_preset: a row of every contrastive pretext's table, and "PRETEXT=ROW" behind a comma
-    for one that takes another; encoder_kimg: thousands of pictures that each encoder sees in training, None the row's
-    own. student_kimg: of shots that each student sees. fit_images: pictures that each head sees, but an ensemble, which
-    sees pixels. steps: of inverting one picture.
+    for one that takes another; encoder_kimg: thousands of images that each encoder sees in training, None the row's
+    own. student_kimg: of shots that each student sees. fit_images: images that each head sees, but an ensemble, which
+    sees pixels. steps: of inverting one image.
     """
 
     size: int = Setting(default=64, ge=32, multiple_of=32)
@@ -89,7 +89,7 @@ class BenchRecipe(Recipe):
 class Entry(NamedTuple):
     """One row of a table. name: as the table shows it. fit: the contender. recipes: by role, for the links beside it.
 
-    ks: numbers of labels if not the table's. test: what it is measured on if not the Field's test pictures. line, at:
+    ks: numbers of labels if not the table's. test: what it is measured on if not the Field's test images. line, at:
     in a plot over something else than labels, which line the row belongs to and where on it. source: what besides its
     recipes decides the row, such as a generator's fingerprint.
     """
@@ -120,12 +120,12 @@ class Contenders:
 
     @cached_property
     def fit(self) -> FitHead:
-        """How heads are fitted to labelled pictures."""
+        """How heads are fitted to labeled images."""
         recipe = FIT_PRESETS["fast"].changed(images=self.recipe.fit_images)
         return facing_fit(recipe, not self.distill.augment.flip)
 
     def fit_of(self, head: str) -> Fit:
-        """How a head of that name is: those of points have settings of their own, CONV sees a quarter of the pictures.
+        """How a head of that name is: those of points have settings of their own, CONV sees a quarter of the images.
 
         So it does beside the MLP in GANORCON (section 4.2: 200 epochs and 800).
         """
@@ -136,13 +136,13 @@ class Contenders:
 
     @cached_property
     def distill(self) -> Distill:
-        """How students are trained with consistency on the Field's plain pictures."""
+        """How students are trained with consistency on the Field's plain images."""
         recipe = DISTILL_PRESETS["default"].changed(size=self.student_size, kimg=self.recipe.student_kimg)
-        return facing(recipe, self._pictures)
+        return facing(recipe, self._images)
 
     @property
     def student_size(self) -> int:
-        """Students read small pictures enlarged: at 64 px an eye is two pixels wide."""
+        """Students read small images enlarged: at 64 px an eye is two pixels wide."""
         return max(128, self.recipe.size)
 
     def head(self, name: str, opened: Callable[[], Representation], head: str = HEAD) -> Entry:
@@ -150,13 +150,13 @@ class Contenders:
         fitted = self.segmenter(opened, head)
         return Entry(name, lambda shots: predictor(fitted(shots)), {"fit": self.fit_of(head)})
 
-    def encoder(self, name: str, pretext: str, pictures: Callable[[], Path] | None = None, head: str = HEAD) -> Entry:
-        """A head on an encoder that a pretext trained. pictures: the folder that it learnt from; None the Field's."""
-        row = self.head(name, lambda: self.encoder_of(pretext, pictures), head)
+    def encoder(self, name: str, pretext: str, images: Callable[[], Path] | None = None, head: str = HEAD) -> Entry:
+        """A head on an encoder that a pretext trained. images: the folder that it learned from; None the Field's."""
+        row = self.head(name, lambda: self.encoder_of(pretext, images), head)
         return row._replace(recipes={"encoder": self.encoder_recipe(pretext), **row.recipes})
 
     def with_student(self, name: str, pretext: str, head: str = HEAD) -> list[Entry]:
-        """A head on an encoder, and the student that learns what it says of plain pictures (GANORCON, step III)."""
+        """A head on an encoder, and the student that learns what it says of plain images (GANORCON, step III)."""
         recipe = self.distill.changed(consistency=None)
         teacher = self.segmenter(lambda: self.encoder_of(pretext), head)
         recipes = self.encoder(name, pretext, head=head).recipes
@@ -164,7 +164,7 @@ class Contenders:
 
         def method(shots: Shots):
             out = folder_of_draw(folder, f"{pretext}-{head}", shots)
-            given = (self._pictures, teacher(shots), STUDENT, 0, self.quiet)
+            given = (self._images, teacher(shots), STUDENT, 0, self.quiet)
             return predictor(train_student(shots, recipe, out, *given))
 
         direct = Entry(name, lambda shots: predictor(teacher(shots)), recipes)
@@ -185,12 +185,12 @@ class Contenders:
         # Fits that leave out different shots read the same views, and so do different heads.
         store = Store(self.work / "features")
 
-        favour = {p: FAVOUR if self.recipe.preset_of(p) == LONG else 0.0 for p in TRAINED}
+        favor = {p: FAVOR if self.recipe.preset_of(p) == LONG else 0.0 for p in TRAINED}
 
         def encoder(pretext: str) -> Representation:
             return cached(self.encoder_of(pretext), store)
 
-        encoders = [Candidate(p, partial(encoder, p), favour=favour[p]) for p in TRAINED]
+        encoders = [Candidate(p, partial(encoder, p), favor=favor[p]) for p in TRAINED]
         candidates = [*ready(lambda name: cached(open_representation(name), store)), *encoders]
 
         def method(shots: Shots):
@@ -200,19 +200,19 @@ class Contenders:
             return predictor(maker.fit(shots, quiet=True))
 
         recipes = {p: self.encoder_recipe(p) for p in TRAINED} | {"fit": self.fit}
-        # Rows in which nobody is favoured were measured before there was such a thing, and stay valid.
-        source = f"{READY}{TRAINED}" + (f"{favour}" if any(favour.values()) else "")
+        # Rows in which nobody is favored were measured before there was such a thing, and stay valid.
+        source = f"{READY}{TRAINED}" + (f"{favor}" if any(favor.values()) else "")
         return Entry(name, method, recipes, source=source)
 
     def inverted(self, name: str, layers: str = "regan", steps: int | None = None) -> Entry:
-        """A head on what a generator draws the pictures from, found by inversion."""
+        """A head on what a generator draws the images from, found by inversion."""
         recipe = INVERT_PRESETS["fast"].changed(steps=steps or self.recipe.steps)
         fit = self.fit.changed(augment=None)
 
         @cache
         def road() -> AutoShot:
             generator = load_stylegan(self.generator, layers, recipe=recipe)
-            # Whatever the layers, a picture is searched for once.
+            # Whatever the layers, a image is searched for once.
             generator.store = Store(self.work / "inverted")
             return AutoShot(self.work, generator, self.distill, fit, own=False, quiet=self.quiet)
 
@@ -220,7 +220,7 @@ class Contenders:
         return Entry(name, lambda shots: road().few_shot(shots), recipes, source=self.drawn_by)
 
     def mean_teacher(self, name: str = "mean teacher") -> Entry:
-        """The student's network with consistency on plain pictures, and no representation."""
+        """The student's network with consistency on plain images, and no representation."""
         return Entry(name, lambda shots: predictor(self._contest.mean_teacher(shots)), {"student": self.distill})
 
     def started(self, student: str, pretext: str | None = None) -> Entry:
@@ -234,7 +234,7 @@ class Contenders:
         def method(shots: Shots):
             out = folder_of_draw(folder, f"{student}-{pretext or 'chance'}", shots)
             start = None if pretext is None else self.trained(pretext)
-            given = (self._pictures, None, student, 0, self.quiet)
+            given = (self._images, None, student, 0, self.quiet)
             return predictor(train_student(shots, self.distill, out, *given, start=start))
 
         name = f"mean teacher, {student}" if pretext is None else f"mean teacher, {student} of {pretext}"
@@ -242,12 +242,12 @@ class Contenders:
 
     def supervised(self, name: str = "supervised") -> Entry:
         """The student's network from the labels alone."""
-        recipe = self.distill.changed(unlabelled=0, consistency=None)
+        recipe = self.distill.changed(unlabeled=0, consistency=None)
         return Entry(name, lambda shots: predictor(self._contest.supervised(shots)), {"student": recipe})
 
     def transfer(self, name: str = "transfer") -> Entry:
         """The student's network, trained with many exact masks of another toy and then with the labels."""
-        recipe = self.distill.changed(unlabelled=0, consistency=None)
+        recipe = self.distill.changed(unlabeled=0, consistency=None)
 
         def method(shots: Shots):
             out = folder_of_draw(self._students(recipe), "transfer", shots)
@@ -260,16 +260,16 @@ class Contenders:
         """What users do today: a random forest on filters."""
         return Entry(name, lambda shots: Forest(shots.parts).fit(shots).predict, {})
 
-    def encoder_of(self, pretext: str, pictures: Callable[[], Path] | None = None) -> Representation:
+    def encoder_of(self, pretext: str, images: Callable[[], Path] | None = None) -> Representation:
         """The trained encoder, with the map of positions."""
-        return Positioned(open_representation("resnet", self.trained(pretext, pictures)))
+        return Positioned(open_representation("resnet", self.trained(pretext, images)))
 
-    def trained(self, pretext: str, pictures: Callable[[], Path] | None = None) -> Path:
+    def trained(self, pretext: str, images: Callable[[], Path] | None = None) -> Path:
         """The folder of a trained encoder."""
-        folder = self.field.plain if pictures is None else pictures()
-        left_out = self.field.left_out if pictures is None else ()
+        folder = self.field.plain if images is None else images()
+        left_out = self.field.left_out if images is None else ()
         recipe = self.encoder_recipe(pretext)
-        source = f"{self.field.name}-{self.field.fingerprint}" if pictures is None else folder.parent.name
+        source = f"{self.field.name}-{self.field.fingerprint}" if images is None else folder.parent.name
         out = self.work / "encoders" / f"{pretext}-{source}-{recipe.fingerprint}"
         given = {"preset": self.recipe.preset_of(pretext), "size": self.recipe.size, "kimg": self.recipe.encoder_kimg}
         return pretrain(pretext, folder, out, **given, quiet=self.quiet, leave_out=left_out)
@@ -293,19 +293,19 @@ class Contenders:
     def _elsewhere(self) -> Path:
         """A student that knows all masks of another toy."""
         other = next(name for name in TOYS if name != self.field.name)
-        folder = toy_pictures(other, self.work, self.quiet).parent
+        folder = toy_images(other, self.work, self.quiet).parent
         recipe = DISTILL_PRESETS["supervised"].changed(size=self.student_size, kimg=4 * self.recipe.student_kimg)
         out = self.work / "students" / f"all-of-{other}-{recipe.fingerprint}"
         train_student(load_shots(folder), recipe, out, quiet=self.quiet)
         return out
 
     @cached_property
-    def _pictures(self):
-        return self.field.pictures(self.student_size)
+    def _images(self):
+        return self.field.images(self.student_size)
 
     @cached_property
     def _contest(self) -> Contest:
-        given = (self._students(self.distill), self._pictures, open_representation(REPRESENTATION), self.distill)
+        given = (self._students(self.distill), self._images, open_representation(REPRESENTATION), self.distill)
         return Contest(*given, fit=self.fit, quiet=self.quiet)
 
     def _students(self, *recipes: Recipe) -> Path:

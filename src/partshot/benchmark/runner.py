@@ -32,7 +32,7 @@ from partshot.tasks.pretrain import resolve
 from partshot.train.journal import Journal, read_journal
 from partshot.train.progress import say
 
-# What is drawn at 64 px in minutes, and what real pictures of 128 px and more need.
+# What is drawn at 64 px in minutes, and what real images of 128 px and more need.
 PRESETS = {
     "toy": BenchRecipe(),
     "pack": BenchRecipe(size=128, seeds=(0, 1, 2, 3, 4), student_kimg=9),
@@ -56,9 +56,9 @@ def bench(
     """Measures a table; returns out/TABLE-DATA.md, beside which lie .json, .png and recipes/.
 
     table: a key of tables.TABLES. data: a toy's name or a folder (see field.open_field). work: where rows, encoders and
-    students are kept, out/work when None. ks, seeds, size: replace the recipe's. kimg: thousands of pictures that each
+    students are kept, out/work when None. ks, seeds, size: replace the recipe's. kimg: thousands of images that each
     encoder sees, preset: of the contrastive pretexts, see BenchRecipe.encoder_preset; student_kimg: of shots that each
-    student sees. generator: a trained one of such pictures. Raises BadRecipe for an unknown table, one that needs a
+    student sees. generator: a trained one of such images. Raises BadRecipe for an unknown table, one that needs a
     generator, or labels that are not there, BadArtifact for a generator that is none, and what opening the data raises,
     all before anything is trained.
     """
@@ -68,7 +68,7 @@ def bench(
     given = {"size": size, "encoder_kimg": kimg, "encoder_preset": preset, "student_kimg": student_kimg}
     recipe = _recipe(data, given | {"ks": tuple(ks) or None, "seeds": tuple(seeds) or None})
     for pretext in PRETEXTS:
-        # Refuses a preset that one of them has not, before pictures are drawn.
+        # Refuses a preset that one of them has not, before images are drawn.
         try:
             resolve(pretext, recipe.preset_of(pretext))
         except BadRecipe as error:
@@ -178,7 +178,7 @@ def _write(
         f"# {TABLES[name].what}",
         "",
         f"Table `{name}` ({TABLES[name].source}) on {field.title}, read at {recipe.size} px. {told} "
-        f"{', '.join(map(str, recipe.seeds))}; {len(field.test)} pictures to measure on, with background. "
+        f"{', '.join(map(str, recipe.seeds))}; {len(field.test)} images to measure on, with background. "
         f"How each row was trained stands in its recipes. {_measured_on(machines)}",
         *([] if len(rows) == total else ["", unfinished]),
         "",

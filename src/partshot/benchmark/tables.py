@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from partshot.benchmark.datasets import TOYS, toy_pictures
+from partshot.benchmark.datasets import TOYS, toy_images
 from partshot.benchmark.methods import Contenders, Entry
 from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
@@ -24,7 +24,7 @@ LAYERS = ("coarse", "middle", "fine", "regan", "all")
 STEPS = (10, 30, 100, 300)
 SHIFTS = (0, 10, 20, 30)
 LABELS = (1, 3, 10, 30, 100, 300)
-# Generated pictures to learn from, of seeds that nothing else draws.
+# Generated images to learn from, of seeds that nothing else draws.
 _DRAWN, _DRAWN_SEED = 1000, 4_000_000
 
 
@@ -42,13 +42,13 @@ class Table:
 
 
 def representations(every: Contenders) -> list[Entry]:
-    """Everything that reads pictures, each under the same head, beside what needs no representation."""
+    """Everything that reads images, each under the same head, beside what needs no representation."""
     rows = [every.auto("auto"), every.several("several", PRETEXTS)]
     rows += [every.encoder(pretext, pretext) for pretext in PRETEXTS]
     rows += [every.inverted("generator, inverted")] if every.drawn_by else []
     rows += [every.head(name, partial(open_representation, name + POSITION)) for name in ("random", "pixels")]
     rows += [every.forest(), every.supervised()]
-    # Another toy's exact masks are a step towards a toy, but none towards real pictures.
+    # Another toy's exact masks are a step towards a toy, but none towards real images.
     rows += [every.transfer()] if every.field.toy else []
     best = PRETEXTS[-1]
     student = f"unet-{every.encoder_recipe(best).net}"
@@ -73,18 +73,18 @@ def moco_vs_simsiam(every: Contenders) -> list[Entry]:
 
 
 def pretraining(every: Contenders) -> list[Entry]:
-    """One contrastive encoder that learnt from the Field's own pictures, from other things', and from nothing."""
-    rows = [every.encoder("moco, its own pictures", "moco")]
+    """One contrastive encoder that learned from the Field's own images, from other things', and from nothing."""
+    rows = [every.encoder("moco, its own images", "moco")]
     for name in TOYS:
         if not (every.field.toy and name == every.field.name):
-            rows.append(every.encoder(f"moco, {name}", "moco", partial(toy_pictures, name, every.work, every.quiet)))
+            rows.append(every.encoder(f"moco, {name}", "moco", partial(toy_images, name, every.work, every.quiet)))
     return [*rows, every.head("random weights", partial(open_representation, "random" + POSITION))]
 
 
 def gan_images(every: Contenders) -> list[Entry]:
-    """The same encoder, trained on real pictures and on what a generator draws."""
+    """The same encoder, trained on real images and on what a generator draws."""
     _need_generator(every, "gan-images")
-    drawn = every.work / "pictures" / f"drawn-{every.drawn_by}"
+    drawn = every.work / "images" / f"drawn-{every.drawn_by}"
     draw = partial(sample, every.generator, drawn, _DRAWN, _DRAWN_SEED, 1.0, every.quiet)
     return [
         *(every.encoder(f"{pretext}, real", pretext) for pretext in PRETEXTS),
@@ -96,7 +96,7 @@ def gan_images(every: Contenders) -> list[Entry]:
 
 
 def inversion(every: Contenders) -> list[Entry]:
-    """How long a picture must be searched for before its features are any good."""
+    """How long a image must be searched for before its features are any good."""
     _need_generator(every, "inversion")
     rows = [every.inverted(f"{steps} steps", steps=steps) for steps in STEPS]
     most = (max(every.recipe.ks),)
@@ -104,7 +104,7 @@ def inversion(every: Contenders) -> list[Entry]:
 
 
 def shift(every: Contenders) -> list[Entry]:
-    """Pictures moved sideways, which a generator of centred things cannot draw."""
+    """Images moved sideways, which a generator of centerd things cannot draw."""
     rows = [every.inverted("generator, inverted")] if every.drawn_by else []
     rows += [every.encoder(pretext, pretext) for pretext in PRETEXTS[-1:]]
     rows += [every.mean_teacher()]
@@ -123,29 +123,29 @@ def shift(every: Contenders) -> list[Entry]:
 
 
 def supervised(every: Contenders) -> list[Entry]:
-    """How many labels a supervised network needs to do what few labels do with plain pictures beside them."""
+    """How many labels a supervised network needs to do what few labels do with plain images beside them."""
     draws = every.field.draws
     there = tuple(k for k in LABELS if k <= len(every.field.pool)) if draws is None else tuple(sorted(draws))
     return [every.supervised()._replace(ks=there), every.mean_teacher()]
 
 
 TABLES: Mapping[str, Table] = {
-    "representations": Table("Which way of reading pictures is worth most?", "GANORCON, table 1", representations),
+    "representations": Table("Which way of reading images is worth most?", "GANORCON, table 1", representations),
     "heads": Table("How large should the few-shot head be?", "ReGAN, supplement", heads),
     "layers": Table("Which of a generator's layers know the parts?", "ReGAN, table 7", layers),
     "moco-vs-simsiam": Table("Which contrastive pretext, which head?", "GANORCON, table 4", moco_vs_simsiam),
     "pretraining": Table("Must the encoder know the things?", "GANORCON, table 5", pretraining),
-    "gan-images": Table("Are generated pictures as good to learn from?", "GANORCON, table 6", gan_images),
+    "gan-images": Table("Are generated images as good to learn from?", "GANORCON, table 6", gan_images),
     "inversion": Table("How long must inversion search?", "GANORCON, table 3", inversion, "steps"),
-    "shift": Table("Who can read pictures that are moved?", "GANORCON, figure 2", shift, "shift in % of the width"),
+    "shift": Table("Who can read images that are moved?", "GANORCON, figure 2", shift, "shift in % of the width"),
     "supervised": Table("How many labels is the rest worth?", "ReGAN, figure 6", supervised),
 }
 
 
 def shifted(shots: Shots, share: float) -> Shots:
-    """Pictures moved to the left by a share of their width, as GANORCON moves them; the right edge is repeated.
+    """Images moved to the left by a share of their width, as GANORCON moves them; the right edge is repeated.
 
-    Masks move along; what was not in the picture is 255.
+    Masks move along; what was not in the image is 255.
     """
     images, labels = [], []
     for image, mask in zip(shots.images, shots.labels, strict=True):
@@ -158,6 +158,6 @@ def shifted(shots: Shots, share: float) -> Shots:
 def _need_generator(every: Contenders, table: str) -> None:
     if not every.drawn_by:
         raise BadRecipe(
-            f"table '{table}' on {every.field.name} needs a generator of such pictures; run partshot pretrain "
+            f"table '{table}' on {every.field.name} needs a generator of such images; run partshot pretrain "
             "stylegan2 on them and give its folder as --generator"
         )

@@ -1,1 +1,1 @@
-"""Pictures, masks, shots, and their augmentation: everything that comes off a disk or is drawn."""
+"""Images, masks, shots, and their augmentation: everything that comes off a disk or is drawn."""

@@ -1,9 +1,9 @@
-"""Joint augmentation of pictures and their labels, as batched tensor operations.
+"""Joint augmentation of images and their labels, as batched tensor operations.
 
-One set of random numbers moves picture and mask alike: flip (with left and right parts trading ids), scale, rotation,
-shift and a smooth warp; labels are sampled by the nearest pixel and what comes from outside the picture is 255. Colors
-change on the picture alone. Everything works on whole batches in memory, because per-picture pipelines are slower
-than the network on two cores. Chance comes from a CPU generator, the work is done where the pictures are. Knows no
+One set of random numbers moves image and mask alike: flip (with left and right parts trading ids), scale, rotation,
+shift and a smooth warp; labels are sampled by the nearest pixel and what comes from outside the image is 255. Colors
+change on the image alone. Everything works on whole batches in memory, because per-image pipelines are slower
+than the network on two cores. Chance comes from a CPU generator, the work is done where the images are. Knows no
 files and no networks; normalization is the representation's affair.
 """
 
@@ -20,13 +20,13 @@ from partshot.recipe import Recipe
 
 
 class Augment(Recipe):
-    """How much a picture may change. Zero switches a change off (scale: one).
+    """How much a image may change. Zero switches a change off (scale: one).
 
     scale: the largest zoom factor; drawn log-uniformly in [1/scale, scale]. rotation: degrees, +-.
-    shift: share of the picture's side, +-. warp: standard deviation of a smooth displacement, share of the side.
-    flip: mirror half of the pictures (left/right parts swap). color: strength of brightness, contrast, saturation,
-    hue and gamma changes; 1 is strong, 0 leaves out gray too. gray: probability of a gray picture. blur: largest
-    Gaussian sigma in pixels. noise: largest standard deviation of pixel noise, in the picture's [-1, 1] range.
+    shift: share of the image's side, +-. warp: standard deviation of a smooth displacement, share of the side.
+    flip: mirror half of the images (left/right parts swap). color: strength of brightness, contrast, saturation,
+    hue and gamma changes; 1 is strong, 0 leaves out gray too. gray: probability of a gray image. blur: largest
+    Gaussian sigma in pixels. noise: largest standard deviation of pixel noise, in the image's [-1, 1] range.
     cutout: largest share of a side that a patch of one color hides (the labels stay).
     """
 
@@ -59,7 +59,7 @@ def augment(
     rng: torch.Generator,
     mirrored_ids: list[int],
 ) -> tuple[Float[torch.Tensor, "b 3 h w"], Int[torch.Tensor, "b h w"] | None]:
-    """Changed copies of pictures in [-1, 1] and of their label ids (255 = ignore).
+    """Changed copies of images in [-1, 1] and of their label ids (255 = ignore).
 
     mirrored_ids: for each id, the id it becomes in a mirror (`PartSet.mirrored_ids`). rng: a CPU generator, the only
     source of chance.
@@ -74,9 +74,9 @@ def augment(
 def borrow_colors(
     images: Float[torch.Tensor, "b 3 h w"], others: Float[torch.Tensor, "b 3 h w"], share: float, rng: torch.Generator
 ) -> Float[torch.Tensor, "b 3 h w"]:
-    """Some pictures in the colors of others: each channel takes the other picture's mean and deviation.
+    """Some images in the colors of others: each channel takes the other image's mean and deviation.
 
-    share: probability that a picture borrows; how far it goes is drawn uniformly. So a few labelled pictures appear in
+    share: probability that a image borrows; how far it goes is drawn uniformly. So a few labeled images appear in
     the colors of the whole folder (Reinhard et al. 2001, in RGB). The result stays in [-1, 1].
     """
     (mean, deviation), (other_mean, other_deviation) = _statistics(images), _statistics(others)
@@ -87,7 +87,7 @@ def borrow_colors(
 
 
 def _statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of every channel of every picture, [b, 3, 1, 1] each."""
+    """Mean and standard deviation of every channel of every image, [b, 3, 1, 1] each."""
     flat = images.flatten(2)
     mean, square = flat.mean(2), torch.linalg.vector_norm(flat, dim=2).square() / flat.shape[2]
     return mean[..., None, None], (square - mean.square()).clamp(min=0).sqrt()[..., None, None]
@@ -96,9 +96,9 @@ def _statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def warp_grid(
     batch: int, size: tuple[int, int], recipe: Augment, rng: torch.Generator, device: torch.device | str = "cpu"
 ) -> tuple[Float[torch.Tensor, "b h w 2"], torch.Tensor]:
-    """A sampling grid for `torch.nn.functional.grid_sample` (x, y in [-1, 1]) and which pictures are flipped [b].
+    """A sampling grid for `torch.nn.functional.grid_sample` (x, y in [-1, 1]) and which images are flipped [b].
 
-    device: where the pictures are that it is for.
+    device: where the images are that it is for.
     """
     height, width = size
     angle = _uniform(rng, batch, math.radians(recipe.rotation))
@@ -107,7 +107,7 @@ def warp_grid(
     flipped = (torch.rand(batch, generator=rng) < 0.5) & recipe.flip
     sign = torch.where(flipped, -1.0, 1.0)
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    # Rows map output coordinates to input coordinates; the aspect keeps rotations rigid in oblong pictures.
+    # Rows map output coordinates to input coordinates; the aspect keeps rotations rigid in oblong images.
     aspect = height / width
     theta = torch.stack(
         [
@@ -204,7 +204,7 @@ def _uniform(rng: torch.Generator, batch: int, reach: float, *shape: int) -> tor
     return (torch.rand(batch, *shape, generator=rng) * 2 - 1) * reach
 
 
-# Luma weights of Rec. 601, the ones Pillow and torchvision use for gray pictures.
+# Luma weights of Rec. 601, the ones Pillow and torchvision use for gray images.
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -222,7 +222,7 @@ def _color_matrix(batch: int, strength: float, gray: float, rng: torch.Generator
 
 
 def _blur_half(x: torch.Tensor, largest: float, rng: torch.Generator) -> torch.Tensor:
-    """Half of the pictures blurred, all with one sigma drawn for the batch (a per-picture kernel costs 3x as much)."""
+    """Half of the images blurred, all with one sigma drawn for the batch (a per-image kernel costs 3x as much)."""
     sigma = 0.1 + float(torch.rand(1, generator=rng)) * largest
     chosen = torch.randperm(x.shape[0], generator=rng)[: (x.shape[0] + 1) // 2].to(x.device)
     reach = max(1, int(3 * sigma + 0.5))

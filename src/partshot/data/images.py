@@ -1,7 +1,7 @@
-"""Pictures from disk as uint8 RGB arrays, whatever program wrote them, and label overlays back to disk.
+"""Images from disk as uint8 RGB arrays, whatever program wrote them, and label overlays back to disk.
 
 Knows the modes, depths, rotations and limits of the common formats, and what to say about a file that is none of
-them. Refuses to know labels' ids beyond their colors, normalization and tensors: a picture here is uint8 [h, w, 3].
+them. Refuses to know labels' ids beyond their colors, normalization and tensors: a image here is uint8 [h, w, 3].
 """
 
 import contextlib
@@ -31,13 +31,13 @@ _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
 _BIT_DEPTHS = (8, 10, 12, 14, 16)  # what cameras and microscopes put into 16-bit files
 _SILENT_SECONDS = 2.0  # shorter work needs no progress bar
 
-# A picture over the limit is refused with this module's own words, so Pillow's warning would only say it twice.
+# A image over the limit is refused with this module's own words, so Pillow's warning would only say it twice.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Pictures in squares of one size, their aspect kept (letterbox.py).
+    """Images in squares of one size, their aspect kept (letterbox.py).
 
     images: uint8 [n, size, size, 3] RGB. paths: the n files they came from, in the order asked for.
     skipped: the files that could not be read, each with the one-line reason.
@@ -49,22 +49,22 @@ class Stack:
 
 
 def list_images(folder: Path | str, leave_out: Iterable[Path] = ()) -> list[Path]:
-    """The pictures right inside a folder, sorted by name; hidden files and other kinds of files are passed over.
+    """The images right inside a folder, sorted by name; hidden files and other kinds of files are passed over.
 
-    leave_out: files that are no pictures although they look like it, such as masks that lie beside their pictures.
-    Raises BadImage when the folder is missing or holds no picture, or when two pictures share a stem, since whatever
+    leave_out: files that are no images although they look like it, such as masks that lie beside their images.
+    Raises BadImage when the folder is missing or holds no image, or when two images share a stem, since whatever
     is written for them (STEM.png) would be one file.
     """
     folder, left_out = Path(folder), {Path(p) for p in leave_out}
     if not folder.is_dir():
-        raise BadImage(f"{folder}: no such folder; give a folder of pictures")
+        raise BadImage(f"{folder}: no such folder; give a folder of images")
     paths = sorted(
         p
         for p in folder.iterdir()
         if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p not in left_out and p.is_file()
     )
     if not paths:
-        raise BadImage(f"{folder}: holds no picture ({', '.join(IMAGE_SUFFIXES)}); give a folder that does")
+        raise BadImage(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)}); give a folder that does")
     by_stem: dict[str, Path] = {}
     for path in paths:
         twin = by_stem.setdefault(path.stem, path)
@@ -77,7 +77,7 @@ def list_images(folder: Path | str, leave_out: Iterable[Path] = ()) -> list[Path
 
 
 def read_image(path: Path | str) -> np.ndarray:
-    """One picture as uint8 [h, w, 3] RGB, upright.
+    """One image as uint8 [h, w, 3] RGB, upright.
 
     Any mode: gray, palette, CMYK and 1-bit become RGB; transparency is laid on white; the EXIF rotation is applied
     once. 16-bit gray is scaled from the smallest usual depth (8, 10, 12, 14 or 16 bits) that holds its largest value
@@ -87,17 +87,17 @@ def read_image(path: Path | str) -> np.ndarray:
     Raises BadImage when the file is missing, empty, damaged, or larger than Pillow's limit against decompression
     bombs (`PIL.Image.MAX_IMAGE_PIXELS`).
     """
-    picture, frames = _decode(Path(path))
+    image, frames = _decode(Path(path))
     if frames:
         warnings.warn(f"{path}: holds several frames; the first one is used", stacklevel=2)
-    return np.array(picture)
+    return np.array(image)
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
     """Height and width of an image, upright, from the head of its file; BadImage when that cannot be read."""
-    with _opened(Path(path)) as picture:
-        turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-        return picture.size if turned else picture.size[::-1]
+    with _opened(Path(path)) as image:
+        turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return image.size if turned else image.size[::-1]
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def allowing(megapixels: int | float) -> Iterator[None]:
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """A picture, uint8 [h, w, 3], squashed to uint8 [size, size, 3]: the aspect is not kept.
+    """A image, uint8 [h, w, 3], squashed to uint8 [size, size, 3]: the aspect is not kept.
 
     Bilinear with half-pixel centers, and antialiased where it shrinks: what `torch.nn.functional.interpolate` does
     with `antialias=True`, but rounded to uint8.
@@ -126,12 +126,12 @@ def resize_images(images: Iterable[np.ndarray], size: int) -> np.ndarray:
 
 
 def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> Stack:
-    """Many pictures in squares of one size (letterbox.py), read by several threads into one array.
+    """Many images in squares of one size (letterbox.py), read by several threads into one array.
 
     A progress bar appears after two seconds.
 
     JPEGs much larger than `size` are decoded at a fraction of their size (never below twice `size`), which is many
-    times faster and differs from reading them whole by about a gray level. Memory: the result and one picture a thread.
+    times faster and differs from reading them whole by about a gray level. Memory: the result and one image a thread.
 
     skip_corrupt: leave out what cannot be read and list it in `skipped`; otherwise the first one raises BadImage.
     Raises BadImage when nothing at all could be read.
@@ -140,25 +140,25 @@ def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> 
 
     def fill(row: int) -> tuple[bool, str]:
         try:
-            picture, frames = _decode(Path(paths[row]), near=size)
+            image, frames = _decode(Path(paths[row]), near=size)
         except BadImage as error:
             if not skip_corrupt:
                 raise
             return False, str(error)
-        images[row] = letterbox(picture, size)
+        images[row] = letterbox(image, size)
         return frames, ""
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        outcomes = list(_shown(pool.map(fill, range(len(paths))), len(paths), "reading pictures"))
+        outcomes = list(_shown(pool.map(fill, range(len(paths))), len(paths), "reading images"))
 
     animated = [Path(p).name for p, (frames, _) in zip(paths, outcomes, strict=True) if frames]
     if animated:
         names = ", ".join(animated[:3]) + (", ..." if len(animated) > 3 else "")
-        warnings.warn(f"{len(animated)} pictures hold several frames; the first is used ({names})", stacklevel=2)
+        warnings.warn(f"{len(animated)} images hold several frames; the first is used ({names})", stacklevel=2)
     skipped = tuple((Path(p), reason) for p, (_, reason) in zip(paths, outcomes, strict=True) if reason)
     kept = [row for row, (_, reason) in enumerate(outcomes) if not reason]
     if not kept:
-        raise BadImage(f"none of {len(paths)} pictures can be read" + (f"; first: {skipped[0][1]}" if skipped else ""))
+        raise BadImage(f"none of {len(paths)} images can be read" + (f"; first: {skipped[0][1]}" if skipped else ""))
     for to, row in enumerate(kept):  # in place: a copy would need the memory twice
         if to != row:
             images[to] = images[row]
@@ -166,16 +166,16 @@ def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> 
 
 
 def turned_by_exif(path: Path | str) -> bool:
-    """Whether the EXIF rotation of a picture swaps its height and width."""
-    with Image.open(path, formats=_FORMATS) as picture:
-        return picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    """Whether the EXIF rotation of a image swaps its height and width."""
+    with Image.open(path, formats=_FORMATS) as image:
+        return image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, parts: PartSet, alpha: float = 0.5) -> np.ndarray:
-    """A picture with its parts tinted and outlined in their colors, uint8 [h, w, 3].
+    """A image with its parts tinted and outlined in their colors, uint8 [h, w, 3].
 
     image: uint8 [h, w, 3]. labels: uint8 [h, w]; background stays clear, ignored pixels (255) turn gray.
-    alpha: how much of the part's color covers the picture, 0..1; outlines are opaque and grow with the picture.
+    alpha: how much of the part's color covers the image, 0..1; outlines are opaque and grow with the image.
     Raises BadLabels when the sizes differ or an id is outside the PartSet.
     """
     if labels.shape != image.shape[:2]:
@@ -210,31 +210,31 @@ def write_overlay(path: Path | str, image: np.ndarray, labels: np.ndarray, parts
 
 
 def _decode(path: Path, near: int | None = None) -> tuple[Image.Image, bool]:
-    # The picture as upright RGB, and whether more frames follow the first. near: JPEGs may come at a fraction of
+    # The image as upright RGB, and whether more frames follow the first. near: JPEGs may come at a fraction of
     # their size, but not below twice this one.
-    with _opened(path) as picture:
+    with _opened(path) as image:
         # MPO is a camera's JPEG with a preview or a depth map behind it, not an animation.
-        frames = picture.format != "MPO" and getattr(picture, "is_animated", False)
+        frames = image.format != "MPO" and getattr(image, "is_animated", False)
         if near is not None:
-            picture.draft(None, (2 * near, 2 * near))
-        picture.load()
+            image.draft(None, (2 * near, 2 * near))
+        image.load()
         # Only after load: Pillow turns a TIFF itself while loading it and then drops the tag. In place, since of a very
-        # large picture a copy is half a gigabyte.
-        ImageOps.exif_transpose(picture, in_place=True)
-        return _rgb(path, picture), frames
+        # large image a copy is half a gigabyte.
+        ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(path, image), frames
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    # A picture whose head has been read; whatever is wrong with the file, now or later on, is a BadImage.
+    # A image whose head has been read; whatever is wrong with the file, now or later on, is a BadImage.
     if not path.is_file():
         raise BadImage(f"{path}: no such file; check the path")
     if path.stat().st_size == 0:
         raise BadImage(f"{path}: is empty (0 bytes); copy it again or delete it")
     try:
-        with Image.open(path, formats=_FORMATS) as picture:
-            _refuse_bomb(path, picture.width * picture.height)
-            yield picture
+        with Image.open(path, formats=_FORMATS) as image:
+            _refuse_bomb(path, image.width * image.height)
+            yield image
     except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -244,7 +244,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except Exception as error:  # Pillow's decoders raise nearly every kind of exception on damaged bytes
         if isinstance(error, PermissionError):
             raise BadImage(f"{path}: may not be read; change its permissions") from error
-        why = "no known picture format" if isinstance(error, Image.UnidentifiedImageError) else f"damaged: {error}"
+        why = "no known image format" if isinstance(error, Image.UnidentifiedImageError) else f"damaged: {error}"
         raise BadImage(f"{path}: cannot be read ({why}); replace it or delete it") from error
 
 
@@ -258,15 +258,15 @@ def _refuse_bomb(path: Path, pixels: int) -> None:
     )
 
 
-def _rgb(path: Path, picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):
-        return _from_integers(path, np.asarray(picture))
-    if picture.mode == "F":
-        return _from_floats(path, np.asarray(picture))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+def _rgb(path: Path, image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _from_integers(path, np.asarray(image))
+    if image.mode == "F":
+        return _from_floats(path, np.asarray(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_integers(path: Path, values: np.ndarray) -> Image.Image:

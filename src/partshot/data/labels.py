@@ -2,7 +2,7 @@
 
 Knows that 255 means ignore, that a mask's EXIF rotation is not applied, and which files only look like masks (JPEG
 changes ids, RGB holds colors, 4-bit gray is read in two ways). Refuses to guess: what is not plainly ids is an error
-that says how to export it. Refuses to know pictures.
+that says how to export it. Refuses to know images.
 """
 
 import io
@@ -65,7 +65,7 @@ def write_labels(path: Path | str, labels: np.ndarray, parts: PartSet) -> Path:
 def resize_labels(labels: np.ndarray, size: int) -> np.ndarray:
     """Labels, uint8 [h, w], squashed to uint8 [size, size]: each pixel takes the id at its center, none is blended.
 
-    The grid is that of `images.resize_image`, so that a picture and its labels stay on top of each other.
+    The grid is that of `images.resize_image`, so that a image and its labels stay on top of each other.
     """
     return np.array(Image.fromarray(labels).resize((size, size), Image.Resampling.NEAREST))
 
@@ -130,7 +130,7 @@ def _open(path: Path) -> Image.Image:
     except (BadLabels, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise nearly every kind of exception on damaged bytes
-        why = "no known picture format" if isinstance(error, Image.UnidentifiedImageError) else f"damaged: {error}"
+        why = "no known image format" if isinstance(error, Image.UnidentifiedImageError) else f"damaged: {error}"
         raise BadLabels(f"mask {path.name} cannot be read ({why}); export it again") from error
     if few_bits:
         # Pillow and most viewers stretch 2- and 4-bit gray to 0..255; label tools mean the numbers themselves.

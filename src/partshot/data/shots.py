@@ -1,6 +1,6 @@
-"""Shots: the few labelled pictures, each with its mask, and the draws of k of them that few-shot protocols need.
+"""Shots: the few labeled images, each with its mask, and the draws of k of them that few-shot protocols need.
 
-Knows the ways in which people lay pictures and masks on disk, and checks every pair before anything is trained on
+Knows the ways in which people lay images and masks on disk, and checks every pair before anything is trained on
 it: one bad shot is fatal, since there are only a few. Refuses to know tensors and augmentation.
 """
 
@@ -25,7 +25,7 @@ _THREADS = 4
 
 
 class Pair(NamedTuple):
-    """A picture and its mask on disk; name is the stem they share."""
+    """A image and its mask on disk; name is the stem they share."""
 
     name: str
     image: Path
@@ -34,12 +34,12 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Shots:
-    """k labelled pictures at their own sizes.
+    """k labeled images at their own sizes.
 
     images: k arrays uint8 [h, w, 3] RGB. labels: k arrays uint8 [h, w], ids of `parts`, 255 = ignore.
     names: one per shot, for messages and reports. parts: the PartSet the ids belong to.
 
-    Raises BadLabels when the counts differ, a mask has another size than its picture, or an id is outside `parts`.
+    Raises BadLabels when the counts differ, a mask has another size than its image, or an id is outside `parts`.
     """
 
     images: tuple[np.ndarray, ...]
@@ -71,7 +71,7 @@ class Shots:
 
     @property
     def fingerprint(self) -> str:
-        """12 hex digits that are equal exactly when pictures, labels, names and parts are."""
+        """12 hex digits that are equal exactly when images, labels, names and parts are."""
         digest = hashlib.sha256(f"{self.names}/{self.parts.to_dict()}".encode())
         for array in (*self.images, *self.labels):
             digest.update(f"{array.shape}".encode())
@@ -120,7 +120,7 @@ def load_shots(
     rgb_masks: bool = False,
     leave_out: Iterable[Path] = (),
 ) -> Shots:
-    """Reads labelled pictures from disk.
+    """Reads labeled images from disk.
 
     labels, images, leave_out: where they lie, in one of the layouts of `find_pairs`.
     parts: the PartSet; else classes.json in the masks' folder or its parent; else the ids and the palette found.
@@ -148,37 +148,37 @@ def find_pairs(
     names: Sequence[str] | None = None,
     leave_out: Iterable[Path] = (),
 ) -> list[Pair]:
-    """Which picture belongs to which mask, by stem.
+    """Which image belongs to which mask, by stem.
 
-    Layouts: masks STEM.png in `labels` and pictures STEM.* in `images` (further pictures there are the unlabelled
-    ones); one folder that holds images/ and masks/; or STEM.png beside STEM.jpg (or any other kind of picture).
-    Without `images` the folder is taken to hold shots alone, and a picture without a mask is an error.
-    names: only these stems, in this order. leave_out: files in `images` that are no pictures, such as other masks.
+    Layouts: masks STEM.png in `labels` and images STEM.* in `images` (further images there are the unlabeled
+    ones); one folder that holds images/ and masks/; or STEM.png beside STEM.jpg (or any other kind of image).
+    Without `images` the folder is taken to hold shots alone, and a image without a mask is an error.
+    names: only these stems, in this order. leave_out: files in `images` that are no images, such as other masks.
 
     Raises BadLabels when there is no mask, or a partner is missing, with the nearest stem there is; BadImage when two
-    pictures share a stem.
+    images share a stem.
     """
-    mask_folder, picture_folder = _folders(Path(labels), Path(images) if images else None)
+    mask_folder, image_folder = _folders(Path(labels), Path(images) if images else None)
     masks = mask_files(labels)
-    pictures = _pictures(picture_folder, mask_folder, masks, leave_out)
+    found = _images(image_folder, mask_folder, masks, leave_out)
     if not masks:
-        raise BadLabels(f"{mask_folder}: holds no mask (*.png); put STEM.png there for each labelled picture STEM")
+        raise BadLabels(f"{mask_folder}: holds no mask (*.png); put STEM.png there for each labeled image STEM")
     for name in names or ():
         if name not in masks:
             raise BadLabels(f"'{name}' has no mask in {mask_folder}; {_nearest(name, masks)}add {name}.png")
     for name in names or masks:
-        if name not in pictures:
+        if name not in found:
             raise BadLabels(
-                f"mask {masks[name].name} has no picture in {picture_folder}; "
-                f"{_nearest(name, pictures)}add the picture or remove the mask"
+                f"mask {masks[name].name} has no image in {image_folder}; "
+                f"{_nearest(name, found)}add the image or remove the mask"
             )
-    unlabelled = sorted(set(pictures) - set(masks))
-    if unlabelled and images is None and names is None:
+    unlabeled = sorted(set(found) - set(masks))
+    if unlabeled and images is None and names is None:
         raise BadLabels(
-            f"picture {pictures[unlabelled[0]].name} has no mask in {mask_folder}; {_nearest(unlabelled[0], masks)}"
-            "label it, or move unlabelled pictures to a folder of their own"
+            f"image {found[unlabeled[0]].name} has no mask in {mask_folder}; {_nearest(unlabeled[0], masks)}"
+            "label it, or move unlabeled images to a folder of their own"
         )
-    return [Pair(name, pictures[name], masks[name]) for name in names or masks]
+    return [Pair(name, found[name], masks[name]) for name in names or masks]
 
 
 def mask_files(labels: Path | str) -> dict[str, Path]:
@@ -188,7 +188,7 @@ def mask_files(labels: Path | str) -> dict[str, Path]:
 
 
 def _folders(labels: Path, images: Path | None) -> tuple[Path, Path]:
-    # Where the masks and where the pictures lie.
+    # Where the masks and where the images lie.
     if not labels.is_dir():
         raise BadLabels(f"{labels}: no such folder; give a folder of masks")
     masks = labels / "masks" if (labels / "masks").is_dir() else labels
@@ -198,11 +198,9 @@ def _folders(labels: Path, images: Path | None) -> tuple[Path, Path]:
     return masks, images
 
 
-def _pictures(
-    folder: Path, mask_folder: Path, masks: dict[str, Path], leave_out: Iterable[Path] = ()
-) -> dict[str, Path]:
-    # By stem. Pictures beside their masks count too, so that a folder of labelled pairs can accompany a folder of
-    # unlabelled pictures; where both have a stem, the pictures' own folder wins.
+def _images(folder: Path, mask_folder: Path, masks: dict[str, Path], leave_out: Iterable[Path] = ()) -> dict[str, Path]:
+    # By stem. Images beside their masks count too, so that a folder of labeled pairs can accompany a folder of
+    # unlabeled images; where both have a stem, the images' own folder wins.
     beside = [p for p in sorted(mask_folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."]
     beside = [p for p in beside if p not in masks.values()]
     found = {p.stem: p for p in list_images(mask_folder, leave_out=masks.values())} if beside else {}
@@ -212,13 +210,13 @@ def _pictures(
         if stem not in masks:
             raise BadLabels(
                 f"{path.name} lies among the masks without a mask {stem}.png; if it is meant as one, save it as an "
-                "8-bit indexed PNG (value = id; JPEG would change ids), else move it to the pictures"
+                "8-bit indexed PNG (value = id; JPEG would change ids), else move it to the images"
             )
     return {**found, **{p.stem: p for p in list_images(folder, leave_out)}}
 
 
 def read_pair(pair: Pair, parts: PartSet | None = None, rgb: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """One picture, uint8 [h, w, 3], and its mask, uint8 [h, w].
+    """One image, uint8 [h, w, 3], and its mask, uint8 [h, w].
 
     parts, rgb: as in `read_labels`. Raises BadImage or BadLabels, also when the sizes differ.
     """

@@ -1,6 +1,6 @@
-"""Soft labels of many pictures, stored compactly: the most likely parts of each pixel as bytes, never float logits.
+"""Soft labels of many images, stored compactly: the most likely parts of each pixel as bytes, never float logits.
 
-5,000 pictures of 512 px with 10 classes take 52 GB as float32 logits; the two likeliest parts at half size, one byte
+5,000 images of 512 px with 10 classes take 52 GB as float32 logits; the two likeliest parts at half size, one byte
 for the id and one for the probability, take 1.3 GB, and 0.08 GB at 128 px.
 """
 
@@ -24,7 +24,7 @@ class SoftLabels:
 
     @classmethod
     def of(cls, probabilities: Float[torch.Tensor, "n k h w"], keep: int = 2) -> "SoftLabels":
-        """The `keep` likeliest parts of each pixel of some pictures."""
+        """The `keep` likeliest parts of each pixel of some images."""
         shares, ids = probabilities.float().topk(min(keep, probabilities.shape[1]), dim=1)
         return cls(ids.byte(), (shares * 255).round().clamp(0, 255).byte(), probabilities.shape[1])
 
@@ -35,7 +35,7 @@ class SoftLabels:
         return cls(ids, shares, several[0].classes)
 
     def read(self, index: Int[torch.Tensor, " b"], size: int) -> Float[torch.Tensor, "b k {size} {size}"]:
-        """Probabilities of some pictures at another size; what was dropped is shared out, so that they sum to 1."""
+        """Probabilities of some images at another size; what was dropped is shared out, so that they sum to 1."""
         chosen = self.shares[index].float()
         chosen = chosen / chosen.sum(1, keepdim=True).clamp(min=1)
         dense = torch.zeros(len(index), self.classes, *self.ids.shape[2:])

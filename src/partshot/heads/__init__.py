@@ -1,1 +1,1 @@
-"""Pyramid in, logits out: what is fitted to the few labelled pictures."""
+"""Pyramid in, logits out: what is fitted to the few labeled images."""

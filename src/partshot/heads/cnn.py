@@ -1,4 +1,4 @@
-"""ReGAN's few-shot CNNs: a lazy 1x1 layer to 128 channels, then dilated 3x3 convolutions at picture size.
+"""ReGAN's few-shot CNNs: a lazy 1x1 layer to 128 channels, then dilated 3x3 convolutions at image size.
 
 Three sizes by how far they look: 6, 14 and 30 pixels to each side. Knows the shapes of the paper's supplement and of
 the released code; how they are fitted stands in train/fit_head.py.

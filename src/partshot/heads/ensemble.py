@@ -1,6 +1,6 @@
 """DatasetGAN's head: ten small MLPs that look at the same pixel, started and fitted apart, in one pass.
 
-Where they differ, the picture is unlike what was labelled. All first layers are one lazy projection over the Pyramid,
+Where they differ, the image is unlike what was labeled. All first layers are one lazy projection over the Pyramid,
 all later ones one batched product each. Knows the members' shape; how they are fitted stands in train/fit_ensemble.py,
 what is made of their disagreement in ops/disagreement.py.
 """
@@ -19,8 +19,8 @@ from partshot.pyramid import Pyramid
 # Hidden units of a member, by whether there are 32 classes or more (DatasetGAN; DDPM-segmentation changes at 30).
 _FEW, _MANY = (128, 32), (256, 128)
 
-# Bytes of the first layer's values, at picture size, that may be there at once: those of all ten members for eight
-# pictures of 64 px, of one for one at 512 px.
+# Bytes of the first layer's values, at image size, that may be there at once: those of all ten members for eight
+# images of 64 px, of one for one at 512 px.
 _ROOM = 1 << 28
 
 
@@ -28,7 +28,7 @@ class Ensemble(nn.Module):
     """Pyramid -> logits [b, classes, h, w] whose softmax is the mean of the members' probabilities.
 
     Each member is Linear, ReLU, BatchNorm, Linear, ReLU, BatchNorm, Linear on one pixel's features, BatchNorm after
-    ReLU. Whole pictures are read with the stored statistics, whatever the mode; only `later` in training uses its own
+    ReLU. Whole images are read with the stored statistics, whatever the mode; only `later` in training uses its own
     pixels'. Initial weights are normal with deviation 0.02, biases 0. Every tensor's first axis is the members'.
     Source: DatasetGAN's released code.
     """
@@ -85,7 +85,7 @@ class Ensemble(nn.Module):
             some = slice(start, start + at_once)
             part = slice(start * units, (start + at_once) * units)
             x = project(pyramid, [w[part] for w in weights], bias[part])
-            # The units of one member as rows, all pixels of all pictures as columns, where they lie.
+            # The units of one member as rows, all pixels of all images as columns, where they lie.
             x = x.permute(1, 0, 2, 3).unflatten(0, (-1, units)).flatten(2)
             for weight, offset in layers:
                 x = torch.baddbmm(offset[some], weight[some], F.relu(x, inplace=True))

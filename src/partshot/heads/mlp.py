@@ -1,7 +1,7 @@
 """Multilayer perceptrons on single pixels of the hypercolumn.
 
 ReGAN's (hidden layers 2000 and 200, ReLU; supplement) and GANORCON's (1024 and 256, BatchNorm before ReLU, no biases;
-released code). ReGAN's first hidden layer is computed a slice at a time, so that its 2,000 maps at picture size
+released code). ReGAN's first hidden layer is computed a slice at a time, so that its 2,000 maps at image size
 (2 GB at 512 px) are not all there.
 """
 
@@ -17,7 +17,7 @@ from partshot.heads.linear import Linear
 from partshot.ops.hypercolumn import project
 from partshot.pyramid import Pyramid
 
-# Hidden units of the first layer that are at picture size at once.
+# Hidden units of the first layer that are at image size at once.
 SLICE = 250
 # Bytes of hidden units up to which training keeps all slices; beyond it, it computes them twice, which takes a third
 # longer.
@@ -54,7 +54,7 @@ class Mlp(nn.Module):
         return x
 
     def _bytes(self, pyramid: Pyramid) -> int:
-        """What training would keep of all hidden units at picture size, before and after ReLU."""
+        """What training would keep of all hidden units at image size, before and after ReLU."""
         level, (height, width) = pyramid.maps[0], pyramid.image_size
         kind = level.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else level.dtype
@@ -73,7 +73,7 @@ def _slice_twice(*arguments) -> torch.Tensor:
 class NormedMlp(nn.Module):
     """Pyramid -> 1024 -> 256 -> logits, BatchNorm and ReLU between, no biases.
 
-    Source: GANORCON's released code ("fcn"). Its first layer is whole at picture size: 1 GB per picture at 512 px.
+    Source: GANORCON's released code ("fcn"). Its first layer is whole at image size: 1 GB per image at 512 px.
     """
 
     reach = 0

@@ -2,7 +2,7 @@
 
 A 3x3 convolution is nine 1x1 convolutions, each shifted by its place in the kernel, and those commute with resizing.
 The hypercolumn (4 GB at 512 px and 3,840 channels) is not built; the convolution's own result, 1,024 channels at
-picture size, is (1 GB at 512 px). Source: GANORCON's released code.
+image size, is (1 GB at 512 px). Source: GANORCON's released code.
 """
 
 import math
@@ -50,9 +50,7 @@ class ConvHead(nn.Module):
     def forward(self, pyramid: Pyramid) -> Float[torch.Tensor, "b k h w"]:
         """Logits at image size."""
         if min(pyramid.image_size) < SMALLEST:
-            raise BadImage(
-                f"head 'conv' halves pictures five times; given {pyramid.image_size}, use {SMALLEST} or more"
-            )
+            raise BadImage(f"head 'conv' halves images five times; given {pyramid.image_size}, use {SMALLEST} or more")
         x = 0
         for place, tap in enumerate(self.taps):
             x = x + _shifted(tap(pyramid), place // 3 - 1, place % 3 - 1)

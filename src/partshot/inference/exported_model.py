@@ -60,7 +60,7 @@ class Shipped:
         self.squashed = meta.get("partshot.aspect") != "kept"
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and confidence of pictures of one size.
+        """Labels and confidence of images of one size.
 
         images: uint8 [b, h, w, 3] RGB. Returns labels, uint8 [b, h, w], ids of `parts`; and confidence,
         uint8 [b, h, w], the probability of that label times 255. Safe to call from several threads.

@@ -32,43 +32,43 @@ class Author:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the results of a picture go: out/STEM.png, out/overlays/STEM.jpg, out/confidence/STEM.png."""
+    """Where the results of a image go: out/STEM.png, out/overlays/STEM.jpg, out/confidence/STEM.png."""
 
     out: Path
     overlays: bool
     confidence: bool
 
-    def labels(self, picture: Path) -> Path:
-        return self.out / f"{picture.stem}.png"
+    def labels(self, image: Path) -> Path:
+        return self.out / f"{image.stem}.png"
 
-    def overlay(self, picture: Path) -> Path:
-        return self.out / "overlays" / f"{picture.stem}.jpg"
+    def overlay(self, image: Path) -> Path:
+        return self.out / "overlays" / f"{image.stem}.jpg"
 
-    def sureness(self, picture: Path) -> Path:
-        return self.out / "confidence" / f"{picture.stem}.png"
+    def sureness(self, image: Path) -> Path:
+        return self.out / "confidence" / f"{image.stem}.png"
 
-    def done(self, picture: Path, since: int) -> bool:
-        """Whether all that is wanted of a picture was written after `since` (ns) and after the picture itself."""
-        wanted = [self.labels(picture)]
-        wanted += [self.overlay(picture)] if self.overlays else []
-        wanted += [self.sureness(picture)] if self.confidence else []
-        oldest = max(since, picture.stat().st_mtime_ns)
+    def done(self, image: Path, since: int) -> bool:
+        """Whether all that is wanted of a image was written after `since` (ns) and after the image itself."""
+        wanted = [self.labels(image)]
+        wanted += [self.overlay(image)] if self.overlays else []
+        wanted += [self.sureness(image)] if self.confidence else []
+        oldest = max(since, image.stat().st_mtime_ns)
         return all(p.is_file() and p.stat().st_mtime_ns >= oldest for p in wanted)
 
 
-def claim(places: Places, author: Author, pictures: Sequence[Path], overwrite: bool, reading: Reading) -> dict:
+def claim(places: Places, author: Author, images: Sequence[Path], overwrite: bool, reading: Reading) -> dict:
     """Makes the folder this author's; the manifest says since when (ns, by the folder's own clock) its files are.
 
-    Raises BadImage where the folder is a file or holds the pictures, BadLabels where it holds masks of others.
+    Raises BadImage where the folder is a file or holds the images, BadLabels where it holds masks of others.
     """
     out = places.out
     if out.exists() and not out.is_dir():
         raise BadImage(f"{out}: is a file; give a folder for the masks")
-    if out.exists() and out.resolve() == pictures[0].parent.resolve():
-        raise BadImage(f"{out}: holds the pictures themselves; give another folder for the masks")
+    if out.exists() and out.resolve() == images[0].parent.resolve():
+        raise BadImage(f"{out}: holds the images themselves; give another folder for the masks")
     manifest = _read_manifest(out / MANIFEST)
     if manifest is None and not overwrite:
-        _refuse_foreign_masks(places, pictures)
+        _refuse_foreign_masks(places, images)
     read_so = {"sha256": author.sha256, "reading": reading.to_dict()}
     if manifest is None or overwrite or not _same_reading(manifest, read_so):
         time.sleep(_TICK_SECONDS)
@@ -93,10 +93,10 @@ def _read_manifest(path: Path) -> dict | None:
         return None
 
 
-def _refuse_foreign_masks(places: Places, pictures: Sequence[Path]) -> None:
+def _refuse_foreign_masks(places: Places, images: Sequence[Path]) -> None:
     # Masks drawn by hand are the most valuable files there are.
-    for picture in pictures:
-        mask = places.labels(picture)
+    for image in images:
+        mask = places.labels(image)
         if mask.exists():
             raise BadLabels(
                 f"{mask}: was not predicted by partshot; choose another --out, or replace it by --overwrite"

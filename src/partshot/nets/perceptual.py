@@ -1,8 +1,8 @@
-"""How far apart two pictures look: distances between what a network makes of them, not between their pixels.
+"""How far apart two images look: distances between what a network makes of them, not between their pixels.
 
-LPIPS where its weights are at hand (Zhang et al. 2018); else the same formula without learnt weights, on the features
+LPIPS where its weights are at hand (Zhang et al. 2018); else the same formula without learned weights, on the features
 of any network that returns its levels: the critic that a generator was trained against, or an encoder of the user's.
-Knows networks only by pictures in [-1, 1] in, maps out; downloads nothing.
+Knows networks only by images in [-1, 1] in, maps out; downloads nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +20,12 @@ from partshot.ops.precision import best_device
 
 Levels = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 Distance = Callable[[torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]
-"""Pictures [b, 3, h, w] in [-1, 1] -> a measure: others -> [b], how far apart each pair is; differentiable in these.
+"""Images [b, 3, h, w] in [-1, 1] -> a measure: others -> [b], how far apart each pair is; differentiable in these.
 
 What the first look like to the network is worked out once, however often others are measured against them.
 """
 
-# LPIPS compares pictures at this side at most, as projectors do.
+# LPIPS compares images at this side at most, as projectors do.
 LARGEST = 256
 # Keeps the length of a vector of zeros from being zero.
 _TINY = 1e-10

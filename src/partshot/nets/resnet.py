@@ -21,7 +21,7 @@ CHANNELS = {
 class ResNetTrunk(nn.Module):
     """layer1 to layer4 of a ResNet, He-initialized by torchvision.
 
-    name: a key of CHANNELS. stem_stride: of the first convolution; 2 as published, 1 to keep small pictures large.
+    name: a key of CHANNELS. stem_stride: of the first convolution; 2 as published, 1 to keep small images large.
     Raises BadRecipe for another name.
     """
 

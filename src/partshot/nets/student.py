@@ -1,8 +1,8 @@
-"""Students: the fast networks that ship. Pictures in [-1, 1] in, logits of the same size out.
+"""Students: the fast networks that ship. Images in [-1, 1] in, logits of the same size out.
 
 "swift" is this project's own, the default: a residual U-Net laid out for processors. Its stem folds 2 x 2 pixels into
 channels and its head unfolds them again, so that no convolution runs at full size; wide layers stand where the maps
-are small; the decoder adds where others concatenate; and five maps of position tell it where in the picture it is,
+are small; the decoder adds where others concatenate; and five maps of position tell it where in the image it is,
 which aligned kinds of things reward. "light-ENCODER" puts a light decoder on an encoder of timm's (nets/light_unet.py),
 whose pretrained weights it can start from. "regan-unet" is the published student. Every network of
 segmentation-models-pytorch is one by name: "unet-resnet34", "deeplabv3plus-mobilenet_v2", ...
@@ -24,7 +24,7 @@ LIGHT = "light-"
 """Before the encoder's name in that of a LightUNet."""
 
 STRIDE = 32
-"""Every student's pictures have sides that this divides; the exported model resizes to such a size by itself."""
+"""Every student's images have sides that this divides; the exported model resizes to such a size by itself."""
 
 
 def build_student(name: str, classes: int) -> nn.Module:
@@ -84,7 +84,7 @@ def start_from(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: str)
 
 
 class Mirrored(nn.Module):
-    """A student that looks at every picture and at its mirror image, and says the mean of its logits.
+    """A student that looks at every image and at its mirror image, and says the mean of its logits.
 
     mirrored_ids: the part that each part is in a mirror, as `PartSet.mirrored_ids` gives them.
     """
@@ -94,7 +94,7 @@ class Mirrored(nn.Module):
         self.net, self.mirrored_ids = net, mirrored_ids
 
     def forward(self, images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b k h w"]:
-        """Logits at the pictures' size, as the net's own."""
+        """Logits at the images' size, as the net's own."""
         plain, mirrored = self.net(images), self.net(images.flip(3))
         return (plain + mirrored.flip(3)[:, self.mirrored_ids]) / 2
 
@@ -108,14 +108,14 @@ class Offset(nn.Module):
         self.register_buffer("offsets", torch.tensor(offsets)[:, None, None], persistent=False)
 
     def forward(self, images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b k h w"]:
-        """Logits at the pictures' size, as the net's own, with the offsets."""
+        """Logits at the images' size, as the net's own, with the offsets."""
         return self.net(images) + self.offsets
 
 
 class Swift(nn.Module):
     """The default student; see the module's docstring. 1.3 M parameters, 0.2 G multiplications at 128 px.
 
-    widths: channels at 1/2, 1/4, ... of the picture's size.
+    widths: channels at 1/2, 1/4, ... of the image's size.
     """
 
     def __init__(self, classes: int, widths: tuple[int, ...] = (16, 32, 64, 128, 192)):
@@ -130,7 +130,7 @@ class Swift(nn.Module):
         self.head = nn.Conv2d(widths[0], classes * 4, 1)
 
     def forward(self, images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b k h w"]:
-        """Logits at the pictures' size, whose sides are even."""
+        """Logits at the images' size, whose sides are even."""
         kind = images.device.type
         if torch.is_autocast_enabled(kind):
             # The stem computes in these numbers anyway; in fewer bytes pixels are folded faster.

@@ -20,7 +20,7 @@ SLOPE, GAIN = 0.2, math.sqrt(2)
 
 
 class Shape(Recipe):
-    """resolution: side of the pictures, a power of two. z_dim, w_dim: of latents before and after the mapping.
+    """resolution: side of the images, a power of two. z_dim, w_dim: of latents before and after the mapping.
 
     mapping_layers: 8 as published, 2 in ADA's "auto". channel_base, channel_max: a block of r px has
     min(channel_base / r, channel_max) channels; 32768 and 512 are config F. clamp: activations of StyleGAN2 and of the
@@ -78,7 +78,7 @@ def shape_of(net: str, resolution: int) -> Shape:
 class Mapping(nn.Module):
     """z -> w: what is drawn to what is mixed. Buffer w_avg: the mean latent, towards which truncation goes.
 
-    num_ws: latents of one picture. name: of the layers, before their number. bias_rate: see Linear.
+    num_ws: latents of one image. name: of the layers, before their number. bias_rate: see Linear.
     """
 
     def __init__(self, shape: Shape, num_ws: int, name: str, bias_rate: float | None = None):

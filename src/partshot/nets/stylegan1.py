@@ -5,7 +5,7 @@ DatasetGAN reads, too): its state loads name by name once `g_mapping` is called 
 `synthesis`, and what has no weights of its own (`*.intermediate.kernel`, `truncation.*`) is left out. It holds no mean
 latent; `mapping.w_avg` is the mean w of some thousand z. The critic is nets/stylegan2.py's.
 
-The synthesis returns every layer's map beside the picture. A picture may be made at a lower resolution than the full
+The synthesis returns every layer's map beside the image. A image may be made at a lower resolution than the full
 one where an exit was built: that is how it grows in training (Karras et al. 2018).
 """
 
@@ -29,21 +29,21 @@ _TURNED_FROM = 128
 
 
 class Generator(nn.Module):
-    """Mapping and synthesis. exits: resolutions besides the full one at which pictures may be made, for growing."""
+    """Mapping and synthesis. exits: resolutions besides the full one at which images may be made, for growing."""
 
     def __init__(self, shape: Shape, exits: tuple[int, ...] = ()):
         super().__init__()
         self.layers = tuple(side for side in shape.resolutions for _ in range(2))
         """Sides of the synthesis' maps, coarsest first: 4, 4, 8, 8, ..."""
         self.num_ws = len(self.layers)
-        """Latents of one picture, one per layer."""
+        """Latents of one image, one per layer."""
         # The gain of the activation stands before the bias here, behind it in Linear.
         self.shape, self.mapping = shape, Mapping(shape, self.num_ws, "dense", bias_rate=0.01 / GAIN)
         self.synthesis = Synthesis(shape, exits)
 
 
 class Synthesis(nn.Module):
-    """w -> picture and maps."""
+    """w -> image and maps."""
 
     def __init__(self, shape: Shape, exits: tuple[int, ...] = ()):
         super().__init__()
@@ -60,10 +60,10 @@ class Synthesis(nn.Module):
         fade: float = 1.0,
         raw: bool = False,
     ) -> tuple[Float[torch.Tensor, "b 3 r r"], list[torch.Tensor]]:
-        """Pictures, about [-1, 1], and every layer's AdaIN output, coarsest first.
+        """Images, about [-1, 1], and every layer's AdaIN output, coarsest first.
 
         ws: num_ws latents each. noise: standard normal [b or 1, 1, r, r] for each of `Generator.layers`; None adds
-        none. resolution: of the pictures, None the full one. fade: share of its say that the last block has, for
+        none. resolution: of the images, None the full one. fade: share of its say that the last block has, for
         growing. raw: behind all AdaIN outputs come the convolutions' own results, bias included, before noise,
         LeakyReLU and AdaIN, in the same order; the first of them is the learned constant.
         """
@@ -146,9 +146,9 @@ class _Noise(nn.Module):
 def adain(
     x: Float[torch.Tensor, "b c h w"], scale: Float[torch.Tensor, "b c"], shift: Float[torch.Tensor, "b c"]
 ) -> Float[torch.Tensor, "b c h w"]:
-    """Every map of every picture brought to the mean `shift` and the deviation `scale` (equation 1)."""
-    # One batch normalization whose channels are all maps of all pictures. As lines of pixels: in two dimensions torch's
-    # gradients for a single picture are wrong on CPUs where layouts are mixed.
+    """Every map of every image brought to the mean `shift` and the deviation `scale` (equation 1)."""
+    # One batch normalization whose channels are all maps of all images. As lines of pixels: in two dimensions torch's
+    # gradients for a single image are wrong on CPUs where layouts are mixed.
     lines = x.reshape(1, -1, x.shape[2] * x.shape[3])
     return F.batch_norm(lines, None, None, scale.flatten(), shift.flatten(), training=True, eps=_EPS).reshape(x.shape)
 

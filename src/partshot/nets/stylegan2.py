@@ -4,9 +4,9 @@ Skip generator and residual critic. Layers, shapes and names of weights are thos
 (stylegan2-ada-pytorch), so that its checkpoints load name by name. Modulation is computed on activations, not on
 weights, which is the same and lets a batch share one convolution. Nothing is compiled; everything differentiates twice.
 
-Pictures may be made, and judged, at a lower resolution than the full one, by the coarser blocks alone: that is how a
+Images may be made, and judged, at a lower resolution than the full one, by the coarser blocks alone: that is how a
 small training budget starts (progressive growing, Karras et al. 2018). The synthesis returns the activations of every
-convolution beside the picture.
+convolution beside the image.
 """
 
 import math
@@ -28,12 +28,12 @@ class Generator(nn.Module):
         self.layers = (4, *(side for side in shape.resolutions[1:] for _ in range(2)))
         """Sides of the synthesis' convolutions, coarsest first: 4, 8, 8, 16, 16, ..."""
         self.num_ws = len(self.layers) + 1
-        """Latents of one picture: one per convolution, and one more for the last ToRGB."""
+        """Latents of one image: one per convolution, and one more for the last ToRGB."""
         self.shape, self.mapping, self.synthesis = shape, Mapping(shape, self.num_ws, "fc"), Synthesis(shape)
 
 
 class Synthesis(nn.Module):
-    """w -> picture and activations."""
+    """w -> image and activations."""
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -49,10 +49,10 @@ class Synthesis(nn.Module):
         fade: float = 1.0,
         raw: bool = False,
     ) -> tuple[Float[torch.Tensor, "b 3 r r"], list[torch.Tensor]]:
-        """Pictures, about [-1, 1], and every convolution's activations after noise, bias and LeakyReLU, coarsest first.
+        """Images, about [-1, 1], and every convolution's activations after noise, bias and LeakyReLU, coarsest first.
 
         ws: num_ws latents each. noise: standard normal [b or 1, 1, r, r] for each of `Generator.layers`; None takes the
-        checkpoint's own constant noise. resolution: of the pictures, None the full one. fade: share of its say that
+        checkpoint's own constant noise. resolution: of the images, None the full one. fade: share of its say that
         the last block has, for growing. raw: behind all activations come the convolutions' own results, before noise,
         bias and LeakyReLU, in the same order.
         """
@@ -142,7 +142,7 @@ def modulated_conv(
     bias: Float[torch.Tensor, " o"] | None = None,
     gain: float = 1.0,
 ) -> torch.Tensor:
-    """A convolution whose input channels are scaled by each picture's own styles (section 2.2).
+    """A convolution whose input channels are scaled by each image's own styles (section 2.2).
 
     demodulate: outputs are scaled back to the variance they would have for independent inputs. up: to twice the size,
     by a transposed convolution and the FIR filter. bias: added to the outputs. gain: multiplies all, bias included.
@@ -154,7 +154,7 @@ def modulated_conv(
         x = F.conv2d(x, weight.to(x.dtype), padding=weight.shape[2] // 2)
     scale = torch.full((1, 1), gain, device=x.device)
     if demodulate:
-        # sum over inputs and taps of (weight * style)^2, for all pictures in one product; in float32, being squared.
+        # sum over inputs and taps of (weight * style)^2, for all images in one product; in float32, being squared.
         with torch.autocast(x.device.type, enabled=False):
             variance = styles.float().square() @ weight.float().square().sum((2, 3)).T
             scale = (variance + 1e-8).rsqrt() * gain
@@ -163,9 +163,9 @@ def modulated_conv(
 
 
 class Critic(nn.Module):
-    """Pictures -> verdicts; above 0 says real.
+    """Images -> verdicts; above 0 says real.
 
-    entries: resolutions at which pictures may come in, for growing; the official critic has the full one alone.
+    entries: resolutions at which images may come in, for growing; the official critic has the full one alone.
     """
 
     def __init__(self, shape: Shape, entries: tuple[int, ...] = ()):
@@ -176,7 +176,7 @@ class Critic(nn.Module):
         self.b4 = _CriticEnd(shape, 4 in self.entries)
 
     def forward(self, images: Float[torch.Tensor, "b 3 r r"], fade: float = 1.0) -> Float[torch.Tensor, " b"]:
-        """Verdicts on pictures of one of the resolutions of `entries`; fade: the share of the first block's say."""
+        """Verdicts on images of one of the resolutions of `entries`; fade: the share of the first block's say."""
         resolution = images.shape[2]
         x = getattr(self, f"b{resolution}").fromrgb(images)
         while resolution > 4:
@@ -187,7 +187,7 @@ class Critic(nn.Module):
         return self.b4(x)
 
     def levels(self, images: Float[torch.Tensor, "b 3 r r"]) -> list[torch.Tensor]:
-        """What the blocks make of pictures, finest first: features that a distance between pictures can be taken in."""
+        """What the blocks make of images, finest first: features that a distance between images can be taken in."""
         resolution, found = images.shape[2], []
         x = getattr(self, f"b{resolution}").fromrgb(images)
         while resolution > 4:
@@ -229,11 +229,11 @@ class _CriticEnd(nn.Module):
 
 
 def minibatch_deviation(x: Float[torch.Tensor, "b c h w"], group: int = 4) -> Float[torch.Tensor, "b 1 h w"]:
-    """How much pictures of a group differ, as one more map: it betrays a generator that makes always the same (Karras
+    """How much images of a group differ, as one more map: it betrays a generator that makes always the same (Karras
     et al. 2018, section 3). Groups of 4, or of the largest divisor of the batch below that."""
     b, _, h, w = x.shape
     size = max(n for n in range(1, group + 1) if b % n == 0)
-    # Pictures of a group lie b / size apart, as in the official code.
+    # Images of a group lie b / size apart, as in the official code.
     groups = x.float().reshape(size, b // size, *x.shape[1:])
     deviation = ((groups - groups.mean(0)).square().mean(0) + 1e-8).sqrt().mean((1, 2, 3))
     return deviation.repeat(size)[:, None, None, None].expand(b, 1, h, w).to(x.dtype)

@@ -1,4 +1,4 @@
-"""Two published U-Nets: ReGAN's student on pictures, and the body of GANORCON's CONV head on feature maps.
+"""Two published U-Nets: ReGAN's student on images, and the body of GANORCON's CONV head on feature maps.
 
 Both enlarge bilinearly with align_corners=True, as published, and concatenate the skip first. Knows shapes only.
 """
@@ -10,10 +10,10 @@ from torch import nn
 
 
 class ReganUNet(nn.Module):
-    """Pictures [b, 3, h, w] -> logits [b, classes, h, w]; widths 64, 128, 256, 512, 512, two convolutions per level.
+    """Images [b, 3, h, w] -> logits [b, classes, h, w]; widths 64, 128, 256, 512, 512, two convolutions per level.
 
     Source: ReGAN, supplement and released code, whose file makes the last 1x1 layer and forgets to apply it; here it
-    is applied. Any picture of at least 16 px.
+    is applied. Any image of at least 16 px.
     """
 
     def __init__(self, classes: int):
@@ -27,7 +27,7 @@ class ReganUNet(nn.Module):
         self.out = nn.Conv2d(64, classes, 1)
 
     def forward(self, images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b k h w"]:
-        """Logits at the pictures' size."""
+        """Logits at the images' size."""
         skips = []
         x = images
         for block in self.down:

@@ -2,7 +2,7 @@
 
 Members disagree where their opinions, each sure of itself, differ: the divergence is the part of the mean's entropy
 that is not the members' own doubt. It is taken of probabilities. Averaging logits first, as DatasetGAN's release did
-until September 2021, measures something else. Knows probabilities and labels; refuses to know networks and pictures.
+until September 2021, measures something else. Knows probabilities and labels; refuses to know networks and images.
 """
 
 import math
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64, Integer
 
 from partshot.errors import BadRecipe
 
-# Of each picture, the share of its pixels that decides its score, as in DatasetGAN's and DDPM-segmentation's code.
+# Of each image, the share of its pixels that decides its score, as in DatasetGAN's and DDPM-segmentation's code.
 _TOP = 0.1
 
 
@@ -68,7 +68,7 @@ def vote(labels: Integer[torch.Tensor, "m b h w"], classes: int) -> Integer[torc
 
 
 def image_score(disagreement: Float[torch.Tensor, "b h w"]) -> Float[torch.Tensor, " b"]:
-    """How uncertain whole pictures are: the mean of the tenth of their pixels that is highest, at least one.
+    """How uncertain whole images are: the mean of the tenth of their pixels that is highest, at least one.
 
     Source: DatasetGAN's and DDPM-segmentation's released code.
     """
@@ -80,12 +80,12 @@ def keep_by_score(scores: Float[torch.Tensor, " n"], share: float) -> Int64[torc
     """Indices, ascending, of what is left without the most uncertain `share`, 0 to less than 1, rounded down.
 
     At least one is left; of equal scores the first ones. The published filter sorts likewise, but keeps the slice
-    [30 : 30 - n * share]: it drops the 30 least uncertain pictures as well, and all of them when n * share <= 30.
+    [30 : 30 - n * share]: it drops the 30 least uncertain images as well, and all of them when n * share <= 30.
 
     Raises BadRecipe for any other share.
     """
     if not 0 <= share < 1:
-        raise BadRecipe(f"the share of pictures to leave out is {share:g}; give 0 to less than 1")
+        raise BadRecipe(f"the share of images to leave out is {share:g}; give 0 to less than 1")
     # The small number is for products such as 0.29 * 100, a rounding below what they should be.
     kept = len(scores) - math.floor(len(scores) * share + 1e-9)
     return scores.argsort(stable=True)[:kept].sort().values

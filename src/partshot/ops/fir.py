@@ -1,7 +1,7 @@
-"""Resampling with a FIR filter: pictures and feature maps twice or half as large, or smoothed, without aliasing.
+"""Resampling with a FIR filter: images and feature maps twice or half as large, or smoothed, without aliasing.
 
 The filter is StyleGAN2's binomial [1, 3, 3, 1] unless another is given, the same for both directions (after Zhang
-2019); outside the picture is zero. Depthwise convolutions only, so that nothing is compiled and everything
+2019); outside the image is zero. Depthwise convolutions only, so that nothing is compiled and everything
 differentiates twice.
 """
 

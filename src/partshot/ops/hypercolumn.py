@@ -2,7 +2,7 @@
 
 Resizing is linear and acts on each channel alone, so a 1x1 convolution commutes with it: project every map at its own
 size, add what has equal size, and only then resize the few projected channels and add. The result is that of the
-stack of all maps at picture size, which is never held. Knows maps, weights and sizes; refuses to know what the
+stack of all maps at image size, which is never held. Knows maps, weights and sizes; refuses to know what the
 channels mean or where the weights come from.
 
 Resizing is bilinear with align_corners=False along an axis that grows and area averaging (as adaptive average pooling
@@ -67,7 +67,7 @@ def stack(pyramid: Pyramid, size: tuple[int, int] | None = None) -> Float[torch.
     """The hypercolumn itself: every map resized and concatenated, finest first.
 
     The definition that `project` and `at_pixels` are held to. It takes channels x height x width x 4 bytes per
-    picture: 5 GB at 512 px and 5,000 channels.
+    image: 5 GB at 512 px and 5,000 channels.
     """
     return torch.cat([resize(m, size or pyramid.image_size) for m in pyramid.maps], dim=1)
 
@@ -80,12 +80,12 @@ def at_pixels(
 ) -> Float[torch.Tensor, "n c"]:
     """The hypercolumn at single pixels: `stack(pyramid)[batch_index, :, rows, columns]`, interpolated only there.
 
-    rows, columns: pixels of the picture, in 0..height-1 and 0..width-1. Maps that are not channels_last in memory are
-    copied first. The result is of the maps' type, to which the shares of neighbouring pixels are rounded, too.
+    rows, columns: pixels of the image, in 0..height-1 and 0..width-1. Maps that are not channels_last in memory are
+    copied first. The result is of the maps' type, to which the shares of neighboring pixels are rounded, too.
     """
     found, places = [], {}
     for level in pyramid.maps:
-        # A map finer than the picture is averaged first; at picture size it is no larger than it was.
+        # A map finer than the image is averaged first; at image size it is no larger than it was.
         level = _shrink(level, pyramid.image_size)
         size = tuple(level.shape[2:])
         if size not in places:
@@ -154,7 +154,7 @@ def _enlarging(source: int, target: int, like: torch.Tensor) -> torch.Tensor:
     return F.interpolate(eye, size=target, mode="linear", align_corners=False)[0].t().to(like.dtype)
 
 
-def _neighbours(at: torch.Tensor, target: int, source: int):
+def _neighbors(at: torch.Tensor, target: int, source: int):
     """For positions in 0..target-1: the two rows of a map with `source` rows between which they lie, and how far."""
     exact = ((at + 0.5) * (source / target) - 0.5).clamp(min=0)
     first = exact.floor().long()
@@ -162,12 +162,12 @@ def _neighbours(at: torch.Tensor, target: int, source: int):
 
 
 def _corners(batch_index, rows, columns, target, source) -> tuple[torch.Tensor, torch.Tensor]:
-    """For pixels of pictures of size `target`: the four around each in maps of size `source`, and their shares [n, 4].
+    """For pixels of images of size `target`: the four around each in maps of size `source`, and their shares [n, 4].
 
     They are told by their places among all pixels of all maps.
     """
-    top, bottom, down = _neighbours(rows, target[0], source[0])
-    left, right, across = _neighbours(columns, target[1], source[1])
+    top, bottom, down = _neighbors(rows, target[0], source[0])
+    left, right, across = _neighbors(columns, target[1], source[1])
     above, below = ((batch_index * source[0] + row) * source[1] for row in (top, bottom))
     up, back = 1 - down, 1 - across
     places = torch.stack([above + left, above + right, below + left, below + right], dim=1)

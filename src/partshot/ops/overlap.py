@@ -1,7 +1,7 @@
 """Overlap of predicted and true parts, all read off one confusion matrix that pools as many pixels as are given.
 
 Knows the two conventions for a class that occurs nowhere (the papers count it as 0, most libraries leave it out) and
-ReGAN's weighting by pixel share. Refuses to know pictures, part names and files.
+ReGAN's weighting by pixel share. Refuses to know images, part names and files.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
 
     truth, predicted: integer arrays of one shape, any number of dimensions, ids 0..classes-1; pixels whose truth is
     255 count nowhere. A prediction may not say 255: a segmenter has to decide.
-    Returns int64 [classes, classes]: rows are the truth, columns the prediction. Matrices of several pictures add up.
+    Returns int64 [classes, classes]: rows are the truth, columns the prediction. Matrices of several images add up.
 
     Raises BadLabels when the shapes differ or an id is outside 0..classes-1.
     """

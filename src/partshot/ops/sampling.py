@@ -1,6 +1,6 @@
-"""Pictures read at other places, differentiable twice.
+"""Images read at other places, differentiable twice.
 
-`torch.nn.functional.grid_sample` is linear in the pictures, yet in older versions (torch 2.11) its gradient has no
+`torch.nn.functional.grid_sample` is linear in the images, yet in older versions (torch 2.11) its gradient has no
 gradient of its own, which penalties on gradients (R1 with ADA) need.
 """
 
@@ -13,7 +13,7 @@ _BILINEAR, _REFLECTION = 0, 2
 
 
 def sampled(images: Float[torch.Tensor, "b c h w"], grid: Float[torch.Tensor, "b u v 2"]) -> torch.Tensor:
-    """[b, c, u, v]: pictures bilinearly at places (x, y) in [-1, 1] of the picture, reflected beyond its border.
+    """[b, c, u, v]: images bilinearly at places (x, y) in [-1, 1] of the image, reflected beyond its border.
 
     No gradients flow to the places.
     """
@@ -32,7 +32,7 @@ class _Sampled(torch.autograd.Function):
 
 
 class _Spread(torch.autograd.Function):
-    """The transposed map: what each pixel of a picture with that shape gave, back to it."""
+    """The transposed map: what each pixel of a image with that shape gave, back to it."""
 
     @staticmethod
     def forward(ctx, gradient, images, grid):

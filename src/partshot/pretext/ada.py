@@ -1,9 +1,9 @@
-"""Adaptive discriminator augmentation: a critic with few pictures sees them changed, and is not allowed to learn them.
+"""Adaptive discriminator augmentation: a critic with few images sees them changed, and is not allowed to learn them.
 
-Karras et al. 2020 ("Training GANs with limited data"): real and made pictures pass the same random changes before the
-critic judges them. Each change comes with probability p, so that unchanged pictures stay common enough for the changes
-not to leak into what is made; p follows how sure the critic is of real pictures (section 3, appendix B). Pixel blits,
-geometric and color changes ("bgc"), on whole batches, differentiable. Geometry is one matrix per picture, color one.
+Karras et al. 2020 ("Training GANs with limited data"): real and made images pass the same random changes before the
+critic judges them. Each change comes with probability p, so that unchanged images stay common enough for the changes
+not to leak into what is made; p follows how sure the critic is of real images (section 3, appendix B). Pixel blits,
+geometric and color changes ("bgc"), on whole batches, differentiable. Geometry is one matrix per image, color one.
 """
 
 import math
@@ -23,7 +23,7 @@ _BRIGHTNESS, _CONTRAST, _SATURATION = 0.2, 0.5, 1.0
 class Ada(nn.Module):
     """The probability and what it follows.
 
-    target: the mean sign of the critic's verdicts on real pictures that p is steered to. kimg: thousands of pictures in
+    target: the mean sign of the critic's verdicts on real images that p is steered to. kimg: thousands of images in
     which p can go from 0 to 1. Buffers: p, and the signs since the last adjustment.
     """
 
@@ -32,22 +32,22 @@ class Ada(nn.Module):
     def __init__(self, target: float = 0.6, kimg: float = 500.0):
         super().__init__()
         self.target, self.kimg = target, kimg
-        for name in ("p", "signs", "pictures", "steps"):
+        for name in ("p", "signs", "images", "steps"):
             self.register_buffer(name, torch.zeros(()))
 
     def forward(self, images: Float[torch.Tensor, "b 3 s s"]) -> Float[torch.Tensor, "b 3 s s"]:
-        """Pictures changed as p says."""
+        """Images changed as p says."""
         if float(self.p) == 0:
             return images
         b, device = len(images), images.device
-        # In float32: bf16 knows places in a picture of 256 px to the pixel at best.
+        # In float32: bf16 knows places in a image of 256 px to the pixel at best.
         with torch.autocast(device.type, enabled=False):
             return change(images.float(), geometry(b, images.shape[2], self.p, device), colors(b, self.p, device))
 
     def heed(self, verdicts: Float[torch.Tensor, " b"]) -> None:
-        """Notes how sure the critic was of real pictures."""
+        """Notes how sure the critic was of real images."""
         self.signs += verdicts.detach().sign().sum()
-        self.pictures += len(verdicts)
+        self.images += len(verdicts)
 
     def adjust(self) -> None:
         """After a step; moves p every EVERY steps (the paper's heuristic r_t)."""
@@ -55,26 +55,26 @@ class Ada(nn.Module):
         if int(self.steps) % self.EVERY:
             return
         # Of all processes, so that every one plays with the same p.
-        for count in (self.signs, self.pictures):
+        for count in (self.signs, self.images):
             add_up(count)
-        if not float(self.pictures):
+        if not float(self.images):
             return
-        sure = self.signs / self.pictures
-        self.p += torch.sign(sure - self.target) * self.pictures / (self.kimg * 1000)
+        sure = self.signs / self.images
+        self.p += torch.sign(sure - self.target) * self.images / (self.kimg * 1000)
         # Above 0.8 changes begin to leak into what is made (paper, section 2.3).
         self.p.clamp_(0, 0.8)
         self.signs.zero_()
-        self.pictures.zero_()
+        self.images.zero_()
 
 
 def change(
     images: Float[torch.Tensor, "b 3 s s"], where: Float[torch.Tensor, "b 2 3"], color: Float[torch.Tensor, "b 3 4"]
 ) -> Float[torch.Tensor, "b 3 s s"]:
-    """Pictures in [-1, 1] sampled at other places, reflected beyond the border, and in other colors.
+    """Images in [-1, 1] sampled at other places, reflected beyond the border, and in other colors.
 
-    where: from places in the result to places in the picture, both in [-1, 1]. color: RGB1 to RGB.
+    where: from places in the result to places in the image, both in [-1, 1]. color: RGB1 to RGB.
     """
-    # At twice the resolution, so that a turned picture is hardly softer than a plain one.
+    # At twice the resolution, so that a turned image is hardly softer than a plain one.
     matrix, shift = where[:, :, :2], where[:, :, 2]
     lag = torch.full((2,), _LAG / images.shape[2], device=images.device)
     there = torch.cat([matrix, (shift + lag - matrix @ lag)[:, :, None]], 2)
@@ -104,7 +104,7 @@ _SYM6 = (
 _PAD = len(_SYM6) // 2 - 1
 # Its center lies so many fine pixels before the middle of its taps; places are corrected by that.
 _LAG = sum(k * tap for k, tap in enumerate(_SYM6)) / sum(_SYM6) - (len(_SYM6) - 1) / 2
-# Pixels of reflection around a picture that the filter may reach into, there and back.
+# Pixels of reflection around a image that the filter may reach into, there and back.
 _MARGIN = 6
 
 
@@ -219,7 +219,7 @@ def hue(angle: Float[torch.Tensor, " b"]) -> Float[torch.Tensor, "b 4 4"]:
 
 
 def saturation(by: Float[torch.Tensor, " b"]) -> Float[torch.Tensor, "b 4 4"]:
-    """Multiplies the distance to gray; 0 is a gray picture."""
+    """Multiplies the distance to gray; 0 is a gray image."""
     gray, eye = _gray(by.device), torch.eye(3, device=by.device)
     return _on_colors(gray + by[:, None, None] * (eye - gray))
 

@@ -1,6 +1,6 @@
-"""Pairs: what every pretext that compares two views of a picture needs, whatever it asks of them.
+"""Pairs: what every pretext that compares two views of a image needs, whatever it asks of them.
 
-Which pictures make a batch, how a view is shown to a trunk, what the trunk sees at single spots, and the figure that
+Which images make a batch, how a view is shown to a trunk, what the trunk sees at single spots, and the figure that
 betrays a collapse. Knows no loss and no head.
 """
 
@@ -18,8 +18,8 @@ SPOTS = 6
 
 
 def draw_pairs(
-    pictures: UInt8[torch.Tensor, "n s s 3"],
-    images: int,
+    images: UInt8[torch.Tensor, "n s s 3"],
+    batch: int,
     side: int,
     smallest: float,
     color: float,
@@ -27,29 +27,29 @@ def draw_pairs(
     device: torch.device,
     mirror: bool = True,
 ) -> Views:
-    """Two views of that many pictures; none comes twice while there are enough of them.
+    """Two views of that many images; none comes twice while there are enough of them.
 
     side: of the views in pixels. smallest, color, mirror: as in `two_views`. rng: a CPU generator, the only source of
     chance. device: where the views are made.
     """
-    count = len(pictures)
-    rounds = [torch.randperm(count, generator=rng) for _ in range(math.ceil(images / count))]
-    chosen = pictures[torch.cat(rounds)[:images]].to(device)
+    count = len(images)
+    rounds = [torch.randperm(count, generator=rng) for _ in range(math.ceil(batch / count))]
+    chosen = images[torch.cat(rounds)[:batch]].to(device)
     return two_views(chosen, side, smallest, color, SPOTS, rng, mirror)
 
 
-def normalized(pictures: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b 3 h w"]:
-    """Pictures in [0, 1] by ImageNet's mean and deviation, as trained ResNets are read."""
+def normalized(images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b 3 h w"]:
+    """Images in [0, 1] by ImageNet's mean and deviation, as trained ResNets are read."""
     mean, std = (
-        torch.tensor(IMAGENET_NORMALIZE[key], device=pictures.device).view(1, 3, 1, 1) for key in ("mean", "std")
+        torch.tensor(IMAGENET_NORMALIZE[key], device=images.device).view(1, 3, 1, 1) for key in ("mean", "std")
     )
-    return ((pictures - mean) / std).contiguous(memory_format=torch.channels_last)
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def at_spots(
     maps: tuple[Float[torch.Tensor, "b _ _ _"], ...], spots: Float[torch.Tensor, "b n 2"]
 ) -> Float[torch.Tensor, "b*n c"]:
-    """Feature vectors of all maps at points (x, y) in [-1, 1], side by side, picture after picture."""
+    """Feature vectors of all maps at points (x, y) in [-1, 1], side by side, image after image."""
     grid = spots[:, :, None]
     # Border padding: a spot near the edge lies beyond the last cell's middle, and zeros would be mixed in.
     read = [F.grid_sample(m.float(), grid, padding_mode="border", align_corners=False)[..., 0] for m in maps]

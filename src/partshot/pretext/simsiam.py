@@ -1,4 +1,4 @@
-"""SimSiam: two views of a picture predict each other; nothing else is told to the network.
+"""SimSiam: two views of a image predict each other; nothing else is told to the network.
 
 Chen & He, "Exploring Simple Siamese Representation Learning" (2021), from lightly's heads and loss. An optional dense
 term asks the same of single spots: what the network sees at a point of one view must predict what it sees at that point
@@ -27,9 +27,9 @@ from partshot.recipe import Recipe
 
 
 class SimSiamRecipe(Recipe):
-    """size: side of the pictures in pixels. view: side of a view as a share of it. kimg, batch: as in LoopRecipe.
+    """size: side of the images in pixels. view: side of a view as a share of it. kimg, batch: as in LoopRecipe.
 
-    net: a trunk's name. stem_stride: of its first convolution, in training. rate: SGD's learning rate per 256 pictures
+    net: a trunk's name. stem_stride: of its first convolution, in training. rate: SGD's learning rate per 256 images
     of a batch. decay: weight decay. width: of the heads; the predictor's waist is a quarter of it. dense: weight of the
     dense term, 0 without. smallest: share of the area that the smallest crop has. color: strength of the color changes.
     """
@@ -49,12 +49,12 @@ class SimSiamRecipe(Recipe):
     color: float = Field(default=1, ge=0)
 
 
-# Hundreds of pictures and two cores: small views and narrow heads are affordable, the dense term is what helps.
+# Hundreds of images and two cores: small views and narrow heads are affordable, the dense term is what helps.
 _SMALL = SimSiamRecipe(size=128, view=0.75, kimg=40, batch=32, width=512, dense=0.5)
 PRESETS = {
     # ImageNet for 100 epochs at 224 px, 68.1 % linear (paper, table 1).
     "simsiam-paper": SimSiamRecipe(size=256, view=0.875, kimg=128_000, batch=512, net="resnet50"),
-    # Faces at 512 px for 400 epochs (GANORCON, section 4), here counted for CelebAMask-HQ's 30,000 pictures.
+    # Faces at 512 px for 400 epochs (GANORCON, section 4), here counted for CelebAMask-HQ's 30,000 images.
     "ganorcon": SimSiamRecipe(size=512, view=1.0, kimg=12_000, batch=32, net="resnet50"),
     "small-folder": _SMALL,
     # On a GPU, which a small batch leaves idle.
@@ -63,12 +63,12 @@ PRESETS = {
 
 
 class SimSiam:
-    """The game: one turn. pictures: uint8 [n, s, s, 3] RGB, kept as they are. seed: of the initial weights."""
+    """The game: one turn. images: uint8 [n, s, s, 3] RGB, kept as they are. seed: of the initial weights."""
 
     PRESETS: ClassVar[Mapping[str, SimSiamRecipe]] = PRESETS
 
-    def __init__(self, pictures: UInt8[np.ndarray, "n s s 3"], recipe: SimSiamRecipe, seed: int = 0):
-        self.pictures, self.recipe = torch.from_numpy(pictures), recipe
+    def __init__(self, images: UInt8[np.ndarray, "n s s 3"], recipe: SimSiamRecipe, seed: int = 0):
+        self.images, self.recipe = torch.from_numpy(images), recipe
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             trunk = ResNetTrunk(recipe.net, recipe.stem_stride)
@@ -90,10 +90,10 @@ class SimSiam:
         return self.recipe.rate * self.recipe.batch / 256
 
     def batch(self, rng: torch.Generator, images: int) -> Views:
-        """Two views of that many pictures; none comes twice while there are enough of them."""
+        """Two views of that many images; none comes twice while there are enough of them."""
         recipe, device = self.recipe, next(self.modules["trunk"].parameters()).device
         side = round(recipe.size * recipe.view)
-        return draw_pairs(self.pictures, images, side, recipe.smallest, recipe.color, rng, device)
+        return draw_pairs(self.images, images, side, recipe.smallest, recipe.color, rng, device)
 
     def turns(self) -> list[Turn]:
         """One: both views predict each other."""

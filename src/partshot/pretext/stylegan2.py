@@ -1,8 +1,8 @@
-"""StyleGAN2 as a pretext: whoever can draw a kind of thing has learnt its parts.
+"""StyleGAN2 as a pretext: whoever can draw a kind of thing has learned its parts.
 
 The game of Karras et al. 2020: non-saturating loss, lazy R1 and path-length regularization, style mixing, a running
-average of the generator by pictures seen, and adaptive augmentation for folders of hundreds to a few thousand pictures
-(pretext/ada.py). A run may start with small pictures and grow. Knows the game; the networks are nets/stylegan2.py's,
+average of the generator by images seen, and adaptive augmentation for folders of hundreds to a few thousand images
+(pretext/ada.py). A run may start with small images and grow. Knows the game; the networks are nets/stylegan2.py's,
 or, where a recipe names it, the generator is nets/stylegan1.py's.
 """
 
@@ -23,13 +23,13 @@ from partshot.nets.stylegan import shape_of
 from partshot.nets.weights import load_exactly
 from partshot.objective import Turn
 from partshot.ops.gan_losses import critic_loss, generator_loss, path_lengths, r1_penalty
-from partshot.ops.images import as_bytes, as_pictures
+from partshot.ops.images import as_bytes, as_images
 from partshot.pretext.ada import Ada, add_up
 from partshot.recipe import Recipe
 
-# Fewer pictures than this are learnt by heart even by a critic that sees them changed.
+# Fewer images than this are learned by heart even by a critic that sees them changed.
 FEWEST = 50
-# Steps between penalties (section 3.1), pictures of one path-length step, its memory per step (official code).
+# Steps between penalties (section 3.1), images of one path-length step, its memory per step (official code).
 R1_EVERY, PATH_EVERY, PATH_SHARE, PATH_MEMORY = 16, 4, 0.5, 0.99
 MIXING = 0.9
 _MEAN_LATENT_MEMORY = 0.995
@@ -38,12 +38,12 @@ FADE = 0.03
 
 
 class StyleGAN2Recipe(Recipe):
-    """size: side of the pictures in pixels, a power of two. kimg: horizon in thousands of pictures. batch: per step.
+    """size: side of the images in pixels, a power of two. kimg: horizon in thousands of images. batch: per step.
 
-    net: a name of nets.stylegan.NETS. grow: (resolution, until which share of the run) for smaller pictures at first.
+    net: a name of nets.stylegan.NETS. grow: (resolution, until which share of the run) for smaller images at first.
     rate: Adam's learning rate. gamma: of R1; None takes 0.0002 * side^2 / batch (ADA's rule), side as it grows.
     path: weight of path-length regularization; 0 leaves it out. average: half-life of the generator's running average
-    in thousands of pictures. ada: target of adaptive augmentation; 0 leaves it out. flip: mirror half of the pictures.
+    in thousands of images. ada: target of adaptive augmentation; 0 leaves it out. flip: mirror half of the images.
     noise: whether the generator may learn to use its noise; short runs paint speckles with it and no features (LOG.md).
     """
 
@@ -62,7 +62,7 @@ class StyleGAN2Recipe(Recipe):
 
     @model_validator(mode="after")
     def _can_be_built(self):
-        # Raises BadRecipe, before any picture is read.
+        # Raises BadRecipe, before any image is read.
         shape = shape_of(self.net, self.size)
         sides, shares = [side for side, _ in self.grow], [0.0, *(share for _, share in self.grow), 1.0]
         if sides != [side for side in shape.resolutions if sides and sides[0] <= side < self.size]:
@@ -72,20 +72,20 @@ class StyleGAN2Recipe(Recipe):
         return self
 
 
-# What two cores train in one to three hours at 64 px: R1 by ADA's rule; no path lengths, which small pictures need not
+# What two cores train in one to three hours at 64 px: R1 by ADA's rule; no path lengths, which small images need not
 # (its CIFAR row); small batches at twice the usual rate, which learn most in the time (LOG.md).
 _TWO_CORES = StyleGAN2Recipe(
     size=64, kimg=300, batch=16, net="small", grow=((16, 0.15), (32, 0.4)), rate=5e-3, path=0, average=5.0, noise=False
 )
 _FURTHER = _TWO_CORES.changed(kimg=100, grow=(), rate=2.5e-3, average=10.0)
 PRESETS = {
-    # FFHQ at 1024 px, config F: 25 million pictures (StyleGAN2, table 1).
+    # FFHQ at 1024 px, config F: 25 million images (StyleGAN2, table 1).
     "stylegan2-paper": StyleGAN2Recipe(size=1024, kimg=25_000, rate=2e-3, gamma=10.0, ada=0),
     # Drawn faces, of which there are enough to leave ADA out.
     "toy-face-64": _TWO_CORES.changed(kimg=180, ada=0),
-    # Hundreds to a few thousand pictures.
+    # Hundreds to a few thousand images.
     "small-folder": _TWO_CORES,
-    # Going on from a trained generator: of the same pictures, or of others that are somewhat like them.
+    # Going on from a trained generator: of the same images, or of others that are somewhat like them.
     "further": _FURTHER,
     "toy-face-64-further": _FURTHER.changed(ada=0),
 }
@@ -94,22 +94,22 @@ PRESETS = {
 class StyleGAN2:
     """The game: the critic's turn and the generator's, each with a penalty now and then.
 
-    pictures: uint8 [n, s, s, 3] RGB. seed: of the initial weights. Raises BadImage for fewer than FEWEST pictures.
+    images: uint8 [n, s, s, 3] RGB. seed: of the initial weights. Raises BadImage for fewer than FEWEST images.
     """
 
     PRESETS: ClassVar[Mapping[str, StyleGAN2Recipe]] = PRESETS
 
-    def __init__(self, pictures: UInt8[np.ndarray, "n s s 3"], recipe: StyleGAN2Recipe, seed: int = 0):
-        refuse_few(len(pictures))
-        self.pictures, self.recipe = pictures, recipe
+    def __init__(self, images: UInt8[np.ndarray, "n s s 3"], recipe: StyleGAN2Recipe, seed: int = 0):
+        refuse_few(len(images))
+        self.images, self.recipe = images, recipe
         self.shape = shape = shape_of(recipe.net, recipe.size)
         sides = tuple(side for side, _ in recipe.grow)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            # Of the two, only StyleGAN needs to be told at which sizes pictures come out while growing.
+            # Of the two, only StyleGAN needs to be told at which sizes images come out while growing.
             adain = recipe.net.startswith("adain")
             generator = stylegan1.Generator(shape, sides) if adain else stylegan2.Generator(shape)
-            # While growing, a picture comes in one block lower, too.
+            # While growing, a image comes in one block lower, too.
             critic = stylegan2.Critic(shape, tuple(s for s in shape.resolutions if sides and s >= min(sides)))
         if not recipe.noise:
             for name, strength in generator.named_parameters():
@@ -133,7 +133,7 @@ class StyleGAN2:
     def start_from(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Begins with a trained generator and its critic, as `trained` and `judge` gave them, instead of chance.
 
-        Transfer learning (ADA, section 4.3): few pictures go further. tensors: under "generator." and "critic.". Raises
+        Transfer learning (ADA, section 4.3): few images go further. tensors: under "generator." and "critic.". Raises
         BadArtifact when they are of another net or size, BadRecipe for a recipe that grows.
         """
         if self.recipe.grow:
@@ -167,21 +167,21 @@ class StyleGAN2:
         self.fade = min(1.0, (progress - begun) / FADE) if begun else 1.0
 
     def batch(self, rng: torch.Generator, images: int) -> Float[torch.Tensor, "b 3 r r"]:
-        """Real pictures in [-1, 1], at the resolution of the moment."""
-        chosen = torch.randint(len(self.pictures), (images,), generator=rng)
-        real = as_pictures(self.pictures[chosen.numpy()])
+        """Real images in [-1, 1], at the resolution of the moment."""
+        chosen = torch.randint(len(self.images), (images,), generator=rng)
+        real = as_images(self.images[chosen.numpy()])
         if self.recipe.flip:
             flipped = torch.rand(images, 1, 1, 1, generator=rng) < 0.5
             real = torch.where(flipped, real.flip(3), real)
         real = F.avg_pool2d(real, self.recipe.size // self.resolution)
         if self.fade == 1:
             return real
-        # As made pictures are while the last block comes in, or sharpness alone would give real ones away.
+        # As made images are while the last block comes in, or sharpness alone would give real ones away.
         coarse = F.interpolate(F.avg_pool2d(real, 2), scale_factor=2, mode="bilinear", align_corners=False)
         return coarse.lerp(real, self.fade)
 
     def critic_turn(self, real: torch.Tensor) -> torch.Tensor:
-        """Tell real pictures from made ones."""
+        """Tell real images from made ones."""
         critic, ada = self.modules["critic"].requires_grad_(True), self.modules["ada"]
         with torch.no_grad():
             fake, _ = self._make(len(real))
@@ -190,7 +190,7 @@ class StyleGAN2:
         return critic_loss(*verdicts)
 
     def r1_turn(self, real: torch.Tensor) -> torch.Tensor:
-        """Keep the critic flat at real pictures; weighed for the steps it is left out."""
+        """Keep the critic flat at real images; weighed for the steps it is left out."""
         real = real.detach().requires_grad_(True)
         verdicts = self.modules["critic"](self.modules["ada"](real), self.fade)
         gamma = self.recipe.gamma
@@ -204,7 +204,7 @@ class StyleGAN2:
         return generator_loss(self.modules["critic"].requires_grad_(False)(self.modules["ada"](fake), self.fade))
 
     def path_turn(self, real: torch.Tensor) -> torch.Tensor:
-        """Equal steps in the latent change pictures equally (section 3.2)."""
+        """Equal steps in the latent change images equally (section 3.2)."""
         fake, ws = self._make(max(1, round(len(real) * PATH_SHARE)))
         lengths = path_lengths(fake, ws, torch.randn_like(fake))
         return PATH_EVERY * self.recipe.path * self.path(lengths)
@@ -232,7 +232,7 @@ class StyleGAN2:
         return {name: tensor for name, tensor in kept.items() if ".exits." not in name}
 
     def judge(self) -> dict[str, torch.Tensor]:
-        """The critic, without the entries that only growing needs: in its eyes pictures are inverted."""
+        """The critic, without the entries that only growing needs: in its eyes images are inverted."""
         entry = f"b{self.recipe.size}.fromrgb."
         kept = self.modules["critic"].state_dict()
         return {f"critic.{k}": v for k, v in kept.items() if ".fromrgb." not in k or k.startswith(entry)}
@@ -247,7 +247,7 @@ class StyleGAN2:
         return as_bytes(images)
 
     def _make(self, count: int, remember: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        # Made pictures and their latents, of which most have two styles; all chance is the loop's global one.
+        # Made images and their latents, of which most have two styles; all chance is the loop's global one.
         generator = self.modules["generator"]
         device = generator.mapping.w_avg.device
         both = generator.mapping(torch.randn(2 * count, generator.shape.z_dim, device=device))
@@ -265,12 +265,12 @@ class StyleGAN2:
         return generator.synthesis(ws, noise, self.resolution, self.fade)[0], ws
 
 
-def refuse_few(pictures: int) -> None:
-    """BadImage for fewer than FEWEST pictures."""
-    if pictures < FEWEST:
+def refuse_few(images: int) -> None:
+    """BadImage for fewer than FEWEST images."""
+    if images < FEWEST:
         raise BadImage(
-            f"{pictures} pictures given; a StyleGAN learns from {FEWEST} or more, and well from a thousand: "
-            "add pictures, or train an encoder: partshot pretrain simsiam"
+            f"{images} images given; a StyleGAN learns from {FEWEST} or more, and well from a thousand: "
+            "add images, or train an encoder: partshot pretrain simsiam"
         )
 
 

@@ -1,9 +1,9 @@
-"""Two views of a batch: each picture cropped, mirrored, recolored and blurred twice, and where the two agree.
+"""Two views of a batch: each image cropped, mirrored, recolored and blurred twice, and where the two agree.
 
 The changes and their numbers are MoCo-v2's and SimSiam's (lightly's SimSiamTransform), drawn for a whole batch at once
 and carried out as matrix products: cropping, resizing, mirroring and blurring are all separable, so a view is
-rows @ picture @ columns. Chance comes from a CPU generator, the work is done where the pictures are. Knows the geometry
-of its crops, so that a pretext can compare the same spot of a picture in both views; knows no network.
+rows @ image @ columns. Chance comes from a CPU generator, the work is done where the images are. Knows the geometry
+of its crops, so that a pretext can compare the same spot of a image in both views; knows no network.
 """
 
 import math
@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, UInt8
 
-# Luma weights of Rec. 601, the ones Pillow and torchvision use for gray pictures.
+# Luma weights of Rec. 601, the ones Pillow and torchvision use for gray images.
 _LUMA = (0.299, 0.587, 0.114)
-# Largest share of a picture's brightness, contrast and saturation that is changed, and turns of hue; each by chance .8.
+# Largest share of a image's brightness, contrast and saturation that is changed, and turns of hue; each by chance .8.
 _JITTER, _HUE, _JITTER_CHANCE, _GRAY_CHANCE = 0.4, 0.1, 0.8, 0.2
 # Sigma of the blur in pixels of a 224 px view, for which the numbers were published; smaller views blur less.
 _BLUR, _BLUR_AT, _BLUR_CHANCE = (0.1, 2.0), 224, 0.5
@@ -23,7 +23,7 @@ _ASPECT = 3 / 4
 
 
 class Crops(NamedTuple):
-    """Where each view lies in its picture; x, y in [-1, 1] over the picture, as `grid_sample` counts without corners.
+    """Where each view lies in its image; x, y in [-1, 1] over the image, as `grid_sample` counts without corners.
 
     center, half: middle and half of the crop's sides, [b, 2] as (x, y). sign: -1 where mirrored, else 1, [b].
     """
@@ -36,7 +36,7 @@ class Crops(NamedTuple):
 class Views(NamedTuple):
     """first, second: [b, 3, t, t] in [0, 1].
 
-    first_spots, second_spots: [b, n, 2], the same points of the picture as (x, y) in [-1, 1] of each view.
+    first_spots, second_spots: [b, n, 2], the same points of the image as (x, y) in [-1, 1] of each view.
     """
 
     first: torch.Tensor
@@ -46,7 +46,7 @@ class Views(NamedTuple):
 
 
 def two_views(
-    pictures: UInt8[torch.Tensor, "b s s 3"],
+    images: UInt8[torch.Tensor, "b s s 3"],
     size: int,
     smallest: float,
     color: float,
@@ -54,14 +54,14 @@ def two_views(
     rng: torch.Generator,
     mirror: bool = True,
 ) -> Views:
-    """Two views of each picture, and spots x spots points that both of them see.
+    """Two views of each image, and spots x spots points that both of them see.
 
-    size: side of the views in pixels. smallest: share of the picture's area that the smallest crop has. color: strength
+    size: side of the views in pixels. smallest: share of the image's area that the smallest crop has. color: strength
     of the color changes, 1 as published. rng: a CPU generator, the only source of chance. mirror: whether half of the
     views are mirrored.
     """
-    batch = pictures.shape[0]
-    planes = pictures.permute(0, 3, 1, 2).float() / 255
+    batch = images.shape[0]
+    planes = images.permute(0, 3, 1, 2).float() / 255
     crops = overlapping(*(draw_crops(batch, smallest, rng, mirror) for _ in range(2)))
     first, second = (_view(planes, crop, size, color, rng) for crop in crops)
     return Views(first, second, *(at.to(planes.device) for at in shared_spots(*crops, spots, rng)))
@@ -70,7 +70,7 @@ def two_views(
 def draw_crops(batch: int, smallest: float, rng: torch.Generator, mirror: bool = True) -> Crops:
     """Crops as torchvision's RandomResizedCrop draws them, half of them mirrored if any.
 
-    One that would reach over the picture's edge is made as long as the picture there, instead of being drawn again.
+    One that would reach over the image's edge is made as long as the image there, instead of being drawn again.
     """
     area = smallest + (1 - smallest) * torch.rand(batch, generator=rng)
     aspect = torch.exp(_symmetric(rng, batch) * math.log(1 / _ASPECT))
@@ -142,7 +142,7 @@ def color_matrix(
 
 def _view(planes: torch.Tensor, crop: Crops, size: int, color: float, rng: torch.Generator) -> torch.Tensor:
     batch, source = planes.shape[0], planes.shape[-1]
-    # Drawn on the CPU, worked out where the pictures are.
+    # Drawn on the CPU, worked out where the images are.
     blur = blur_matrix(_draw_blur(batch, size, rng).to(planes.device), size)
     center, half, sign = (drawn.to(planes.device) for drawn in crop)
     (x, y), (across, down) = center.unbind(1), half.unbind(1)
@@ -161,7 +161,7 @@ def _recolor(view: torch.Tensor, strength: float, rng: torch.Generator) -> torch
     saturation = torch.where(torch.rand(batch, generator=rng) < _GRAY_CHANCE, 0.0, saturation)
     matrix = color_matrix(brightness, saturation, hue).to(view.device)
     view = torch.einsum("bij,bjhw->bihw", matrix, view)
-    # Contrast is about the picture's mean gray, as in Pillow.
+    # Contrast is about the image's mean gray, as in Pillow.
     luma = torch.tensor(_LUMA, device=view.device).view(1, 3, 1, 1)
     middle = (view * luma).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
     contrast = contrast.to(view.device)[:, None, None, None]

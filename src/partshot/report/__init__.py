@@ -1,13 +1,13 @@
 """The report: one HTML file that says how well it went, shows where it went wrong, and needs nothing beside itself.
 
 `write_report` takes sections, plain values that are each defined in the file of their kind: `numbers` (headline,
-methods, parts, confusion), `gallery` (pictures), `curves` (training), `notes` (recipes, timing, mirror pairs, skipped
+methods, parts, confusion), `gallery` (images), `curves` (training), `notes` (recipes, timing, mirror pairs, skipped
 files). `words` turns tables into sentences, `sheet` makes a PNG for other pages. A section with nothing to show is left
 out.
 """
 
 from partshot.report.curves import Curves
-from partshot.report.gallery import Gallery, Picture, shots_gallery, uncertain_gallery, worst_gallery
+from partshot.report.gallery import Example, Gallery, shots_gallery, uncertain_gallery, worst_gallery
 from partshot.report.notes import Mirror, Recipes, Skipped, Timing
 from partshot.report.numbers import Confusion, Figure, Headline, Methods, PartBars
 from partshot.report.page import Section, write_report
@@ -23,7 +23,7 @@ __all__ = [
     "Methods",
     "Mirror",
     "PartBars",
-    "Picture",
+    "Example",
     "Recipes",
     "Section",
     "Skipped",

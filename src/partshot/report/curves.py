@@ -24,7 +24,7 @@ _LEFT, _BOTTOM, _TOP, _RIGHT = 46, 24, 10, 10  # room around a chart for its lab
 
 @dataclass(frozen=True)
 class Curves:
-    """Every figure of every journal over the pictures seen. journals: name of the run -> lines, oldest first."""
+    """Every figure of every journal over the images seen. journals: name of the run -> lines, oldest first."""
 
     journals: Mapping[str, Sequence[Mapping]]
     heading: str = "Training curves"
@@ -137,7 +137,7 @@ def _svg(drawn: str, title: str, frame: _Frame) -> str:
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    # Means of equally many neighbours, so that no spike is picked or lost by chance.
+    # Means of equally many neighbors, so that no spike is picked or lost by chance.
     groups = np.array_split(np.array(points), min(len(points), _MOST_POINTS))
     return [tuple(group.mean(0)) for group in groups]
 

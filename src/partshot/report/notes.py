@@ -57,7 +57,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Mirror:
-    """Which parts trade places in a mirrored picture. used: whether training mirrored pictures; None = not known."""
+    """Which parts trade places in a mirrored image. used: whether training mirrored images; None = not known."""
 
     used: bool | None = None
     heading: str = "Mirror pairs"
@@ -70,7 +70,7 @@ class Mirror:
         )
         if not pairs:
             return f"<p>No part is taken to have a left and a right twin. {said}</p>"
-        told = 'These parts trade places when a picture is mirrored. If a pair is wrong, set "mirror" in'
+        told = 'These parts trade places when a image is mirrored. If a pair is wrong, set "mirror" in'
         return f'<p>{told} <code>classes.json</code>. {said}</p><div class="legend">{pairs}</div>'
 
 
@@ -79,7 +79,7 @@ class Skipped:
     """Files that could not be used: (path, one-line reason)."""
 
     files: Sequence[tuple[Path, str]]
-    heading: str = "Skipped pictures"
+    heading: str = "Skipped images"
 
     def html(self, page: Page) -> str:
         if not self.files:
@@ -90,7 +90,7 @@ class Skipped:
         )
         more = len(self.files) - _MOST_FILES
         rest = f"<p>and {more} more.</p>" if more > 0 else ""
-        count = "1 picture" if len(self.files) == 1 else f"{len(self.files)} pictures"
+        count = "1 image" if len(self.files) == 1 else f"{len(self.files)} images"
         return f'<p>{count} could not be read and took no part.</p><table class="files">{rows}</table>{rest}'
 
 
@@ -104,5 +104,5 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-_USED = "Training mirrored pictures at random."
-_UNUSED = "Training mirrored no picture, since the things in this folder always face one way."
+_USED = "Training mirrored images at random."
+_UNUSED = "Training mirrored no image, since the things in this folder always face one way."

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in columns, what different eyes see in them in rows, as one PNG.
+"""A contact sheet: images in columns, what different eyes see in them in rows, as one PNG.
 
 Knows layout only; the tinting is `data.images.overlay`'s.
 """
@@ -26,8 +26,8 @@ def write_sheet(
 ) -> Path:
     """Writes the sheet, whole or not at all; returns its path.
 
-    images: uint8 [h, w, 3] each. rows: title -> labels, uint8 [h, w] per picture, with which the pictures are tinted in
-    the colors of `parts`; or other pictures, uint8 [h, w, 3]; or None for the bare pictures.
+    images: uint8 [h, w, 3] each. rows: title -> labels, uint8 [h, w] per image, with which the images are tinted in
+    the colors of `parts`; or other images, uint8 [h, w, 3]; or None for the bare images.
     """
     step = _SIDE + _GAP
     sheet = Image.new("RGB", (len(images) * step + _GAP, len(rows) * (step + _TITLE) + _GAP), "white")

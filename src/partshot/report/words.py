@@ -31,27 +31,27 @@ class Measured(Protocol):
     absent: tuple[str, ...]
 
 
-def table_in_words(table: Table, method: str, pictures: int, awaited: Sequence[str] = ()) -> str:
+def table_in_words(table: Table, method: str, images: int, awaited: Sequence[str] = ()) -> str:
     """What `method` reaches with the most labels, against the best of the others, and with the fewest.
 
-    pictures: how many held-out pictures were scored. awaited: rows that are still being measured, which is said first.
+    images: how many held-out images were scored. awaited: rows that are still being measured, which is said first.
     The method must be in the table.
     """
     ks = sorted(table[method])
     most, cell = ks[-1], table[method][ks[-1]]
     text = (
-        f"From {_labelled(most)} the {method} reaches a mean IoU of {cell.miou:.3f} on {_pictures(pictures)} it never "
+        f"From {_labeled(most)} the {method} reaches a mean IoU of {cell.miou:.3f} on {_images(images)} it never "
         f"saw{_against(table, method, most)}."
     )
     if len(ks) > 1:
-        text += f" From {_labelled(ks[0])} it reaches {table[method][ks[0]].miou:.3f}{_against(table, method, ks[0])}."
+        text += f" From {_labeled(ks[0])} it reaches {table[method][ks[0]].miou:.3f}{_against(table, method, ks[0])}."
     text = f"{text} {weakest_in_words(cell.per_part)}".strip()
     return f"Unfinished; still being measured: {', '.join(awaited)}. {text}" if awaited else text
 
 
-def scores_in_words(miou: float, per_part: Mapping[str, float], pictures: int) -> str:
-    """One model on pictures with masks: mean IoU over its parts, and its best and weakest part."""
-    text = f"On {_pictures(pictures)} with masks the mean IoU over all parts is {miou:.3f}."
+def scores_in_words(miou: float, per_part: Mapping[str, float], images: int) -> str:
+    """One model on images with masks: mean IoU over its parts, and its best and weakest part."""
+    text = f"On {_images(images)} with masks the mean IoU over all parts is {miou:.3f}."
     return f"{text} {weakest_in_words(per_part)}".strip()
 
 
@@ -115,9 +115,9 @@ def _spread(a: Cell, b: Cell) -> float:
     return max(a.miou_std, b.miou_std) if min(a.seeds, b.seeds) > 1 else 0.0
 
 
-def _labelled(k: int) -> str:
-    return "one labelled picture" if k == 1 else f"{k} labelled pictures"
+def _labeled(k: int) -> str:
+    return "one labeled image" if k == 1 else f"{k} labeled images"
 
 
-def _pictures(count: int) -> str:
-    return "one picture" if count == 1 else f"{count} pictures"
+def _images(count: int) -> str:
+    return "one image" if count == 1 else f"{count} images"

@@ -1,1 +1,1 @@
-"""How representations are read, one way per file: pictures in, Pyramid out."""
+"""How representations are read, one way per file: images in, Pyramid out."""

@@ -1,11 +1,11 @@
-"""What was read of pictures, kept on disk: none is read twice, not by the next fit, the next run, or other labels.
+"""What was read of images, kept on disk: none is read twice, not by the next fit, the next run, or other labels.
 
 A `Store` is a folder of arrays by key, bounded, which any number of processes may share; `Cached` is a Representation
 around another one that asks a store first. A key covers all that decides what is read: the weights and the way of
-reading (the fingerprint), the picture's pixels and size, and the numbers it is computed in. Losing a file only costs
+reading (the fingerprint), the image's pixels and size, and the numbers it is computed in. Losing a file only costs
 reading anew, so nothing here ever fails: what cannot be read is missing, what cannot be written is not kept.
 
-Knows keys, files and bounds. Refuses to know how pictures are read and what becomes of it.
+Knows keys, files and bounds. Refuses to know how images are read and what becomes of it.
 """
 
 import errno
@@ -34,7 +34,7 @@ from partshot.represent.cache_folder import VARIABLE, cache_folder
 from partshot.represent.spec import Representation, Spec
 
 LIMIT = 4 << 30
-"""Bytes of a store. A ResNet-18 reads 0.25 MB off a picture of 64 px and 1 MB off 128 px; a default fit, together with
+"""Bytes of a store. A ResNet-18 reads 0.25 MB off a image of 64 px and 1 MB off 128 px; a default fit, together with
 the estimate from its left-out shots, reads up to 2,400 of them, and the folder behind it is read once."""
 
 # A store is listed anew whenever an eighth of it was written: often enough for its bound, seldom enough for speed.
@@ -102,7 +102,7 @@ class Store:
         except (OSError, DiskFull) as error:
             self._room = None
             warnings.warn(
-                f"what is read of pictures is not kept ({error}); name another folder in {VARIABLE}, or empty it to "
+                f"what is read of images is not kept ({error}); name another folder in {VARIABLE}, or empty it to "
                 "keep nothing",
                 stacklevel=2,
             )
@@ -138,9 +138,9 @@ def open_store(wanted: bool = True) -> Store | None:
 class Cached(nn.Module):
     """A Representation that reads from a store what it holds, and extracts and puts there only the rest.
 
-    Features are rounded to float16, whether they come from the store or not, and pictures are extracted one by one,
-    since a network's sums differ in the last digits with the batch: so a picture's features are the same bits the first
-    time and later, in any batch, whatever the store holds. A picture with values beyond float16 is kept in float32.
+    Features are rounded to float16, whether they come from the store or not, and images are extracted one by one,
+    since a network's sums differ in the last digits with the batch: so a image's features are the same bits the first
+    time and later, in any batch, whatever the store holds. A image with values beyond float16 is kept in float32.
 
     The fingerprint is the wrapped one's. It names the weights and the way of reading, and float16 rounds eight times as
     finely as the bf16 that heads are fitted in where a machine has it, which no fingerprint tells either. So what was
@@ -163,7 +163,7 @@ class Cached(nn.Module):
     @torch.no_grad()
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
         """The wrapped one's maps, float32; raises what it raises."""
-        read = [self._one(picture) for picture in images.detach().split(1)]
+        read = [self._one(image) for image in images.detach().split(1)]
         maps = [torch.cat(level).to(images.device) for level in zip(*read, strict=True)]
         return Pyramid(tuple(maps), tuple(images.shape[2:]))
 
@@ -171,11 +171,11 @@ class Cached(nn.Module):
         """The wrapped one's: what is saved knows of no store."""
         return self.representation.card()
 
-    def _one(self, picture: torch.Tensor) -> list[torch.Tensor]:
-        key = key_of(self.spec.fingerprint, picture)
+    def _one(self, image: torch.Tensor) -> list[torch.Tensor]:
+        key = key_of(self.spec.fingerprint, image)
         kept = self.store.get(key)
         if kept is None:
-            maps = [m.float() for m in self.representation.features(picture).maps]
+            maps = [m.float() for m in self.representation.features(image).maps]
             fits = all(float(m.abs().max()) <= _LARGEST for m in maps)
             # Channels last, as convolutions here take their maps and as the encoders give them.
             maps = [m[0].permute(1, 2, 0).to(torch.float16 if fits else torch.float32).contiguous() for m in maps]
@@ -184,13 +184,13 @@ class Cached(nn.Module):
         return [torch.from_numpy(array).float().permute(2, 0, 1)[None] for array in kept]
 
 
-def key_of(fingerprint: str, picture: Float[torch.Tensor, "1 3 h w"]) -> str:
-    """The key of what a representation of that fingerprint reads of one picture, here and now."""
-    device = picture.device.type
-    computed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else picture.dtype
+def key_of(fingerprint: str, image: Float[torch.Tensor, "1 3 h w"]) -> str:
+    """The key of what a representation of that fingerprint reads of one image, here and now."""
+    device = image.device.type
+    computed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else image.dtype
     # The version, because code that reads otherwise has no other sign.
-    digest = hashlib.sha256(f"{__version__}/{device}/{computed}/{tuple(picture.shape)}".encode())
-    digest.update(picture.detach().float().cpu().contiguous().numpy())
+    digest = hashlib.sha256(f"{__version__}/{device}/{computed}/{tuple(image.shape)}".encode())
+    digest.update(image.detach().float().cpu().contiguous().numpy())
     return f"{fingerprint}-{digest.hexdigest()[:32]}"
 
 

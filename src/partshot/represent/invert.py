@@ -1,9 +1,9 @@
-"""Inversion: which latent draws a given picture? The road from a real picture to a generator's features.
+"""Inversion: which latent draws a given image? The road from a real image to a generator's features.
 
 Projection by optimization (Karras et al. 2020, StyleGAN2, appendix D): from the mean latent downhill in a perceptual
 distance, with exploration noise on the latent and the synthesis' noise maps optimized beside it, kept noise-like by a
-regularizer. All pictures of a batch are projected together and none knows of the others, so that a batch costs less
-than its pictures one by one and gives the same. Knows generators by their mapping and what they synthesize.
+regularizer. All images of a batch are projected together and none knows of the others, so that a batch costs less
+than its images one by one and gives the same. Knows generators by their mapping and what they synthesize.
 """
 
 import math
@@ -28,7 +28,7 @@ _COARSEST = 8
 
 
 class InvertRecipe(Recipe):
-    """steps: of Adam. rate: its largest learning rate. space: "w" one latent per picture, "w+" one per layer.
+    """steps: of Adam. rate: its largest learning rate. space: "w" one latent per image, "w+" one per layer.
 
     up, down: shares of the steps in which the rate rises and falls. explore: deviation of the noise on the latent, in
     deviations of w; it is gone after `settle` of the steps. noise: weight of what keeps noise maps noise.
@@ -50,19 +50,19 @@ class InvertRecipe(Recipe):
 PRESETS = {
     # StyleGAN2, appendix D, and the official code.
     "stylegan2-paper": InvertRecipe(),
-    # Small generators on two cores: a latent per layer finds a picture in a fifth of the steps.
+    # Small generators on two cores: a latent per layer finds a image in a fifth of the steps.
     "fast": InvertRecipe(steps=200, space="w+", precision="auto"),
 }
 
 
-# A picture that keeps more than this share of its distance from the mean picture was not found.
+# A image that keeps more than this share of its distance from the mean image was not found.
 _ASTRAY = 0.5
 
 
 class Inverted(NamedTuple):
-    """latents: of each picture, noise included. errors: [b], the distance between picture and what its latent draws.
+    """latents: of each image, noise included. errors: [b], the distance between image and what its latent draws.
 
-    worst: [b], the distance between the picture and what the mean latent draws, where the search began.
+    worst: [b], the distance between the image and what the mean latent draws, where the search began.
     """
 
     latents: Latents
@@ -71,7 +71,7 @@ class Inverted(NamedTuple):
 
 
 def astray(errors: Float[torch.Tensor, " b"], worst: Float[torch.Tensor, " b"]) -> Bool[torch.Tensor, " b"]:
-    """Which pictures do not invert, by the figures of `Inverted`: the generator cannot draw them."""
+    """Which images do not invert, by the figures of `Inverted`: the generator cannot draw them."""
     return errors > _ASTRAY * worst
 
 
@@ -83,7 +83,7 @@ def invert(
     recipe: InvertRecipe = PRESETS["fast"],
     progress: Callable[[int], None] = lambda step: None,
 ) -> Inverted:
-    """Latents that draw these pictures, in [-1, 1] and of the generator's size; in any batch the same, up to rounding.
+    """Latents that draw these images, in [-1, 1] and of the generator's size; in any batch the same, up to rounding.
 
     Also where the caller has gradients switched off; the recipe alone says where bf16 is used.
 
@@ -98,7 +98,7 @@ def _projected(generator, images, distance, recipe, progress) -> Inverted:
     net, device, count = generator.generator, images.device, len(images)
     layers = 1 if recipe.space == "w" else net.num_ws
     w = mean.expand(count, layers, -1).clone().requires_grad_()
-    # The same start and the same exploration for every picture, so that none depends on its neighbours.
+    # The same start and the same exploration for every image, so that none depends on its neighbors.
     rng = torch.Generator().manual_seed(recipe.seed)
     noise = [torch.randn(1, 1, side, side, generator=rng).to(device) for side in net.layers]
     noise = [n.repeat(count, 1, 1, 1) for n in noise]
@@ -141,7 +141,7 @@ def rate_at(done: float, recipe: InvertRecipe) -> float:
 def noise_likeness(noise: list[Float[torch.Tensor, "b 1 _ _"]]) -> Float[torch.Tensor, ""]:
     """How much noise maps resemble themselves one pixel on, at every scale down to 8 px; 0 is noise.
 
-    The sum over maps, scales and pictures of the squared mean products of neighbours.
+    The sum over maps, scales and images of the squared mean products of neighbors.
     """
     total = torch.zeros((), device=noise[0].device)
     for maps in noise:

@@ -1,6 +1,6 @@
 """Some of a representation's maps: the fine ones that see edges, the coarse ones that see things, or those between.
 
-Which maps know the parts is different for every kind of picture (ReGAN, table 7, finds it of a generator). Knows the
+Which maps know the parts is different for every kind of image (ReGAN, table 7, finds it of a generator). Knows the
 wrapped representation by its protocol only; what is left out is still computed.
 """
 
@@ -15,7 +15,7 @@ from partshot.represent.spec import Representation, Spec, fingerprint
 
 
 class Levels(nn.Module):
-    """A Representation: the maps of another whose stride lies in low..high, in pixels of the picture.
+    """A Representation: the maps of another whose stride lies in low..high, in pixels of the image.
 
     Raises BadRecipe when there is none, and around principal components.
     """

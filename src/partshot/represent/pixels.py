@@ -1,4 +1,4 @@
-"""The picture itself as a Pyramid: its colors, and its colors averaged over larger and larger blocks.
+"""The image itself as a Pyramid: its colors, and its colors averaged over larger and larger blocks.
 
 The lowest floor: what a head can do with color and blurred surroundings alone. Nothing is trained and nothing is
 stored; there are no edges, textures or positions in it.
@@ -30,7 +30,7 @@ class Pixels(nn.Module):
 
     @torch.no_grad()
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
-        """The blocks' mean colors, finest first; any picture size."""
+        """The blocks' mean colors, finest first; any image size."""
         height, width = images.shape[2:]
         maps = [images.detach()] + [
             F.adaptive_avg_pool2d(images, (-(-height // stride), -(-width // stride))) for stride in STRIDES[1:]

@@ -1,6 +1,6 @@
 """Position as one more map of any Pyramid.
 
-Encoders trained on random crops do not tell left from right or top from bottom; in pictures of aligned things (a face,
+Encoders trained on random crops do not tell left from right or top from bottom; in images of aligned things (a face,
 a car from the side) where a pixel lies says much about its part. Knows the wrapped representation by its protocol only.
 """
 
@@ -16,7 +16,7 @@ from partshot.represent.spec import Representation, Spec, fingerprint
 class Positioned(nn.Module):
     """A Representation with a first map of 5 channels, x, y, x^2, y^2 and xy with x and y in [-1, 1].
 
-    The map has the size of the finest map, so that the pictures' borders are not blurred away.
+    The map has the size of the finest map, so that the images' borders are not blurred away.
     """
 
     def __init__(self, representation: Representation):

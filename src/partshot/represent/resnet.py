@@ -2,7 +2,7 @@
 
 Knows how the stages are read: frozen, BatchNorm on its stored statistics, ImageNet's normalization, and the first
 convolution's stride set to 1, so that the maps are twice as fine as in training (GANORCON, released code); whole, or
-condensed to the principal components of each stage, which a head of a few labelled pictures learns better from.
+condensed to the principal components of each stage, which a head of a few labeled images learns better from.
 Refuses to know how the weights were trained.
 """
 
@@ -22,7 +22,7 @@ from partshot.pyramid import Pyramid
 from partshot.represent.reduced import Condensed, some_points
 from partshot.represent.spec import Spec, fingerprint, refuse_small, to_multiple
 
-# Of ImageNet's pictures in [0, 1]; what nearly every published encoder was trained with.
+# Of ImageNet's images in [0, 1]; what nearly every published encoder was trained with.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Where an artifact keeps principal components, beside the trunk under torchvision's names.
@@ -33,7 +33,7 @@ STRIDES = (2, 4, 8, 16)
 
 
 class ResNet(nn.Module):
-    """A Representation: layer1 to layer4 of a trunk, at 1/2 to 1/16 of the picture's size.
+    """A Representation: layer1 to layer4 of a trunk, at 1/2 to 1/16 of the image's size.
 
     Takes the trunk over: freezes it and sets its first stride to 1. title: the name in reports. components: how many
     principal components are read of each stage, all zero until `condense`; 0 reads every channel.
@@ -55,7 +55,7 @@ class ResNet(nn.Module):
 
     @torch.no_grad()
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
-        """The four stages, finest first, for pictures in [-1, 1]; BadImage for pictures under 16 px."""
+        """The four stages, finest first, for images in [-1, 1]; BadImage for images under 16 px."""
         refuse_small(images, STRIDES[-1], self.title)
         maps = self.trunk(self._prepared(images))
         if self.condensed:
@@ -64,7 +64,7 @@ class ResNet(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, images: Float[torch.Tensor, "b 3 h w"]) -> "ResNet":
-        """Takes BatchNorm's statistics anew from pictures in [-1, 1]; the weights stay and the fingerprint changes."""
+        """Takes BatchNorm's statistics anew from images in [-1, 1]; the weights stay and the fingerprint changes."""
         norms = [m for m in self.trunk.modules() if isinstance(m, nn.BatchNorm2d)]
         kept = [norm.momentum for norm in norms]
         for norm in norms:
@@ -82,7 +82,7 @@ class ResNet(nn.Module):
 
     @torch.no_grad()
     def condense(self, images: Float[torch.Tensor, "b 3 h w"]) -> "ResNet":
-        """Takes the principal components, if any, from pictures in [-1, 1]; the fingerprint changes."""
+        """Takes the principal components, if any, from images in [-1, 1]; the fingerprint changes."""
         if not self.condensed:
             return self
         seen = [[some_points(level) for level in self.trunk(self._prepared(chunk))] for chunk in images.split(16)]
@@ -122,15 +122,15 @@ def random_resnet(net: str = "resnet18", seed: int = 0) -> ResNet:
     """A ResNet that was never trained: the floor that every trained representation must be measured against.
 
     Weights are He-initialized by `seed`. BatchNorm's statistics come from noise with a natural spectrum, so that the
-    result does not depend on what is read next; `calibrate` takes them from real pictures.
+    result does not depend on what is read next; `calibrate` takes them from real images.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         representation = ResNet(ResNetTrunk(net), f"random {net}")
-        # Octaves of noise at equal strength: the 1/f spectrum of natural pictures.
+        # Octaves of noise at equal strength: the 1/f spectrum of natural images.
         octaves = [torch.randn(8, 3, side, side) for side in (2, 4, 8, 16, 32, 64)]
-    pictures = sum(F.interpolate(o, size=64, mode="bilinear", align_corners=False) for o in octaves)
-    return representation.calibrate((pictures / 4).clamp(-1, 1))
+    images = sum(F.interpolate(o, size=64, mode="bilinear", align_corners=False) for o in octaves)
+    return representation.calibrate((images / 4).clamp(-1, 1))
 
 
 def load_resnet(folder: Path | str) -> ResNet:

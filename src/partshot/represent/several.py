@@ -52,7 +52,7 @@ class Several(nn.Module):
         return super().train(False)
 
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
-        """All members' maps of pictures in [-1, 1]; raises what any of them raises."""
+        """All members' maps of images in [-1, 1]; raises what any of them raises."""
         maps = [level for member in self.members for level in member.features(images).maps]
         return Pyramid(tuple(maps[i] for i in self._order), tuple(images.shape[2:]))
 

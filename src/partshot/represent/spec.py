@@ -1,4 +1,4 @@
-"""What every representation promises: pictures in, Pyramid out, frozen, the same in any batch.
+"""What every representation promises: images in, Pyramid out, frozen, the same in any batch.
 
 Knows the words that heads, laws and saved models need about a representation. Refuses to know any network.
 """
@@ -21,7 +21,7 @@ from partshot.pyramid import Pyramid
 
 @dataclass(frozen=True)
 class Spec:
-    """name: for reports. channels: of each map, finest first. strides: pixels of the picture per pixel of each map.
+    """name: for reports. channels: of each map, finest first. strides: pixels of the image per pixel of each map.
 
     fingerprint: 12 hex digits that change with the weights and with the way they are read. proportional: of each
     map, whether the deviations of its channels say how much they matter, as principal components' do; given empty, none
@@ -40,12 +40,12 @@ class Spec:
 
 @runtime_checkable
 class Representation(Protocol):
-    """A frozen `torch.nn.Module` that reads pictures; deterministic, without gradients, normalizing for itself."""
+    """A frozen `torch.nn.Module` that reads images; deterministic, without gradients, normalizing for itself."""
 
     spec: Spec
 
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
-        """The Pyramid of pictures in [-1, 1]; its image size is theirs. Raises BadImage when they are too small."""
+        """The Pyramid of images in [-1, 1]; its image size is theirs. Raises BadImage when they are too small."""
 
     def card(self) -> dict:
         """Plain JSON values from which, with the module's tensors, `choose.rebuild` makes it again."""
@@ -53,7 +53,7 @@ class Representation(Protocol):
 
 @dataclass(frozen=True)
 class Latents:
-    """What pictures are drawn from, noise included.
+    """What images are drawn from, noise included.
 
     ws: [b, layers, d], one latent per layer. noise: standard normal [b, 1, side, side] per convolution, coarsest first.
     generator: the fingerprint of the weights that they belong to.
@@ -67,7 +67,7 @@ class Latents:
         return len(self.ws)
 
     def __getitem__(self, index: slice | torch.Tensor) -> "Latents":
-        """Those of some of the pictures."""
+        """Those of some of the images."""
         return Latents(self.ws[index], tuple(n[index] for n in self.noise), self.generator)
 
     def to(self, device: torch.device | str) -> "Latents":
@@ -97,7 +97,7 @@ class Latents:
 
 @runtime_checkable
 class Generator(Protocol):
-    """A frozen network that draws pictures and shows the Pyramid that each was drawn from."""
+    """A frozen network that draws images and shows the Pyramid that each was drawn from."""
 
     spec: Spec
 
@@ -108,7 +108,7 @@ class Generator(Protocol):
         """What lies where these latents put it, in the colors of other seeds."""
 
     def synthesize(self, latents: Latents) -> tuple[torch.Tensor, Pyramid]:
-        """Pictures [b, 3, s, s], about [-1, 1], and their Pyramid: the same for the same latents, always."""
+        """Images [b, 3, s, s], about [-1, 1], and their Pyramid: the same for the same latents, always."""
 
 
 def fingerprint(card: dict, tensors: Mapping[str, torch.Tensor]) -> str:
@@ -121,17 +121,17 @@ def fingerprint(card: dict, tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def refuse_small(images: torch.Tensor, stride: int, name: str) -> None:
-    """BadImage when pictures are smaller than one pixel of a representation's coarsest map."""
+    """BadImage when images are smaller than one pixel of a representation's coarsest map."""
     height, width = images.shape[2:]
     if min(height, width) < stride:
         raise BadImage(
-            f"pictures of {width}x{height} px are smaller than one pixel of '{name}' ({stride} px); "
+            f"images of {width}x{height} px are smaller than one pixel of '{name}' ({stride} px); "
             f"use a size of {2 * stride} or more, or the representation 'pixels'"
         )
 
 
 def to_multiple(images: torch.Tensor, stride: int) -> torch.Tensor:
-    """Pictures at the nearest size that `stride` divides, so that every map covers exactly the whole picture."""
+    """Images at the nearest size that `stride` divides, so that every map covers exactly the whole image."""
     size = tuple(max(1, round(side / stride)) * stride for side in images.shape[2:])
     if size == tuple(images.shape[2:]):
         return images

@@ -1,10 +1,10 @@
-"""A StyleGAN or StyleGAN2 read as a Pyramid: the activations from which a picture is drawn know its parts.
+"""A StyleGAN or StyleGAN2 read as a Pyramid: the activations from which a image is drawn know its parts.
 
 The maps are the layers' outputs: StyleGAN's after AdaIN, StyleGAN2's after LeakyReLU. ReGAN's code taps those from 8 px
 on; its groups are coarse (4-8 px), middle (16-32) and fine (64 and more), and the middle alone does better than all
 (its table 7). DatasetGAN's code taps, of every size, the second layer's output and the plain result of its convolution;
 its paper says the outputs of all layers, which is `all`. The noise is part of the latent, so that the same latent gives
-the same pixels and features, always. Pictures that were not drawn by it are inverted first (represent/invert.py), in
+the same pixels and features, always. Images that were not drawn by it are inverted first (represent/invert.py), in
 the eyes of the critic that it was trained against.
 """
 
@@ -53,11 +53,11 @@ _PIXELS = 1.0
 class StyleGAN(nn.Module):
     """A frozen generator, as Generator and as Representation.
 
-    generator: its weights. critic: what it was trained against, in whose eyes pictures are inverted. title: the name in
+    generator: its weights. critic: what it was trained against, in whose eyes images are inverted. title: the name in
     reports. layers: a key of GROUPS; None takes the group of the generator's paper. psi: truncation of what is sampled;
-    1 leaves it out. recipe: how pictures are inverted. cutoff: how many of a picture's latents are truncated, the
+    1 leaves it out. recipe: how images are inverted. cutoff: how many of a image's latents are truncated, the
     coarsest; None truncates all. DatasetGAN's psi is 0.7, its cutoff 8 for faces and cars, 7 for cats and bedrooms.
-    store: where the latents of inverted pictures are kept, None keeps none.
+    store: where the latents of inverted images are kept, None keeps none.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class StyleGAN(nn.Module):
             raise BadRecipe(f"a generator of {shape.resolution} px has no {layers} layers (they begin at {low} px)")
         self.weights = fingerprint({"shape": shape.model_dump(mode="json")}, generator.state_dict())
         sides = [sides[i % len(sides)] for i in self._read]
-        # What decides which latents a picture is inverted to: whichever layers are read afterwards.
+        # What decides which latents a image is inverted to: whichever layers are read afterwards.
         eyes = {"weights": self.weights, "invert": recipe.fingerprint}
         self.searched = fingerprint(eyes, critic.state_dict())
         self.spec = Spec(
@@ -99,12 +99,12 @@ class StyleGAN(nn.Module):
 
     @property
     def size(self) -> int:
-        """Side of the pictures in pixels."""
+        """Side of the images in pixels."""
         return self.generator.shape.resolution
 
     @property
     def device(self) -> torch.device:
-        """Where it draws; latents and pictures are brought there."""
+        """Where it draws; latents and images are brought there."""
         return self.generator.mapping.w_avg.device
 
     def train(self, mode: bool = True) -> "StyleGAN":
@@ -126,7 +126,7 @@ class StyleGAN(nn.Module):
         return Latents(ws, noise, self.weights)
 
     def synthesize(self, latents: Latents) -> tuple[Float[torch.Tensor, "b 3 s s"], Pyramid]:
-        """Pictures, about [-1, 1], and their Pyramid. Gradients flow to latents that ask for them.
+        """Images, about [-1, 1], and their Pyramid. Gradients flow to latents that ask for them.
 
         Raises BadArtifact for latents of another generator.
         """
@@ -153,18 +153,18 @@ class StyleGAN(nn.Module):
         return Latents(torch.where(swapped[:, None], other.ws, latents.ws), other.noise, latents.generator)
 
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
-        """The Pyramid of any pictures, by inversion: seconds per picture. Resized to the generator's size."""
+        """The Pyramid of any images, by inversion: seconds per image. Resized to the generator's size."""
         height, width = images.shape[2:]
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             _, pyramid = self.synthesize(self.latents(images.detach().float()))
         return Pyramid(pyramid.maps, (height, width))
 
     def latents(self, images: Float[torch.Tensor, "b 3 h w"]) -> Latents:
-        """Latents that draw these pictures: those that the store holds, and the others by inversion, all together."""
+        """Latents that draw these images: those that the store holds, and the others by inversion, all together."""
         images = images.to(self.device)
         if self.store is None:
             return self.invert(images).latents
-        keys = [key_of(f"latents-{self.searched}", picture) for picture in images.split(1)]
+        keys = [key_of(f"latents-{self.searched}", image) for image in images.split(1)]
         kept = [self.store.get(key) for key in keys]
         new = [i for i, found in enumerate(kept) if found is None]
         if new:
@@ -181,13 +181,13 @@ class StyleGAN(nn.Module):
         distance: Distance | None = None,
         progress: Callable[[int], None] = lambda step: None,
     ) -> Inverted:
-        """Latents that draw these pictures. distance: None takes the critic's eyes. progress: told the steps done."""
+        """Latents that draw these images. distance: None takes the critic's eyes. progress: told the steps done."""
         if tuple(images.shape[2:]) != (self.size, self.size):
             images = nn.functional.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         return invert(self, images, distance or self.distance(), self.recipe, progress)
 
     def distance(self) -> Distance:
-        """How far apart two pictures look to the critic."""
+        """How far apart two images look to the critic."""
         return feature_distance(self.critic.levels, _PIXELS)
 
     def card(self) -> dict:

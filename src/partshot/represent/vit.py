@@ -61,7 +61,7 @@ class TimmEncoder(nn.Module):
 
     @torch.no_grad()
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
-        """The levels, finest first, for pictures in [-1, 1]; BadImage for pictures under one patch."""
+        """The levels, finest first, for images in [-1, 1]; BadImage for images under one patch."""
         refuse_small(images, self.stride, self.name)
         normal = ((images + 1) / 2 - self.mean) / self.std
         maps = _read(self.net, to_multiple(normal, self.stride), self.blocks)
@@ -103,7 +103,7 @@ def timm_representation(name: str) -> TimmEncoder:
 
 
 def build_net(name: str) -> nn.Module:
-    """A timm net without its classifier, of random weights, for any picture size where the net can do that."""
+    """A timm net without its classifier, of random weights, for any image size where the net can do that."""
     if not timm.is_model(name):
         raise BadRecipe(f"timm {timm.__version__} knows no encoder '{name}'; {_nearest_models(name)}")
     try:
@@ -165,15 +165,15 @@ def _levels(net: nn.Module) -> tuple[int, list[int] | None, tuple[int, ...], tup
     """(coarsest stride, blocks to read or None for all, channels, strides), finest first."""
     strides = [info["reduction"] for info in net.feature_info]
     stride = max(strides)
-    # Twice the stride is the smallest picture at which every net tells its strides; windows need their own size.
+    # Twice the stride is the smallest image at which every net tells its strides; windows need their own size.
     side = 2 * stride
     try:
         with torch.no_grad():
-            picture = torch.zeros(1, 3, side, side)
-            levels = net.forward_intermediates(picture, intermediates_only=True, output_fmt="NCHW")
+            image = torch.zeros(1, 3, side, side)
+            levels = net.forward_intermediates(image, intermediates_only=True, output_fmt="NCHW")
     except (RuntimeError, AssertionError) as error:
         raise BadRecipe(
-            f"timm's '{type(net).__name__}' reads pictures of one size only; choose an encoder that takes any size, "
+            f"timm's '{type(net).__name__}' reads images of one size only; choose an encoder that takes any size, "
             "such as vit_small_patch16_224 or a convolutional one"
         ) from error
     alike = len({m.shape[2:] for m in levels}) == 1 and len(levels) > BLOCKS

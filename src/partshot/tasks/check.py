@@ -39,7 +39,7 @@ class Checked:
     @property
     def images(self) -> int:
         """How many images were scored: those with a labeled pixel."""
-        return len(self.score.per_picture)
+        return len(self.score.per_image)
 
     @property
     def miou(self) -> float:
@@ -76,7 +76,7 @@ def check_pairs(
     masks = mask_files(folder)
     if not masks:
         raise BadLabels(
-            f"--check-masks {folder}: holds no mask (*.png); put STEM.png there for each picture STEM to check on"
+            f"--check-masks {folder}: holds no mask (*.png); put STEM.png there for each image STEM to check on"
         )
     _refuse_other_parts(next(iter(masks.values())).parent, parts, labeled)
     learned = {pair.name: pair.mask for pair in labeled}
@@ -84,11 +84,11 @@ def check_pairs(
     for name, mask in masks.items():
         if name in learned:
             raise BadLabels(
-                f"check mask {mask}: its picture is labeled in {learned[name].parent}, too, and a student is not "
+                f"check mask {mask}: its image is labeled in {learned[name].parent}, too, and a student is not "
                 "checked on what it learned from; remove one of the two masks"
             )
         if name not in found:
-            raise BadLabels(f"check mask {mask}: no picture '{name}' in {images}; add the picture or remove the mask")
+            raise BadLabels(f"check mask {mask}: no image '{name}' in {images}; add the image or remove the mask")
     pairs = [Pair(name, found[name], mask) for name, mask in masks.items()]
     with ThreadPoolExecutor(_THREADS) as pool:
         known = list(pool.map(lambda pair: bool((read_pair(pair, parts, rgb_masks)[1] != IGNORE).any()), pairs))

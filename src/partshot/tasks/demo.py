@@ -1,7 +1,7 @@
-"""demo: the whole job on drawn pictures, with one and with ten labels, next to what users do today.
+"""demo: the whole job on drawn images, with one and with ten labels, next to what users do today.
 
-Needs nothing but this package: draws the pictures and their exact masks, hides all masks but one (ten), does the main
-job as `run` does, and measures student, few-shot head and their rivals on held-out pictures. It goes in phases, what
+Needs nothing but this package: draws the images and their exact masks, hides all masks but one (ten), does the main
+job as `run` does, and measures student, few-shot head and their rivals on held-out images. It goes in phases, what
 takes seconds first, and reports after each, so that something is seen before anything is trained.
 """
 
@@ -32,11 +32,11 @@ from partshot.recipe import Recipe
 from partshot.report import (
     Confusion,
     Curves,
+    Example,
     Figure,
     Headline,
     Methods,
     Mirror,
-    Picture,
     Recipes,
     Timing,
     shots_gallery,
@@ -72,31 +72,31 @@ ROWS = ("student", "head", "supervised", "forest", "auto_shot", "few_shot")
 
 # What the embedded generator draws; other kinds go the encoder's road alone.
 DRAWN_KIND = "faces"
-# Seeds of the toy: unlabeled pictures, labeled ones and held-out ones never meet.
+# Seeds of the toy: unlabeled images, labeled ones and held-out ones never meet.
 _PLAIN, _LABELED, _TEST = 1, 2, 3
-# Thousands of labeled pictures that the encoder's road's student sees, by its preset: at three quarters of the default
+# Thousands of labeled images that the encoder's road's student sees, by its preset: at three quarters of the default
 # one's, eyes and noses are not there yet.
 _KIMG = {"pretrained": 3.0, "default": 4.0}
 # The same of the generator's road, where it is fewer than the preset's.
 _AUTO_KIMG = {"auto-shot-pretrained": 3.5}
-# Pictures that the report shows, and those of demo.png.
+# Images that the report shows, and those of demo.png.
 _WORST, _SHEET = 8, 8
 
 
 class DemoRecipe(Recipe):
     """How much the demo does.
 
-    pictures: unlabeled ones. held_out: what is measured on. least: side in pixels that pictures are worked on at
-    least; at 64 px an eye is two pixels wide, and no network tells it from its lid. kimg: thousands of labeled pictures
+    images: unlabeled ones. held_out: what is measured on. least: side in pixels that images are worked on at
+    least; at 64 px an eye is two pixels wide, and no network tells it from its lid. kimg: thousands of labeled images
     that each student of the encoder's road sees; None: 3 where it starts from a pretrained encoder, else 4. points: how
-    the head of the pretrained encoder is fitted; where none is here, fit_images: pictures that the head of the
+    the head of the pretrained encoder is fitted; where none is here, fit_images: images that the head of the
     encoder's road sees, half of the usual. auto_fit_images: those of the generator's road. auto_kimg: of a student of
     what the generator drew, enlarged to twice its 64 px; None: 3.5 where it starts from a pretrained encoder, else what
-    its preset has. drawn: how many pictures that is.
+    its preset has. drawn: how many images that is.
     inverted, steps: held-out faces that are inverted, and for how long.
     """
 
-    pictures: int = Field(default=600, ge=1)
+    images: int = Field(default=600, ge=1)
     held_out: int = Field(default=100, ge=1)
     least: int = Field(default=128, ge=32)
     kimg: float | None = Field(default=None, gt=0)
@@ -125,18 +125,18 @@ def demo(
 
     kind: a kind of data.toy.KINDS. size: side in pixels, 32-512; the ten minutes are for up to 128.
     out: gets report.html, results.json and demo.png, first with what needs no training, later with all of it;
-    student.onnx (from ten labels), a few of the pictures, and the runs.
+    student.onnx (from ten labels), a few of the images, and the runs.
     jobs: how many numbers of labels are learned from side by side, each in a process of its own, for which the caller's
     script must be importable (`if __name__ == "__main__"`); None takes as many as there are cores for.
     """
     out, began, cores = Path(out), time.monotonic(), available_cores()
     jobs = min(len(KS), cores if jobs is None else jobs)
     work = max(recipe.least, (size + STRIDE - 1) // STRIDE * STRIDE)
-    with Ticker("draw", recipe.pictures, 0, quiet) as ticker:
-        plain = _drawn(kind, size, recipe.pictures, ticker)
+    with Ticker("draw", recipe.images, 0, quiet) as ticker:
+        plain = _drawn(kind, size, recipe.images, ticker)
     pool = toy_shots(kind, size, max(KS), seed=_LABELED + 10 * seed)
     test = toy_shots(kind, size, recipe.held_out, seed=_TEST)
-    write_toy(kind, 24, size, out / "pictures", seed=_TEST)
+    write_toy(kind, 24, size, out / "toy", seed=_TEST)
     sided, threads = one_sided(np.stack(plain)), None if jobs == 1 else max(1, cores // jobs)
     roads = _Roads(out, kind, seed, recipe, choose_student(), plain, sided, work, pool, test, quiet, threads)
     story = _Story(roads)
@@ -177,7 +177,7 @@ class _Learned(NamedTuple):
 class _Roads:
     """Both ways from labels to a student, for any number of labels, in this process or another.
 
-    choice: the student of the encoder's road. plain: the unlabeled pictures as drawn. sided: whether they all face one
+    choice: the student of the encoder's road. plain: the unlabeled images as drawn. sided: whether they all face one
     way. work: side in pixels that students of the encoder's road work at. threads: that one process may use; None
     leaves it as it is.
     """
@@ -201,8 +201,8 @@ class _Roads:
         return ROWS if self.kind == DRAWN_KIND else ROWS[:4]
 
     @cached_property
-    def pictures(self) -> np.ndarray:
-        """The unlabeled pictures at the side that students of the encoder's road work at."""
+    def images(self) -> np.ndarray:
+        """The unlabeled images at the side that students of the encoder's road work at."""
         return resize_images(self.plain, self.work)
 
     @property
@@ -227,11 +227,11 @@ class _Roads:
 
     @property
     def to_invert(self) -> Shots:
-        """The held-out pictures that are inverted."""
+        """The held-out images that are inverted."""
         return self.test.subset(range(min(self.recipe.inverted, len(self.test))))
 
     def labeled(self, k: int) -> Shots:
-        """The k labeled pictures of the encoder's road."""
+        """The k labeled images of the encoder's road."""
         return self.pool.draw(k, self.seed)
 
     def head(self, shots: Shots) -> Segmenter:
@@ -273,13 +273,13 @@ class _Roads:
         small = resize_images(self.plain, self.auto.size)
         given = (self.out / "runs", generator, self.auto, self.fit)
         named = {"drawn": self.recipe.drawn, "seed": self.seed, "quiet": self.quiet}
-        return AutoShot(*given, **named, pictures=small, trained=self.choice.student)
+        return AutoShot(*given, **named, images=small, trained=self.choice.student)
 
     def _learned(self, k: int, phase: str, *rows: str) -> _Learned:
         """Rows of the contest of the encoder's road."""
         self._settle()
         # The head's own features stand in `teach`.
-        given = (self.out / "runs", self.pictures, open_representation(REPRESENTATION), self.distill)
+        given = (self.out / "runs", self.images, open_representation(REPRESENTATION), self.distill)
         named = {"student": self.choice.student, "seed": self.seed, "quiet": self.quiet, "teach": self.head}
         contest, shots = Contest(*given, **named), self.labeled(k)
         found = self._measured(f"{phase}-{k}", contest.methods(*rows), self.pool, self.test, k)
@@ -355,22 +355,22 @@ class _Story:
         ]
         return write_report(roads.out / "report.html", f"partshot demo: drawn {roads.kind}", roads.pool.parts, sections)
 
-    def _worst(self, best: str, scored: Score) -> list[Picture]:
-        """The held-out pictures that went worst, as the best model and, beside a student, the head see them."""
+    def _worst(self, best: str, scored: Score) -> list[Example]:
+        """The held-out images that went worst, as the best model and, beside a student, the head see them."""
         scores, test, most = dict(scored.worst(_WORST)), self.roads.test, max(KS)
         few = test.subset([test.names.index(name) for name in scores])
         found = [one.labels for one in self.shown[best][most].predict(few.images)]
         heads = (
             [None] * len(few) if best == "head" else [p.labels for p in self.shown["head"][most].predict(few.images)]
         )
-        pictures = zip(few.names, few.images, few.labels, heads, found, strict=True)
-        return [Picture(*picture, score=scores[picture[0]]) for picture in pictures]
+        images = zip(few.names, few.images, few.labels, heads, found, strict=True)
+        return [Example(*image, score=scores[image[0]]) for image in images]
 
     def _note(self, table: Table) -> str:
         """What to know of the rows."""
         roads, choice = self.roads, self.roads.choice
         note = (
-            f"Mean IoU on {len(roads.test)} held-out pictures with exact masks; one draw of labels. head is a small "
+            f"Mean IoU on {len(roads.test)} held-out images with exact masks; one draw of labels. head is a small "
             "head on frozen features, forest a random forest on filters"
         )
         if "student" in table:
@@ -380,7 +380,7 @@ class _Story:
         return (
             f"{note}. auto_shot and few_shot go by way of the embedded generator: the labels are of faces that it "
             "drew, chosen and not random: its mean face first, then ones that differ. auto_shot is a student of "
-            f"{roads.recipe.drawn:,} that it drew and labeled, which has to say the same of the unlabeled pictures "
+            f"{roads.recipe.drawn:,} that it drew and labeled, which has to say the same of the unlabeled images "
             f"however they are changed; few_shot reads the first {len(roads.to_invert)} held-out faces by inversion."
         )
 
@@ -400,7 +400,7 @@ def _draw_sheet(path: Path, test: Shots, models: Mapping[str, Mapping[int, Segme
         for name, by_k in models.items()
         for k, model in by_k.items()
     }
-    rows = {"held-out pictures": None, **seen, "exact masks": test.labels[few]}
+    rows = {"held-out images": None, **seen, "exact masks": test.labels[few]}
     write_sheet(path, test.images[few], rows, test.parts)
 
 

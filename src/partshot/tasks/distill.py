@@ -1,4 +1,4 @@
-"""distill: from a few shots, a teacher and a folder of plain pictures to a student on disk.
+"""distill: from a few shots, a teacher and a folder of plain images to a student on disk.
 
 Also trains the two rows that every table needs beside it, the same network from the labels alone and as a plain mean
 teacher: both are this game with a source left out.
@@ -48,12 +48,12 @@ TRUSTED = 0.8
 cells that read their shots to about .7 cost the student .008 over twelve draws, so none like them is heard."""
 
 DRAWN = 2000
-"""Labelled pictures that a generator adds to the shots; ReGAN's auto-shot takes 5,000 of 512 px."""
+"""Labeled images that a generator adds to the shots; ReGAN's auto-shot takes 5,000 of 512 px."""
 _SURE = 0.6
 
 FEW = 2
-"""Labelled pictures up to which a frozen encoder is asked, too (`Consistency.agree`)."""
-# Pictures that it labels at most; where it is asked, others are left out.
+"""Labeled images up to which a frozen encoder is asked, too (`Consistency.agree`)."""
+# Images that it labels at most; where it is asked, others are left out.
 _MOST_READ = 1000
 # Seeds below are for people to label.
 _FIRST_DRAWN = 1_000_000
@@ -75,10 +75,10 @@ def distill(
     start: Path | None = None,
     snapshots: int = 0,
 ) -> Path:
-    """Trains a student on the pictures in `images` and the masks in `labels`; returns out/student.
+    """Trains a student on the images in `images` and the masks in `labels`; returns out/student.
 
     teacher: the --out of `fit` or its segmenter/, whose soft labels start the student; None starts from the labels
-    alone. A teacher that reads a generator draws `drawn` pictures instead, which with its labels take the recipe's
+    alone. A teacher that reads a generator draws `drawn` images instead, which with its labels take the recipe's
     share of the shots' places (auto-shot). student: see nets.student, or "auto" (tasks/student_choice.py). preset: a
     row of distill_recipe.PRESETS, None takes the student's own; size and kimg replace the row's.
     start: weights that the student begins with (transfer learning): another student's folder, that of an encoder of the
@@ -90,26 +90,26 @@ def distill(
     choice = choose_student(student, preset)
     recipe = student_recipe(size, choice.preset, shots.native)
     recipe = recipe if kimg is None else recipe.changed(kimg=kimg)
-    pictures = unlabelled_stack(images, labels, recipe.size)
-    recipe = facing(recipe, pictures)
+    unlabeled = unlabeled_stack(images, labels, recipe.size)
+    recipe = facing(recipe, unlabeled)
     segmenter = None if teacher is None else _teacher(Path(teacher))
     if segmenter is not None and not draws(segmenter) and not is_heard(segmenter, shots, recipe):
         why = f"it reads its own shots to a mean IoU below {TRUSTED:g}"
-        why = why if recipe.unlabelled else "the preset hears none"
+        why = why if recipe.unlabeled else "the preset hears none"
         warnings.warn(f"{teacher}: this teacher is not heard: {why}", stacklevel=1)
     drawing = segmenter is not None and draws(segmenter)
     if recipe.drawn == 1 and not drawing:
         why = f"preset '{choice.preset}' is for a --teacher that reads a generator; the student sees the labels alone"
         warnings.warn(why, stacklevel=1)
-    if recipe.consistency is not None and len(pictures) <= len(shots):
-        why = f"{images}: holds no pictures but the labelled ones, so consistency adds nothing; add plain ones"
+    if recipe.consistency is not None and len(unlabeled) <= len(shots):
+        why = f"{images}: holds no images but the labeled ones, so consistency adds nothing; add plain ones"
         warnings.warn(why, stacklevel=1)
-    train_student(shots, recipe, Path(out), pictures, segmenter, choice.student, seed, quiet, drawn, start, snapshots)
+    train_student(shots, recipe, Path(out), unlabeled, segmenter, choice.student, seed, quiet, drawn, start, snapshots)
     return Path(out) / "student"
 
 
 def draws(teacher: Segmenter | Student) -> bool:
-    """Whether a teacher reads a generator, and so draws pictures that it labels instead of labelling given ones."""
+    """Whether a teacher reads a generator, and so draws images that it labels instead of labeling given ones."""
     if isinstance(teacher, Student):
         return False
     reads = teacher.representation
@@ -127,18 +127,18 @@ def _teacher(folder: Path) -> Segmenter | Student:
 def drawn_shots(
     teacher: Segmenter, count: int, seed: int = 0, quiet: bool = False, second: Student | None = None
 ) -> Shots:
-    """Pictures that a teacher's generator draws, with the teacher's labels where it is sure of them.
+    """Images that a teacher's generator draws, with the teacher's labels where it is sure of them.
 
     Labels it is not sure of are 255: they are wrong most often where parts meet. Of an ensemble, the share DOUBTED of
     them is left out. second: see Segmenter.draw; where the two disagree, neither is sure.
     """
     first = _FIRST_DRAWN + seed * count
-    with Ticker("draw labelled pictures", count, 0, quiet) as ticker:
+    with Ticker("draw labeled images", count, 0, quiet) as ticker:
         return teacher.draw(range(first, first + count), _SURE, ticker.tick, second=second)
 
 
-def unlabelled_stack(images: Path, labels: Path, size: int) -> np.ndarray:
-    """Every picture of a folder, masks beside them left out, as uint8 [n, size, size, 3]."""
+def unlabeled_stack(images: Path, labels: Path, size: int) -> np.ndarray:
+    """Every image of a folder, masks beside them left out, as uint8 [n, size, size, 3]."""
     masks = [pair.mask for pair in find_pairs(labels, images)]
     return read_stack(list_images(images, leave_out=masks), size, skip_corrupt=True).images
 
@@ -147,7 +147,7 @@ def train_student(
     shots: Shots,
     recipe: Distill,
     out: Path,
-    pictures: np.ndarray | None = None,
+    images: np.ndarray | None = None,
     teacher: Segmenter | Student | None = None,
     student: str = STUDENT,
     seed: int = 0,
@@ -159,17 +159,17 @@ def train_student(
 ) -> Student:
     """Trains a student, or goes on where an earlier call stopped, or reads what it finished.
 
-    shots: the labelled pictures, in every batch. recipe: where things face one way (see data.symmetry), call with
-    `recipe.one_sided()`. out: the run's folder. pictures: uint8 [n, s, s, 3] at the recipe's size, unlabelled; None
-    trains on the shots alone. teacher: whose soft labels of `pictures` start the student, if it reads its own shots
+    shots: the labeled images, in every batch. recipe: where things face one way (see data.symmetry), call with
+    `recipe.one_sided()`. out: the run's folder. images: uint8 [n, s, s, 3] at the recipe's size, unlabeled; None
+    trains on the shots alone. teacher: whose soft labels of `images` start the student, if it reads its own shots
     well enough (TRUSTED); a recipe without consistency follows any, another student too. One that draws gives `drawn`
-    pictures with its labels instead, which take the recipe's share of the shots' places, and with a rehearsal is helped
+    images with its labels instead, which take the recipe's share of the shots' places, and with a rehearsal is helped
     by a first student, trained in out/first. start, snapshots: see `distill`. reader: what `frozen_reader` fitted to
     these shots already, for a recipe that asks one (`asks_a_reader`); None fits it where it is asked.
     """
     asked, (student, pretrained) = student, pretrained_student(student)
     begin = pretrained if start is None else _weights(start, student)
-    fingerprint = _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn, begin)
+    fingerprint = _fingerprint(shots, recipe, images, teacher, student, seed, drawn, begin)
     folder = out / "student"
     if standing(folder).exists():
         finished = Student.load(folder, fingerprint)
@@ -180,16 +180,16 @@ def train_student(
     if teacher is not None and draws(teacher):
         second = None
         if recipe.rehearsal:
-            second = _first_round(shots, recipe, out / "first", pictures, teacher, student, seed, quiet, drawn, start)
+            second = _first_round(shots, recipe, out / "first", images, teacher, student, seed, quiet, drawn, start)
             begin, start = second.net.state_dict(), out / "first"
-        labelled = drawn_shots(teacher, drawn, seed, quiet, second)
-        extra = tuple(map(torch.from_numpy, labelled.stack(recipe.size)))
-    elif teacher is not None and pictures is not None and is_heard(teacher, shots, recipe):
-        with Ticker("teacher labels pictures", len(pictures), 0, quiet) as ticker:
-            soft = teacher.soft_labels(pictures, ticker.tick)
-    read, every = None, 1 if pictures is None else -(-len(pictures) // _MOST_READ)
-    if teacher is None and pictures is not None and asks_a_reader(asked, recipe, shots):
-        some = pictures[::every]
+        labeled = drawn_shots(teacher, drawn, seed, quiet, second)
+        extra = tuple(map(torch.from_numpy, labeled.stack(recipe.size)))
+    elif teacher is not None and images is not None and is_heard(teacher, shots, recipe):
+        with Ticker("teacher labels images", len(images), 0, quiet) as ticker:
+            soft = teacher.soft_labels(images, ticker.tick)
+    read, every = None, 1 if images is None else -(-len(images) // _MOST_READ)
+    if teacher is None and images is not None and asks_a_reader(asked, recipe, shots):
+        some = images[::every]
         if not _is_fitted(out / "reader", shots):
             several, sided = partial(resize_images, some), not recipe.augment.flip
             if reader is None:
@@ -198,7 +198,7 @@ def train_student(
             reader.save(out / "reader")
         # From disk, so that a stopped run goes on with the same.
         reader = Segmenter.load(out / "reader")
-        with Ticker("frozen encoder labels pictures", len(some), 0, quiet) as ticker:
+        with Ticker("frozen encoder labels images", len(some), 0, quiet) as ticker:
             read = reader.soft_labels(some, ticker.tick)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -212,7 +212,7 @@ def train_student(
         torch.from_numpy(ids).long(),
         shots.parts.mirrored_ids(),
         recipe,
-        None if pictures is None else torch.from_numpy(pictures),
+        None if images is None else torch.from_numpy(images),
         soft,
         extra,
         read,
@@ -222,7 +222,7 @@ def train_student(
     native = shots.native if extra is None else None
     loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=seed)
     what = f"student from {len(shots)} label{'s' if len(shots) > 1 else ''}"
-    what += "" if extra is None else f" and {len(extra[0])} drawn pictures"
+    what += "" if extra is None else f" and {len(extra[0])} drawn images"
     card = {"fingerprint": fingerprint, "recipe": recipe.model_dump(mode="json")}
 
     def as_it_is() -> Student:
@@ -230,9 +230,9 @@ def train_student(
         if read is not None:
             card["agreement"] = round(float(game.modules["agreement"].overlap), 3)
         found = Student(average, student, shots.parts, recipe.size, card, recipe.mirrored, native=native)
-        if pictures is None or not recipe.decision_temperature:
+        if images is None or not recipe.decision_temperature:
             return found
-        return found.decide(pictures, game.lean.tolist(), recipe.decision_temperature)
+        return found.decide(images, game.lean.tolist(), recipe.decision_temperature)
 
     show = _Snapshots(out, snapshots, recipe, as_it_is) if snapshots else None
     run_loop(game, loop, out, what, fingerprint, quiet=quiet, show=show)
@@ -242,8 +242,8 @@ def train_student(
 
 
 def asks_a_reader(student: str, recipe: Distill, shots: Shots) -> bool:
-    """Whether a frozen encoder labels the pictures, too: with the fewest labels, for a student that starts from it."""
-    asks = recipe.consistency is not None and recipe.consistency.agree > 0 and recipe.unlabelled > 0
+    """Whether a frozen encoder labels the images, too: with the fewest labels, for a student that starts from it."""
+    asks = recipe.consistency is not None and recipe.consistency.agree > 0 and recipe.unlabeled > 0
     return asks and len(shots) <= FEW and is_pretrained(student)
 
 
@@ -260,13 +260,13 @@ def _encoder(student: str) -> str:
     return student.removeprefix(LIGHT) + ENCODER_LEVELS + POSITION
 
 
-def _first_round(shots, recipe, out, pictures, teacher, student, seed, quiet, drawn, start) -> Student:
+def _first_round(shots, recipe, out, images, teacher, student, seed, quiet, drawn, start) -> Student:
     """The student that helps to label for the second round: `train_student`, by the recipe's rehearsal."""
     first = recipe.rehearsed()
     say(f"first of two rounds, at {first.size} px", quiet)
-    if pictures is not None:
-        pictures = resize_images(pictures, first.size)
-    trained = train_student(shots, first, out, pictures, teacher, student, seed, quiet, drawn, start)
+    if images is not None:
+        images = resize_images(images, first.size)
+    trained = train_student(shots, first, out, images, teacher, student, seed, quiet, drawn, start)
     say(f"second of two rounds, at {recipe.size} px: the first round's student helps to label", quiet)
     return trained
 
@@ -287,13 +287,13 @@ class _Snapshots:
             self.written = number
 
 
-def facing(recipe: Distill, pictures: np.ndarray) -> Distill:
-    """The recipe, without mirroring where the pictures show that their things face one way."""
-    return recipe.one_sided() if one_sided(pictures) else recipe
+def facing(recipe: Distill, images: np.ndarray) -> Distill:
+    """The recipe, without mirroring where the images show that their things face one way."""
+    return recipe.one_sided() if one_sided(images) else recipe
 
 
 def teacher_size(recipe: Distill) -> int:
-    """Side of the pictures that the few-shot teacher of a student reads: half, at a quarter of the cost.
+    """Side of the images that the few-shot teacher of a student reads: half, at a quarter of the cost.
 
     It only starts the student off, and its soft labels are kept at half size anyway.
     """
@@ -302,8 +302,8 @@ def teacher_size(recipe: Distill) -> int:
 
 def is_heard(teacher: Segmenter | Student, shots: Shots, recipe: Distill) -> bool:
     """Whether a teacher may start a student: one that misreads even the shots it was fitted on holds it back."""
-    if recipe.consistency is None or not recipe.unlabelled:
-        return recipe.unlabelled > 0
+    if recipe.consistency is None or not recipe.unlabeled:
+        return recipe.unlabeled > 0
     if recipe.consistency.teacher == 0:
         return False
     own = [one.labels for one in teacher.predict(shots.images)]
@@ -324,12 +324,12 @@ def _weights(start: Path, student: str) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.array(tensor)) for name, tensor in stored.tensors.items()}
 
 
-def _fingerprint(shots, recipe, pictures, teacher, student, seed, drawn, begin) -> str:
+def _fingerprint(shots, recipe, images, teacher, student, seed, drawn, begin) -> str:
     digest = hashlib.sha256(f"{recipe.fingerprint}/{student}/{seed}/{shots.fingerprint}".encode())
     digest.update(b"/letterboxed" if shots.oblong else b"")
-    if pictures is not None:
-        digest.update(f"{pictures.shape}".encode())
-        digest.update(np.ascontiguousarray(pictures[:: max(1, len(pictures) // 64)]).tobytes())
+    if images is not None:
+        digest.update(f"{images.shape}".encode())
+        digest.update(np.ascontiguousarray(images[:: max(1, len(images) // 64)]).tobytes())
     if teacher is not None:
         # Not its weights: fitted anew on another number of threads, they differ in the last digits.
         digest.update(teacher.fitted.encode())

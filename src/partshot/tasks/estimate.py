@@ -59,7 +59,7 @@ def estimate(
     shots: Shots,
     recipe: Distill,
     out: Path,
-    pictures: np.ndarray | None,
+    images: np.ndarray | None,
     student: str,
     seed: int = 0,
     quiet: bool = False,
@@ -67,7 +67,7 @@ def estimate(
 ) -> Estimate | None:
     """Cross-validates a student's training; None with one shot, which leaves none to test on.
 
-    shots, recipe, pictures, student, seed: as `tasks.distill.train_student` takes them. out: where folds are trained,
+    shots, recipe, images, student, seed: as `tasks.distill.train_student` takes them. out: where folds are trained,
     so that a stopped estimate goes on; holds estimate.json in the end.
     """
     if len(shots) < 2:
@@ -84,7 +84,7 @@ def estimate(
         held = [i for i in range(len(shots)) if i % count == fold]
         kept = shots.subset([i for i in range(len(shots)) if i % count != fold])
         say(f"estimate: fold {fold + 1} of {count}", quiet)
-        trained = train_student(kept, short, out / f"fold-{fold}", pictures, student=student, seed=seed, quiet=quiet)
+        trained = train_student(kept, short, out / f"fold-{fold}", images, student=student, seed=seed, quiet=quiet)
         for i, found in zip(held, trained.predict([shots.images[i] for i in held]), strict=True):
             labels[i] = found.labels
     found = score(shots.labels, labels, shots.parts, shots.names)

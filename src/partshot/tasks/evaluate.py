@@ -1,4 +1,4 @@
-"""evaluate: how good a model's masks are, as results.json and a report, on pictures whose masks are known.
+"""evaluate: how good a model's masks are, as results.json and a report, on images whose masks are known.
 
 Knows the two kinds of models that can be scored without torch: an exported network (ONNX) and a folder of masks that
 anything at all has predicted. How scores are pooled is evaluate.py's affair; what the page looks like is report's.
@@ -20,60 +20,60 @@ from partshot.metrics import Score, score
 from partshot.parts import PartSet
 from partshot.report import (
     Confusion,
+    Example,
     Figure,
     Gallery,
     Headline,
     PartBars,
-    Picture,
     scores_in_words,
     worst_gallery,
     write_report,
 )
 
-_SHOWN = 8  # pictures in each of the report's two galleries
-_SPREAD = "Evenly spaced between the best and the worst picture, by mean IoU over the parts in each."
+_SHOWN = 8  # images in each of the report's two galleries
+_SPREAD = "Evenly spaced between the best and the worst image, by mean IoU over the parts in each."
 
-Labeller = Callable[[Pair], np.ndarray]
-"""A picture on disk to its predicted labels, uint8 [h, w]."""
+Labeler = Callable[[Pair], np.ndarray]
+"""A image on disk to its predicted labels, uint8 [h, w]."""
 
 
 def evaluate(
     model: Path | str, images: Path | str, masks: Path | str, out: Path | str, rgb_masks: bool = False
 ) -> Score:
-    """Scores a model on every picture that has a mask; writes out/results.json and out/report.html.
+    """Scores a model on every image that has a mask; writes out/results.json and out/report.html.
 
     model: an ONNX file that `partshot export` wrote, or a folder of predicted masks STEM.png.
-    images, masks: as in `data.shots.find_pairs`; pictures without a mask are passed over. Masks are scored at their
+    images, masks: as in `data.shots.find_pairs`; images without a mask are passed over. Masks are scored at their
     own size. rgb_masks: map RGB masks by the parts' exact colors.
 
-    Pictures are read one at a time. Raises BadLabels or BadImage for the first mask, picture or prediction that is
+    Images are read one at a time. Raises BadLabels or BadImage for the first mask, image or prediction that is
     missing or wrong, BadArtifact when the model cannot be read, BadParts when nothing says what the ids mean or the
     model and the masks disagree about it.
     """
     model, out = Path(model), Path(out)
     pairs = find_pairs(masks, images)
-    parts, labeller = open_model(model, pairs[0].mask.parent)
+    parts, labeler = open_model(model, pairs[0].mask.parent)
     truths = (read_pair(pair, parts, rgb_masks)[1] for pair in pairs)
-    result = score(truths, (labeller(pair) for pair in pairs), parts, [pair.name for pair in pairs])
+    result = score(truths, (labeler(pair) for pair in pairs), parts, [pair.name for pair in pairs])
 
     _write_results(out / "results.json", model, parts, result)
     worst, spread = _worth_showing(result)
-    pictures = {name: _picture(name, pairs, result, parts, labeller, rgb_masks) for name in {*worst, *spread}}
+    shown = {name: _image(name, pairs, result, parts, labeler, rgb_masks) for name in {*worst, *spread}}
     # A part that occurs nowhere has no IoU to speak of; it only enters the paper-compatible mean.
     occurring = {name: value for name, value in result.per_part.items() if name not in result.absent}
     sections = [
         Headline(scores_in_words(result.miou, occurring, len(pairs)), _figures(result, len(pairs))),
         PartBars({model.name: occurring}, _shares(result)),
-        worst_gallery([pictures[name] for name in worst], _SHOWN),
-        Gallery("From the best to the worst", [pictures[name] for name in spread], _SPREAD, _SHOWN),
+        worst_gallery([shown[name] for name in worst], _SHOWN),
+        Gallery("From the best to the worst", [shown[name] for name in spread], _SPREAD, _SHOWN),
         Confusion(result.confusion),
     ]
     write_report(out / "report.html", f"Evaluation of {model.name}", parts, sections, f"masks: {pairs[0].mask.parent}")
     return result
 
 
-def open_model(model: Path, masks: Path) -> tuple[PartSet, Labeller]:
-    """What the ids of a model mean, and who labels a picture. masks: the folder of true ones. Errors as above."""
+def open_model(model: Path, masks: Path) -> tuple[PartSet, Labeler]:
+    """What the ids of a model mean, and who labels a image. masks: the folder of true ones. Errors as above."""
     theirs = parts_beside(masks)
     if model.is_dir():
         _refuse_other_folders(model)
@@ -112,19 +112,19 @@ def _read_prediction(folder: Path, stem: str, parts: PartSet) -> np.ndarray:
     if not path.is_file():
         there = sorted(p.name for p in folder.glob("*.png"))
         hint = nearest(path.name, there[:20]) if there else "the folder holds no mask (*.png)"
-        raise BadLabels(f"{path}: no prediction for picture '{stem}'; {hint}")
+        raise BadLabels(f"{path}: no prediction for image '{stem}'; {hint}")
     return read_labels(path, parts)
 
 
 def _write_results(path: Path, model: Path, parts: PartSet, result: Score) -> None:
-    values = {"model": str(model), "parts": list(parts.names), "pictures": len(result.per_picture), **result.to_dict()}
+    values = {"model": str(model), "parts": list(parts.names), "images": len(result.per_image), **result.to_dict()}
     with replacing_file(path) as temporary:
         temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _figures(result: Score, pictures: int) -> list[Figure]:
+def _figures(result: Score, images: int) -> list[Figure]:
     figures = [
-        Figure("mean IoU", f"{result.miou:.3f}", f"{pictures} pictures, background included"),
+        Figure("mean IoU", f"{result.miou:.3f}", f"{images} images, background included"),
         Figure("weighted IoU", f"{result.wiou:.3f}", "parts weighted by their pixels"),
     ]
     if result.absent:
@@ -139,14 +139,14 @@ def _shares(result: Score) -> dict[str, float]:
 
 
 def _worth_showing(result: Score) -> tuple[list[str], list[str]]:
-    # The names of the worst pictures, and of some that are evenly spaced from the best to the worst.
-    ranking = [name for name, _ in result.worst(len(result.per_picture))]
+    # The names of the worst images, and of some that are evenly spaced from the best to the worst.
+    ranking = [name for name, _ in result.worst(len(result.per_image))]
     steps = np.linspace(len(ranking) - 1, 0, min(len(ranking), _SHOWN)).round().astype(int)
     return ranking[:_SHOWN], [ranking[i] for i in steps]
 
 
-def _picture(name: str, pairs: Sequence[Pair], result: Score, parts: PartSet, labeller: Labeller, rgb: bool) -> Picture:
-    # Read and predicted again: which pictures are worth keeping is only known after all have been scored.
+def _image(name: str, pairs: Sequence[Pair], result: Score, parts: PartSet, labeler: Labeler, rgb: bool) -> Example:
+    # Read and predicted again: which images are worth keeping is only known after all have been scored.
     pair = next(pair for pair in pairs if pair.name == name)
     image, truth = read_pair(pair, parts, rgb)
-    return Picture(name, image, truth, prediction=labeller(pair), score=dict(result.per_picture)[name])
+    return Example(name, image, truth, prediction=labeler(pair), score=dict(result.per_image)[name])

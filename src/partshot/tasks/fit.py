@@ -1,4 +1,4 @@
-"""fit: from a few labelled pictures and a representation to a few-shot teacher on disk, in seconds."""
+"""fit: from a few labeled images and a representation to a few-shot teacher on disk, in seconds."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.metrics import Score, score_confusion
-from partshot.ops.images import as_pictures
+from partshot.ops.images import as_images
 from partshot.ops.precision import best_device
 from partshot.recipe import preset as row_of
 from partshot.represent.cache import open_store
@@ -60,11 +60,11 @@ def fit(
     quiet: bool = False,
     cache: bool = True,
 ) -> Path:
-    """Fits a head to the labelled pictures; returns out/segmenter.
+    """Fits a head to the labeled images; returns out/segmenter.
 
     images, labels: see data.shots.load_shots. representation: a name of represent.choose, or the folder of a
     pretrained one; "+position" behind either adds the map of positions. head: a name of catalog.HEADS. None: see
-    `teacher_names`. preset: a row of the head's `train.fitting.fit_presets`. size: side of the square that pictures
+    `teacher_names`. preset: a row of the head's `train.fitting.fit_presets`. size: side of the square that images
     are resized to; None takes 128, and of a head that is fitted to points `represent.choose.working_size`; a generator
     has its own. Such a head reads principal components, taken from the folder's images. With two or more shots,
     out/leave_one_out.json holds the estimate from them alone, but for a generator. cache: take features from earlier
@@ -80,7 +80,7 @@ def fit(
     found = cached(open_representation(representation), store)
     drawn, latents = isinstance(found, StyleGAN), None
     if drawn:
-        # Inverted pictures are read once; an augmented one would have to be inverted anew in every step.
+        # Inverted images are read once; an augmented one would have to be inverted anew in every step.
         recipe = recipe.changed(augment=None) if isinstance(recipe, FitHead) else recipe
         size = found.size
         latents = latents_of(found, shots, images, quiet)
@@ -89,7 +89,7 @@ def fit(
         found = reduced_to(found, paths, size, components_for(len(shots)))
     size = size or _SIZE
     teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet, latents)
-    # Leaving out would invert every picture once per fold.
+    # Leaving out would invert every image once per fold.
     estimate = None if drawn else estimated(found, head, shots, recipe, size, quiet)
     if store is not None and store.found + store.extracted:
         say(f"features: {store}", quiet)
@@ -116,7 +116,7 @@ def teacher_names(representation: str | None = None, head: str | None = None) ->
 
 def frozen_reader(
     shots: Shots,
-    pictures: Callable[[int], np.ndarray],
+    images: Callable[[int], np.ndarray],
     seed: int = 0,
     sided: bool | None = None,
     name: str | None = None,
@@ -124,15 +124,15 @@ def frozen_reader(
 ) -> Segmenter:
     """A pretrained encoder, frozen, with a small head that is fitted to the shots, in half a minute.
 
-    pictures: side in pixels -> plain pictures, uint8 [n, side, side, 3]; of some hundred of them principal components
-    are taken. sided: whether the things face one way; None asks these pictures. name: of the representation, None takes
+    images: side in pixels -> plain images, uint8 [n, side, side, 3]; of some hundred of them principal components
+    are taken. sided: whether the things face one way; None asks these images. name: of the representation, None takes
     that of `teacher_names`. recipe: how the head is fitted, None takes "fast". Raises what `open_representation` does.
     """
     name, head = teacher_names(name)
     found = open_representation(name).to(best_device())
     size = working_size(found)
-    stack = pictures(size)
-    some = as_pictures(stack[:: max(1, len(stack) // _REDUCED_ON)][:_REDUCED_ON])
+    stack = images(size)
+    some = as_images(stack[:: max(1, len(stack) // _REDUCED_ON)][:_REDUCED_ON])
     found = reduced_on(found, some, components_for(len(shots)))
     recipe = (recipe or row_of(fit_presets(head), "fast")).changed(seed=seed)
     recipe = facing_fit(recipe, one_sided(stack) if sided is None else sided)
@@ -146,7 +146,7 @@ def reduced_to(
     if all(representation.spec.proportional):
         return representation
     some = read_stack(paths[:: max(1, len(paths) // _REDUCED_ON)][:_REDUCED_ON], size, skip_corrupt=True).images
-    return reduced_on(representation.to(best_device()), as_pictures(some), components)
+    return reduced_on(representation.to(best_device()), as_images(some), components)
 
 
 def facing_fit(recipe: F, faces_one_way: bool) -> F:

@@ -1,4 +1,4 @@
-"""invert: from which latents a generator draws given pictures, how near it comes, and which ones it cannot draw.
+"""invert: from which latents a generator draws given images, how near it comes, and which ones it cannot draw.
 
 Batch by batch, each kept on disk as soon as it is found, so that a stopped run goes on where it was.
 """
@@ -20,7 +20,7 @@ from partshot.artifact import read_card, replacing_file, standing
 from partshot.data.images import list_images, read_stack
 from partshot.errors import BadRecipe
 from partshot.nets.perceptual import load_lpips
-from partshot.ops.images import as_bytes, as_pictures
+from partshot.ops.images import as_bytes, as_images
 from partshot.recipe import preset as row_of
 from partshot.report import write_sheet
 from partshot.represent.invert import PRESETS, astray
@@ -34,7 +34,7 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class Inversions:
-    """out: the folder. errors: name -> distance between a picture and what its latent draws. astray: names of those
+    """out: the folder. errors: name -> distance between a image and what its latent draws. astray: names of those
     that do not invert. skipped: file and reason of those that could not be read."""
 
     out: Path
@@ -60,15 +60,15 @@ def invert(
     batch: int = 16,
     quiet: bool = False,
 ) -> Inversions:
-    """Projects every picture of a folder; writes out/images (what is drawn), latents, inversion.csv and inversion.png.
+    """Projects every image of a folder; writes out/images (what is drawn), latents, inversion.csv and inversion.png.
 
     generator: what `partshot pretrain stylegan2` (or 1) wrote; None takes the embedded one. preset: a row of
     represent.invert.PRESETS; steps replaces its own. lpips: a safetensors file with LPIPS' weights; None measures in
-    the eyes of the generator's critic. batch: pictures at a time. Raises BadImage for a folder without pictures,
+    the eyes of the generator's critic. batch: images at a time. Raises BadImage for a folder without images,
     BadArtifact for what is no generator or no LPIPS, BadRecipe for a setting that cannot be.
     """
     if batch < 1:
-        raise BadRecipe(f"batch {batch} given; 1 or more pictures are inverted at a time")
+        raise BadRecipe(f"batch {batch} given; 1 or more images are inverted at a time")
     recipe = row_of(PRESETS, preset)
     recipe = recipe if steps is None else recipe.changed(steps=steps)
     found = load_stylegan(generator, recipe=recipe)
@@ -83,12 +83,12 @@ def invert(
     several, errors, worst = [], [], []
     with Ticker("invert", len(names) * recipe.steps, 0, quiet) as ticker:
         for first in range(0, len(names), batch):
-            pictures, told = stack.images[first : first + batch], names[first : first + batch]
+            several, told = stack.images[first : first + batch], names[first : first + batch]
             folder = out / "batches" / f"{first:06d}"
-            card = {"names": told, "made": _digest(found, recipe, eyes, pictures)}
+            card = {"names": told, "made": _digest(found, recipe, eyes, several)}
             if not (standing(folder).exists() and read_card(folder).get("made") == card["made"]):
                 tell = partial(_tell, ticker, first * recipe.steps, len(told))
-                done = found.invert(as_pictures(pictures), distance, tell)
+                done = found.invert(as_images(several), distance, tell)
                 card |= {"errors": done.errors.tolist(), "worst": done.worst.tolist()}
                 done.latents.save(folder, card)
             kept = read_card(folder)
@@ -97,16 +97,14 @@ def invert(
             ticker.tick((first + len(told)) * recipe.steps)
 
     drawn = _drawn(found, several)
-    for name, picture in zip(names, drawn, strict=True):
+    for name, image in zip(names, drawn, strict=True):
         with replacing_file(out / "images" / f"{name}.png") as path:
-            Image.fromarray(picture).save(path)
+            Image.fromarray(image).save(path)
     lost = astray(torch.tensor(errors), torch.tensor(worst)).tolist()
     _write_table(out / "inversion.csv", names, errors, worst, lost)
     # The worst first: there is nothing to look at in the others.
     order = np.argsort(-np.array(errors) / np.array(worst))[:_SHOWN]
-    write_sheet(
-        out / "inversion.png", list(stack.images[order]), {"pictures": None, "what is drawn": list(drawn[order])}
-    )
+    write_sheet(out / "inversion.png", list(stack.images[order]), {"images": None, "what is drawn": list(drawn[order])})
     Latents.join(several).save(out / "latents", {"names": names, "errors": errors, "eyes": eyes})
     shutil.rmtree(out / "batches")
     return Inversions(
@@ -121,8 +119,8 @@ def _tell(ticker: Ticker, before: int, batch: int, step: int) -> None:
     ticker.tick(before + batch * step)
 
 
-def _digest(generator: StyleGAN, recipe, eyes: str, pictures: np.ndarray) -> str:
-    return _digest_of(f"{generator.weights}/{recipe.fingerprint}/{eyes}".encode() + pictures.tobytes())
+def _digest(generator: StyleGAN, recipe, eyes: str, images: np.ndarray) -> str:
+    return _digest_of(f"{generator.weights}/{recipe.fingerprint}/{eyes}".encode() + images.tobytes())
 
 
 def _digest_of(blob: bytes) -> str:
@@ -137,7 +135,7 @@ def _drawn(generator: StyleGAN, several: Sequence[Latents]) -> np.ndarray:
 def _write_table(path: Path, names, errors, worst, lost) -> None:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["picture", "distance", "share_of_mean_picture", "inverts"])
+    table.writerow(["image", "distance", "share_of_mean_image", "inverts"])
     for name, error, far, gone in zip(names, errors, worst, lost, strict=True):
         table.writerow([name, f"{error:.5f}", f"{error / far:.3f}", "no" if gone else "yes"])
     with replacing_file(path) as temporary:

@@ -1,6 +1,6 @@
-"""predict: masks for a folder of pictures by an exported student, without torch.
+"""predict: masks for a folder of images by an exported student, without torch.
 
-Knows how a long prediction stays busy. The net, and what is done to a picture before and after it, is the ONNX file's
+Knows how a long prediction stays busy. The net, and what is done to a image before and after it, is the ONNX file's
 affair; what lies where in the folder of masks is tasks/predictions.py's; what is read in windows, tasks/reading.py's;
 how labels are moved onto edges, refine.py's.
 """
@@ -30,17 +30,17 @@ from partshot.machine import available_cores
 from partshot.train.progress import Ticker
 
 # A net that looks at a few hundred pixels says nothing finer than a 4-megapixel mask shows, and the logits of a much
-# larger one would fill the memory: larger pictures are predicted at this size and their labels enlarged.
+# larger one would fill the memory: larger images are predicted at this size and their labels enlarged.
 _MOST_PIXELS = 2**22
 # Images of more pixels, and those that are read in windows, are taken one by one, so that no two fill the memory.
 _MOST_AHEAD = 2**25
 _READERS = 4
-_WAITING_BATCHES = 4  # of pictures whose sizes are too rare to fill a batch
+_WAITING_BATCHES = 4  # of images whose sizes are too rare to fill a batch
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a prediction did: pictures predicted now, kept from before, and skipped, each with the one-line reason.
+    """What a prediction did: images predicted now, kept from before, and skipped, each with the one-line reason.
 
     windowed: how many of those predicted now were read in windows.
     """
@@ -61,8 +61,8 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture as the net gets it. size: height and width of the file's own picture, which `image` may be below.
+class LoadedImage:
+    """A image as the net gets it. size: height and width of the file's own image, which `image` may be below.
 
     error: why it could not be read, else empty.
     """
@@ -88,12 +88,12 @@ def predict(
     max_megapixels: int | float = 500,
     refined: bool = False,
 ) -> Summary:
-    """Writes an indexed PNG of the same stem and size for every picture, ids and palette as in out/classes.json.
+    """Writes an indexed PNG of the same stem and size for every image, ids and palette as in out/classes.json.
 
-    model: an ONNX file that `partshot export` wrote. images: a folder of pictures, or one picture.
-    overlays: also draw the parts on the pictures, as out/overlays/STEM.jpg. confidence: also write each label's
-    probability times 255, as out/confidence/STEM.png. batch: pictures of one size that are predicted together.
-    leave_out: files that are no pictures, such as masks that lie beside them. window: side in pixels of the overlapping
+    model: an ONNX file that `partshot export` wrote. images: a folder of images, or one image.
+    overlays: also draw the parts on the images, as out/overlays/STEM.jpg. confidence: also write each label's
+    probability times 255, as out/confidence/STEM.png. batch: images of one size that are predicted together.
+    leave_out: files that are no images, such as masks that lie beside them. window: side in pixels of the overlapping
     windows in which images are read; "off" reads all of them whole; "auto" those that are at most twice as large as the
     images that the model learned from, or all where it does not say, and others in windows of that size. scale: how
     many times as large things are in windows as in those images, or several numbers, as in "0.5,1,2", whose votes are
@@ -101,39 +101,39 @@ def predict(
     that is larger than what the model sees of it; of images of more than 4 megapixels that are read whole, onto those
     of the image shrunk to that.
 
-    A picture that cannot be read is left out and listed in the summary. Run again after a stop, it goes on where it
-    was: what this model wrote and no picture is newer than is kept, unless `overwrite`. Another model's predictions
+    A image that cannot be read is left out and listed in the summary. Run again after a stop, it goes on where it
+    was: what this model wrote and no image is newer than is kept, unless `overwrite`. Another model's predictions
     are replaced, those corrected by hand too; masks in a folder that holds no predictions are not.
 
-    Raises BadArtifact for a file that is no exported student; BadImage when there is no picture, none can be read, or
+    Raises BadArtifact for a file that is no exported student; BadImage when there is no image, none can be read, or
     two share a stem; BadLabels when `out` holds masks that partshot did not predict; DiskFull.
     """
     if batch < 1:
-        raise BadRecipe(f"batch {batch} given; 1 or more pictures are needed")
+        raise BadRecipe(f"batch {batch} given; 1 or more images are needed")
     began, reading = time.monotonic(), Reading.parse(window, scale, refined)
-    shipped, pictures = Shipped(model), _pictures(Path(images), leave_out)
+    shipped, paths = Shipped(model), _paths(Path(images), leave_out)
     reading.windows(shipped, 1, 1)  # refuses a scale of nothing, before any work
     places = Places(Path(out), overlays, confidence)
     author = Author(shipped.sha256, shipped.version, shipped.parts)
-    manifest = claim(places, author, pictures, overwrite, reading)
+    manifest = claim(places, author, paths, overwrite, reading)
 
-    todo = [picture for picture in pictures if not places.done(picture, manifest["since"])]
+    todo = [path for path in paths if not places.done(path, manifest["since"])]
     with allowing(max_megapixels), Ticker("predicting", total=len(todo), done=0, quiet=quiet) as ticker:
         alone = _alone(shipped, todo, reading)
-        together = [picture for picture in todo if picture not in alone]
+        together = [path for path in todo if path not in alone]
         skipped = _predict_together(shipped, together, places, reading, batch, ticker)
         skipped += _predict_alone(shipped, alone, places, reading, ticker, len(together))
     windowed = sum(bool(windows) for windows in alone.values())
     write_json(places.out / MANIFEST, {**manifest, "skipped": {path.name: reason for path, reason in skipped}})
 
-    if skipped and len(skipped) == len(pictures):
-        raise BadImage(f"none of {len(pictures)} pictures can be read; first: {skipped[0][1]}")
-    written, kept = len(todo) - len(skipped), len(pictures) - len(todo)
+    if skipped and len(skipped) == len(paths):
+        raise BadImage(f"none of {len(paths)} images can be read; first: {skipped[0][1]}")
+    written, kept = len(todo) - len(skipped), len(paths) - len(todo)
     return Summary(places.out, written, kept, tuple(skipped), time.monotonic() - began, windowed)
 
 
 def _alone(shipped: Shipped, todo: Sequence[Path], reading: Reading) -> dict[Path, tuple[int, ...]]:
-    # Which pictures are read one by one, each with its windows; none for one that is read whole.
+    # Which images are read one by one, each with its windows; none for one that is read whole.
     found = {}
     for path in todo:
         try:
@@ -151,13 +151,13 @@ def _predict_alone(
 ) -> list[tuple[Path, str]]:
     skipped: list[tuple[Path, str]] = []
     for path, windows in todo.items():
-        for picture in _readable([_read(path, whole=not windows)], skipped):
+        for loaded in _readable([_read(path, whole=not windows)], skipped):
             if windows:
-                given = (picture.image, windows, len(shipped.parts), shipped.size)
+                given = (loaded.image, windows, len(shipped.parts), shipped.size)
                 labels, confidence = read_in_windows(shipped.predict, *given)
             else:
-                (labels,), (confidence,) = shipped.predict(picture.image[None])
-            _write(places, picture, labels, confidence, shipped, reading)
+                (labels,), (confidence,) = shipped.predict(loaded.image[None])
+            _write(places, loaded, labels, confidence, shipped, reading)
         done += 1
         ticker.tick(done)
     return skipped
@@ -166,7 +166,7 @@ def _predict_alone(
 def _predict_together(
     shipped: Shipped, todo: Sequence[Path], places: Places, reading: Reading, batch: int, ticker: Ticker
 ) -> list[tuple[Path, str]]:
-    # Reading and writing run in threads beside the net, each a bounded number of pictures ahead or behind.
+    # Reading and writing run in threads beside the net, each a bounded number of images ahead or behind.
     skipped: list[tuple[Path, str]] = []
     ahead = batch * 2
     readers, writers = ThreadPoolExecutor(_READERS), ThreadPoolExecutor(max(2, available_cores()))
@@ -175,9 +175,9 @@ def _predict_together(
         done = 0
         read = _readable(_ahead(readers, _read, todo, ahead), skipped)
         for group in in_batches(read, batch):
-            labels, confidence = shipped.predict(np.stack([picture.image for picture in group]))
-            for picture, ids, sure in zip(group, labels, confidence, strict=True):
-                writing.append(writers.submit(_write, places, picture, ids, sure, shipped, reading))
+            labels, confidence = shipped.predict(np.stack([loaded.image for loaded in group]))
+            for loaded, ids, sure in zip(group, labels, confidence, strict=True):
+                writing.append(writers.submit(_write, places, loaded, ids, sure, shipped, reading))
             while len(writing) > ahead:
                 writing.popleft().result()
             done += len(group)
@@ -191,17 +191,17 @@ def _predict_together(
     return skipped
 
 
-def in_batches(pictures: Iterable[Picture], most: int) -> Iterator[list[Picture]]:
-    """Groups of up to `most` pictures of one size, whatever order the sizes come in.
+def in_batches(images: Iterable[LoadedImage], most: int) -> Iterator[list[LoadedImage]]:
+    """Groups of up to `most` images of one size, whatever order the sizes come in.
 
-    When pictures of many sizes wait, the largest group goes as it is, so that memory stays bounded; and a group holds
-    no more pixels than one picture may.
+    When images of many sizes wait, the largest group goes as it is, so that memory stays bounded; and a group holds
+    no more pixels than one image may.
     """
-    waiting: dict[tuple[int, ...], list[Picture]] = {}
-    for picture in pictures:
-        shape = picture.image.shape
+    waiting: dict[tuple[int, ...], list[LoadedImage]] = {}
+    for loaded in images:
+        shape = loaded.image.shape
         group = waiting.setdefault(shape, [])
-        group.append(picture)
+        group.append(loaded)
         if len(group) >= min(most, _MOST_PIXELS // (shape[0] * shape[1])):
             yield waiting.pop(shape)
         elif sum(map(len, waiting.values())) >= _WAITING_BATCHES * most:
@@ -209,16 +209,16 @@ def in_batches(pictures: Iterable[Picture], most: int) -> Iterator[list[Picture]
     yield from waiting.values()
 
 
-def _pictures(images: Path, leave_out: Iterable[Path]) -> list[Path]:
+def _paths(images: Path, leave_out: Iterable[Path]) -> list[Path]:
     return [images] if images.is_file() else list_images(images, leave_out)
 
 
-def _read(path: Path, whole: bool = True) -> Picture:
+def _read(path: Path, whole: bool = True) -> LoadedImage:
     try:
         image = read_image(path)
     except BadImage as error:
-        return Picture(path, np.empty((0, 0, 3), np.uint8), (0, 0), str(error))
-    return Picture(path, _shrunk(image) if whole else image, image.shape[:2])
+        return LoadedImage(path, np.empty((0, 0, 3), np.uint8), (0, 0), str(error))
+    return LoadedImage(path, _shrunk(image) if whole else image, image.shape[:2])
 
 
 def _shrunk(image: np.ndarray) -> np.ndarray:
@@ -230,12 +230,12 @@ def _shrunk(image: np.ndarray) -> np.ndarray:
     return np.array(Image.fromarray(image).resize(small, Image.Resampling.BILINEAR))
 
 
-def _readable(pictures: Iterable[Picture], skipped: list[tuple[Path, str]]) -> Iterator[Picture]:
-    for picture in pictures:
-        if picture.error:
-            skipped.append((picture.path, picture.error))
+def _readable(images: Iterable[LoadedImage], skipped: list[tuple[Path, str]]) -> Iterator[LoadedImage]:
+    for loaded in images:
+        if loaded.error:
+            skipped.append((loaded.path, loaded.error))
         else:
-            yield picture
+            yield loaded
 
 
 def _ahead(pool: ThreadPoolExecutor, work: Callable, items: Sequence, count: int) -> Iterator:
@@ -250,20 +250,20 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable, items: Sequence, count: int
 
 
 def _write(
-    places: Places, picture: Picture, labels: np.ndarray, confidence: np.ndarray, shipped: Shipped, reading: Reading
+    places: Places, loaded: LoadedImage, labels: np.ndarray, confidence: np.ndarray, shipped: Shipped, reading: Reading
 ) -> None:
     if reading.refined:
-        factor = reading.factor(shipped, *picture.image.shape[:2])
-        labels, confidence = refine(picture.image, labels, confidence, factor)
-    # The labels last: without them the picture counts as not done.
+        factor = reading.factor(shipped, *loaded.image.shape[:2])
+        labels, confidence = refine(loaded.image, labels, confidence, factor)
+    # The labels last: without them the image counts as not done.
     if places.overlays:
         # Of a very large image every second pixel: Pillow would copy all of it, twice.
-        step = 1 if picture.image.shape[0] * picture.image.shape[1] <= _MOST_AHEAD else 2
-        image = _shrunk(picture.image[::step, ::step])
-        write_overlay(places.overlay(picture.path), image, _resized(labels, image.shape[:2]), shipped.parts)
+        step = 1 if loaded.image.shape[0] * loaded.image.shape[1] <= _MOST_AHEAD else 2
+        image = _shrunk(loaded.image[::step, ::step])
+        write_overlay(places.overlay(loaded.path), image, _resized(labels, image.shape[:2]), shipped.parts)
     if places.confidence:
-        _write_gray(places.sureness(picture.path), _resized(confidence, picture.size))
-    write_labels(places.labels(picture.path), _resized(labels, picture.size), shipped.parts)
+        _write_gray(places.sureness(loaded.path), _resized(confidence, loaded.size))
+    write_labels(places.labels(loaded.path), _resized(labels, loaded.size), shipped.parts)
 
 
 def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

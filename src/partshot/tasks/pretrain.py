@@ -1,4 +1,4 @@
-"""pretrain: from a folder of unlabelled pictures to a representation on disk.
+"""pretrain: from a folder of unlabeled images to a representation on disk.
 
 One verb; what is trained is the pretext's affair, how a run goes on after a kill is the loop's.
 """
@@ -36,14 +36,14 @@ DEFAULT = "small-folder"
 LONG = "small-folder-long"
 # When it starts from a trained generator.
 FURTHER = "further"
-# BatchNorm's statistics settle long before; more pictures would only cost time.
+# BatchNorm's statistics settle long before; more images would only cost time.
 CALIBRATED_ON = 256
-# Presets whose pictures are drawn: kind, how many, seed of the toy.
+# Presets whose images are drawn: kind, how many, seed of the toy.
 _FACES = "faces", 10_000, 7
 DRAWN = {"toy-face-64": _FACES, "toy-face-64-further": _FACES}
 # Share of a run after which nothing grows any more.
 _GROWN = 0.9
-# Pictures across and down in a grid of samples.
+# Images across and down in a grid of samples.
 GRID = 8, 4
 # Trained representations on a shelf, of 45 to 250 MB each.
 SHELVED = 10
@@ -66,20 +66,20 @@ def pretrain(
     shelf: Path | None = None,
     start: Path | None = None,
 ) -> Path:
-    """Trains a pretext on a folder of pictures; returns out/representation, for `open_representation`.
+    """Trains a pretext on a folder of images; returns out/representation, for `open_representation`.
 
     pretext: a name of `catalog.PRETEXTS`. images: the folder; None for a preset that draws its own (DRAWN).
-    preset: a row of the pretext's table; None takes DEFAULT. size: side of the pictures in pixels; kimg: horizon in
-    thousands of pictures seen; batch: pictures per step; each replaces the preset's. leave_out: files of the folder
-    that are no pictures, such as masks. Pictures that cannot be read are left out, and a warning names them. A pretext
-    that makes pictures shows some in out/samples/. shelf: a folder of what was trained for any `out`; what these
-    settings made of these pictures before is taken from there and not trained, what is trained now is put there.
+    preset: a row of the pretext's table; None takes DEFAULT. size: side of the images in pixels; kimg: horizon in
+    thousands of images seen; batch: images per step; each replaces the preset's. leave_out: files of the folder
+    that are no images, such as masks. Images that cannot be read are left out, and a warning names them. A pretext
+    that makes images shows some in out/samples/. shelf: a folder of what was trained for any `out`; what these
+    settings made of these images before is taken from there and not trained, what is trained now is put there.
     start: a trained generator's folder to begin with instead of chance; the net and the size are then its own, and
     nothing grows.
 
     Running it again goes on where it stopped, and returns at once when it was done. Raises BadImage for a folder
-    without pictures, BadRecipe for a setting that cannot be, BadArtifact when `out` holds a run of other settings or
-    pictures.
+    without images, BadRecipe for a setting that cannot be, BadArtifact when `out` holds a run of other settings or
+    images.
     """
     begun = None if start is None else Artifact.load(inside(Path(start), "representation"), kind="representation")
     if begun is None:
@@ -89,7 +89,7 @@ def pretrain(
         recipe = resolve(pretext, preset or FURTHER, None, kimg, batch)
         recipe = recipe.changed(net=begun.card["net"], size=begun.card["shape"]["resolution"], grow=())
     if images is None and preset not in DRAWN:
-        raise BadRecipe(f"--images is missing; only these presets draw their own pictures: {', '.join(DRAWN)}")
+        raise BadRecipe(f"--images is missing; only these presets draw their own images: {', '.join(DRAWN)}")
     paths = [] if images is None else list_images(images, leave_out)
     source = f"drawn {DRAWN[preset]}" if images is None else _listing(paths)
     since = "" if begun is None else f"/{begun.card['sha256']}"
@@ -103,24 +103,24 @@ def pretrain(
     if earlier is not None:
         return earlier.save(folder)
 
-    pictures = _drawn(preset, recipe.size, quiet) if images is None else _read(paths, recipe.size)
-    if isinstance(recipe, StyleGAN2Recipe) and one_sided(pictures):
+    stack = _drawn(preset, recipe.size, quiet) if images is None else _read(paths, recipe.size)
+    if isinstance(recipe, StyleGAN2Recipe) and one_sided(stack):
         recipe = recipe.changed(flip=False)
-    game = lookup(PRETEXTS, pretext, "pretext")(pictures, recipe, seed)
+    game = lookup(PRETEXTS, pretext, "pretext")(stack, recipe, seed)
     if begun is not None:
         game.start_from({name: torch.from_numpy(np.array(tensor)) for name, tensor in begun.tensors.items()})
     loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=seed, devices=devices)
     show = partial(_show, Path(out) / "samples") if isinstance(game, StyleGAN2) else None
-    # With the recipe as it is played: whether things face one way is read off the pictures, not off their names.
+    # With the recipe as it is played: whether things face one way is read off the images, not off their names.
     played = f"{fingerprint}-{recipe.fingerprint}"
-    run_loop(game, loop, Path(out), f"{pretext} on {len(pictures)} pictures", played, quiet=quiet, show=show)
+    run_loop(game, loop, Path(out), f"{pretext} on {len(stack)} images", played, quiet=quiet, show=show)
 
     title = f"{pretext} {recipe.net}"
     card = {
         "net": recipe.net,
         "title": title,
         "pretext": pretext,
-        "pictures": len(pictures),
+        "images": len(stack),
         "fingerprint": fingerprint,
         **recipe.model_dump(mode="json"),
     }
@@ -133,7 +133,7 @@ def pretrain(
         kept = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     else:
         # Only MoCo's recipe has the setting; naming its class here would load lightly for every pretext.
-        kept = _as_it_is_read(recipe.net, title, tensors, pictures, getattr(recipe, "components", 0))
+        kept = _as_it_is_read(recipe.net, title, tensors, stack, getattr(recipe, "components", 0))
     trained = Artifact("representation", card, kept)
     trained.save(folder)
     if place is not None:
@@ -145,7 +145,7 @@ def _read(paths: Sequence[Path], size: int) -> np.ndarray:
     stack = read_stack(paths, size, skip_corrupt=True)
     if stack.skipped:
         first, reason = stack.skipped[0]
-        warnings.warn(f"{len(stack.skipped)} pictures are left out; first: {first.name}: {reason}", stacklevel=3)
+        warnings.warn(f"{len(stack.skipped)} images are left out; first: {first.name}: {reason}", stacklevel=3)
     return stack.images
 
 
@@ -160,10 +160,10 @@ def _drawn(preset: str, size: int, quiet: bool) -> np.ndarray:
 
 
 def _show(folder: Path, game: StyleGAN2, seen: int) -> None:
-    """A grid of what a generator makes, as folder/PICTURES_SEEN.png."""
+    """A grid of what a generator makes, as folder/IMAGES_SEEN.png."""
     side = GRID[0] * game.recipe.size, GRID[1] * game.recipe.size
-    pictures = game.samples(GRID[0] * GRID[1])
-    rows = pictures.reshape(GRID[1], GRID[0], *pictures.shape[1:]).swapaxes(1, 2)
+    images = game.samples(GRID[0] * GRID[1])
+    rows = images.reshape(GRID[1], GRID[0], *images.shape[1:]).swapaxes(1, 2)
     grid = Image.fromarray(rows.reshape(rows.shape[0] * rows.shape[1], -1, 3)).resize(side, Image.Resampling.NEAREST)
     with replacing_file(folder / f"{seen:09d}.png") as path:
         grid.save(path)
@@ -205,7 +205,7 @@ def _refuse_start(start: Path, card: dict, pretext: str, size: int | None) -> No
 
 
 def _listing(paths: Sequence[Path]) -> str:
-    """Names and sizes of files: enough to notice another folder without reading every picture."""
+    """Names and sizes of files: enough to notice another folder without reading every image."""
     return "\n".join(f"{path.name} {path.stat().st_size}" for path in paths)
 
 
@@ -241,18 +241,18 @@ def _put_on_shelf(trained: Artifact, place: Path) -> None:
 
 
 def _as_it_is_read(
-    net: str, title: str, tensors: dict[str, torch.Tensor], pictures: np.ndarray, components: int
+    net: str, title: str, tensors: dict[str, torch.Tensor], images: np.ndarray, components: int
 ) -> dict[str, np.ndarray]:
     """The trunk with BatchNorm's statistics taken anew, and the principal components that are read of it, as arrays.
 
-    pictures: uint8 [n, s, s, 3]. components: how many of each stage, 0 for all channels.
+    images: uint8 [n, s, s, 3]. components: how many of each stage, 0 for all channels.
 
     In training the statistics came from augmented crops and the first convolution's own stride; `represent.resnet`
-    shows the trunk whole pictures at another one.
+    shows the trunk whole images at another one.
     """
     trunk = ResNetTrunk(net)
     trunk.load_state_dict(tensors)
-    some = pictures[:: max(1, len(pictures) // CALIBRATED_ON)][:CALIBRATED_ON]
+    some = images[:: max(1, len(images) // CALIBRATED_ON)][:CALIBRATED_ON]
     plain = torch.from_numpy(some).permute(0, 3, 1, 2).float() / 127.5 - 1
     read = ResNet(trunk, title, components).calibrate(plain).condense(plain)
     return {name.removeprefix("trunk."): tensor.numpy() for name, tensor in read.state_dict().items()}

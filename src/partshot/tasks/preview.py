@@ -21,7 +21,7 @@ from partshot.data.shots import Shots
 from partshot.errors import BadImage
 from partshot.inference.predictions import MANIFEST, Author, Places, claim
 from partshot.inference.reading import Reading
-from partshot.report import Gallery, Headline, Picture, shots_gallery, write_report
+from partshot.report import Example, Gallery, Headline, shots_gallery, write_report
 from partshot.represent.encoders import default_encoder
 from partshot.segmenter import Segmenter
 from partshot.tasks.fit import frozen_reader
@@ -68,7 +68,7 @@ def preview(shots: Shots, images: Sequence[Path], out: Path, title: str, seed: i
     claim(places, author, images, False, Reading())
     # Every sixteenth first, so that a part of the folder is a part of all of it.
     ordered = [path for first in range(_SPREAD) for path in images[first::_SPREAD]]
-    shown: list[Picture] = []
+    shown: list[Example] = []
     written = 0
     with ThreadPoolExecutor() as pool, Ticker("preview", len(images), 0, quiet) as ticker:
         until = time.monotonic() + _SECONDS
@@ -86,7 +86,7 @@ def preview(shots: Shots, images: Sequence[Path], out: Path, title: str, seed: i
             ticker.tick(min(first + _BATCH, len(ordered)))
             if len(shown) < _SHOWN:
                 pairs = zip(several, labels, strict=True)
-                shown += [Picture(path.stem, image, prediction=found) for (path, image, _), found in pairs]
+                shown += [Example(path.stem, image, prediction=found) for (path, image, _), found in pairs]
     result = Preview(written, len(images), time.monotonic() - began, reader)
     _report(result, shots, shown[:_SHOWN], out, title)
     return result
@@ -112,7 +112,7 @@ def _write(path: Path, labels: np.ndarray, size: tuple[int, int], shots: Shots) 
     write_labels(path, labels, shots.parts)
 
 
-def _report(found: Preview, shots: Shots, shown: Sequence[Picture], out: Path, title: str) -> None:
+def _report(found: Preview, shots: Shots, shown: Sequence[Example], out: Path, title: str) -> None:
     labeled = "one labeled image" if len(shots) == 1 else f"{len(shots)} labeled images"
     sentence = (
         f"Preview, after {found.seconds:.0f} s, from {labeled}: {found.written} of {found.images} images have a first "

@@ -1,4 +1,4 @@
-"""run: from a folder of pictures and a few masks to masks for all, student.onnx and a report, in one command.
+"""run: from a folder of images and a few masks to masks for all, student.onnx and a report, in one command.
 
 The story of the whole project, stage by stage, each resumable by itself: read the shots, look which way things face,
 train the student that this machine affords, export it, predict everything, estimate from the shots alone how good the
@@ -25,12 +25,12 @@ from partshot.ops.precision import best_device
 from partshot.pretext.stylegan2 import refuse_few
 from partshot.report import (
     Curves,
+    Example,
     Figure,
     Gallery,
     Headline,
     Mirror,
     PartBars,
-    Picture,
     Recipes,
     Skipped,
     Timing,
@@ -54,7 +54,7 @@ from partshot.tasks.export import export
 from partshot.tasks.predict import predict
 from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
 from partshot.tasks.preview import EXPECTED_SECONDS, is_due, preview
-from partshot.tasks.run_auto import FAVOUR, TRAINED, Candidate, choose, ready
+from partshot.tasks.run_auto import FAVOR, TRAINED, Candidate, choose, ready
 from partshot.tasks.run_pace import horizon, kept, refuse_minutes
 from partshot.tasks.run_plan import NO_TEACHER, Plan, make_plan
 from partshot.tasks.sample import latents_of
@@ -62,9 +62,9 @@ from partshot.train.journal import read_journal
 from partshot.train.progress import say
 from partshot.train.student_choice import AUTO, choose_student, pretrained_student, student_recipe
 
-# Unlabelled pictures that a student trains on; more would not be seen six times in the default horizon.
-_MOST_PICTURES = 4000
-# Thousands of pictures that an encoder sees in a minute on two cores and on a GPU, for telling whether "auto" has the
+# Unlabeled images that a student trains on; more would not be seen six times in the default horizon.
+_MOST_IMAGES = 4000
+# Thousands of images that an encoder sees in a minute on two cores and on a GPU, for telling whether "auto" has the
 # time to train one.
 _KIMG_PER_MINUTE = {"cpu": 2.0, "cuda": 190.0}
 _SHOWN = 12
@@ -125,7 +125,7 @@ def run(
     images, labels: see data.shots.load_shots. out: gets masks/, student.onnx, report.html and the stages' folders;
     running it again goes on where it stopped. representation: of a few-shot teacher; "none", the default, fits no
     teacher; "auto", "moco", "simsiam", "stylegan1" or "stylegan2" (hours without a GPU), "random", "pixels",
-    "timm:NAME" or "timm:NAME@WEIGHTS". size: side that pictures are worked on at, a multiple of 32; None takes the
+    "timm:NAME" or "timm:NAME@WEIGHTS". size: side that images are worked on at, a multiple of 32; None takes the
     preset's. minutes: about how long all of it may take, for which the student's horizon is chosen by the pace of this
     machine (tasks/pace.py; a compact student comes on top). student: a name of nets.student, or "auto": from a
     pretrained encoder where one is on this machine (tasks/student_choice.py).
@@ -159,7 +159,7 @@ def run(
     build_student(pretrained_student(choice.student)[0], len(shots.parts))
     opened = None if representation in (NO_TEACHER, "auto", *_PRETEXTS) else open_representation(representation)
     if representation.startswith(("stylegan1:", "stylegan2:")):
-        raise BadRecipe(f"--representation {representation}: run trains a generator on your pictures; write stylegan2")
+        raise BadRecipe(f"--representation {representation}: run trains a generator on your images; write stylegan2")
     if representation in ("stylegan1", "stylegan2"):
         refuse_few(len(paths))
     stack = clock.time("read", lambda: read_stack(_some(paths), recipe.size, skip_corrupt=True))
@@ -209,12 +209,12 @@ def run(
         expected = clock.time(
             "estimate", lambda: estimate(shots, plan.distill, out / "estimate", stack.images, **given)
         )
-    pictures = clock.time("report", lambda: _look(trained, teacher, paths, {path.stem for path in masks}))
+    examples = clock.time("report", lambda: _look(trained, teacher, paths, {path.stem for path in masks}))
     sections = [
         *_quality(checked, expected, shots, [*_figures(plan, summary, teacher, shots, store), *_compared(both)]),
         shots_gallery(shots),
-        Gallery("Predictions", pictures, prediction="student"),
-        uncertain_gallery(pictures),
+        Gallery("Predictions", examples, prediction="student"),
+        uncertain_gallery(examples),
         Mirror(plan.mirror),
         Curves({"student": read_journal(training / "journal.jsonl")}),
         Recipes({"fit": plan.fit, "distill": plan.distill} if plan.taught else {"distill": plan.distill}),
@@ -230,7 +230,7 @@ def _horizon(
     """The student's horizon in thousands of images, so that all of the run takes that long. folds: how many horizons an
     estimate trains. before: seconds of what comes before the training."""
     read = dict(clock.stages)["read"] / len(stack.images)
-    given = (clock.left(minutes) - before, 1 + folds, plan.pictures + plan.checks, read)
+    given = (clock.left(minutes) - before, 1 + folds, plan.images + plan.checks, read)
     return horizon(shots, plan.distill, stack.images, plan.student, *given)
 
 
@@ -299,8 +299,8 @@ def _candidates(
     encoders = []
     for name in TRAINED:
         how, told = _training_of(name, plan), f"{name}{POSITION}"
-        favour = FAVOUR if how["preset"] == LONG else 0.0
-        encoders.append(Candidate(told, partial(trained, told), seconds=how["kimg"] / pace, favour=favour))
+        favor = FAVOR if how["preset"] == LONG else 0.0
+        encoders.append(Candidate(told, partial(trained, told), seconds=how["kimg"] / pace, favor=favor))
     return [*ready(lambda name: cached(open_representation(name), store)), *encoders]
 
 
@@ -360,36 +360,36 @@ def _training(out: Path, shots: Shots, chosen: str) -> Path:
     return folder
 
 
-def _look(student: Student, teacher: Segmenter | None, paths: Sequence[Path], labelled: set[str]) -> list[Picture]:
-    """Some pictures of the folder, spread evenly over it, as student and teacher see them."""
+def _look(student: Student, teacher: Segmenter | None, paths: Sequence[Path], labeled: set[str]) -> list[Example]:
+    """Some images of the folder, spread evenly over it, as student and teacher see them."""
     # Fewer where the teacher has to invert each.
     most = _SHOWN if teacher is not None and draws(teacher) else 4 * _SHOWN
-    chosen = [path for path in paths[:: max(1, len(paths) // most)] if path.stem not in labelled][:most]
+    chosen = [path for path in paths[:: max(1, len(paths) // most)] if path.stem not in labeled][:most]
     seen = []
     for path in chosen:
         try:
             seen.append((path, read_image(path)))
         except BadImage:  # predict has already reported it by name
             continue
-    pictures = [image for _, image in seen]
-    ours = student.predict(pictures)
-    theirs = [None] * len(seen) if teacher is None else [one.labels for one in teacher.predict(pictures)]
+    arrays = [image for _, image in seen]
+    ours = student.predict(arrays)
+    theirs = [None] * len(seen) if teacher is None else [one.labels for one in teacher.predict(arrays)]
     return [
-        Picture(path.stem, image, teacher=b, prediction=a.labels, uncertainty=a.uncertainty)
+        Example(path.stem, image, teacher=b, prediction=a.labels, uncertainty=a.uncertainty)
         for (path, image), a, b in zip(seen, ours, theirs, strict=True)
     ]
 
 
 def _role(teacher: Segmenter, shots: Shots, plan: Plan) -> str:
     if draws(teacher):
-        return f"labels {DRAWN} pictures that it draws"
+        return f"labels {DRAWN} images that it draws"
     return "starts the student" if is_heard(teacher, shots, plan.distill) else "too weak to start the student"
 
 
 def _figures(plan: Plan, summary, teacher: Segmenter | None, shots: Shots, store: Store | None) -> list[Figure]:
     figures = [
-        Figure("pictures", str(plan.pictures), f"{summary.written + summary.kept} have a mask now"),
-        Figure("labelled", str(plan.shots), ", ".join(plan.parts)),
+        Figure("images", str(plan.images), f"{summary.written + summary.kept} have a mask now"),
+        Figure("labeled", str(plan.shots), ", ".join(plan.parts)),
         Figure("student", plan.student, f"at {plan.distill.size} px; {plan.why}"),
     ]
     if teacher is not None:
@@ -409,4 +409,4 @@ def _compared(both: Compared | None) -> list[Figure]:
 
 
 def _some(paths: Sequence[Path]) -> list[Path]:
-    return list(paths[:: max(1, len(paths) // _MOST_PICTURES)])[:_MOST_PICTURES]
+    return list(paths[:: max(1, len(paths) // _MOST_IMAGES)])[:_MOST_IMAGES]

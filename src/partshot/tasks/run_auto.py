@@ -1,7 +1,7 @@
 """auto: which representation, which of its layers and which head read these shots best, found by leaving shots out.
 
 Candidates come in the order in which they would be taken without any measurement. Each is fitted, shortly, to all shots
-but some, and asked for those; the best wins. A handful of shots is a small sample, so what other pictures have shown of
+but some, and asked for those; the best wins. A handful of shots is a small sample, so what other images have shown of
 a candidate counts beside them; of equals it decides, and then the order. The time that this may take is
 given, and what was not tried for lack of it is told. Knows candidates by name and opener; which there are is the
 caller's affair.
@@ -32,13 +32,13 @@ READY = (
 # What a pretext trains, tried after those. SimSiam takes as long to train and was behind MoCo wherever both were
 # measured (LOG.md).
 TRAINED = ("moco",)
-# What left-out shots are thought to miss of an encoder that was trained on these pictures for long: from five labels a
+# What left-out shots are thought to miss of an encoder that was trained on these images for long: from five labels a
 # head on it was ahead of the next by .04 and .06 of mean IoU on cells and ants, and left-out shots were off by as much
 # either way (LOG.md).
-FAVOUR = 0.05
+FAVOR = 0.05
 # Differences in mean IoU below this are chance, with a handful of shots.
 _MARGIN = 0.01
-# Pictures that a head sees in each of the fits that are compared; more would settle the same order later.
+# Images that a head sees in each of the fits that are compared; more would settle the same order later.
 _IMAGES = 300
 
 
@@ -46,15 +46,15 @@ _IMAGES = 300
 class Candidate:
     """name: of the representation, its layers included. opened: gives it. head: a name of catalog.HEADS.
 
-    seconds: about how long opening takes, as training an encoder does. favour: mean IoU that is added to what is found
-    of it, for what other pictures have shown.
+    seconds: about how long opening takes, as training an encoder does. favor: mean IoU that is added to what is found
+    of it, for what other images have shown.
     """
 
     name: str
     opened: Callable[[], Representation]
     head: str = HEAD
     seconds: float = 0.0
-    favour: float = 0.0
+    favor: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.head} on {self.name}"
@@ -77,9 +77,9 @@ class Choice:
     def why(self) -> str:
         """A sentence for people: what was taken, and what was found of all."""
         if not self.tried:
-            return f"{self.taken}: one labelled picture leaves none to compare on, so the first of the order is taken"
-        ranking = sorted(self.tried, key=lambda one: -one[1] - one[0].favour)
-        found = ", ".join(f"{candidate} {miou:.2f}{_favour(candidate)}" for candidate, miou in ranking)
+            return f"{self.taken}: one labeled image leaves none to compare on, so the first of the order is taken"
+        ranking = sorted(self.tried, key=lambda one: -one[1] - one[0].favor)
+        found = ", ".join(f"{candidate} {miou:.2f}{_favor(candidate)}" for candidate, miou in ranking)
         close = "" if ranking[0][0] is self.taken else f"; less than {_MARGIN:g} apart counts as equal"
         late = f"; too little time left for {', '.join(map(str, self.untried))}" if self.untried else ""
         alone = ", the only one there was time for" if self.untried and len(self.tried) == 1 else ""
@@ -102,7 +102,7 @@ def choose(
 ) -> Choice:
     """Tries the candidates in their order, each if there is time for it, as slow as the slowest so far.
 
-    fit: how the winner will be fitted; the comparison sees fewer pictures. size: side of the pictures that are read.
+    fit: how the winner will be fitted; the comparison sees fewer images. size: side of the images that are read.
     seconds: for all of it; the first candidate is tried in any case. quiet: say nothing of each. With one shot nothing
     can be left out, and the first candidate is taken. Raises BadRecipe without candidates.
     """
@@ -124,14 +124,14 @@ def choose(
         tried.append((candidate, miou))
         say(f"auto: {candidate}: {miou:.2f}; {_spent(time.monotonic() - began, seconds)}", quiet)
         slowest = max(slowest, time.monotonic() - started)
-    best = max(miou + candidate.favour for candidate, miou in tried)
-    equals = [candidate for candidate, miou in tried if miou + candidate.favour >= best - _MARGIN]
-    taken = max(equals, key=lambda candidate: candidate.favour)
+    best = max(miou + candidate.favor for candidate, miou in tried)
+    equals = [candidate for candidate, miou in tried if miou + candidate.favor >= best - _MARGIN]
+    taken = max(equals, key=lambda candidate: candidate.favor)
     return Choice(taken, tuple(tried), tuple(untried), seconds, time.monotonic() - began)
 
 
-def _favour(candidate: Candidate) -> str:
-    return f" (and {candidate.favour:g} for what other pictures have shown)" if candidate.favour else ""
+def _favor(candidate: Candidate) -> str:
+    return f" (and {candidate.favor:g} for what other images have shown)" if candidate.favor else ""
 
 
 def _spent(took: float, given: float | int) -> str:

@@ -42,23 +42,23 @@ def refuse_minutes(minutes: float | int | None) -> None:
 def horizon(
     shots: Shots,
     recipe: Distill,
-    pictures: np.ndarray,
+    images: np.ndarray,
     student: str,
     seconds: float | int,
     trainings: float | int,
-    images: int,
+    to_predict: int,
     read_seconds: float,
 ) -> float:
     """Thousands of images for the student's training, so that all that is still to come takes `seconds`.
 
-    shots, recipe, pictures, student: as `tasks.distill.train_student` takes them. trainings: how many horizons are
-    trained in all, with the folds of an estimate. images: how many will be predicted; read_seconds: what reading one
-    takes. Warns when the time is too short for anything but LEAST_KIMG.
+    shots, recipe, images, student: as `tasks.distill.train_student` takes them. trainings: how many horizons are
+    trained in all, with the folds of an estimate. to_predict: how many images will be predicted. read_seconds: what
+    reading one takes. Warns when the time is too short for anything but LEAST_KIMG.
     """
     began = time.monotonic()
-    step, look = _measured(shots, recipe, pictures, student)
+    step, look = _measured(shots, recipe, images, student)
     # Prediction reads every image again and writes its mask.
-    rest = _FIXED + images * (2 * read_seconds + look)
+    rest = _FIXED + to_predict * (2 * read_seconds + look)
     if asks_a_reader(student, recipe, shots):
         rest += _READER
     thousand = 1000 / recipe.batch * step * trainings
@@ -89,13 +89,13 @@ def kept(told: Path, state: str, measure: Callable[[], float]) -> float:
     return kimg
 
 
-def _measured(shots: Shots, recipe: Distill, pictures: np.ndarray, student: str) -> tuple[float, float]:
+def _measured(shots: Shots, recipe: Distill, images: np.ndarray, student: str) -> tuple[float, float]:
     """Seconds of a training step, as the mean over a horizon, and of the student's look at one image."""
     short = _without_reader(recipe).changed(kimg=_STEPS * recipe.batch / 1000)
     with tempfile.TemporaryDirectory() as folder:
-        trained = train_student(shots, short, Path(folder), pictures, student=student, quiet=True)
+        trained = train_student(shots, short, Path(folder), images, student=student, quiet=True)
         ends = [line["seconds"] for line in read_journal(Path(folder) / "journal.jsonl")]
-    return _usual(np.diff([0.0, *ends]).tolist()), _look(trained, pictures)
+    return _usual(np.diff([0.0, *ends]).tolist()), _look(trained, images)
 
 
 def _without_reader(recipe: Distill) -> Distill:
@@ -114,8 +114,8 @@ def _usual(seconds: list[float]) -> float:
     return fmean(median(seconds[max(0, i - reach) : i + reach + 1]) for i in range(len(seconds)))
 
 
-def _look(student: Student, pictures: np.ndarray) -> float:
-    some = list(pictures[:_PREDICTED])
+def _look(student: Student, images: np.ndarray) -> float:
+    some = list(images[:_PREDICTED])
     student.predict(some)
     began = time.perf_counter()
     student.predict(some)

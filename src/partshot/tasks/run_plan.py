@@ -1,6 +1,6 @@
 """plan: what `run` will do, decided before anything is trained, so that it can be shown.
 
-Knows the usual settings and what the pictures change about them. Refuses to know how any of it is done.
+Knows the usual settings and what the images change about them. Refuses to know how any of it is done.
 """
 
 from partshot.data.images import Stack
@@ -22,11 +22,11 @@ class Plan(Recipe):
     """What `run` will do, as `--dry-run` prints it.
 
     representation, head: of the few-shot teacher, "none" without one; auto_minutes: how long others may be tried in
-    their place, 0 keeps these. mirror: whether pictures may be mirrored. student: the network, and why it is that one.
+    their place, 0 keeps these. mirror: whether images may be mirrored. student: the network, and why it is that one.
     checks: how many masks are kept apart to check the result.
     """
 
-    pictures: int
+    images: int
     shots: int
     parts: tuple[str, ...]
     mirror_pairs: tuple[str, ...]
@@ -52,7 +52,7 @@ class Plan(Recipe):
 
     def __str__(self) -> str:
         checks = f", {self.checks} with a check mask that is never trained on" if self.checks else ""
-        lines = [f"{self.pictures} pictures, {self.shots} of them labelled{checks}; parts: {', '.join(self.parts)}"]
+        lines = [f"{self.images} images, {self.shots} of them labeled{checks}; parts: {', '.join(self.parts)}"]
         pairs = ", ".join(self.mirror_pairs) or "none"
         lines.append(f"mirrored: {'yes' if self.mirror else 'no, the things face one way'}; pairs that swap: {pairs}")
         auto = f", or what reads left-out shots better in {self.auto_minutes:g} min" if self.auto_minutes else ""
@@ -65,7 +65,7 @@ class Plan(Recipe):
 def make_plan(
     shots: Shots,
     stack: Stack,
-    pictures: int,
+    images: int,
     representation: str,
     drawn: bool,
     recipe: Distill,
@@ -74,23 +74,23 @@ def make_plan(
     auto_minutes: float,
     checks: int = 0,
 ) -> Plan:
-    """What these shots and pictures call for.
+    """What these shots and images call for.
 
-    stack: the pictures, read, by which is told whether things face one way; pictures: how many the folder holds. drawn:
+    stack: the images, read, by which is told whether things face one way; images: how many the folder holds. drawn:
     whether the representation is a generator. recipe: the student's, before that is known. checks: see Plan.
     """
     faces_one_way = one_sided(stack.images)
-    # What is taken without a comparison was measured on real pictures, see LOG.md: a contrastive encoder of minutes on
+    # What is taken without a comparison was measured on real images, see LOG.md: a contrastive encoder of minutes on
     # two cores is no better than random weights, and the map of positions is worth more than either.
     name = "random" if representation == "auto" else representation
     fit = facing_fit(FIT_PRESETS["fast"].changed(seed=seed), faces_one_way)
     return Plan(
-        pictures=pictures,
+        images=images,
         shots=len(shots),
         parts=shots.parts.names,
         mirror_pairs=tuple(f"{shots.parts.names[a]} / {shots.parts.names[b]}" for a, b in shots.parts.mirror),
         mirror=not faces_one_way,
-        # A generator draws features and picture alike; it has no map to add. What is inverted is read once.
+        # A generator draws features and image alike; it has no map to add. What is inverted is read once.
         representation=name if drawn or name == NO_TEACHER else name.removesuffix(POSITION) + POSITION,
         head=HEAD,
         auto_minutes=auto_minutes if representation == "auto" and len(shots) > 1 else 0.0,

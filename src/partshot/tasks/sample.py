@@ -1,6 +1,6 @@
-"""sample: pictures that a generator draws, to be labelled by hand, with what they were drawn from beside them.
+"""sample: images that a generator draws, to be labeled by hand, with what they were drawn from beside them.
 
-The latents lie in a folder of their own, noise included, with the pictures' names on their card; a picture that is no
+The latents lie in a folder of their own, noise included, with the images' names on their card; a image that is no
 longer what its latent draws (renamed, resized, edited) is refused, so that labels never belong to other features.
 """
 
@@ -15,7 +15,7 @@ from partshot.artifact import read_card, replacing_file, standing
 from partshot.data.images import resize_images
 from partshot.data.shots import Shots, load_shots
 from partshot.errors import BadArtifact, BadRecipe
-from partshot.ops.images import as_bytes, as_pictures
+from partshot.ops.images import as_bytes, as_images
 from partshot.represent.spec import Generator, Latents
 from partshot.represent.stylegan import EMBEDDED, load_stylegan
 from partshot.train.progress import Ticker, say
@@ -28,16 +28,16 @@ _ROUNDING = 2
 def sample(
     generator: Path | None, out: Path, count: int = 10, seed: int = 0, psi: float | int = 1.0, quiet: bool = False
 ) -> Path:
-    """Draws `count` pictures of the seeds seed, seed + 1, ...; returns out/images, beside which lie out/latents.
+    """Draws `count` images of the seeds seed, seed + 1, ...; returns out/images, beside which lie out/latents.
 
     generator: what `partshot pretrain stylegan2` (or 1) wrote, its representation/; None takes the embedded one. psi:
-    truncation; below 1 pictures are more alike and better drawn. Raises BadArtifact when the folder holds no generator,
+    truncation; below 1 images are more alike and better drawn. Raises BadArtifact when the folder holds no generator,
     or `out` other samples.
     """
     if count < 1:
-        raise BadRecipe(f"count {count} given; 1 or more pictures are drawn")
+        raise BadRecipe(f"count {count} given; 1 or more images are drawn")
     if not math.isfinite(psi):
-        raise BadRecipe(f"psi {psi} given; take 0 for the mean picture, 1 for pictures as they come")
+        raise BadRecipe(f"psi {psi} given; take 0 for the mean image, 1 for images as they come")
     found = load_stylegan(generator, psi=psi)
     seeds, several = range(seed, seed + count), []
     names = [drawn_name(s, float(psi)) for s in seeds]
@@ -56,10 +56,10 @@ def sample(
         for first in range(0, count, _BATCH):
             latents = found.sample(seeds[first : first + _BATCH])
             with torch.no_grad():
-                pictures = as_bytes(found.synthesize(latents)[0])
-            for name, picture in zip(names[first:], pictures, strict=False):
+                images = as_bytes(found.synthesize(latents)[0])
+            for name, image in zip(names[first:], images, strict=False):
                 with replacing_file(out / "images" / f"{name}.png") as path:
-                    Image.fromarray(picture).save(path)
+                    Image.fromarray(image).save(path)
             several.append(latents)
             ticker.tick(min(first + _BATCH, count))
     Latents.join(several).save(out / "latents", card)
@@ -67,19 +67,19 @@ def sample(
 
 
 def latents_of(generator: Generator, shots: Shots, images: Path | None = None, quiet: bool = True) -> Latents:
-    """What a generator draws shots from: the latents beside the pictures, or what the pictures are inverted to.
+    """What a generator draws shots from: the latents beside the images, or what the images are inverted to.
 
     images: the folder that `sample` returned, or a copy with latents/ beside it. quiet: whether an inversion, which
-    takes seconds a picture, goes unsaid. Raises BadArtifact when a shot is not what its latent draws, or has none.
+    takes seconds a image, goes unsaid. Raises BadArtifact when a shot is not what its latent draws, or has none.
     """
     folder = None if images is None else Path(images).parent / "latents"
     if folder is None or not folder.is_dir():
-        say("no latents/ beside the pictures, as `partshot sample` writes: each is searched for (seconds each)", quiet)
-        return generator.latents(as_pictures(resize_images(shots.images, generator.size)))
+        say("no latents/ beside the images, as `partshot sample` writes: each is searched for (seconds each)", quiet)
+        return generator.latents(as_images(resize_images(shots.images, generator.size)))
     latents, known = Latents.load(folder), {name: i for i, name in enumerate(read_card(folder)["names"])}
     unknown = [name for name in shots.names if name not in known]
     if unknown:
-        raise BadArtifact(f"{folder}: holds no latent of '{unknown[0]}'; label pictures that `partshot sample` drew")
+        raise BadArtifact(f"{folder}: holds no latent of '{unknown[0]}'; label images that `partshot sample` drew")
     chosen = latents[torch.tensor([known[name] for name in shots.names])]
     _refuse_others(generator, chosen, shots, str(images))
     return chosen
@@ -95,14 +95,14 @@ def embedded_shots() -> Shots:
 
 
 def drawn_name(seed: int, psi: float = 1.0) -> str:
-    """The name of a picture that a seed and a truncation decide: "000170", or "000170-psi0.5" where it is not 1."""
+    """The name of a image that a seed and a truncation decide: "000170", or "000170-psi0.5" where it is not 1."""
     return f"{seed:06d}" if psi == 1 else f"{seed:06d}-psi{str(psi).removesuffix('.0')}"
 
 
 def latents_of_names(generator: Generator, shots: Shots) -> Latents:
     """The latents of shots that bear the names of `drawn_name`.
 
-    Raises BadArtifact for another name, and for a picture that its name does not draw.
+    Raises BadArtifact for another name, and for a image that its name does not draw.
     """
     several = []
     for name in shots.names:
@@ -111,19 +111,19 @@ def latents_of_names(generator: Generator, shots: Shots) -> Latents:
             several.append(generator.sample([int(seed)], float(psi or 1)))
         except ValueError as error:
             raise BadArtifact(
-                f"labelled pictures: '{name}' tells no seed; keep the names that `partshot sample` gave"
+                f"labeled images: '{name}' tells no seed; keep the names that `partshot sample` gave"
             ) from error
     latents = Latents.join(several)
-    _refuse_others(generator, latents, shots, "labelled pictures")
+    _refuse_others(generator, latents, shots, "labeled images")
     return latents
 
 
 def _refuse_others(generator: Generator, latents: Latents, shots: Shots, where: str) -> None:
     with torch.no_grad():
         drawn, _ = generator.synthesize(latents)
-    for name, picture, image in zip(shots.names, as_bytes(drawn), shots.images, strict=True):
-        same = picture.shape == image.shape
-        if not same or np.abs(picture.astype(int) - image.astype(int)).max() > _ROUNDING:
+    for name, made, image in zip(shots.names, as_bytes(drawn), shots.images, strict=True):
+        same = made.shape == image.shape
+        if not same or np.abs(made.astype(int) - image.astype(int)).max() > _ROUNDING:
             raise BadArtifact(
-                f"{where}: '{name}' is not the picture that its latent draws; restore it, or sample anew and label it"
+                f"{where}: '{name}' is not the image that its latent draws; restore it, or sample anew and label it"
             )

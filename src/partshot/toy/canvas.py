@@ -1,6 +1,6 @@
-"""The easel: a picture and its exact mask, painted by the same strokes.
+"""The easel: a image and its exact mask, painted by the same strokes.
 
-Every shape that belongs to a part is drawn twice: antialiased into the picture, and with hard edges into the mask,
+Every shape that belongs to a part is drawn twice: antialiased into the image, and with hard edges into the mask,
 where the part's id is the gray value. Coordinates are the unit square, so that a drawing is the same at any size.
 Knows shapes, colors, paints and textures; refuses to know what is drawn.
 """
@@ -42,7 +42,7 @@ def any_color(rng: np.random.Generator) -> Color:
 
 
 def turned(points: np.ndarray, angle: float) -> np.ndarray:
-    """Points [n, 2] turned by an angle (radians, clockwise as the picture is seen) about the origin."""
+    """Points [n, 2] turned by an angle (radians, clockwise as the image is seen) about the origin."""
     c, s = math.cos(angle), math.sin(angle)
     return points @ np.array([[c, s], [-s, c]])
 
@@ -133,7 +133,7 @@ def boxes(corners, width: float, height: float) -> skia.Path:
 
 
 def flat(color: Color, alpha: float = 1.0, blur: float = 0.0) -> skia.Paint:
-    """One color; blur (sigma, in the units being drawn in) makes soft shadows and lights, for pictures only."""
+    """One color; blur (sigma, in the units being drawn in) makes soft shadows and lights, for images only."""
     paint = skia.Paint(Color=_argb(color, alpha), AntiAlias=True)
     if blur:
         paint.setMaskFilter(skia.MaskFilter.MakeBlur(skia.kNormal_BlurStyle, blur))
@@ -176,7 +176,7 @@ def _texture(pixels, mode, sampling, matrix, alpha) -> skia.Paint:
 
 
 class Easel:
-    """A square picture of `size` pixels and its mask, both drawn on in the unit square (y grows downward)."""
+    """A square image of `size` pixels and its mask, both drawn on in the unit square (y grows downward)."""
 
     def __init__(self, size: int):
         self.size = size
@@ -184,21 +184,21 @@ class Easel:
         self._ids = np.zeros((size, size), np.uint8)
         color = skia.ImageInfo.Make(size, size, skia.kRGBA_8888_ColorType, skia.kOpaque_AlphaType)
         gray = skia.ImageInfo.Make(size, size, skia.kGray_8_ColorType, skia.kOpaque_AlphaType)
-        self._picture = skia.Surface.MakeRasterDirect(color, self._pixels, 4 * size)
+        self._image = skia.Surface.MakeRasterDirect(color, self._pixels, 4 * size)
         self._mask = skia.Surface.MakeRasterDirect(gray, self._ids, size)
-        self._canvases = (self._picture.getCanvas(), self._mask.getCanvas())
+        self._canvases = (self._image.getCanvas(), self._mask.getCanvas())
         for canvas in self._canvases:
             canvas.scale(size, size)
 
     def paint(self, path: skia.Path, paint: skia.Paint, part: int | None = None) -> None:
         """Fills a path; part: the id its pixels get in the mask, or None when they keep theirs (light, details)."""
-        picture, mask = self._canvases
-        picture.drawPath(path, paint)
+        image, mask = self._canvases
+        image.drawPath(path, paint)
         if part is not None:
             mask.drawPath(path, skia.Paint(Color=0xFF000000 | part * 0x010101, AntiAlias=False))
 
     def line(self, path: skia.Path, width: float, color: Color, alpha: float = 1.0, blur: float = 0.0) -> None:
-        """Draws along a path, in the picture only."""
+        """Draws along a path, in the image only."""
         paint = flat(color, alpha, blur)
         paint.setStyle(skia.Paint.kStroke_Style)
         paint.setStrokeWidth(width)
@@ -207,7 +207,7 @@ class Easel:
         self._canvases[0].drawPath(path, paint)
 
     def wash(self, paint: skia.Paint, blend: skia.BlendMode = skia.BlendMode.kSrcOver) -> None:
-        """Covers the whole clip with a paint, in the picture only: backdrops and light."""
+        """Covers the whole clip with a paint, in the image only: backdrops and light."""
         paint.setBlendMode(blend)
         self._canvases[0].drawPaint(paint)
 
@@ -225,7 +225,7 @@ class Easel:
 
     @contextmanager
     def clipped(self, path: skia.Path):
-        """Inside the block, only what lies within the path is painted, in picture and mask."""
+        """Inside the block, only what lies within the path is painted, in image and mask."""
         for canvas, smooth in zip(self._canvases, (True, False), strict=True):
             canvas.save()
             canvas.clipPath(path, skia.ClipOp.kIntersect, smooth)
@@ -236,20 +236,20 @@ class Easel:
     def develop(
         self, rng: np.random.Generator, gain: np.ndarray, blur: float, noise: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The finished picture, uint8 [size, size, 3], and its mask of part ids, uint8 [size, size].
+        """The finished image, uint8 [size, size, 3], and its mask of part ids, uint8 [size, size].
 
         gain: the light, float32 [size, size, 3], that every pixel is multiplied with. blur: the lens, a sigma as a
-        fraction of the picture's side. noise: the sensor, a standard deviation in gray levels, independent for each
+        fraction of the image's side. noise: the sensor, a standard deviation in gray levels, independent for each
         pixel, so the only thing that differs between sizes.
         """
         if blur * self.size > 0.3:  # at 0.3 pixels a Gaussian leaves a pixel's neighbors half a percent
             self._blur(blur * self.size)
-        picture = self._pixels[..., :3] * gain
-        picture += rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(noise) + np.float32(0.5)
-        return np.clip(picture, 0, 255, out=picture).astype(np.uint8), self._ids
+        image = self._pixels[..., :3] * gain
+        image += rng.standard_normal(image.shape, dtype=np.float32) * np.float32(noise) + np.float32(0.5)
+        return np.clip(image, 0, 255, out=image).astype(np.uint8), self._ids
 
     def _blur(self, sigma: float) -> None:
-        image = self._picture.makeImageSnapshot()
+        image = self._image.makeImageSnapshot()
         canvas = self._canvases[0]
         canvas.resetMatrix()
         filtered = skia.Paint(ImageFilter=skia.ImageFilters.Blur(sigma, sigma, skia.TileMode.kClamp))

@@ -133,7 +133,7 @@ class Car:
 
 
 def facing(quads: np.ndarray) -> np.ndarray:
-    """Twice the area of each quad [n, 4, 2] as seen, positive when its corners run clockwise in the picture."""
+    """Twice the area of each quad [n, 4, 2] as seen, positive when its corners run clockwise in the image."""
     a, b = quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1]
     return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
 

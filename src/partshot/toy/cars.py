@@ -29,7 +29,7 @@ BODY, WHEEL, WINDOW, LIGHT, PLATE = 1, 2, 3, 4, 5
 
 
 def draw_car(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One car: picture uint8 [size, size, 3] and ids of "cars" uint8 [size, size]; all chance comes from rng."""
+    """One car: image uint8 [size, size, 3] and ids of "cars" uint8 [size, size]; all chance comes from rng."""
     easel = Easel(size)
     car = _car(rng)
     outline = np.vstack([car.side(car.model.profile, s) for s in (1.0, -1.0)])

@@ -1,6 +1,6 @@
 """Drawn faces, cars and horses with exact parts: tests, docs and the demo need no download.
 
-Picture i depends on its kind, the seed and i alone, never on the count, and is the same drawing at any size. Knows the
+Image i depends on its kind, the seed and i alone, never on the count, and is the same drawing at any size. Knows the
 kinds and how a folder of them is laid out; how a thing looks is in the file named after it.
 """
 
@@ -39,7 +39,7 @@ _NAMES = {
 }  # fmt: skip
 
 KINDS = tuple(_DRAW)
-"""faces has ReGAN's ten classes; faces-lr is the same pictures with left and right eye, eyebrow and ear apart."""
+"""faces has ReGAN's ten classes; faces-lr is the same images with left and right eye, eyebrow and ear apart."""
 
 SIZES = (32, 512)
 """Smallest and largest side in pixels: below, an eye is less than a pixel; above, the drawings lack detail."""
@@ -53,7 +53,7 @@ def toy_parts(kind: str) -> PartSet:
 
 
 def draw(kind: str, size: int, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """One toy: its picture, uint8 [size, size, 3] RGB, and its exact labels, uint8 [size, size], ids of `toy_parts`.
+    """One toy: its image, uint8 [size, size, 3] RGB, and its exact labels, uint8 [size, size], ids of `toy_parts`.
 
     size: pixels per side, 32 to 512. seed, index: at least 0; together they decide everything, whatever the size
     (but for the sensor's noise, which is per pixel). Raises BadRecipe for an unknown kind or values out of range.
@@ -65,7 +65,7 @@ def draw(kind: str, size: int, seed: int, index: int) -> tuple[np.ndarray, np.nd
 
 
 def toy_shots(kind: str, size: int, count: int, seed: int = 0, start: int = 0) -> Shots:
-    """Toys start .. start + count - 1 as labelled shots in memory; see `draw`."""
+    """Toys start .. start + count - 1 as labeled shots in memory; see `draw`."""
     drawn = [draw(kind, size, seed, i) for i in range(start, start + count)]
     return Shots(
         images=tuple(image for image, _ in drawn),
@@ -87,11 +87,11 @@ def write_toy(kind: str, count: int, size: int, folder: Path | str, seed: int = 
 
 
 def writing_toy(kind: str, count: int, size: int, folder: Path | str, seed: int = 0) -> Iterator[Path]:
-    """`write_toy` one picture at a time: yields the path of each once it and its mask are there."""
+    """`write_toy` one image at a time: yields the path of each once it and its mask are there."""
     folder, parts = Path(folder), toy_parts(kind)
     _artist(kind, size)
     if count < 1 or seed < 0:
-        raise BadRecipe(f"toy count {count}, seed {seed}: at least 1 picture, and seeds start at 0")
+        raise BadRecipe(f"toy count {count}, seed {seed}: at least 1 image, and seeds start at 0")
     _refuse_others(kind, size, folder, seed)
     _write(folder / "classes.json", dumps(parts.to_dict(), indent=1).encode())
     for i in range(count):
@@ -119,7 +119,7 @@ def _paths(folder: Path, index: int) -> tuple[Path, Path]:
 
 
 def _refuse_others(kind: str, size: int, folder: Path, seed: int) -> None:
-    """Pictures that another kind, size or seed left, or that are somebody's own, are neither mixed in nor replaced."""
+    """Images that another kind, size or seed left, or that are somebody's own, are neither mixed in nor replaced."""
     cure = "choose an empty folder, or the kind, size and seed it was drawn with"
     classes = folder / "classes.json"
     if classes.exists() and PartSet.load(classes) != toy_parts(kind):
@@ -130,7 +130,7 @@ def _refuse_others(kind: str, size: int, folder: Path, seed: int) -> None:
     first = there[0]
     ours = first.suffix == ".png" and first.stem.isdecimal()
     if not ours or not np.array_equal(read_image(first), draw(kind, size, seed, int(first.stem))[0]):
-        raise BadRecipe(f"{first} is no picture of toy {kind}, size {size}, seed {seed}; {cure}")
+        raise BadRecipe(f"{first} is no image of toy {kind}, size {size}, seed {seed}; {cure}")
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -1,6 +1,6 @@
 """Drawn faces: a head in three-quarter view with hair, neck and clothes, in a scene.
 
-Sides are the drawn person's own: the left eye is the one on the right of the picture. Bare shoulders are labelled as
+Sides are the drawn person's own: the left eye is the one on the right of the image. Bare shoulders are labeled as
 neck, a hat as clothes. Knows who is drawn and in which order; features and hair have files of their own.
 """
 
@@ -32,9 +32,9 @@ _MERGED = np.array([0, 1, 2, 3, 3, 4, 4, 5, 6, 7, 7, 8, 9], np.uint8)
 
 
 def draw_face(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One face: picture uint8 [size, size, 3] and ids of "faces" uint8 [size, size]; all chance comes from rng."""
-    picture, ids = draw_face_lr(rng, size)
-    return picture, _MERGED[ids]
+    """One face: image uint8 [size, size, 3] and ids of "faces" uint8 [size, size]; all chance comes from rng."""
+    image, ids = draw_face_lr(rng, size)
+    return image, _MERGED[ids]
 
 
 def draw_face_lr(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:

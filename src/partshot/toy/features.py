@@ -1,7 +1,7 @@
 """The face itself: skin, ears, eyes, eyebrows, nose, mouth, beard and glasses, on a turned head.
 
 Features are curves on the head's ellipsoid, so that they foreshorten and shift as it turns. Beard, moustache, freckles
-and glasses are labelled as what they cover. Knows the ids of the parts with left and right apart; refuses to know hair,
+and glasses are labeled as what they cover. Knows the ids of the parts with left and right apart; refuses to know hair,
 clothes and scene.
 """
 
@@ -221,7 +221,7 @@ def _beard(easel, rng, person):
 
 
 def paint_glasses(easel: Easel, rng: np.random.Generator, head: Head) -> None:
-    """Glasses: frame and tinted lenses, labelled as what they cover."""
+    """Glasses: frame and tinted lenses, labeled as what they cover."""
     frame = lit(any_color(rng), -0.4)
     width, ry = rng.uniform(0.025, 0.05), rng.uniform(0.14, 0.2)
     turn = np.linspace(0, 2 * np.pi, 13)[:-1]

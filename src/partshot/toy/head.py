@@ -1,7 +1,7 @@
 """The head that faces and hair are drawn on: an ellipsoid, turned and projected.
 
 Knows where a point of the front view lands when the head turns, and the outline it shows. The unit is half the head's
-height, the origin its middle; u, x grow to the right of the picture and v, y downward. Refuses to know colors.
+height, the origin its middle; u, x grow to the right of the image and v, y downward. Refuses to know colors.
 """
 
 import math
@@ -27,7 +27,7 @@ _HALF = np.array(
 
 @dataclass(frozen=True)
 class Head:
-    """yaw, pitch, roll: radians; a positive yaw turns the face to the right of the picture, a positive pitch down.
+    """yaw, pitch, roll: radians; a positive yaw turns the face to the right of the image, a positive pitch down.
 
     width: half the width at the temples. jaw: 0 for a pointed chin, 1 for a square one.
     """

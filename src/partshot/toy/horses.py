@@ -1,6 +1,6 @@
 """Drawn horses: a torso, tapered limbs on joints, a neck at any height, in a meadow or before a wall.
 
-Horses face left or right, stand, walk, trot, gallop or graze. Mane and saddle cloth are labelled with the neck and
+Horses face left or right, stand, walk, trot, gallop or graze. Mane and saddle cloth are labeled with the neck and
 torso they lie on, hooves with the legs, bridle and forelock with the head. Knows horses; the meadow is scenery.
 """
 
@@ -80,7 +80,7 @@ class Horse:
 
 
 def draw_horse(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One horse: picture uint8 [size, size, 3] and ids of "horses" uint8 [size, size]; all chance comes from rng."""
+    """One horse: image uint8 [size, size, 3] and ids of "horses" uint8 [size, size]; all chance comes from rng."""
     easel = Easel(size)
     horse = _horse(rng)
     facing = 1.0 if rng.uniform() < 0.5 else -1.0

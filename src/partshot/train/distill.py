@@ -1,12 +1,12 @@
-"""Distillation with consistency: from a few labels, a teacher's soft labels and many plain pictures to a student.
+"""Distillation with consistency: from a few labels, a teacher's soft labels and many plain images to a student.
 
-One game of three sources. The labelled shots, or in part or whole what a generator drew and a teacher labelled, stand
-in every batch, from the first to the last. A few-shot teacher's soft labels on the unlabelled pictures start the
+One game of three sources. The labeled shots, or in part or whole what a generator drew and a teacher labeled, stand
+in every batch, from the first to the last. A few-shot teacher's soft labels on the unlabeled images start the
 student off (ReGAN's distillation). From there, consistency carries it further than any teacher: the student's own
-running average looks at the plain picture, and the student must say the same, moved alike, of a strongly moved and
+running average looks at the plain image, and the student must say the same, moved alike, of a strongly moved and
 recolored one wherever the average is sure (mean teacher, Tarvainen & Valpola 2017, with FixMatch's confidence, Sohn et
 al. 2020). Leave sources out and the same game is a supervised network, a plain mean teacher, or a plain distillation.
-Knows networks by pictures in, logits out, and that some have an encoder; its settings are distill_recipe.py's.
+Knows networks by images in, logits out, and that some have an encoder; its settings are distill_recipe.py's.
 """
 
 import copy
@@ -33,14 +33,14 @@ HALVED_BY = 64
 """Sides that this divides have a coarse start: its half is a side that every student takes. At 16 px the deepest maps
 are one pixel, whose bf16 gradients oneDNN gets wrong now and then (NaN)."""
 
-# Unlabelled pictures on which two models are compared, and how many at a time.
+# Unlabeled images on which two models are compared, and how many at a time.
 _COMPARED, _TOGETHER = 64, 8
 
 
 class Batch(NamedTuple):
-    """shots, labels: changed copies of labelled pictures, ids with 255 = ignore. strong: changed views of unlabelled
+    """shots, labels: changed copies of labeled images, ids with 255 = ignore. strong: changed views of unlabeled
     ones. For them either `soft`, the teacher's probabilities moved alike, all zero where nothing is known; or `plain`,
-    the pictures unmoved, with `grid` and `flipped`, how they were moved, and the reader's ids where it is asked."""
+    the images unmoved, with `grid` and `flipped`, how they were moved, and the reader's ids where it is asked."""
 
     shots: torch.Tensor
     labels: torch.Tensor
@@ -55,11 +55,11 @@ class Batch(NamedTuple):
 class Distillation:
     """The game (see partshot.objective).
 
-    student: float [b, 3, s, s] in [-1, 1] -> logits [b, k, s, s]. shots, labels: the labelled pictures at the recipe's
-    size, uint8 [n, s, s, 3] and ids [n, s, s]. pictures: unlabelled ones, uint8 [m, s, s, 3]; None trains on the shots
-    alone. soft: the few-shot teacher's labels of `pictures`; None starts without a teacher. drawn: pictures and ids, as
-    `shots` and `labels`, that a teacher's generator drew and the teacher labelled: they take some of the shots' places.
-    reader: a frozen encoder's labels of pictures[::read_every], for consistency that asks whether both agree.
+    student: float [b, 3, s, s] in [-1, 1] -> logits [b, k, s, s]. shots, labels: the labeled images at the recipe's
+    size, uint8 [n, s, s, 3] and ids [n, s, s]. images: unlabeled ones, uint8 [m, s, s, 3]; None trains on the shots
+    alone. soft: the few-shot teacher's labels of `images`; None starts without a teacher. drawn: images and ids, as
+    `shots` and `labels`, that a teacher's generator drew and the teacher labeled: they take some of the shots' places.
+    reader: a frozen encoder's labels of images[::read_every], for consistency that asks whether both agree.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Distillation:
         labels: Int[torch.Tensor, "n s s"],
         mirrored_ids: list[int],
         recipe: Distill,
-        pictures: UInt8[torch.Tensor, "m s s 3"] | None = None,
+        images: UInt8[torch.Tensor, "m s s 3"] | None = None,
         soft: SoftLabels | None = None,
         drawn: tuple[UInt8[torch.Tensor, "d s s 3"], UInt8[torch.Tensor, "d s s"]] | None = None,
         reader: SoftLabels | None = None,
@@ -79,7 +79,7 @@ class Distillation:
             student.fix_up_to(recipe.fixed_stride)
         average = copy.deepcopy(student).requires_grad_(False)
         self.recipe, self.mirrored_ids = recipe, mirrored_ids
-        self.shots, self.labels, self.pictures, self.soft, self.drawn = shots, labels.long(), pictures, soft, drawn
+        self.shots, self.labels, self.images, self.soft, self.drawn = shots, labels.long(), images, soft, drawn
         self.weights = class_weights(self.labels, len(mirrored_ids), recipe.class_power)
         # Classes that no shot shows weigh nothing and are left as they are.
         self.lean = torch.where(self.weights > 0, self.weights, 1).log()
@@ -99,7 +99,7 @@ class Distillation:
 
     @property
     def device(self) -> torch.device:
-        """Where the student is, and where pictures are changed."""
+        """Where the student is, and where images are changed."""
         return next(self.modules["student"].parameters()).device
 
     def turns(self) -> Sequence[Turn]:
@@ -121,7 +121,7 @@ class Distillation:
             group["lr"] = rate * group.get("share", 1.0)
 
     def batch(self, rng: torch.Generator, images: int) -> Batch:
-        """`images` shots, and other pictures while there is something to learn from them."""
+        """`images` shots, and other images while there is something to learn from them."""
         coarse = self.progress < self.recipe.coarse and self.recipe.size % HALVED_BY == 0
         size = self.recipe.size // 2 if coarse else self.recipe.size
         chosen = torch.randint(len(self.shots), (images,), generator=rng)
@@ -134,20 +134,20 @@ class Distillation:
             # Any of the four pixels that became one: always the same would shift all labels by a quarter pixel.
             down, right = torch.randint(2, (2,), generator=rng).tolist()
             labels = labels[:, down::2, right::2]
-        if self.pictures is not None and self.recipe.borrow:
-            lenders = torch.randint(len(self.pictures), (images,), generator=rng)
-            shots = borrow_colors(shots, self._read(self.pictures, lenders, size), self.recipe.borrow, rng)
+        if self.images is not None and self.recipe.borrow:
+            lenders = torch.randint(len(self.images), (images,), generator=rng)
+            shots = borrow_colors(shots, self._read(self.images, lenders, size), self.recipe.borrow, rng)
         shots, labels = augment(shots, labels, self.recipe.augment, rng, self.mirrored_ids)
         if self.recipe.mosaic is not None:
             shots, labels = mosaic(shots, labels, self.recipe.mosaic, rng)
         if self._source() is None:
             return Batch(shots, labels)
         # As many of them per shot as the recipe says, on every one of several devices.
-        others = max(1, round(images * self.recipe.unlabelled / self.recipe.batch))
+        others = max(1, round(images * self.recipe.unlabeled / self.recipe.batch))
         return Batch(shots, labels, **self._views(rng, others, size))
 
     def loss(self, batch: Batch) -> Float[torch.Tensor, ""]:
-        """The labelled shots' cross-entropy, class by class weighed, plus what the unlabelled pictures ask."""
+        """The labeled shots' cross-entropy, class by class weighed, plus what the unlabeled images ask."""
         loss = self._loss(batch)
         self.last_loss = loss.detach()
         return loss
@@ -188,9 +188,9 @@ class Distillation:
         return self.modules["average"].state_dict()
 
     def _source(self) -> Literal["soft", "average"] | None:
-        """Who labels the unlabelled pictures at this moment of the run."""
+        """Who labels the unlabeled images at this moment of the run."""
         consistency = self.recipe.consistency
-        if self.pictures is None or not self.recipe.unlabelled:
+        if self.images is None or not self.recipe.unlabeled:
             return None
         if self.soft is not None and (consistency is None or self.progress < consistency.teacher):
             return "soft"
@@ -202,11 +202,11 @@ class Distillation:
         return 1.0 if consistency is None else 1 - self.progress / consistency.teacher
 
     def _views(self, rng: torch.Generator, many: int, size: int) -> dict[str, torch.Tensor]:
-        """What a batch holds of unlabelled pictures."""
+        """What a batch holds of unlabeled images."""
         asked = self.reader is not None and float(self.modules["agreement"].overlap) >= self.recipe.consistency.agree
-        read = torch.randint(len(self.reader if asked else self.pictures), (many,), generator=rng)
+        read = torch.randint(len(self.reader if asked else self.images), (many,), generator=rng)
         chosen = read * self.read_every if asked else read
-        plain = self._read(self.pictures, chosen, size)
+        plain = self._read(self.images, chosen, size)
         grid, flipped = warp_grid(many, (size, size), self.recipe.views, rng, self.device)
         moved = F.grid_sample(plain, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         strong = recolor(moved, self.recipe.views, rng)
@@ -219,12 +219,12 @@ class Distillation:
         return views
 
     def _overlap(self) -> float:
-        """Mean IoU of the reader's masks and the average's, on some pictures."""
+        """Mean IoU of the reader's masks and the average's, on some images."""
         average, counts = self.modules["average"].eval(), 0
         chosen = torch.arange(0, len(self.reader), max(1, len(self.reader) // _COMPARED))[:_COMPARED]
         for some in chosen.split(_TOGETHER):
             with torch.no_grad():
-                logits = average(self._read(self.pictures, some * self.read_every, self.recipe.size)).float()
+                logits = average(self._read(self.images, some * self.read_every, self.recipe.size)).float()
             ours, theirs = (logits - self._lean(logits)).argmax(1).cpu(), self.reader.read(some, logits.shape[2])
             counts = counts + confusion(theirs.argmax(1).byte().numpy(), ours.byte().numpy(), len(self.mirrored_ids))
         return mean_iou(counts, absent="nan")
@@ -232,7 +232,7 @@ class Distillation:
     def _opinion(self, batch: Batch) -> torch.Tensor:
         """The running average's ids for the strong views, 255 where it is not sure.
 
-        It looks at the pictures as they are, where it errs least, and what it says is moved as the student's view was.
+        It looks at the images as they are, where it errs least, and what it says is moved as the student's view was.
         """
         average = self.modules["average"].eval()
         with torch.no_grad():
@@ -256,7 +256,7 @@ class Distillation:
         return self.lean.to(logits.device)[:, None, None]
 
     def _read(self, stack: torch.Tensor, chosen: torch.Tensor, size: int) -> torch.Tensor:
-        """Pictures of a stack as [b, 3, size, size] in [-1, 1]; half size by averaging."""
+        """Images of a stack as [b, 3, size, size] in [-1, 1]; half size by averaging."""
         x = stack[chosen].to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         return x if x.shape[2] == size else F.avg_pool2d(x, x.shape[2] // size)
 
@@ -276,7 +276,7 @@ def soft_loss(
 ) -> Float[torch.Tensor, ""]:
     """Soft-target cross-entropy over pixels whose target is known.
 
-    Pixels moved in from outside the picture have all-zero targets; they are masked out, since a plain mean would
+    Pixels moved in from outside the image have all-zero targets; they are masked out, since a plain mean would
     dilute the loss by their share (method of ReGAN's auto-shot training).
     """
     share = target.sum(1)
@@ -332,7 +332,7 @@ class Limits(nn.Module):
 
 
 class Agreement(nn.Module):
-    """How much two models' masks of unlabelled pictures overlap, mean IoU 0..1: measured once, kept for a restart."""
+    """How much two models' masks of unlabeled images overlap, mean IoU 0..1: measured once, kept for a restart."""
 
     def __init__(self):
         super().__init__()

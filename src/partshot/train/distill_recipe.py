@@ -16,14 +16,14 @@ from partshot.recipe import Recipe
 class Consistency(Recipe):
     """How the student learns from its own running average.
 
-    weight: of the loss beside the labelled shots' own. confidence: pixels below it count nothing.
+    weight: of the loss beside the labeled shots' own. confidence: pixels below it count nothing.
     start: share of the run before it begins, since an average that knows too little teaches its own mistakes.
     teacher: share of the run in which the few-shot teacher speaks, ever softer; at most `start`. Between the two the
-    shots alone are heard, which takes back what the teacher got wrong. views: how the student's view of an unlabelled
-    picture is changed; None takes the shots' changes. flexible: exponent by which a class's limit falls with its own
+    shots alone are heard, which takes back what the teacher got wrong. views: how the student's view of an unlabeled
+    image is changed; None takes the shots' changes. flexible: exponent by which a class's limit falls with its own
     mean confidence, as a share of the surest class's (FlexMatch, Zhang et al. 2021); 0 has one limit for all. Without
     it, small and rare parts are never pseudo-labeled, and long runs lose them.
-    agree: with one or two labeled images, a frozen pretrained encoder with a small head labels the unlabelled pictures,
+    agree: with one or two labeled images, a frozen pretrained encoder with a small head labels the unlabeled images,
     too. If its masks and the average's have at least this mean IoU at the start, a pixel is pseudo-labeled only where
     both say the same (co-training, Blum & Mitchell 1998); if not, one of them is too weak, and it is not asked again. 0
     fits none.
@@ -49,10 +49,10 @@ class Consistency(Recipe):
 class Distill(Recipe):
     """How a student is trained.
 
-    size: side of the square pictures, a multiple of 32. kimg: thousands of shots seen, each changed anew.
-    batch: shots per step. unlabelled: other pictures per step, which come on top: they never take a shot's place.
-    drawn: share of the shots' places that pictures drawn and labelled by a generator take, where there are any.
-    borrow: probability that a shot takes on the colors of an unlabelled picture. lr, weight_decay: AdamW's.
+    size: side of the square images, a multiple of 32. kimg: thousands of shots seen, each changed anew.
+    batch: shots per step. unlabeled: other images per step, which come on top: they never take a shot's place.
+    drawn: share of the shots' places that images drawn and labeled by a generator take, where there are any.
+    borrow: probability that a shot takes on the colors of an unlabeled image. lr, weight_decay: AdamW's.
     encoder_rate: the encoder's learning rate, times lr, in students that have one (nets/light_unet.py). fixed_stride:
     layers of such an encoder up to its level of this stride are not trained; 0 trains all.
     schedule: "cosine" to zero after a short warm-up, "constant", or ReGAN's "plateau": a tenth when the loss stops
@@ -61,13 +61,13 @@ class Distill(Recipe):
     coarse: share of the run at half size, where a step costs a quarter, if 64 divides it.
     rehearsal: of a first student, times kimg; 0 has none. Where a generator draws, it learns at half size, labels what
     is drawn together with the teacher, and leaves the student its weights.
-    mirrored: the student reads every picture and its mirror image and says the mean, in twice the time.
+    mirrored: the student reads every image and its mirror image and says the mean, in twice the time.
     decision_temperature: above 0, each class is predicted from the probability at which its expected overlap is largest
-    (ops/decision.py), estimated on unlabelled pictures at this temperature; 0 predicts the most probable class.
+    (ops/decision.py), estimated on unlabeled images at this temperature; 0 predicts the most probable class.
     mosaic: shots pasted at other places, scales and rotations, for images that show many things; a first student learns
     from single ones.
-    augment: changes to the labelled shots and, unless consistency has views of its own, to the student's view of
-    unlabelled pictures. consistency: None leaves it out.
+    augment: changes to the labeled shots and, unless consistency has views of its own, to the student's view of
+    unlabeled images. consistency: None leaves it out.
     """
 
     later: ClassVar = {
@@ -82,7 +82,7 @@ class Distill(Recipe):
     size: int = Field(default=128, ge=32, multiple_of=32)
     kimg: float = Field(default=18, gt=0)
     batch: int = Field(default=8, ge=1)
-    unlabelled: int = Field(default=16, ge=0)
+    unlabeled: int = Field(default=16, ge=0)
     drawn: float = Field(default=0.5, ge=0, le=1)
     borrow: float = Field(default=0.5, ge=0, le=1)
     lr: float = Field(default=3e-3, gt=0)
@@ -114,17 +114,17 @@ class Distill(Recipe):
 
     @property
     def views(self) -> Augment:
-        """Changes to the student's view of unlabelled pictures."""
+        """Changes to the student's view of unlabeled images."""
         return self.augment if self.consistency is None else self.consistency.views or self.augment
 
 
-# From a generator's pictures alone, at twice the embedded one's size, in whose pictures an eye is two pixels wide:
+# From a generator's images alone, at twice the embedded one's size, in whose images an eye is two pixels wide:
 # thousands need but middling changes. What each setting is worth is in LOG.md.
 _AUTO_SHOT = Distill(
     size=128,
     kimg=18,
     batch=16,
-    unlabelled=0,
+    unlabeled=0,
     drawn=1,
     borrow=0,
     lr=1.4e-2,
@@ -137,14 +137,14 @@ _AUTO_SHOT = Distill(
 PRESETS = {
     "default": Distill(),
     # ReGAN, supplement and released code: soft labels only, affine changes, Adam 1e-3 with decay 1e-3, batch 32,
-    # a tenth of the rate on a plateau. 300 epochs of 5,000 pictures. ReGAN's batches are all pictures with soft labels;
+    # a tenth of the rate on a plateau. 300 epochs of 5,000 images. ReGAN's batches are all images with soft labels;
     # here a shot stands in every batch, so it is one beside 31.
     "regan-autoshot": Distill(
         size=512,
         borrow=0,
         kimg=1500 / 31,
         batch=1,
-        unlabelled=31,
+        unlabeled=31,
         lr=1e-3,
         weight_decay=1e-3,
         schedule="plateau",
@@ -153,7 +153,7 @@ PRESETS = {
         augment=AUGMENTS["regan-autoshot"],
         consistency=None,
     ),
-    # GANORCON, section 4: DeepLabv3-ResNet101 on 10,000 pictures that the projector labelled, 2 epochs (5 in the code),
+    # GANORCON, section 4: DeepLabv3-ResNet101 on 10,000 images that the projector labeled, 2 epochs (5 in the code),
     # Adam 1e-3 all through, batches of 8, nothing augmented. Its labels are hard; here they are the projector's
     # probabilities. As above, a shot stands in every batch, so it is one beside 7.
     "ganorcon": Distill(
@@ -161,7 +161,7 @@ PRESETS = {
         borrow=0,
         kimg=20 / 7,
         batch=1,
-        unlabelled=7,
+        unlabeled=7,
         lr=1e-3,
         weight_decay=0,
         schedule="constant",
@@ -176,7 +176,7 @@ PRESETS = {
     "pretrained": Distill(
         size=256,
         kimg=3,
-        unlabelled=8,
+        unlabeled=8,
         coarse=0,
         class_power=0.6,
         encoder_rate=0.1,
@@ -185,9 +185,9 @@ PRESETS = {
         consistency=Consistency(flexible=2.0, teacher=0, agree=0.7),
     ),
     # A fast student of a larger one's labels of all images, which are better than its own would be.
-    "compact": Distill(kimg=6, unlabelled=24, consistency=None),
+    "compact": Distill(kimg=6, unlabeled=24, consistency=None),
     "auto-shot": _AUTO_SHOT,
-    # The same beside plain pictures of the kind, which show what the generator's lack, in two rounds, of which the
+    # The same beside plain images of the kind, which show what the generator's lack, in two rounds, of which the
     # second has better labels than the head's, and read in a mirror, too. What each is worth is in LOG.md.
     "auto-shot-consistent": _AUTO_SHOT.changed(
         kimg=10,
@@ -195,7 +195,7 @@ PRESETS = {
         rehearsal=1.0,
         mirrored=True,
         decision_temperature=1.75,
-        unlabelled=16,
+        unlabeled=16,
         consistency=Consistency(teacher=0, views=AUGMENTS["strong"]),
     ),
     # The same by a student that starts from a pretrained encoder: in one round, and better in less time.
@@ -208,7 +208,7 @@ PRESETS = {
         mirrored=True,
         encoder_rate=0.1,
         fixed_stride=4,
-        unlabelled=8,
+        unlabeled=8,
         decision_temperature=1.5,
         consistency=Consistency(teacher=0, views=AUGMENTS["strong"]),
     ),
@@ -219,11 +219,11 @@ PRESETS = {
         coarse=0.4,
         rehearsal=0.8,
         mirrored=True,
-        unlabelled=8,
+        unlabeled=8,
         mosaic=Mosaic(),
         consistency=Consistency(teacher=0, views=AUGMENTS["strong"].changed(rotation=45, scale=2)),
     ),
     "many-objects": Distill(mosaic=Mosaic(), augment=AUGMENTS["strong"].changed(rotation=45, scale=2)),
     # What the labels alone give, as strongly augmented as the default.
-    "supervised": Distill(unlabelled=0, borrow=0, consistency=None),
+    "supervised": Distill(unlabeled=0, borrow=0, consistency=None),
 }

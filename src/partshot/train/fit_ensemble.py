@@ -1,8 +1,8 @@
-"""Fits an ensemble to single labelled pixels, all members in one pass: DatasetGAN's training without its memory.
+"""Fits an ensemble to single labeled pixels, all members in one pass: DatasetGAN's training without its memory.
 
-The story: read the shots' features once and keep them at their own sizes; hand every member the labelled pixels in an
+The story: read the shots' features once and keep them at their own sizes; hand every member the labeled pixels in an
 order of its own, 64 a step; interpolate features at those pixels alone; and let a member stop when its loss does not
-fall any more. Published code holds the hypercolumn of all shots instead, 160 GB for sixteen pictures of 512 px, and
+fall any more. Published code holds the hypercolumn of all shots instead, 160 GB for sixteen images of 512 px, and
 trains the members one after the other. Knows an Ensemble's tensors; refuses to know what the features come from.
 """
 
@@ -21,7 +21,7 @@ from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
 from partshot.heads.ensemble import Ensemble
 from partshot.ops.hypercolumn import at_pixels
-from partshot.ops.images import as_pictures
+from partshot.ops.images import as_images
 from partshot.ops.precision import Precision, is_bf16
 from partshot.pyramid import Pyramid
 from partshot.recipe import Recipe
@@ -38,7 +38,7 @@ _LOOKS = 50
 class FitEnsemble(Recipe):
     """How an ensemble is fitted. What it counts, it counts for each member by itself.
 
-    epochs, pixels: how often each labelled pixel, and how many pixels in all, are seen at most; None leaves it to
+    epochs, pixels: how often each labeled pixel, and how many pixels in all, are seen at most; None leaves it to
     epochs. batch: pixels per step. lr: Adam's. settled, patience: once that many epochs are over, a member stops after
     more than so many steps in a row without a new lowest loss since then; None never stops it.
     precision: "auto" computes in bf16 where the device does so natively, else in fp32.
@@ -53,9 +53,9 @@ class FitEnsemble(Recipe):
     precision: Precision = "auto"
     seed: int = 0
 
-    def horizon(self, labelled: int) -> int:
-        """Pixels that a member sees at most, with that many labelled ones."""
-        return min(self.epochs * labelled, self.pixels or math.inf)
+    def horizon(self, labeled: int) -> int:
+        """Pixels that a member sees at most, with that many labeled ones."""
+        return min(self.epochs * labeled, self.pixels or math.inf)
 
 
 PRESETS = {
@@ -78,11 +78,11 @@ def fit_ensemble(
     """Fits an ensemble anew, whatever it was before, and returns it in evaluation mode.
 
     head: made for `representation.spec.channels` and `len(shots.parts)` classes; parts that no shot shows keep their
-    outputs. size: side of the square that pictures and masks are resized to. quiet: no progress.
+    outputs. size: side of the square that images and masks are resized to. quiet: no progress.
     read: the shots' features where they are known already; what is of 16 bits is kept as it is.
     Ignored pixels (255) count nowhere. On a CPU the same arguments give the same weights.
 
-    Raises BadLabels when no pixel is labelled, BadImage when `size` is too small for the representation, BadRecipe
+    Raises BadLabels when no pixel is labeled, BadImage when `size` is too small for the representation, BadRecipe
     when the loss stops being a number.
     """
     images, ids = shots.stack(size)
@@ -91,7 +91,7 @@ def fit_ensemble(
     device = device_of(representation)
     dtype = torch.bfloat16 if is_bf16(recipe.precision, device) else torch.float32
     if read is None:
-        read = read_features(representation, as_pictures(images), device, dtype)
+        read = read_features(representation, as_images(images), device, dtype)
     elif read.maps[0].dtype == torch.float32:
         read = read.to(dtype)
 
@@ -150,11 +150,11 @@ class Watch:
 
 
 class Order:
-    """A member's own order of the labelled pixels, another in each epoch. pixels: their places. seed: decides it."""
+    """A member's own order of the labeled pixels, another in each epoch. pixels: their places. seed: decides it."""
 
     def __init__(self, pixels: Int64[torch.Tensor, " n"], seed: int):
         self.pixels, self.rng = pixels, torch.Generator().manual_seed(seed)
-        # 32 bits: ten members' orders of sixteen pictures of 512 px are 170 MB.
+        # 32 bits: ten members' orders of sixteen images of 512 px are 170 MB.
         self.queue = torch.empty(0, dtype=torch.int32)
 
     def take(self, count: int) -> Int64[torch.Tensor, " count"]:
@@ -189,8 +189,8 @@ def _batches(
         chosen = torch.stack([order.take(count * batch) for order in orders])
         # Step by step, so that products find a step's features in one piece.
         where = chosen.unflatten(1, (count, batch)).transpose(0, 1).flatten().to(device)
-        picture, pixel = where // (height * width), where % (height * width)
-        read = at_pixels(pyramid, picture, pixel // width, pixel % width).to(dtype)
+        image, pixel = where // (height * width), where % (height * width)
+        read = at_pixels(pyramid, image, pixel // width, pixel % width).to(dtype)
         shape = (count, len(orders), batch)
         yield from zip(read.unflatten(0, shape), ids[where].long().unflatten(0, shape), strict=True)
 

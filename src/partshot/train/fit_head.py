@@ -1,7 +1,7 @@
-"""Fits a head to the few labelled pictures: seconds on two cores, the same result for the same seed.
+"""Fits a head to the few labeled images: seconds on two cores, the same result for the same seed.
 
-The story: start the head anew from the seed, read the shots' features (once if pictures stay as they are, again in
-every step if they are augmented), and follow the cross-entropy of the labelled pixels downhill. `leave_one_out` does
+The story: start the head anew from the seed, read the shots' features (once if images stay as they are, again in
+every step if they are augmented), and follow the cross-entropy of the labeled pixels downhill. `leave_one_out` does
 it once per shot left out, for an honest estimate from the shots alone. Knows heads, representations and shots by what
 they promise; refuses to know which they are.
 """
@@ -26,7 +26,7 @@ from partshot.data.shots import Shots
 from partshot.errors import BadLabels, BadRecipe
 from partshot.heads.linear import Linear
 from partshot.ops.hypercolumn import resize
-from partshot.ops.images import as_pictures
+from partshot.ops.images import as_images
 from partshot.ops.letterbox import Box
 from partshot.ops.overlap import confusion
 from partshot.ops.precision import Precision, is_bf16
@@ -56,13 +56,13 @@ _VIEWS = 4
 class FitHead(Recipe):
     """How a head is fitted. Exactly one of images and epochs is the horizon.
 
-    images: pictures seen, however many shots there are. epochs: times that each shot is seen.
-    batch: pictures per step; at most one of each shot when nothing is augmented.
+    images: images seen, however many shots there are. epochs: times that each shot is seen.
+    batch: images per step; at most one of each shot when nothing is augmented.
     lr, beta1, weight_decay: Adam's, the last as a gradient of the weights' squares. schedule: a key of SCHEDULES.
     class_power: a class's pixels weigh (their number)^-class_power; 0 weighs all pixels alike.
     standardize: bring all channels of the features to mean 0 and deviation 1 over the shots first, the
     largest of a map that is proportional (`Spec`).
-    augment: changes to the pictures, after which their features are read anew; None reads each shot once.
+    augment: changes to the images, after which their features are read anew; None reads each shot once.
     precision: "auto" computes in bf16 where the device does so natively, else in fp32.
     """
 
@@ -88,15 +88,15 @@ class FitHead(Recipe):
         return self
 
     def horizon(self, shots: int) -> int:
-        """Pictures seen in all, with that many shots."""
+        """Images seen in all, with that many shots."""
         return self.images if self.images is not None else self.epochs * shots
 
 
-# GANORCON crops 0.6-1 of the area to the picture's size, jitters colors by 0.2 and mirrors half of the pictures.
+# GANORCON crops 0.6-1 of the area to the image's size, jitters colors by 0.2 and mirrors half of the images.
 _GANORCON = Augment(scale=1.2, rotation=0, shift=0.1, color=0.2, gray=0, blur=0, noise=0)
 
 PRESETS = {
-    # What works in seconds on real pictures: all of it was chosen by held-out pictures, see LOG.md.
+    # What works in seconds on real images: all of it was chosen by held-out images, see LOG.md.
     "fast": FitHead(
         images=1200,
         batch=4,
@@ -106,7 +106,7 @@ PRESETS = {
         standardize=True,
         augment=AUGMENTS["strong"],
     ),
-    # ReGAN, supplement: Adam 1e-3, weight decay 1e-3, 1000 epochs of whole pictures, "/10 every 50 epochs". The rate
+    # ReGAN, supplement: Adam 1e-3, weight decay 1e-3, 1000 epochs of whole images, "/10 every 50 epochs". The rate
     # is dead after 200-300 of them; what was released does otherwise (next row).
     "regan-paper": FitHead(epochs=1000, schedule="tenth-every-50-epochs"),
     # ReGAN, released code.
@@ -131,19 +131,19 @@ def fit_head(
     """Fits a head anew, whatever it was before, and returns it in evaluation mode.
 
     head: made for `representation.spec.channels` and `len(shots.parts)` classes; parts that no shot shows keep their
-    outputs. size: side of the square that pictures and masks are resized to. quiet: no progress.
+    outputs. size: side of the square that images and masks are resized to. quiet: no progress.
     read: the shots' features where they are known already, as a generator's of what it drew; then nothing is augmented.
     Ignored pixels (255) count nowhere. On a CPU the same arguments give the same weights.
 
-    Raises BadLabels when no pixel is labelled, BadImage when `size` is too small for the representation, BadRecipe
+    Raises BadLabels when no pixel is labeled, BadImage when `size` is too small for the representation, BadRecipe
     when the loss stops being a number.
     """
     images, labels = shots.stack(size)
-    pictures, labels = as_pictures(images), torch.from_numpy(labels).long()
+    pixels, labels = as_images(images), torch.from_numpy(labels).long()
     weights = class_weights(labels, len(shots.parts), recipe.class_power)
     if read is not None:
         recipe = recipe.changed(augment=None)
-    draw = _Feed(representation, pictures, labels, shots.parts.mirrored_ids(), recipe, read)
+    draw = _Feed(representation, pixels, labels, shots.parts.mirrored_ids(), recipe, read)
 
     restart(head.to(draw.device), recipe.seed)
     if recipe.standardize:
@@ -174,7 +174,7 @@ def fit_head(
                 ticker = stack.enter_context(Ticker("fit", horizon, seen, quiet))
             if step % 20 == 0 or seen >= horizon:
                 cure = f"lower lr (now {recipe.lr:g}) or set standardize to true"
-                refuse_nonfinite(loss, head, f"{seen} pictures", cure)
+                refuse_nonfinite(loss, head, f"{seen} images", cure)
                 if ticker:
                     ticker.tick(min(seen, horizon), {"loss": float(loss.detach())})
     return head.eval()
@@ -197,7 +197,7 @@ def leave_one_out(
     BadLabels with fewer than two shots.
     """
     if len(shots) < 2:
-        raise BadLabels("leaving one out needs at least 2 labelled pictures, there is 1; label another one")
+        raise BadLabels("leaving one out needs at least 2 labeled images, there is 1; label another one")
     folds = min(folds or len(shots), len(shots))
     total = np.zeros((len(shots.parts),) * 2, np.int64)
     with Ticker("leave one out", folds, 0, quiet) as ticker:
@@ -207,7 +207,7 @@ def leave_one_out(
             head = fit(make_head(), representation, kept, recipe, size, quiet=True)
             held = shots.subset(left_out)
             device = next(head.parameters()).device
-            for image, truth in zip(as_pictures(held.stack(size)[0]), held.labels, strict=True):
+            for image, truth in zip(as_images(held.stack(size)[0]), held.labels, strict=True):
                 with torch.no_grad():
                     logits = head(representation.features(image[None].to(device)))
                 box = Box.of(*truth.shape, size)
@@ -220,9 +220,9 @@ def leave_one_out(
 def class_weights(
     labels: Int64[torch.Tensor, "n h w"], classes: int, power: float
 ) -> Float[torch.Tensor, " {classes}"]:
-    """(pixels of a class)^-power, scaled so that the mean labelled pixel weighs 1; 0 for classes without pixels.
+    """(pixels of a class)^-power, scaled so that the mean labeled pixel weighs 1; 0 for classes without pixels.
 
-    Raises BadLabels when no pixel is labelled.
+    Raises BadLabels when no pixel is labeled.
     """
     counts = torch.bincount(labels[known_pixels(labels)], minlength=classes).float()
     weights = torch.where(counts > 0, counts.clamp(min=1) ** -power, 0)
@@ -233,7 +233,7 @@ def known_pixels(labels: Integer[torch.Tensor, "n h w"]) -> Bool[torch.Tensor, "
     """Where labels are not 255; raises BadLabels when that is nowhere."""
     known = labels != IGNORE
     if not known.any():
-        raise BadLabels("no pixel of the shots is labelled: all are 255 (ignore); label some parts")
+        raise BadLabels("no pixel of the shots is labeled: all are 255 (ignore); label some parts")
     return known
 
 
@@ -247,32 +247,32 @@ def pixel_loss(
 
 
 class _Feed:
-    """Draws batches of features with their labels: from memory when pictures stay as they are, else read anew.
+    """Draws batches of features with their labels: from memory when images stay as they are, else read anew.
 
-    How a picture is changed, the first time and every other, is decided by the seed and the picture alone: neither
+    How a image is changed, the first time and every other, is decided by the seed and the image alone: neither
     labels nor the other shots have a say, so that what was read of it for one fit (represent/cache.py) serves others.
     """
 
     def __init__(
-        self, representation, pictures, labels, mirrored_ids: list[int], recipe: FitHead, read: Pyramid | None = None
+        self, representation, images, labels, mirrored_ids: list[int], recipe: FitHead, read: Pyramid | None = None
     ):
         self.representation, self.recipe, self.mirrored_ids = representation, recipe, mirrored_ids
-        self.pictures, self.labels = pictures, labels
+        self.images, self.labels = images, labels
         self.device = device_of(representation)
         self.rng = torch.Generator().manual_seed(recipe.seed)
-        self.chances = [chance_of(picture, recipe.seed) for picture in pictures]
+        self.chances = [chance_of(image, recipe.seed) for image in images]
         # Of each shot: changed copies and their labels, drawn and not yet shown.
-        self.views: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in pictures]
+        self.views: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in images]
         self.dtype = torch.bfloat16 if is_bf16(recipe.precision, self.device) else torch.float32
         self.queue: list[int] = []
         self.plain = None if read is None else read.to(self.device, self.dtype)
         if self.plain is None and (recipe.standardize or recipe.augment is None):
-            self.plain = self._read(pictures)
+            self.plain = self._read(images)
 
     def __call__(self) -> tuple[Pyramid, torch.Tensor]:
         chosen = self._next(self.recipe.batch)
         if self.recipe.augment is None:
-            # A run of neighbours is read where it lies; anything else is copied.
+            # A run of neighbors is read where it lies; anything else is copied.
             together = chosen == list(range(chosen[0], chosen[0] + len(chosen)))
             index = slice(chosen[0], chosen[0] + len(chosen)) if together else torch.tensor(chosen)
             return self.plain[index], self.labels[index].to(self.device)
@@ -285,7 +285,7 @@ class _Feed:
 
     def _next(self, batch: int) -> list[int]:
         """Indices of the next shots: each once before any comes again."""
-        count = len(self.pictures)
+        count = len(self.images)
         if self.recipe.augment is None:
             batch = min(batch, count)
         while len(self.queue) < batch:
@@ -298,21 +298,21 @@ class _Feed:
         waiting = self.views[shot]
         if not waiting:
             same, chance = [shot] * _VIEWS, self.chances[shot]
-            drawn = augment(self.pictures[same], self.labels[same], self.recipe.augment, chance, self.mirrored_ids)
+            drawn = augment(self.images[same], self.labels[same], self.recipe.augment, chance, self.mirrored_ids)
             waiting += zip(*drawn, strict=True)
         return waiting.pop(0)
 
-    def _read(self, pictures: torch.Tensor) -> Pyramid:
-        return read_features(self.representation, pictures, self.device, self.dtype)
+    def _read(self, images: torch.Tensor) -> Pyramid:
+        return read_features(self.representation, images, self.device, self.dtype)
 
 
 def read_features(
-    representation: Representation, pictures: Float[torch.Tensor, "n 3 h w"], device: torch.device, dtype: torch.dtype
+    representation: Representation, images: Float[torch.Tensor, "n 3 h w"], device: torch.device, dtype: torch.dtype
 ) -> Pyramid:
-    """The features of pictures on that device, in that type; in bf16 they are computed in it, too."""
+    """The features of images on that device, in that type; in bf16 they are computed in it, too."""
     with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         # A few at a time keep what the network holds meanwhile small; larger batches gain nothing.
-        read = [representation.features(few.to(device)) for few in pictures.split(4)]
+        read = [representation.features(few.to(device)) for few in images.split(4)]
     maps = [torch.cat(level).to(dtype) for level in zip(*(p.maps for p in read), strict=True)]
     return Pyramid(tuple(maps), read[0].image_size)
 
@@ -322,9 +322,9 @@ def device_of(representation: Representation) -> torch.device:
     return next((t.device for t in representation.state_dict().values()), torch.device("cpu"))
 
 
-def chance_of(picture: torch.Tensor, seed: int) -> torch.Generator:
-    """Random numbers that a picture and a seed alone decide."""
-    digest = hashlib.sha256(f"{seed}/{tuple(picture.shape)}".encode() + picture.contiguous().numpy().tobytes())
+def chance_of(image: torch.Tensor, seed: int) -> torch.Generator:
+    """Random numbers that a image and a seed alone decide."""
+    digest = hashlib.sha256(f"{seed}/{tuple(image.shape)}".encode() + image.contiguous().numpy().tobytes())
     return torch.Generator().manual_seed(int(digest.hexdigest()[:12], 16))
 
 

@@ -1,8 +1,8 @@
 """Forest: a random forest over filters and position, the answer users reach for today and the row to beat.
 
 What ilastik, Labkit and scikit-image's own tutorial do: for each pixel, color and what a bank of filters sees around
-it at several scales, then trees. Position is added, since the pictures show one kind of thing, mostly aligned.
-Knows filters and trees. Refuses to know tensors, representations and unlabelled pictures: it learns from the labelled
+it at several scales, then trees. Position is added, since the images show one kind of thing, mostly aligned.
+Knows filters and trees. Refuses to know tensors, representations and unlabeled images: it learns from the labeled
 pixels alone.
 """
 
@@ -42,15 +42,15 @@ class Forest:
         self.trees: RandomForestClassifier | None = None
 
     def fit(self, shots: Shots) -> "Forest":
-        """Learns from the labelled pixels of the shots and forgets any earlier fit.
+        """Learns from the labeled pixels of the shots and forgets any earlier fit.
 
-        A part that no shot shows stays known and is never predicted. Raises BadLabels when no pixel is labelled.
+        A part that no shot shows stays known and is never predicted. Raises BadLabels when no pixel is labeled.
         """
         images, labels = shots.stack(self.size)
         rng = np.random.default_rng(self.seed)
         chosen = draw_pixels(labels.ravel(), _PIXELS, rng)
         if not chosen.size:
-            raise BadLabels(f"none of the pixels of {len(shots)} shots is labelled (all are {IGNORE}); label some")
+            raise BadLabels(f"none of the pixels of {len(shots)} shots is labeled (all are {IGNORE}); label some")
         of_image, pixel = np.divmod(chosen, self.size**2)
         features = np.concatenate(
             [pixel_features(image).reshape(self.size**2, -1)[pixel[of_image == i]] for i, image in enumerate(images)]
@@ -68,7 +68,7 @@ class Forest:
         return self
 
     def predict(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[np.ndarray]:
-        """The labels of pictures uint8 [h, w, 3], each uint8 [h, w] at its picture's own size.
+        """The labels of images uint8 [h, w, 3], each uint8 [h, w] at its image's own size.
 
         Raises NotFitted before `fit`.
         """
@@ -86,7 +86,7 @@ class Forest:
 
 
 def pixel_features(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w f"]:
-    """What the forest knows about each pixel of one picture.
+    """What the forest knows about each pixel of one image.
 
     Six channels, RGB and Lab in about 0..1; of each the value itself, and at sigma 1, 2, 4 and 8 px the Gaussian blur,
     the strength of its edges (Sobel) and the two eigenvalues of its Hessian; differences of neighboring blurs (blobs);
@@ -107,20 +107,20 @@ def pixel_features(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h 
 
 
 def draw_pixels(labels: UInt8[np.ndarray, " n"], most: int, rng: np.random.Generator) -> np.ndarray:
-    """Sorted places of at most `most` labelled pixels, int64 [m].
+    """Sorted places of at most `most` labeled pixels, int64 [m].
 
-    Each pixel's chance goes with one over the square root of its class's count, between the picture's own shares and
+    Each pixel's chance goes with one over the square root of its class's count, between the image's own shares and
     equal ones: an eye keeps its few pixels while a background keeps its variety.
     """
-    labelled = np.flatnonzero(labels != IGNORE)
-    if len(labelled) <= most:
-        return labelled
-    counts = np.bincount(labels[labelled], minlength=256)
-    chances = 1 / np.sqrt(counts[labels[labelled]])
-    return np.sort(rng.choice(labelled, most, replace=False, p=chances / chances.sum()))
+    labeled = np.flatnonzero(labels != IGNORE)
+    if len(labeled) <= most:
+        return labeled
+    counts = np.bincount(labels[labeled], minlength=256)
+    chances = 1 / np.sqrt(counts[labels[labeled]])
+    return np.sort(rng.choice(labeled, most, replace=False, p=chances / chances.sum()))
 
 
 def _enlarge(probabilities: np.ndarray, height: int, width: int) -> np.ndarray:
-    # Probabilities, not labels, are resized: borders stay smooth at the picture's own size.
+    # Probabilities, not labels, are resized: borders stay smooth at the image's own size.
     maps = [Image.fromarray(p).resize((width, height), Image.Resampling.BILINEAR) for p in probabilities]
     return np.stack([np.asarray(p) for p in maps])

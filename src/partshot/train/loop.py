@@ -1,9 +1,9 @@
-"""One training loop for every game: resumable, reproducible, counted in pictures.
+"""One training loop for every game: resumable, reproducible, counted in images.
 
 A game says what is played (whose turn it is, by which loss, on which batch); the loop says how: devices, precision,
 seeds, checkpoints, the journal, and what happens on Ctrl-C or when a loss stops being a number. Running again goes on
-from the last checkpoint. Every step draws its chance from (seed, pictures seen) alone, so on a CPU a run that was
-interrupted ends with the same bits as one that was not. Knows nothing of pictures, labels or networks.
+from the last checkpoint. Every step draws its chance from (seed, images seen) alone, so on a CPU a run that was
+interrupted ends with the same bits as one that was not. Knows nothing of images, labels or networks.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ SHOWN = 50
 
 
 class LoopRecipe(Recipe):
-    """kimg: horizon in thousands of pictures seen. batch: pictures per step, over all devices.
+    """kimg: horizon in thousands of images seen. batch: images per step, over all devices.
 
     checkpoint_seconds: what a kill may cost at most. precision: "auto" is bf16 where the device computes in it
     natively, else fp32. devices: processes, one per device.
@@ -69,8 +69,8 @@ def run_loop(
 
     out: the run's folder; gets checkpoint/ and journal.jsonl. When it holds a checkpoint of the same run, goes on from
     there, and returns at once when that run is done. title: what the progress bar calls it. fingerprint: names
-    everything else that decides the outcome (the game's recipe, the pictures). journal_every: steps between lines;
-    None writes about 200 lines over the run. show: called with the game and the pictures seen about SHOWN times over
+    everything else that decides the outcome (the game's recipe, the images). journal_every: steps between lines;
+    None writes about 200 lines over the run. show: called with the game and the images seen about SHOWN times over
     the run and at its end, to show how far it is; with several devices it is sent to another process.
 
     Raises BadArtifact for a checkpoint that is truncated or of other settings, BadRecipe when a loss or a weight stops
@@ -94,7 +94,7 @@ def run_loop(
         _fabric(recipe).launch(_play, game, recipe, run)
         return
     # Other processes play copies of the game, so it is read here too: before, to refuse a wrong checkpoint, or to find
-    # the run done, without starting any; and after, for what they have learnt.
+    # the run done, without starting any; and after, for what they have learned.
     optimizers = _optimizers(game.turns())
     card = load_checkpoint(run.checkpoint, game.modules, optimizers, run.fingerprint)
     if card is None or card["step"] < recipe.steps:
@@ -171,7 +171,7 @@ def _play(fabric: Fabric, game: Game, recipe: LoopRecipe, run: _Run) -> None:
         Ticker(run.title, horizon, run.step * recipe.batch, run.quiet or not first) as ticker,
     ):
         while run.step < recipe.steps:
-            # All chance in a step comes from (seed, pictures seen, process): dropout's too.
+            # All chance in a step comes from (seed, images seen, process): dropout's too.
             images = run.step * recipe.batch
             seed = _mixed(recipe.seed, images, fabric.global_rank)
             torch.manual_seed(seed)
@@ -264,7 +264,7 @@ def _same_everywhere(fabric: Fabric, modules: Mapping[str, nn.Module]) -> None:
 
 
 def _mixed(seed: int, images: int, rank: int) -> int:
-    """A 63-bit seed in which neighbouring steps have nothing in common."""
+    """A 63-bit seed in which neighboring steps have nothing in common."""
     digest = hashlib.sha256(f"{seed}/{images}/{rank}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 

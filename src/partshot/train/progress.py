@@ -20,7 +20,7 @@ def say(line: str, quiet: bool) -> None:
 
 
 class Ticker:
-    """A context manager; `tick` after each step. total, done: pictures in the whole run, and seen before it began."""
+    """A context manager; `tick` after each step. total, done: images in the whole run, and seen before it began."""
 
     def __init__(self, title: str, total: int, done: int, quiet: bool):
         self.title, self.total, self.first, self.quiet = title, total, done, quiet
@@ -52,7 +52,7 @@ class Ticker:
             self.bar.stop()
 
     def tick(self, images: int, figures: Mapping[str, float] | None = None) -> None:
-        """images: pictures seen in the whole run so far. figures: the newest numbers, when there are new ones."""
+        """images: images seen in the whole run so far. figures: the newest numbers, when there are new ones."""
         if figures:
             self.figures = " ".join(f"{name} {value:.3g}" for name, value in figures.items())
         if self.bar:

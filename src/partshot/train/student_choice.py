@@ -53,7 +53,7 @@ def choose_student(student: str = AUTO, preset: str | None = None) -> Choice:
 
 
 def student_recipe(size: int | None, preset: str = "default", native: int | None = None) -> Distill:
-    """How the student is trained. size: side of its pictures in pixels; None as usual.
+    """How the student is trained. size: side of its images in pixels; None as usual.
 
     preset: a row of train.distill_recipe.PRESETS. native: the usual long side of the images in pixels, which the size
     of a pretrained student follows where nobody gives one. Raises BadRecipe for names and sizes that cannot be.
