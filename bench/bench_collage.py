@@ -34,7 +34,7 @@ from partshot.segmenter import Student
 from partshot.tasks.export import export
 from partshot.tasks.predict import predict
 from partshot.tasks.sample import embedded_shots
-from partshot.toy.canvas import Easel
+from partshot.toy.canvas import Canvas
 from partshot.toy.dataset import draw, toy_parts
 from partshot.toy.faces import draw_face
 from partshot.toy.scenery import backdrop, light
@@ -123,9 +123,9 @@ def scenery(rng: np.random.Generator) -> np.ndarray:
     image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     for top in range(0, HEIGHT, TILE):
         for left in range(0, WIDTH, TILE):
-            easel = Easel(TILE)
-            backdrop(easel, rng, [])
-            image[top : top + TILE, left : left + TILE] = easel.develop(rng, light(rng, TILE), 0.001, 4)[0]
+            canvas = Canvas(TILE)
+            backdrop(canvas, rng, [])
+            image[top : top + TILE, left : left + TILE] = canvas.develop(rng, light(rng, TILE), 0.001, 4)[0]
     return image
 
 

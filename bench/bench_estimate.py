@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bench_packs import DATA, LIGHT, PACKS, RESULTS, folder_of, pretrained_recipe, read_rows
-from partshot.benchmark.datasets import open_field
+from partshot.benchmark.datasets import open_dataset
 from partshot.tasks.distill import facing
 from partshot.tasks.estimate import FOLDS, SHARE, estimate, expected
 from partshot.workers import workers
@@ -45,10 +45,10 @@ def measure(pack: str, k: int, split: int, out: Path) -> None:
     if told.exists():
         return
     torch.set_num_threads(1)
-    field = open_field(str(DATA / pack), out / "fields", quiet=True)
+    field = open_dataset(str(DATA / pack), out / "fields", quiet=True)
     recipe = pretrained_recipe(pack)
     images = field.images(recipe.size)
-    shots = field.pool.subset([field.pool.names.index(name) for name in field.draws[k][split]])
+    shots = field.pool.subset([field.pool.names.index(name) for name in field.splits[k][split]])
     began = time.monotonic()
     found = estimate(shots, facing(recipe, images), told.parent / "folds", images, LIGHT, quiet=True)
     row = {"folds": found.folds.miou_nan, "error": found.error, "seconds": time.monotonic() - began}

@@ -1,7 +1,7 @@
 """Frozen features, read in several ways, of real images: no student, no training but that of a small head.
 
 Reads the packs under PARTSHOT_DATA (default ../shared/data); nothing of them is written. Measured on `val` at the
-masks' own size, mean over classes with background, pooled over the images, over five draws of k = 1, 5, 10 labels.
+masks' own size, mean over classes with background, pooled over the images, over five splits of k = 1, 5, 10 labels.
 Principal components are taken from the pack's train images without their masks. Rows are written down as they come:
 run it again to go on. When all are there, bench/results/frozen.{md,json} are written.
 
@@ -28,7 +28,7 @@ from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.heads.linear import Linear
-from partshot.ops.images import as_images
+from partshot.ops.images import as_tensors
 from partshot.parts import PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.cache import Store
@@ -49,7 +49,7 @@ from partshot.train.journal import Journal, read_journal
 PACKS, KS, SEEDS = ("ants", "carparts", "wbc"), (1, 5, 10), (0, 1, 2, 3, 4)
 DATA = Path(os.environ.get("PARTSHOT_DATA", "../shared/data"))
 RESULTS = Path(__file__).parent / "results"
-WHAT = "mIoU on `val` at the masks' own size, background included; mean and deviation over the draws."
+WHAT = "mIoU on `val` at the masks' own size, background included; mean and deviation over the splits."
 ENCODER = "efficientnet-lite0"
 FIT = PRESETS["fast"]
 # What is read is kept, since most rows read the same; so a row's time says most of all how long its head learns.
@@ -113,7 +113,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = {name: ROWS[name] for name in args.rows if name in ROWS}
     rows |= moco_rows(args.moco) if args.moco else {}
-    # Whole draws first, so that a run that is cut short has complete ones to show.
+    # Whole splits first, so that a run that is cut short has complete ones to show.
     for seed in args.seeds:
         for pack in args.packs:
             for k in args.ks:
@@ -141,7 +141,7 @@ def measure(pack: str, k: int, seed: int, rows: dict[str, Reading], out: Path) -
     """All rows on one draw of a pack."""
     split = json.loads((DATA / pack / "split.json").read_text())
     pool, test = (load_shots(DATA / pack, names=split[part]) for part in ("train", "val"))
-    draws = {int(k): {int(s): names for s, names in by.items()} for k, by in split["fewshot"].items()}
+    splits = {int(k): {int(s): names for s, names in by.items()} for k, by in split["fewshot"].items()}
     for name, reading in rows.items():
         folder = folder_of(pack, name, reading, out)
         journal = Journal(folder / "rows.jsonl")
@@ -151,7 +151,7 @@ def measure(pack: str, k: int, seed: int, rows: dict[str, Reading], out: Path) -
             told = f"{row.method:16s} {row.score.miou:.3f} fit {row.fit_seconds:4.0f} s"
             print(f"{pack} k={row.k} seed={row.seed} {told} {time.strftime('%H:%M')}", flush=True)
 
-        kshot({name: method(pack, reading, seed)}, pool, test, [k], [seed], draws, keep, read_rows(folder))
+        kshot({name: method(pack, reading, seed)}, pool, test, [k], [seed], splits, keep, read_rows(folder))
 
 
 def method(pack: str, reading: Reading, seed: int) -> Method:
@@ -178,7 +178,7 @@ def opened(pack: str, name: str, components: int, size: int | None) -> Represent
     found = untrained(name) if name.startswith("untrained") else open_representation(name)
     if components == 0:
         return cached(found, Store(STORE))
-    images = as_images(unlabeled(pack, size or working_size(found)))
+    images = as_tensors(unlabeled(pack, size or working_size(found)))
     return cached(reduced_on(found, images, components), Store(STORE))
 
 
@@ -267,9 +267,9 @@ def report(out: Path, rows: dict[str, Reading]) -> None:
 
 
 def counted(rows: Sequence[Row]) -> str:
-    """How many draws stand behind the table."""
+    """How many splits stand behind the table."""
     seeds = sorted({row.seed for row in rows})
-    return f"Draws {', '.join(map(str, seeds))}, unless a row says fewer."
+    return f"Splits {', '.join(map(str, seeds))}, unless a row says fewer."
 
 
 def seconds(rows: Sequence[Row]) -> str:

@@ -5,8 +5,8 @@ The generator is trained on the pack's unlabeled images first:
     partshot pretrain stylegan2 --images ../shared/data/wbc/unlabeled --size 64 --kimg 100 --out trained-wbc
     python bench/bench_generator.py --trained trained-wbc [--pack wbc] [--ks 1,5,10] [--seeds 0,1,2,3,4]
 
-The same draws, the same `val` and the same measure as there. Labeled images and those to measure on are inverted;
-students learn from what the generator draws, at 128 px. Writes bench/results/generator.md with the sample grid.
+The same splits, the same `val` and the same measure as there. Labeled images and those to measure on are inverted;
+students learn from what the generator splits, at 128 px. Writes bench/results/generator.md with the sample grid.
 """
 
 import argparse
@@ -40,14 +40,14 @@ def main() -> None:
     out = Path("bench/work/generator") / f"{args.pack}-{generator.weights}"
     split = json.loads((DATA / args.pack / "split.json").read_text())
     pool, test = (load_shots(DATA / args.pack, names=split[part]) for part in ("train", "val"))
-    draws = {int(k): {int(s): names for s, names in by.items()} for k, by in split["fewshot"].items()}
+    splits = {int(k): {int(s): names for s, names in by.items()} for k, by in split["fewshot"].items()}
     auto = AutoShot(out, generator, PRESETS["auto-shot"].changed(kimg=12), FIT, own=False)
     journal = Journal(out / "rows.jsonl")
     journal.rewind(0)
     methods = {"auto-shot": auto.auto_shot, "few-shot, inverted": auto.few_shot}
     rows = []
     for seed in args.seeds:
-        given = (args.ks, [seed], draws, lambda row: journal.write(row.to_dict()), read_rows(out))
+        given = (args.ks, [seed], splits, lambda row: journal.write(row.to_dict()), read_rows(out))
         rows += kshot(methods, pool, test, *given)
         print(table_to_markdown(tabulate(rows)), flush=True)
     report(args.pack, args.trained, table_to_dict(tabulate(rows)), table_to_markdown(tabulate(rows)), args.seeds)
@@ -65,10 +65,10 @@ def report(pack: str, trained: Path, table: dict, text: str, seeds) -> None:
         "",
         WHAT,
         f"A StyleGAN2 of {card['size']} px, {card['kimg']:g} thousand of {card['images']} unlabeled images seen; "
-        f"draws {', '.join(map(str, seeds))}. What it draws: ![samples](generator_{pack}.png)",
+        f"splits {', '.join(map(str, seeds))}. What it splits: ![samples](generator_{pack}.png)",
         "",
         text,
-        "The encoder's road and the rivals (packs.md), five draws:",
+        "The encoder's road and the rivals (packs.md), five splits:",
         "",
         "| mIoU | k = 1 | k = 5 | k = 10 |\n|---|---|---|---|",
         *lines,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from partshot.ops.images import as_images
+from partshot.ops.images import as_tensors
 from partshot.represent.invert import PRESETS, invert
 from partshot.represent.stylegan import StyleGAN, load_stylegan
 from partshot.toy.dataset import draw
@@ -33,7 +33,7 @@ def main() -> None:
     generator = load_stylegan(args.generator)
     recipe = PRESETS["fast"].changed(steps=args.steps)
     drawn = np.stack([draw("faces", generator.size, 3, i)[0] for i in range(args.images)])
-    images = as_images(drawn)
+    images = as_tensors(drawn)
     together, batch_seconds = projected(generator, [images], recipe)
     alone, single_seconds = projected(generator, list(images.split(1)), recipe)
     last = {

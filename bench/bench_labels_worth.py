@@ -1,7 +1,7 @@
 """How many labels a supervised U-Net needs to match ours with one and with ten (ReGAN, figure 6: 150 and 500).
 
 Ours are auto-shot students: one or ten faces that the embedded generator drew are labeled, a few-shot head labels
-thousands that it draws, a student learns those and has to say the same of 600 plain faces however they are changed.
+thousands that it splits, a student learns those and has to say the same of 600 plain faces however they are changed.
 The rival is the same network, a residual U-Net, trained by the same recipe on 1 to 1,000 drawn faces with exact masks,
 with strong and with weak augmentation, of which the better counts.
 Measured is ReGAN's weighted IoU on 200 drawn faces of 64 px. Between two counts the curve is a line over log(labels).
@@ -42,7 +42,7 @@ RESULTS = Path(__file__).parent / "results"
 COUNTS, OURS = (1, 10, 30, 100, 300, 1000), (1, 10)
 # In about the same time; ours also sees plain images, as it would in a folder of which few are labeled. Nobody reads
 # in a mirror.
-RECIPE, OUR_RECIPE, SIZE = PRESETS["auto-shot"], PRESETS["auto-shot-consistent"].changed(mirrored=False), 64
+RECIPE, OUR_RECIPE, SIZE = PRESETS["auto-shot"], PRESETS["auto-shot-consistent"].changed(flip_tta=False), 64
 AUGMENTATIONS = {"strong": AUGMENTS["strong"], "weak": RECIPE.augment}
 # The toy's seeds of what the U-Net learns from, of what all are measured on, and of plain images.
 LEARNT, TESTED, PLAIN = 21, 22, 23

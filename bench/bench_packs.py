@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from partshot.benchmark.baselines import predictor
-from partshot.benchmark.datasets import Field, open_field
+from partshot.benchmark.datasets import Field, open_dataset
 from partshot.benchmark.kshot import Row, kshot, table_to_dict, tabulate
 from partshot.data.shots import Shots
 from partshot.represent.choose import POSITION
@@ -86,7 +86,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 def measure(pack: str, k: int, split: int, row: str, out: Path) -> None:
     """One method on one split of a pack."""
     torch.set_num_threads(1)
-    field = open_field(str(DATA / pack), out / "fields", quiet=True)
+    field = open_dataset(str(DATA / pack), out / "fields", quiet=True)
     folder = folder_of(pack, k, split, row, out)
     journal = Journal(folder / "rows.jsonl")
     journal.rewind(0)
@@ -97,7 +97,7 @@ def measure(pack: str, k: int, split: int, row: str, out: Path) -> None:
         print(f"{pack} k={k} split={split} {told}", flush=True)
 
     method = {row: ROWS[row](field, pack, folder, split)}
-    kshot(method, field.pool, field.test, [k], [split], field.draws, keep, read_rows(folder))
+    kshot(method, field.pool, field.test, [k], [split], field.splits, keep, read_rows(folder))
 
 
 def _student(name: str, recipe_of: Callable[[str], Distill], with_images: bool = True) -> Callable:
@@ -134,9 +134,11 @@ def pretrained_recipe(pack: str) -> Distill:
 ROWS: dict[str, Callable] = {
     "pretrained student": _student(LIGHT, pretrained_recipe),
     "pretrained frozen": _frozen,
-    "random student": _student(UNTRAINED, lambda pack: pretrained_recipe(pack).changed(encoder_rate=1, fixed_stride=0)),
-    "mean teacher": _student("swift", lambda pack: PRESETS["default"].changed(kimg=_SWIFT_KIMG[pack])),
-    "supervised": _student("swift", lambda pack: PRESETS["supervised"].changed(kimg=_SWIFT_KIMG[pack]), False),
+    "random student": _student(
+        UNTRAINED, lambda pack: pretrained_recipe(pack).changed(encoder_lr_factor=1, frozen_stride=0)
+    ),
+    "mean teacher": _student("fast-unet", lambda pack: PRESETS["default"].changed(kimg=_SWIFT_KIMG[pack])),
+    "supervised": _student("fast-unet", lambda pack: PRESETS["supervised"].changed(kimg=_SWIFT_KIMG[pack]), False),
     "forest": _forest,
 }
 """What can be measured: name -> (field, pack, folder, split) -> shots -> predictor."""

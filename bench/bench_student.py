@@ -1,9 +1,9 @@
 """How fast the default student is as it ships, and what its speed costs in quality.
 
-Four networks in one run: "swift" (the compact student), the light decoder on EfficientNet-lite0 (the pretrained one,
-the default where its weights are here), ReGAN's U-Net, and torchvision's DeepLabv3-ResNet101, each exported by the same
-code to ONNX and run by onnxruntime on all cores, images in, labels out. Speed is the best of several rounds,
-since a shared machine only ever slows down. Quality: both train on the same 400 drawn faces of 64 px, swift with them
+Four networks in one run: "fast-unet" (the compact student), the light decoder on EfficientNet-lite0 (the pretrained
+one, the default where its weights are here), ReGAN's U-Net, and torchvision's DeepLabv3-ResNet101, each exported by the
+same code to ONNX and run by onnxruntime on all cores, images in, labels out. Speed is the best of several rounds, since
+a shared machine only ever slows down. Quality: both train on the same 400 drawn faces of 64 px, swift with them
 enlarged to 128 px; it reads them at 160 px, at which its speed at 64 px is measured too. `miou_minus_unet` compares
 them after about as much time (their seconds are in the results), in which swift sees PACE times as many images;
 "as_many_images" is swift after no more images than the U-Net.
@@ -23,7 +23,7 @@ from torch import nn
 from torchvision.models.segmentation import deeplabv3_resnet101
 
 from partshot.export import export_onnx
-from partshot.inference.exported_model import Shipped
+from partshot.inference.exported_model import ExportedModel
 from partshot.metrics import score
 from partshot.nets.student import build_student
 from partshot.tasks.distill import train_student
@@ -34,9 +34,9 @@ RESULTS = Path(__file__).parent / "results"
 # Sides that networks for images of 64 px are trained and read at, and how many images a student sees in the time
 # of one U-Net image.
 LIGHT = "light-tf_efficientnet_lite0"
-WORK = {"swift": 128, "regan-unet": 64, "deeplabv3-resnet101": 64}
-READ = {"swift": 160, LIGHT: 160, "regan-unet": 64, "deeplabv3-resnet101": 64}
-PACE = {"swift": 5.0, "regan-unet": 1.0}
+WORK = {"fast-unet": 128, "regan-unet": 64, "deeplabv3-resnet101": 64}
+READ = {"fast-unet": 160, LIGHT: 160, "regan-unet": 64, "deeplabv3-resnet101": 64}
+PACE = {"fast-unet": 5.0, "regan-unet": 1.0}
 
 
 class DeepLab(nn.Module):
@@ -61,7 +61,7 @@ def main() -> None:
     parts = toy_parts("faces")
     speeds = {}
     for name, net in (
-        ("swift", build_student("swift", len(parts))),
+        ("fast-unet", build_student("fast-unet", len(parts))),
         (LIGHT, build_student(LIGHT, len(parts))),
         ("regan-unet", build_student("regan-unet", len(parts))),
         ("deeplabv3-resnet101", DeepLab(len(parts))),
@@ -72,7 +72,7 @@ def main() -> None:
         }
         print(f"{name:27s} {speeds[name][64]:7.1f} images/s at 64 px {speeds[name][256]:7.1f} at 256 px", flush=True)
     quality, seconds = {}, {}
-    for name in ("swift", "regan-unet"):
+    for name in ("fast-unet", "regan-unet"):
         began = time.monotonic()
         quality[name] = miou(name, args.kimg * PACE[name], args.labels)
         seconds[name] = round(time.monotonic() - began, 1)
@@ -80,15 +80,15 @@ def main() -> None:
             f"{name:20s} mIoU {quality[name]:.4f} after {args.kimg * PACE[name]:g} kimg in {seconds[name]} s",
             flush=True,
         )
-    as_many = miou("swift", args.kimg, args.labels)
+    as_many = miou("fast-unet", args.kimg, args.labels)
     print(f"swift                mIoU {as_many:.4f} after {args.kimg:g} kimg", flush=True)
     last = {
-        "images_per_s_64": round(speeds["swift"][64], 1),
-        "images_per_s_256": round(speeds["swift"][256], 1),
-        "ratio_to_deeplab": round(speeds["swift"][256] / speeds["deeplabv3-resnet101"][256], 1),
+        "images_per_s_64": round(speeds["fast-unet"][64], 1),
+        "images_per_s_256": round(speeds["fast-unet"][256], 1),
+        "ratio_to_deeplab": round(speeds["fast-unet"][256] / speeds["deeplabv3-resnet101"][256], 1),
         "pretrained_images_per_s_256": round(speeds[LIGHT][256], 1),
         "pretrained_ratio_to_deeplab": round(speeds[LIGHT][256] / speeds["deeplabv3-resnet101"][256], 1),
-        "miou_minus_unet": round(quality["swift"] - quality["regan-unet"], 4),
+        "miou_minus_unet": round(quality["fast-unet"] - quality["regan-unet"], 4),
     }
     RESULTS.mkdir(exist_ok=True)
     card = {"speeds": speeds, "miou": quality, "seconds": seconds, "kimg": args.kimg, "as_many_images": as_many}
@@ -103,7 +103,7 @@ def images_per_second(net: nn.Module, parts, size: int, work: int, seconds: floa
     """
     images = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
-        shipped = Shipped(export_onnx(net, parts, work, Path(folder) / "net.onnx"))
+        shipped = ExportedModel(export_onnx(net, parts, work, Path(folder) / "net.onnx"))
     shipped.predict(images)
     best, until = 0.0, time.monotonic() + seconds
     while time.monotonic() < until:

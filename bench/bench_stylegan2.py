@@ -1,10 +1,10 @@
-"""How fast StyleGAN2 draws and trains here, beside the PyPI package stylegan2-pytorch in the same run.
+"""How fast StyleGAN2 splits and trains here, beside the PyPI package stylegan2-pytorch in the same run.
 
-64 px, the same channels in every block (32 at 64 px up to 512 at 4 px; the critic twice as many), the same batch, two
-threads. Synthesis is one call under no_grad; a training step is the critic's turn and the generator's with Adam,
-without penalties, averages and input. The package is timed as it comes (float32) and in bf16, and its better time
-counts; ours is bf16 with channels_last, as the training loop runs it. The share of the peak is ours in training, by
-counted multiplications, of what a large bf16 matrix product reaches on the same threads.
+64 px, the same channels in every block (32 at 64 px up to 512 at 4 px; the discriminator twice as many), the same
+batch, two threads. Synthesis is one call under no_grad; a training step is the discriminator's turn and the generator's
+with Adam, without penalties, averages and input. The package is timed as it comes (float32) and in bf16, and its better
+time counts; ours is bf16 with channels_last, as the training loop runs it. The share of the peak is ours in training,
+by counted multiplications, of what a large bf16 matrix product reaches on the same threads.
 
     pip install --no-deps stylegan2-pytorch einops kornia kornia_rs
     python bench/bench_stylegan2.py [--rounds 5]
@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from partshot.nets.stylegan2 import Critic, Generator, Shape
-from partshot.ops.gan_losses import critic_loss, generator_loss
+from partshot.nets.stylegan2 import Discriminator, Generator, Shape
+from partshot.ops.gan_losses import discriminator_loss, generator_loss
 
 SIZE, BATCH, LATENT, CAPACITY = 64, 16, 512, 16
 RESULTS = Path(__file__).parent / "results"
@@ -80,8 +80,8 @@ def our_work() -> dict[str, Callable[[], object]]:
     """Synthesis and a training step of this project."""
     channels = {"z_dim": LATENT, "w_dim": LATENT}
     generator = Generator(Shape(resolution=SIZE, channel_base=CAPACITY * 128, channel_max=512, **channels))
-    critic = Critic(Shape(resolution=SIZE, channel_base=CAPACITY * 256, channel_max=512, **channels))
-    for net in (generator, critic):
+    discriminator = Discriminator(Shape(resolution=SIZE, channel_base=CAPACITY * 256, channel_max=512, **channels))
+    for net in (generator, discriminator):
         net.to(memory_format=torch.channels_last)
     sides = generator.layers
 
@@ -89,36 +89,38 @@ def our_work() -> dict[str, Callable[[], object]]:
         ws = generator.mapping.spread(generator.mapping(torch.randn(BATCH, LATENT)))
         return generator.synthesis(ws, tuple(torch.randn(BATCH, 1, side, side) for side in sides))[0]
 
-    return _work(draw, critic, generator, critic)
+    return _work(draw, discriminator, generator, discriminator)
 
 
 def their_work(module: ModuleType) -> dict[str, Callable[[], object]]:
     """The same of stylegan2-pytorch, with its losses replaced by the same two."""
     generator = module.Generator(SIZE, LATENT, network_capacity=CAPACITY)
-    critic = module.Discriminator(SIZE, network_capacity=CAPACITY)
+    discriminator = module.Discriminator(SIZE, network_capacity=CAPACITY)
     mapping = module.StyleVectorizer(LATENT, 8, lr_mul=0.1)
 
     def draw() -> torch.Tensor:
         w = mapping(torch.randn(BATCH, LATENT))
         return generator(w[:, None].expand(-1, generator.num_layers, -1), torch.rand(BATCH, SIZE, SIZE, 1))
 
-    return _work(draw, lambda images: critic(images)[0], torch.nn.ModuleList([generator, mapping]), critic)
+    return _work(
+        draw, lambda images: discriminator(images)[0], torch.nn.ModuleList([generator, mapping]), discriminator
+    )
 
 
-def _work(draw, judge, generator: torch.nn.Module, critic: torch.nn.Module) -> dict[str, Callable[[], object]]:
+def _work(draw, judge, generator: torch.nn.Module, discriminator: torch.nn.Module) -> dict[str, Callable[[], object]]:
     real = torch.rand(BATCH, 3, SIZE, SIZE) * 2 - 1
-    adams = [torch.optim.Adam(net.parameters(), lr=1e-4, betas=(0.0, 0.99)) for net in (generator, critic)]
+    adams = [torch.optim.Adam(net.parameters(), lr=1e-4, betas=(0.0, 0.99)) for net in (generator, discriminator)]
 
     def synthesis() -> None:
         with torch.no_grad():
             draw()
 
     def training() -> None:
-        critic.requires_grad_(True)
+        discriminator.requires_grad_(True)
         with torch.no_grad():
             fake = draw()
-        _step(critic_loss(judge(real), judge(fake)), adams[1])
-        critic.requires_grad_(False)
+        _step(discriminator_loss(judge(real), judge(fake)), adams[1])
+        discriminator.requires_grad_(False)
         _step(generator_loss(judge(draw())), adams[0])
 
     return {"synthesis": synthesis, "training": training}

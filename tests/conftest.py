@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from partshot.artifact import Artifact
 from partshot.inference.exported_model import notes
-from partshot.nets.stylegan2 import Critic, Generator, Shape
+from partshot.nets.stylegan2 import Discriminator, Generator, Shape
 from partshot.parts import PartSet
 from partshot.represent.choose import tensors_of
 from partshot.represent.stylegan import StyleGAN
@@ -37,7 +37,7 @@ def blobs(tmp_path_factory):
     def make(side: int):
         torch.manual_seed(0)
         shape = Shape(resolution=side, z_dim=8, w_dim=8, mapping_layers=2, channel_base=8 * side, channel_max=16)
-        found = StyleGAN(Generator(shape), Critic(shape))
+        found = StyleGAN(Generator(shape), Discriminator(shape))
         card = {"title": "blobs", "pretext": "stylegan2", "shape": shape.model_dump(mode="json")}
         return Artifact("representation", card, tensors_of(found)).save(tmp_path_factory.mktemp("made") / "blobs")
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
@@ -16,6 +17,7 @@ import partshot
 from partshot import cli, terminal
 from partshot.cli import app
 from partshot.errors import BadImage
+from partshot.terminal import module_of
 
 VERBS = (
     "doctor", "demo", "toy", "pretrain", "sample", "invert", "fit", "distill", "predict", "evaluate", "export", "run",
@@ -95,7 +97,7 @@ def test_every_argument_and_option_says_what_it_is(verb):
 
 def declared(verb: str) -> inspect.Signature:
     """A task's signature, read from its source: importing training libraries takes longer than all of these tests."""
-    source = Path(partshot.__file__).parent / "tasks" / f"{verb}.py"
+    source = Path(find_spec(module_of(verb)).origin)
     functions = [node for node in ast.parse(source.read_text()).body if isinstance(node, ast.FunctionDef)]
     arguments = next(node.args for node in functions if node.name == verb)
     for argument in arguments.posonlyargs + arguments.args + arguments.kwonlyargs:

@@ -7,7 +7,7 @@ from torch import nn
 from partshot.data.images import resize_image
 from partshot.errors import BadArtifact
 from partshot.export import Served, comparisons, export_onnx
-from partshot.inference.exported_model import FORMAT, Shipped
+from partshot.inference.exported_model import FORMAT, ExportedModel
 from partshot.parts import PartSet
 
 PARTS = PartSet.of("background", "left wing", "right wing")
@@ -48,7 +48,7 @@ def test_onnxruntime_computes_what_torch_does_at_any_size_and_length(net, export
     with torch.inference_mode():
         labels, confidence = Served(net, SIZE).eval()(torch.from_numpy(batch))
 
-    found_labels, found_confidence = Shipped(exported).predict(batch)
+    found_labels, found_confidence = ExportedModel(exported).predict(batch)
 
     assert found_labels.shape == found_confidence.shape == shape
     assert found_labels.dtype == found_confidence.dtype == np.uint8
@@ -61,7 +61,7 @@ def test_squashes_images_as_training_does(net, exported):
     image = some_images(90, 130)
     smooth = np.repeat(np.repeat(image[::10, ::10], 10, 0), 10, 1)
 
-    by_onnx, _ = Shipped(exported).predict(smooth[None])
+    by_onnx, _ = ExportedModel(exported).predict(smooth[None])
     with torch.inference_mode():
         square = torch.from_numpy(resize_image(smooth, SIZE)).permute(2, 0, 1)[None].float()
         logits = net(square / 127.5 - 1)
@@ -81,7 +81,7 @@ def test_confidence_is_the_probability_of_the_label(net):
 
 
 def test_the_file_says_what_it_holds(exported):
-    shipped = Shipped(exported)
+    shipped = ExportedModel(exported)
 
     assert (shipped.parts, shipped.size) == (PARTS, SIZE)
     assert [p.name for p in exported.parent.iterdir()] == ["student.onnx"]
@@ -136,19 +136,19 @@ def test_a_newer_or_foreign_or_damaged_file_is_refused(exported, tmp_path):
         return path
 
     with pytest.raises(BadArtifact, match="newer partshot"):
-        Shipped(with_notes(format=str(FORMAT + 1)))
+        ExportedModel(with_notes(format=str(FORMAT + 1)))
     with pytest.raises(BadArtifact, match="damaged"):
-        Shipped(with_notes(parts="{"))
+        ExportedModel(with_notes(parts="{"))
     foreign = onnx.load(exported)
     del foreign.metadata_props[:]
     onnx.save(foreign, tmp_path / "foreign.onnx")
     with pytest.raises(BadArtifact, match="not one of partshot's"):
-        Shipped(tmp_path / "foreign.onnx")
+        ExportedModel(tmp_path / "foreign.onnx")
     for name, blob in {"cut": exported.read_bytes()[:900], "empty": b"", "text": b"no model at all"}.items():
         (tmp_path / name).write_bytes(blob)
         with pytest.raises(BadArtifact, match=name):
-            Shipped(tmp_path / name)
+            ExportedModel(tmp_path / name)
     with pytest.raises(BadArtifact, match="missing.onnx"):
-        Shipped(tmp_path / "missing.onnx")
+        ExportedModel(tmp_path / "missing.onnx")
     with pytest.raises(BadArtifact, match="folder"):
-        Shipped(tmp_path)
+        ExportedModel(tmp_path)

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from partshot.data.augment import PRESETS as AUGMENTS
-from partshot.data.augment import augment, borrow_colors
+from partshot.data.augment import augment, transfer_colors
 from partshot.represent.choose import open_representation
 from partshot.represent.invert import PRESETS as INVERT
 from partshot.represent.stylegan import load_stylegan
@@ -41,7 +41,7 @@ def test_images_are_changed_alike():
     found = []
     for device in ("cpu", "cuda"):
         rng, x = torch.Generator().manual_seed(3), images.to(device)
-        x = borrow_colors(x, x.flip(0), 0.5, rng)
+        x = transfer_colors(x, x.flip(0), 0.5, rng)
         moved = augment(
             x, torch.from_numpy(ids).long().to(device), AUGMENTS["strong"].changed(noise=0), rng, [*range(99)]
         )
@@ -77,7 +77,7 @@ def test_a_generator_draws_and_inverts(monkeypatch, tmp_path):
         assert generator.device.type == where
         teacher = Segmenter(generator, faces.parts, "cnn-s", 64, fit)
         teacher.fit(faces, True, latents_of_names(generator, faces))
-        drawn = teacher.draw(range(5_000, 5_004))
+        drawn = teacher.generate(range(5_000, 5_004))
         latents = generator.latents(torch.from_numpy(np.stack(faces.images)).permute(0, 3, 1, 2) / 127.5 - 1)
         latents.save(tmp_path / where)
         found[where] = drawn, teacher.predict(faces.images, latents)

@@ -98,18 +98,18 @@ def test_kshot_gives_every_method_the_same_draws():
     rows = kshot({"a": spy("a"), "b": spy("b")}, pool, test, ks=(1, 3), seeds=(0, 1))
     assert len(rows) == 8 and seen["a"] == seen["b"]
     assert [len(names) for names in seen["a"]] == [1, 1, 3, 3]
-    assert seen["a"][0] == pool.draw(1, 0).names
+    assert seen["a"][0] == pool.sample(1, 0).names
     assert rows[0].score.per_part["background"] == pytest.approx(0.5)
 
 
 def test_kshot_takes_explicit_draws_and_refuses_unknown_names():
-    draws = {2: {7: ("p03", "p01")}}
-    rows = kshot({"zero": constant(0)}, shots(4), shots(1), ks=(2,), seeds=(7,), draws=draws)
+    splits = {2: {7: ("p03", "p01")}}
+    rows = kshot({"zero": constant(0)}, shots(4), shots(1), ks=(2,), seeds=(7,), splits=splits)
     assert rows[0].shots == ("p03", "p01")
     with pytest.raises(BadRecipe, match="no k = 5"):
-        kshot({"zero": constant(0)}, shots(4), shots(1), ks=(5,), seeds=(7,), draws=draws)
+        kshot({"zero": constant(0)}, shots(4), shots(1), ks=(5,), seeds=(7,), splits=splits)
     with pytest.raises(BadLabels, match="names 'p3'.*did you mean 'p03'"):
-        kshot({"zero": constant(0)}, shots(4), shots(1), ks=(2,), seeds=(7,), draws={2: {7: ("p3", "p01")}})
+        kshot({"zero": constant(0)}, shots(4), shots(1), ks=(2,), seeds=(7,), splits={2: {7: ("p3", "p01")}})
 
 
 def test_kshot_refuses_test_images_with_other_parts():

@@ -7,9 +7,9 @@ from scipy.stats import entropy as scipy_entropy
 
 from partshot.data.images import resize_image
 from partshot.errors import BadArtifact, BadRecipe, NotFitted
-from partshot.inference.exported_model import Shipped
+from partshot.inference.exported_model import ExportedModel
 from partshot.nets.student import build_student
-from partshot.ops.images import as_images
+from partshot.ops.images import as_tensors
 from partshot.parts import PartSet
 from partshot.represent.choose import open_representation
 from partshot.segmenter import Segmenter, Student
@@ -42,7 +42,7 @@ def ensemble(shots):
 @pytest.fixture(scope="module")
 def student(shots):
     torch.manual_seed(0)
-    return Student(build_student("swift", len(shots.parts)), "swift", shots.parts, 32, {"fingerprint": "f"})
+    return Student(build_student("fast-unet", len(shots.parts)), "fast-unet", shots.parts, 32, {"fingerprint": "f"})
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_segmenter_that_was_saved_predicts_the_same(which, images, request, tm
 def test_a_student_that_was_saved_predicts_the_same(student, images, tmp_path):
     again = Student.load(student.save(tmp_path / "student"), fingerprint="f")
     assert same(again.predict(images), student.predict(images))
-    assert (again.name, again.size, again.parts, again.card["fingerprint"]) == ("swift", 32, student.parts, "f")
+    assert (again.name, again.size, again.parts, again.card["fingerprint"]) == ("fast-unet", 32, student.parts, "f")
 
 
 def test_fitting_twice_is_fitting_once(fitted, ensemble, shots, images):
@@ -97,7 +97,7 @@ def test_fitting_twice_is_fitting_once(fitted, ensemble, shots, images):
 def test_an_ensembles_answer_is_its_members(ensemble, shots):
     (answer,) = ensemble.predict([shots.images[1]])
     with torch.no_grad():
-        pyramid = ensemble.representation.features(as_images(shots.images[1][None]).to(ensemble.device))
+        pyramid = ensemble.representation.features(as_tensors(shots.images[1][None]).to(ensemble.device))
         members = ensemble.head_.members(pyramid)[:, 0].cpu().numpy()
     votes = members.argmax(1)
     expected = [[np.bincount(votes[:, y, x], minlength=10).argmax() for x in range(32)] for y in range(32)]
@@ -149,7 +149,7 @@ def test_other_artifacts_are_refused(fitted, student, tmp_path):
         Student.load(tmp_path / "student", fingerprint="g")
     with pytest.raises(BadArtifact, match="no such folder"):
         Student.load(tmp_path / "nowhere")
-    wrong = Student(build_student("swift", 3), "swift", student.parts, 32)
+    wrong = Student(build_student("fast-unet", 3), "fast-unet", student.parts, 32)
     wrong.save(tmp_path / "wrong")
     with pytest.raises(BadArtifact, match="do not fit"):
         Student.load(tmp_path / "wrong")
@@ -164,7 +164,7 @@ def test_students_read_a_quarter_larger_than_they_were_trained(shots, size, read
             seen.append(images.shape[2])
             return torch.zeros(len(images), len(shots.parts), *images.shape[2:])
 
-    spy = Student(Spy(), "swift", shots.parts, size)
+    spy = Student(Spy(), "fast-unet", shots.parts, size)
     assert spy.reads == reads
     assert spy.predict(shots.images[:1])[0].labels.shape == shots.images[0].shape[:2] and seen == [reads]
 
@@ -172,14 +172,17 @@ def test_students_read_a_quarter_larger_than_they_were_trained(shots, size, read
 def test_a_mirrored_student_says_the_same_of_a_mirror_image_and_exports_so(tmp_path):
     torch.manual_seed(0)
     parts = PartSet.of("background", "left eye", "right eye", "nose")
-    net, images = build_student("swift", 4), np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), dtype=np.uint8)
+    net, images = (
+        build_student("fast-unet", 4),
+        np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), dtype=np.uint8),
+    )
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_var.uniform_(0.1, 0.2)  # an untrained net is nearly the same everywhere
-    plain, student = (Student(net, "swift", parts, 32, mirrored=mirrored) for mirrored in (False, True))
+    plain, student = (Student(net, "fast-unet", parts, 32, flip_tta=mirrored) for mirrored in (False, True))
     student.save(tmp_path / "student")
     read = Student.load(tmp_path / "student")
-    assert read.mirrored and not plain.mirrored
+    assert read.flip_tta and not plain.flip_tta
 
     def shares(of, batch):
         return np.stack([one.probabilities for one in of.predict(list(batch))])
@@ -191,15 +194,15 @@ def test_a_mirrored_student_says_the_same_of_a_mirror_image_and_exports_so(tmp_p
     logs = [np.log(shares(plain, some) + 1e-12) for some in (images, images[:, :, ::-1])]
     mean = torch.from_numpy(logs[0] + logs[1][:, swapped, :, ::-1]).div(2).softmax(1)
     np.testing.assert_allclose(seen, mean.numpy(), atol=0.02)
-    labels, _ = Shipped(export(read, tmp_path / "student.onnx", list(images))).predict(images)
+    labels, _ = ExportedModel(export(read, tmp_path / "student.onnx", list(images))).predict(images)
     assert np.mean(labels == seen.argmax(1)) > 0.98
 
 
 def test_a_student_that_decided_keeps_its_offsets_on_disk_and_in_onnx(images, tmp_path):
     torch.manual_seed(0)
-    net, parts = build_student("swift", 3), PartSet.of("background", "head", "eye")
+    net, parts = build_student("fast-unet", 3), PartSet.of("background", "head", "eye")
     stack, lean = np.stack([resize_image(one, 32) for one in images]), (0.0, 0.5, 1.0)
-    plain, decided = (Student(net, "swift", parts, 32) for _ in range(2))
+    plain, decided = (Student(net, "fast-unet", parts, 32) for _ in range(2))
     before = plain.predict(images)
     assert decided.decide(stack, lean, 1.5) is decided and decided.offsets[0] == 0
     # Deciding again starts from the net's own logits.
@@ -210,6 +213,6 @@ def test_a_student_that_decided_keeps_its_offsets_on_disk_and_in_onnx(images, tm
     np.testing.assert_allclose(moved.mean((1, 2)), decided.offsets, atol=0.02)
     again = Student.load(decided.save(tmp_path / "student"))
     assert again.offsets == pytest.approx(decided.offsets) and same(again.predict(images), after)
-    labels, _ = Shipped(export(again, tmp_path / "student.onnx", images)).predict(images[0][None])
+    labels, _ = ExportedModel(export(again, tmp_path / "student.onnx", images)).predict(images[0][None])
     assert np.mean(labels[0] == after[0].labels) > 0.98
     assert plain.offsets is None and same(plain.predict(images), before)

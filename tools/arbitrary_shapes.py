@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from partshot.data.shots import Shots
-from partshot.ops.images import as_bytes
+from partshot.ops.images import as_uint8
 from partshot.parts import PartSet
 from partshot.report import write_sheet
 from partshot.represent.stylegan import load_stylegan
@@ -33,14 +33,14 @@ def main() -> None:
     args = parser.parse_args()
     generator = load_stylegan()
     with torch.no_grad():
-        image = as_bytes(generator.synthesize(generator.sample([args.seed]))[0])[0]
+        image = as_uint8(generator.synthesize(generator.sample([args.seed]))[0])[0]
     parts = PartSet.of("background", "ring", "bar", "disc")
     shot = Shots(images=(image,), labels=(painted(),), names=(f"{args.seed:06d}",), parts=parts)
     fit = PRESETS["fast"].changed(augment=None)
     teacher = Segmenter(generator, parts, "cnn-s", generator.size, fit).fit(
         shot, latents=latents_of_names(generator, shot)
     )
-    drawn = teacher.draw(OTHERS)
+    drawn = teacher.generate(OTHERS)
     images = [image, *drawn.images]
     write_sheet(
         args.out,

@@ -26,12 +26,12 @@ from partshot.artifact import Artifact
 from partshot.data.augment import PRESETS as AUGMENTS
 from partshot.data.labels import write_labels
 from partshot.metrics import score
-from partshot.ops.images import as_bytes
+from partshot.ops.images import as_uint8
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Prediction, Student
 from partshot.tasks.distill import train_student
-from partshot.tasks.sample import drawn_name
+from partshot.tasks.sample import sample_name
 from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS
 
@@ -80,13 +80,13 @@ def embed(trained: Path, annotator: Student, out: Path) -> None:
     drawn = [(0, 0.0), *((seed, 1.0) for seed in range(TRIED))]
     with torch.no_grad():
         latents = Latents.join([generator.sample([seed], psi) for seed, psi in drawn])
-        images = as_bytes(generator.synthesize(latents)[0])
+        images = as_uint8(generator.synthesize(latents)[0])
     seen = annotator.predict(list(images))
     sure = [0, *(i for i in range(1, len(seen)) if _is_sure(seen[i], len(annotator.parts)))]
     if len(sure) < FACES:
         raise SystemExit(f"the annotator is sure of only {len(sure)} of {TRIED} faces; train the generator longer")
     chosen = [sure[i] for i in _telling([seen[i] for i in sure])]
-    card["faces"] = [drawn_name(*drawn[i]) for i in chosen]
+    card["faces"] = [sample_name(*drawn[i]) for i in chosen]
     Artifact("representation", card, {k: v.astype(np.float16) for k, v in stored.tensors.items()}).save(out)
     for folder in ("images", "masks"):
         shutil.rmtree(out / folder, ignore_errors=True)

@@ -88,7 +88,7 @@ def demo(
 ) -> None:
     """Do the whole job on toy images.
 
-    Draws them, labels one and ten, and goes all the way to a report: first results within two minutes, all of it in
+    Splits them, labels one and ten, and goes all the way to a report: first results within two minutes, all of it in
     about ten minutes, no network.
     """
     show(task_of("demo")(out=out, kind=kind, size=size, seed=seed, jobs=jobs))
@@ -158,7 +158,7 @@ def invert(
     preset: Annotated[str, typer.Option(help="fast, or stylegan2-paper: 1,000 steps in W.")] = "fast",
     steps: Annotated[int | None, typer.Option(min=1, help="Of the search; default: the preset's.")] = None,
     lpips: Annotated[
-        Path | None, typer.Option(help="LPIPS' weights, a safetensors file; without: the critic's eyes.")
+        Path | None, typer.Option(help="LPIPS' weights, a safetensors file; without: the discriminator's eyes.")
     ] = None,
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 16,
 ) -> None:
@@ -411,7 +411,7 @@ def bench(
         Path | None, typer.Option(file_okay=False, help="Folder for what is trained; default: OUT/work.")
     ] = None,
     ks: Annotated[str, typer.Option(help="Numbers of labels, with commas between; default: 1,5,10.")] = "",
-    seeds: Annotated[str, typer.Option(help="Draws of the labels, with commas between; default: the data's.")] = "",
+    seeds: Annotated[str, typer.Option(help="Splits of the labels, with commas between; default: the data's.")] = "",
     size: Size = None,
     kimg: Annotated[float | None, typer.Option(help="Thousands of images that each encoder sees.")] = None,
     preset: Annotated[

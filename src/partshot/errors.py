@@ -14,7 +14,7 @@ class PartshotError(Exception):
 
 
 class BadImage(PartshotError):
-    """A image that cannot be read or used."""
+    """An image that cannot be read or used."""
 
 
 class BadLabels(PartshotError):

@@ -23,7 +23,7 @@ import partshot
 from partshot.artifact import replacing_file
 from partshot.data.images import resize_images
 from partshot.errors import BadArtifact, MissingExtra
-from partshot.inference.exported_model import INPUT, OUTPUTS, Shipped, notes
+from partshot.inference.exported_model import INPUT, OUTPUTS, ExportedModel, notes
 from partshot.nets.student import STRIDE
 from partshot.parts import PartSet
 
@@ -100,7 +100,7 @@ def export_onnx(
     blob = _to_onnx(served.eval(), notes(parts, size, partshot.__version__, squashed, native), path)
     with replacing_file(path) as temporary:
         temporary.write_bytes(blob)
-        _compare(served, Shipped(temporary), comparisons(sample, size), path)
+        _compare(served, ExportedModel(temporary), comparisons(sample, size), path)
     return path
 
 
@@ -154,14 +154,14 @@ def _to_onnx(served: Served, metadata: dict[str, str], path: Path) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def _compare(served: Served, shipped: Shipped, batches: Sequence[np.ndarray], path: Path) -> None:
+def _compare(served: Served, shipped: ExportedModel, batches: Sequence[np.ndarray], path: Path) -> None:
     for batch in batches:
         with torch.inference_mode():
             labels, confidence = (out.numpy() for out in served(torch.from_numpy(np.ascontiguousarray(batch))))
         found_labels, found_confidence = shipped.predict(batch)
         differing = int((labels != found_labels).sum())
         step = int(np.abs(confidence.astype(int) - found_confidence).max())
-        # One pixel may tie in a image of fewer than a thousand.
+        # One pixel may tie in an image of fewer than a thousand.
         if differing > max(1, (1 - _LEAST_AGREEMENT) * labels.size) or step > _LARGEST_STEP:
             shape = "x".join(map(str, batch.shape))
             raise BadArtifact(

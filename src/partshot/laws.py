@@ -153,7 +153,7 @@ def ignored_pixels_change_nothing(
     if not torch.isclose(*values, rtol=1e-5):
         found.append(f"the loss is {float(values[0])} or {float(values[1])}, by what ignored pixels predict")
     everything = loss(torch.zeros(1, classes, 4, 4), torch.full((1, 4, 4), IGNORE))
-    return found if float(everything) == 0 else [*found, f"a image of ignored pixels has the loss {float(everything)}"]
+    return found if float(everything) == 0 else [*found, f"an image of ignored pixels has the loss {float(everything)}"]
 
 
 def fit_laws(fit: Callable[..., Predictor], shots, images: Sequence[np.ndarray]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Game: what a training run plays, told apart from how it is run.
+"""Objective: what a training run plays, told apart from how it is run.
 
 A pretext, a distillation and a GAN are all games: batches, and players who take turns, each with an optimizer and a
 loss. One loop (train/loop.py) plays them all and owns devices, precision, seeds, checkpoints and the journal; a game
@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 
-class Turn(NamedTuple):
+class Phase(NamedTuple):
     """One player's move: which optimizer steps, on which loss, every how many steps of the loop.
 
     loss: batch -> scalar tensor, computed under the loop's precision; the journal calls it by `name`.
@@ -28,7 +28,7 @@ class Turn(NamedTuple):
 
 
 @runtime_checkable
-class Game(Protocol):
+class Objective(Protocol):
     """What the loop plays. One turn for most pretexts and for distillation, three for a GAN.
 
     modules: everything that is moved to the device and checkpointed, averaged copies included, by name.
@@ -42,7 +42,7 @@ class Game(Protocol):
         Tensors, or (named) tuples, lists, dicts and dataclasses of them; the loop moves them to the device.
         """
 
-    def turns(self) -> Sequence[Turn]:
+    def phases(self) -> Sequence[Phase]:
         """The moves of one step, in order; asked for once."""
 
     def prepare(self, progress: float) -> None:

@@ -33,8 +33,8 @@ Cache = Annotated[
 Student = Annotated[
     str,
     typer.Option(
-        help="The network: light-ENCODER (see `partshot encoders`; light-efficientnet-lite0), swift, regan-unet, or "
-        "ARCHITECTURE-ENCODER such as unet-resnet18; auto: what this machine affords."
+        help="The network: light-ENCODER (see `partshot encoders`; light-efficientnet-lite0), fast-unet, regan-unet, "
+        "or ARCHITECTURE-ENCODER such as unet-resnet18; auto: what this machine affords."
     ),
 ]
 Download = Annotated[

@@ -1,7 +1,7 @@
 """PartSet: the parts of one kind of thing, as ids, names and colors, and which of them trade places in a mirror.
 
 Knows the id of every part (0 is background, 255 means ignore and is no part), the palette that makes an indexed PNG
-readable, and the pairs that swap when a image is flipped left to right. Refuses to know images or tensors.
+readable, and the pairs that swap when an image is flipped left to right. Refuses to know images or tensors.
 """
 
 import json
@@ -31,7 +31,7 @@ class PartSet:
 
     names: one per part, index = id; names[0] is the background.
     colors: one RGB triple in 0..255 per part, for palettes and overlays.
-    mirror: pairs of ids that trade places when a image is flipped left to right (left eye, right eye).
+    mirror: pairs of ids that trade places when an image is flipped left to right (left eye, right eye).
 
     Raises BadParts when names repeat, ids run out (at most 255 parts), or a mirror pair is no pair of known parts.
     """

@@ -25,17 +25,20 @@ class Recipe(BaseModel):
 
     later: settings that a released recipe gained, with the values at which it is the one it was before: what was made
     by it then is still its own.
+    renamed: old name -> new name of settings. Old names are still read, and fingerprints are those of the old names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     later: ClassVar[Mapping[str, Any]] = {}
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
-    def _off(cls, values):
-        """`false` switches off what may be None."""
+    def _read(cls, values):
+        """Old names, and `false`, which switches off what may be None."""
         if not isinstance(values, Mapping):
             return values
+        values = {cls.renamed.get(key, key): value for key, value in values.items()}
         return {key: None if value is False and key in _optional(cls) else value for key, value in values.items()}
 
     @property
@@ -48,7 +51,9 @@ class Recipe(BaseModel):
         """The settings as plain values, without later ones that are as if they did not exist, in inner recipes too."""
         values = self.model_dump(mode="json")
         values |= {key: inner._identity() for key, inner in self if isinstance(inner, Recipe)}
-        return {key: value for key, value in values.items() if key not in self.later or value != self.later[key]}
+        kept = {key: value for key, value in values.items() if key not in self.later or value != self.later[key]}
+        before = {new: old for old, new in self.renamed.items()}
+        return {before.get(key, key): value for key, value in kept.items()}
 
     def changed(self: R, **changes) -> R:
         """A copy with some settings changed, validated anew; BadRecipe names what does not fit."""

@@ -25,13 +25,13 @@ from partshot.data.shots import Shots
 from partshot.data.soft_labels import SoftLabels
 from partshot.errors import BadArtifact, NotFitted
 from partshot.heads.ensemble import Ensemble
-from partshot.nets.student import STRIDE, Mirrored, Offset, build_student
+from partshot.nets.student import STRIDE, FlipTTA, Offset, build_student
 from partshot.ops.decision import overlap_offsets
 from partshot.ops.disagreement import entropy, image_score, keep_by_score, verdict
-from partshot.ops.images import as_bytes, as_images
+from partshot.ops.images import as_tensors, as_uint8
 from partshot.ops.letterbox import letterbox, reading_size
 from partshot.ops.precision import best_device, native_bf16
-from partshot.ops.uncrop import unboxed
+from partshot.ops.uncrop import uncropped
 from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import rebuild, tensors_of
@@ -147,7 +147,7 @@ class Segmenter:
         """
         return _soft_labels(self._shared, images, self.size, self.device, progress)
 
-    def draw(
+    def generate(
         self,
         seeds: Sequence[int],
         sure: float = 0.0,
@@ -173,7 +173,7 @@ class Segmenter:
                 else:
                     shares = head(pyramid).float().softmax(1)
                     ids = shares.argmax(1)
-            batch = list(as_bytes(drawn))
+            batch = list(as_uint8(drawn))
             if second is not None:
                 said = np.stack([one.probabilities for one in second.predict(batch)])
                 shares = (shares + torch.from_numpy(said).to(shares)) / 2
@@ -264,7 +264,7 @@ class Segmenter:
     def _answered(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """The answers to a few images, read together."""
         fitted = np.stack([(resize_image if self.squashed else letterbox)(image, self.size) for image in images])
-        pyramid = self._seen(as_images(fitted).to(self.device))
+        pyramid = self._seen(as_tensors(fitted).to(self.device))
         return self._answers(pyramid, [image.shape[:2] for image in images])
 
     @torch.no_grad()
@@ -281,7 +281,7 @@ class Student:
 
     net: float [b, 3, h, w] in [-1, 1] -> logits [b, k, h, w], in evaluation mode. name: of its architecture, for
     `nets.student.build_student`. size: side of the images it was trained on. card: plain JSON values on how.
-    mirrored: whether it reads images in a mirror, too. squashed: whether it knows images squashed to squares, as
+    flip_tta: whether it reads images in a mirror, too. squashed: whether it knows images squashed to squares, as
     students of older versions do; else it reads them with their aspect. native: the usual long side, in pixels, of the
     images that it learned from, before they were resized; None where nobody knows. offsets: added to the logits of each
     class, so that masks overlap best (ops/decision.py); None adds none.
@@ -294,14 +294,14 @@ class Student:
         parts: PartSet,
         size: int,
         card: dict | None = None,
-        mirrored: bool = False,
+        flip_tta: bool = False,
         squashed: bool = False,
         native: int | None = None,
         offsets: Sequence[float] | None = None,
     ):
         self.net, self.name, self.parts, self.size = net.eval(), name, parts, size
         self.offsets = offsets
-        self.card, self.mirrored, self.squashed, self.native = card or {}, mirrored, squashed, native
+        self.card, self.flip_tta, self.squashed, self.native = card or {}, flip_tta, squashed, native
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """One Prediction per image, uint8 [h, w, 3], of any sizes."""
@@ -326,7 +326,7 @@ class Student:
         lean, temperature: see ops.decision.overlap_offsets.
         """
         some = resize_images(images[:: max(1, len(images) // _DECIDED_ON)][:_DECIDED_ON], self.reads)
-        batches = (as_images(some[first : first + _BATCH]) for first in range(0, len(some), _BATCH))
+        batches = (as_tensors(some[first : first + _BATCH]) for first in range(0, len(some), _BATCH))
         step, self.offsets = max(1, self.reads // _DECIDED_AT), None
         logits = torch.cat([self._logits(batch)[:, :, ::step, ::step] for batch in batches])
         self.offsets = tuple(overlap_offsets(logits, torch.tensor(lean), temperature).tolist())
@@ -339,14 +339,14 @@ class Student:
     @property
     def reader(self) -> nn.Module:
         """What looks at images of that size: the net, or the net and its mirror image, with the offsets."""
-        net = Mirrored(self.net, self.parts.mirrored_ids()) if self.mirrored else self.net
+        net = FlipTTA(self.net, self.parts.mirrored_ids()) if self.flip_tta else self.net
         return (net if self.offsets is None else Offset(net, self.offsets)).eval()
 
     def save(self, folder: Path | str) -> Path:
         """Writes the network and its card."""
         aspect = _SQUASHED if self.squashed else _KEPT
         card = {"student": self.name, "size": self.size, "aspect": aspect, "parts": self.parts.to_dict(), **self.card}
-        card |= {"mirrored": True} if self.mirrored else {}
+        card |= {"mirrored": True} if self.flip_tta else {}
         card |= {} if self.native is None else {"native": self.native}
         card |= {} if self.offsets is None else {"offsets": list(self.offsets)}
         return Artifact("student", card, {k: v.numpy() for k, v in self.net.state_dict().items()}).save(folder)
@@ -358,9 +358,9 @@ class Student:
         parts = PartSet.from_dict(stored.card["parts"], str(folder))
         net = _loaded(build_student(stored.card["student"], len(parts)), stored.tensors, folder)
         known = {k: stored.card[k] for k in ("fingerprint", "recipe") if k in stored.card}
-        mirrored, squashed = stored.card.get("mirrored", False), stored.card.get("aspect") != _KEPT
+        flip_tta, squashed = stored.card.get("mirrored", False), stored.card.get("aspect") != _KEPT
         native, offsets = stored.card.get("native"), stored.card.get("offsets")
-        given = (stored.card["size"], known, mirrored, squashed, native, offsets)
+        given = (stored.card["size"], known, flip_tta, squashed, native, offsets)
         return cls(net, stored.card["student"], parts, *given)
 
     def _seen(self, images: Sequence[np.ndarray]) -> list[Prediction]:
@@ -371,7 +371,7 @@ class Student:
             alike[shape].append(i)
         for (height, width), several in alike.items():
             resized = [Image.fromarray(images[i]).resize((width, height), _BILINEAR) for i in several]
-            logits = self._logits(as_images(np.stack([np.array(image) for image in resized])))
+            logits = self._logits(as_tensors(np.stack([np.array(image) for image in resized])))
             answers = _separate(logits, [images[i].shape[:2] for i in several])
             for i, answer in zip(several, answers, strict=True):
                 found[i] = answer
@@ -393,7 +393,7 @@ def _soft_labels(
     """A network's soft labels of a stack at half the stack's size; the network is given squares of `size`."""
     kept, half = [], images.shape[1] // 2
     for first in range(0, len(images), _BATCH):
-        several = as_images(images[first : first + _BATCH]).to(device)
+        several = as_tensors(images[first : first + _BATCH]).to(device)
         if several.shape[2] != size:
             several = F.interpolate(several, size=(size, size), mode="bilinear", antialias=True)
         with torch.no_grad(), _autocast(device):
@@ -417,7 +417,7 @@ def _separate(logits: torch.Tensor, sizes: Sequence[tuple[int, int]], square: in
 
 
 def _prediction(logits: torch.Tensor, size: tuple[int, int], square: int | None) -> Prediction:
-    logits = unboxed(logits, size, square)[0]
+    logits = uncropped(logits, size, square)[0]
     shares = logits.softmax(0)
     doubt = entropy(shares, 0) / max(1e-9, math.log(len(shares)))
     return Prediction(logits.argmax(0).byte().numpy(), shares.numpy(), doubt.clamp(0, 1).numpy())
@@ -425,7 +425,7 @@ def _prediction(logits: torch.Tensor, size: tuple[int, int], square: int | None)
 
 def _agreed(members: torch.Tensor, size: tuple[int, int], square: int | None) -> Prediction:
     # Probabilities [m, k, h, w], brought to the image's size one member at a time.
-    resized = (unboxed(one[None], size, square) for one in members)
+    resized = (uncropped(one[None], size, square) for one in members)
     labels, shares, disagreement = (found.cpu() for found in verdict(resized))
     doubt = disagreement / max(1e-9, math.log(min(members.shape[:2])))
     return Prediction(labels[0].numpy(), shares[0].numpy(), doubt[0].clamp(0, 1).numpy())

@@ -42,10 +42,15 @@ def numbers(name: str, text: str) -> tuple[int, ...]:
         raise BadRecipe(f"--{name} {text}: whole numbers with commas between are needed, such as 1,5,10") from None
 
 
+def module_of(verb: str) -> str:
+    """Where the task of that name is."""
+    return _ELSEWHERE.get(verb, f"partshot.tasks.{verb}")
+
+
 def task_of(verb: str) -> Callable:
     """The task of that name; MissingExtra where a training library that it needs is missing or broken."""
     try:
-        return getattr(import_module(_ELSEWHERE.get(verb, f"partshot.tasks.{verb}")), verb)
+        return getattr(import_module(module_of(verb)), verb)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("partshot"):
             raise

@@ -11,15 +11,15 @@ from partshot.benchmark.auto_shot import AutoShot
 from partshot.benchmark.kshot import kshot
 from partshot.data.shots import Shots
 from partshot.errors import BadArtifact
-from partshot.nets.stylegan2 import Critic, Generator, Shape
-from partshot.ops.images import as_bytes
+from partshot.nets.stylegan2 import Discriminator, Generator, Shape
+from partshot.ops.images import as_uint8
 from partshot.parts import IGNORE, PartSet
 from partshot.represent.invert import InvertRecipe
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import EMBEDDED, StyleGAN, load_stylegan
 from partshot.segmenter import Segmenter
 from partshot.tasks import distill
-from partshot.tasks.sample import drawn_name, embedded_shots, latents_of_names
+from partshot.tasks.sample import embedded_shots, latents_of_names, sample_name
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_ensemble import PRESETS as ENSEMBLE_PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
@@ -31,12 +31,12 @@ PARTS = PartSet.of("background", "bright")
 @pytest.fixture(scope="module")
 def generator():
     torch.manual_seed(0)
-    return StyleGAN(Generator(SHAPE), Critic(SHAPE), recipe=InvertRecipe(steps=2, space="w+"))
+    return StyleGAN(Generator(SHAPE), Discriminator(SHAPE), recipe=InvertRecipe(steps=2, space="w+"))
 
 
 def drawn(generator, seeds) -> Shots:
     """Images of these seeds, whose brighter half is a part."""
-    images = as_bytes(generator.synthesize(generator.sample(seeds))[0])
+    images = as_uint8(generator.synthesize(generator.sample(seeds))[0])
     gray = images.mean(3)
     labels = (gray > np.median(gray, (1, 2), keepdims=True)).astype(np.uint8)
     return Shots(tuple(images), tuple(labels), tuple(f"{seed:06d}" for seed in seeds), PARTS)
@@ -57,7 +57,7 @@ def test_both_rows_learn_from_what_was_drawn(road, generator, monkeypatch):
     seen = road.teacher(shots).predict(shots.images, latents_of_names(generator, shots))
     assert np.mean([(a.labels == b).mean() for a, b in zip(seen, shots.labels, strict=True)]) > 0.9
     monkeypatch.setattr("partshot.tasks.distill.run_loop", lambda *_, **__: pytest.fail("trained again"))
-    road.auto_shot(shots.draw(3, 0))(test.images)
+    road.auto_shot(shots.sample(3, 0))(test.images)
 
 
 def test_an_ensemble_leaves_out_what_its_members_disagree_on(road, generator, tmp_path, monkeypatch):
@@ -65,14 +65,14 @@ def test_an_ensemble_leaves_out_what_its_members_disagree_on(road, generator, tm
     recipe = ENSEMBLE_PRESETS["fast"].changed(pixels=64 * 40)
     auto = AutoShot(tmp_path, generator, road.recipe, recipe, drawn=12, quiet=True, head="ensemble")
     teacher = auto.teacher(shots)
-    everything = teacher.draw(range(50, 62), doubted=0.0)
+    everything = teacher.generate(range(50, 62), doubted=0.0)
     with torch.no_grad():
         members = teacher.head_.members(generator.synthesize(generator.sample(range(50, 62)))[1]).double()
     maps = scipy_entropy(members.mean(0), axis=1) - scipy_entropy(members, axis=2).mean(0)
     scores = np.sort(maps.reshape(12, -1), axis=1)[:, -103:].mean(1)
     certain = sorted(np.argsort(scores)[:9])
     # Images are drawn in bf16 where the machine has it, so that scores that lie close may change places.
-    left = teacher.draw(range(50, 62), doubted=0.25)
+    left = teacher.generate(range(50, 62), doubted=0.25)
     kept = [everything.names.index(name) for name in left.names]
     assert len(kept) == 9 and kept == sorted(kept) and len(set(kept) & set(certain)) >= 8
     assert np.array_equal(left.labels[0], everything.labels[kept[0]])
@@ -88,7 +88,7 @@ def test_an_ensemble_leaves_out_what_its_members_disagree_on(road, generator, tm
 
 def test_a_second_opinion_counts_as_much_as_the_heads(road, generator):
     teacher, seeds = road.teacher(drawn(generator, [3, 4])), [50, 51, 52]
-    alone = teacher.draw(seeds)
+    alone = teacher.generate(seeds)
     given = list(alone.images)
     latents = generator.sample(seeds)
     head = np.stack([one.probabilities for one in teacher.predict(given, latents)])
@@ -103,15 +103,15 @@ def test_a_second_opinion_counts_as_much_as_the_heads(road, generator):
             return [SimpleNamespace(probabilities=np.stack([0 * shares[0], 0 * shares[0] + 1])) for shares in head]
 
     # Who says the opposite leaves nothing that is sure; who is surer than the head is followed.
-    assert all((labels == IGNORE).all() for labels in teacher.draw(seeds, sure=0.6, second=Contrary()).labels)
-    followed = np.stack(teacher.draw(seeds, sure=0.6, second=Sure()).labels)
+    assert all((labels == IGNORE).all() for labels in teacher.generate(seeds, sure=0.6, second=Contrary()).labels)
+    followed = np.stack(teacher.generate(seeds, sure=0.6, second=Sure()).labels)
     assert (followed[head[:, 1] > 0.25] == 1).all() and (followed[head[:, 1] < 0.15] == IGNORE).all()
 
 
 def test_a_first_student_helps_to_label_and_leaves_its_weights(road, generator, monkeypatch, capsys):
     shots = drawn(generator, [3, 4])
     road.quiet = False
-    road.recipe = road.recipe.changed(size=64, rehearsal=2.0)
+    road.recipe = road.recipe.changed(size=64, self_training=2.0)
     trained, asked = [], []
     loop, draw = distill.run_loop, Segmenter.draw
 
@@ -149,7 +149,7 @@ def test_a_image_is_inverted_once(road, generator, monkeypatch):
 def test_images_of_elsewhere_are_inverted_and_of_other_seeds_refused(road, generator, tmp_path):
     shots = drawn(generator, [3, 4])
     foreign = Shots(shots.images, shots.labels, ("000003", "000005"), PARTS)
-    with pytest.raises(BadArtifact, match="'000005' is not the image that its latent draws"):
+    with pytest.raises(BadArtifact, match="'000005' is not the image that its latent splits"):
         road.teacher(foreign)
     named = Shots(shots.images, shots.labels, ("a", "b"), PARTS)
     other = AutoShot(tmp_path, generator, road.recipe, road.fit, own=False, quiet=True)
@@ -157,16 +157,16 @@ def test_images_of_elsewhere_are_inverted_and_of_other_seeds_refused(road, gener
 
 
 def test_names_tell_seed_and_truncation(generator):
-    assert (drawn_name(7), drawn_name(0, 0.0), drawn_name(3, 0.123456789)) == (
+    assert (sample_name(7), sample_name(0, 0.0), sample_name(3, 0.123456789)) == (
         "000007",
         "000000-psi0",
         "000003-psi0.123456789",
     )
     wanted = Latents.join([generator.sample([3], 0.5), generator.sample([4])])
     with torch.no_grad():
-        images = tuple(as_bytes(generator.synthesize(wanted)[0]))
+        images = tuple(as_uint8(generator.synthesize(wanted)[0]))
     labels = tuple(np.zeros((generator.size,) * 2, np.uint8) for _ in images)
-    found = latents_of_names(generator, Shots(images, labels, (drawn_name(3, 0.5), drawn_name(4)), PARTS))
+    found = latents_of_names(generator, Shots(images, labels, (sample_name(3, 0.5), sample_name(4)), PARTS))
     torch.testing.assert_close(found.ws, wanted.ws)
     for names in (("photo", "000004"), ("000003-psix", "000004")):
         with pytest.raises(BadArtifact, match="tells no seed"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from partshot.benchmark.baselines import Contest
+from partshot.benchmark.baselines import Baselines
 from partshot.represent.choose import open_representation
 from partshot.tasks import distill as distilling
 from partshot.toy.dataset import toy_shots
@@ -23,11 +23,11 @@ def contest(tmp_path):
     images = np.stack(toy_shots("faces", 32, 4, seed=1).images)
     recipe = PRESETS["default"].changed(size=32, kimg=0.032)
     fit = FIT_PRESETS["fast"].changed(images=8)
-    return Contest(tmp_path, images, open_representation("pixels+position"), recipe, "linear", fit, quiet=True)
+    return Baselines(tmp_path, images, open_representation("pixels+position"), recipe, "linear", fit, quiet=True)
 
 
 def test_every_row_answers_with_labels(contest, shots, monkeypatch):
-    monkeypatch.setattr(distilling, "TRUSTED", 0.0)
+    monkeypatch.setattr(distilling, "MIN_TEACHER_MIOU", 0.0)
     methods = contest.methods()
     assert set(ROWS) <= set(methods)
     for name in ROWS:
@@ -37,7 +37,7 @@ def test_every_row_answers_with_labels(contest, shots, monkeypatch):
 
 
 def test_an_unheard_teacher_leaves_the_mean_teacher(contest, shots, monkeypatch):
-    monkeypatch.setattr(distilling, "TRUSTED", 1.0)
+    monkeypatch.setattr(distilling, "MIN_TEACHER_MIOU", 1.0)
     assert np.array_equal(
         *(contest.methods()[name](shots)([shots.images[0]])[0] for name in ("student", "mean teacher"))
     )
@@ -48,7 +48,9 @@ def test_a_table_may_show_some_rows_with_a_teacher_of_its_own(contest, shots):
     taught = []
     recipe = contest.recipe.changed(consistency=contest.recipe.consistency.changed(teacher=0))
     given = (contest.folder, contest.images, contest.representation, recipe)
-    other = Contest(*given, fit=contest.fit, quiet=True, teach=lambda shots: taught.append(1) or contest.teacher(shots))
+    other = Baselines(
+        *given, fit=contest.fit, quiet=True, teach=lambda shots: taught.append(1) or contest.teacher(shots)
+    )
     assert list(other.methods("forest", "student")) == ["student", "forest"]
     # A recipe that hears no teacher has none fitted.
     assert other.training(shots).name.startswith("mean-teacher") and not taught

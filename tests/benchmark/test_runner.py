@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from partshot.benchmark import runner as module
-from partshot.benchmark.datasets import open_field
-from partshot.benchmark.methods import BenchRecipe, Contenders, Entry
+from partshot.benchmark.datasets import open_dataset
+from partshot.benchmark.methods import BenchRecipe, Entry, MethodBuilder
 from partshot.benchmark.runner import bench
 from partshot.benchmark.tables import TABLES, Table, shifted
 from partshot.data.images import list_images
@@ -95,7 +95,7 @@ def test_a_run_that_is_cut_short_shows_what_is_there(folder, tiny, tmp_path, mon
     with pytest.raises(KeyboardInterrupt):
         bench("tiny", str(folder), tmp_path, quiet=True)
     page = (tmp_path / "tiny-horses.md").read_text()
-    assert re.search(r"Unfinished: 1 of 4 rows are there. Draws so far: \S+ \(k = 1\) 1, \S+ \(k = 1\) 0\.", page)
+    assert re.search(r"Unfinished: 1 of 4 rows are there. Splits so far: \S+ \(k = 1\) 1, \S+ \(k = 1\) 0\.", page)
     monkeypatch.setitem(module.TABLES, "tiny", Table("Why?", "nowhere", rows))
     assert "Unfinished" not in bench("tiny", str(folder), tmp_path, quiet=True).read_text()
 
@@ -130,13 +130,13 @@ def test_what_cannot_be_is_refused_before_work(folder, tiny, tmp_path):
 
 def test_one_pretext_may_take_another_preset(folder, tmp_path):
     recipe = BenchRecipe(size=32, encoder_preset="small-folder-gpu, moco=small-folder-long")
-    every = Contenders(open_field(str(folder), tmp_path), tmp_path, recipe)
+    every = MethodBuilder(open_dataset(str(folder), tmp_path), tmp_path, recipe)
     assert every.encoder_recipe("simsiam") == SIMSIAM["small-folder-gpu"].changed(size=32)
     assert every.encoder_recipe("moco") == MOCO["small-folder-long"].changed(size=32)
 
 
 def test_tables_that_need_a_generator_say_so(folder, tmp_path):
-    every = Contenders(open_field(str(folder), tmp_path), tmp_path, BenchRecipe(size=32))
+    every = MethodBuilder(open_dataset(str(folder), tmp_path), tmp_path, BenchRecipe(size=32))
     for name in ("layers", "inversion", "gan-images"):
         with pytest.raises(BadRecipe, match="--generator"):
             TABLES[name].rows(every)
@@ -145,7 +145,7 @@ def test_tables_that_need_a_generator_say_so(folder, tmp_path):
 @pytest.mark.parametrize("name", TABLES)
 def test_rows_of_every_table(name, folder, tmp_path):
     """Rows are built without any training, their names differ, and their recipes can be shown."""
-    every = Contenders(open_field(str(folder), tmp_path), tmp_path, BenchRecipe(size=32), generator=EMBEDDED)
+    every = MethodBuilder(open_dataset(str(folder), tmp_path), tmp_path, BenchRecipe(size=32), generator=EMBEDDED)
     entries = TABLES[name].rows(every)
     assert len({entry.name for entry in entries}) == len(entries) > 1
     for entry in entries:
@@ -153,15 +153,15 @@ def test_rows_of_every_table(name, folder, tmp_path):
 
 
 def test_a_field_hides_what_is_measured_on(folder, tmp_path):
-    field = open_field(str(folder), tmp_path)
+    field = open_dataset(str(folder), tmp_path)
     assert field.pool.names == tuple(f"{i:05d}" for i in range(6)) and field.test.names == ("00006", "00007")
     assert len(field.images(32)) == 6
-    assert field.draws == {1: {0: ("00002",), 1: ("00003",)}}
+    assert field.splits == {1: {0: ("00002",), 1: ("00003",)}}
 
 
 def test_what_decides_a_row_is_in_its_name(folder, tmp_path):
     """A journal is found again under the same settings, and under no others."""
-    field, recipe = open_field(str(folder), tmp_path), BenchRecipe(size=32)
+    field, recipe = open_dataset(str(folder), tmp_path), BenchRecipe(size=32)
     entry = Entry("inverted", lambda shots: None, {"fit": FitHead(images=7)}, source="a generator")
 
     def place(entry=entry, recipe=recipe, field=field):
@@ -174,14 +174,14 @@ def test_what_decides_a_row_is_in_its_name(folder, tmp_path):
         place(entry._replace(recipes={"fit": FitHead(images=8)})),
         place(entry._replace(test=shifted(field.test, 0.5))),
         place(recipe=recipe.changed(size=64)),
-        place(field=open_field(str(more), tmp_path)),
+        place(field=open_dataset(str(more), tmp_path)),
     ]
     assert place() == place() and len({place(), *others}) == 6
 
 
 def test_students_of_other_settings_are_trained_elsewhere(folder, tmp_path):
-    field = open_field(str(folder), tmp_path)
-    one, other = (Contenders(field, tmp_path, BenchRecipe(size=size)) for size in (32, 64))
+    field = open_dataset(str(folder), tmp_path)
+    one, other = (MethodBuilder(field, tmp_path, BenchRecipe(size=size)) for size in (32, 64))
     recipe = FitHead(images=7)
     assert one._students(recipe) != other._students(recipe) != other._students(recipe.changed(images=8))
 
@@ -199,14 +199,14 @@ def test_splits_that_cannot_be(tmp_path, split, reason):
     pack = write_toy("cars", 4, 32, tmp_path / "cars")
     (pack / "split.json").write_text(json.dumps(split))
     with pytest.raises(BadLabels, match=reason):
-        open_field(str(pack), tmp_path)
+        open_dataset(str(pack), tmp_path)
 
 
 def test_images_without_a_mask_may_lie_among_the_others(tmp_path):
     pack = write_toy("cars", 9, 32, tmp_path / "cars")
     for i in (1, 2):
         (pack / "masks" / f"0000{i}.png").unlink()
-    field = open_field(str(pack), tmp_path)
+    field = open_dataset(str(pack), tmp_path)
     assert len(field.pool) + len(field.test) == 7 and len(field.images(32)) == 9 - len(field.test)
 
 
@@ -215,16 +215,16 @@ def test_plain_images_are_the_packs_own_and_those_that_lie_apart(tmp_path):
     pack = write_toy("cars", 8, 32, tmp_path / "cars")
     write_toy("horses", 20, 32, tmp_path / "others")
     (tmp_path / "others" / "images").rename(pack / "unlabeled")
-    field = open_field(str(pack), tmp_path / "work")
+    field = open_dataset(str(pack), tmp_path / "work")
     names = [path.name for path in list_images(field.plain)]
     assert len([name for name in names if name.startswith("train-")]) == 8 - len(field.test) == len(field.near)
     assert not {f"train-{name}.png" for name in field.test.names} & set(names) and len(names) == 6 + 20
     assert np.array_equal(field.images(32)[0], field.pool.images[0]) and len(field.images(32)) == 26
-    assert open_field(str(pack), tmp_path / "elsewhere").fingerprint == field.fingerprint
+    assert open_dataset(str(pack), tmp_path / "elsewhere").fingerprint == field.fingerprint
     # Another split hides other images, also in the same place.
     split = {"train": ["00000", "00001"], "val": ["00002", "00003"]}
     (pack / "split.json").write_text(json.dumps(split))
-    names = [path.name for path in list_images(open_field(str(pack), tmp_path / "work").plain)]
+    names = [path.name for path in list_images(open_dataset(str(pack), tmp_path / "work").plain)]
     assert len(names) == 6 + 20 and not {"train-00002.png", "train-00003.png"} & set(names)
 
 
@@ -233,7 +233,7 @@ def test_only_so_many_images_are_taken(tmp_path, monkeypatch):
     pack = write_toy("cars", 8, 32, tmp_path / "cars")
     write_toy("horses", 20, 32, tmp_path / "others")
     (tmp_path / "others" / "images").rename(pack / "unlabeled")
-    images = open_field(str(pack), tmp_path / "work").images(32)
+    images = open_dataset(str(pack), tmp_path / "work").images(32)
     others = load_shots(tmp_path / "others", pack / "unlabeled").images
     assert len(images) == 10 and np.array_equal(images[6:], np.stack(others[::5]))
 
@@ -241,9 +241,9 @@ def test_only_so_many_images_are_taken(tmp_path, monkeypatch):
 def test_a_student_that_starts_from_an_encoder(folder, tmp_path, monkeypatch):
     """It is trained beside the one that starts from chance, and both are rows."""
     tiny = BenchRecipe(size=32, ks=(1,), seeds=(0,), encoder_kimg=0.032, student_kimg=0.016)
-    every = Contenders(open_field(str(folder), tmp_path), tmp_path, tiny, quiet=True)
-    shots = every.field.pool.draw(1, 0)
-    monkeypatch.setattr(Contenders, "student_size", 32)
+    every = MethodBuilder(open_dataset(str(folder), tmp_path), tmp_path, tiny, quiet=True)
+    shots = every.field.pool.sample(1, 0)
+    monkeypatch.setattr(MethodBuilder, "student_size", 32)
     for pretext, links in ((None, ["student"]), ("moco", ["encoder", "student"])):
         entry = every.started("unet-resnet18", pretext)
         assert [*entry.recipes] == links
@@ -254,14 +254,14 @@ def test_a_student_that_starts_from_an_encoder(folder, tmp_path, monkeypatch):
 
 def test_a_field_without_a_split(folder, tmp_path):
     plain = write_toy("cars", 9, 32, tmp_path / "cars")
-    field = open_field(str(plain), tmp_path)
-    assert field.test.names == ("00000", "00004", "00008") and len(field.pool) == 6 and field.draws is None
+    field = open_dataset(str(plain), tmp_path)
+    assert field.test.names == ("00000", "00004", "00008") and len(field.pool) == 6 and field.splits is None
     few = write_toy("cars", 3, 32, tmp_path / "few")
     with pytest.raises(BadLabels, match="4 or more"):
-        open_field(str(few), tmp_path)
+        open_dataset(str(few), tmp_path)
     (plain / "split.json").write_text('{"train": ["00001"], "val": ["0007"]}')
     with pytest.raises(BadLabels, match="'0007'"):
-        open_field(str(plain), tmp_path)
+        open_dataset(str(plain), tmp_path)
 
 
 def test_shifted(folder):

@@ -19,7 +19,7 @@ from partshot.nets import stylegan1, stylegan2
 from partshot.nets.resnet import ResNetTrunk
 from partshot.nets.stylegan import Shape
 from partshot.ops.hypercolumn import project, stack
-from partshot.ops.images import as_images
+from partshot.ops.images import as_tensors
 from partshot.parts import PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import open_representation, rebuild, reduced_on, tensors_of
@@ -66,7 +66,7 @@ def drawing(folder, net):
     if net is stylegan1.Generator:
         # Flat before training, and a flat map normalized is nothing but rounding.
         nn.init.normal_(generator.synthesis.blocks["4x4"].const)
-    made = StyleGAN(generator, stylegan2.Critic(shape))
+    made = StyleGAN(generator, stylegan2.Discriminator(shape))
     card = {"title": made.kind, "pretext": made.kind, "shape": shape.model_dump(mode="json")}
     Artifact("representation", card, tensors_of(made)).save(folder)
     return load_stylegan(folder, recipe=InvertRecipe(steps=3))
@@ -157,7 +157,7 @@ def fitting(head):
 def predictor(head, representation):
     def predict(images):
         with torch.no_grad():
-            return list(head(representation.features(as_images(np.stack(images)))).numpy())
+            return list(head(representation.features(as_tensors(np.stack(images)))).numpy())
 
     return predict
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from partshot.data.augment import PRESETS, Augment, augment, borrow_colors, move_scores, recolor, warp_grid
+from partshot.data.augment import PRESETS, Augment, augment, move_scores, recolor, transfer_colors, warp_grid
 from partshot.toy.dataset import toy_shots
 
 STILL = PRESETS["none"]
@@ -142,8 +142,8 @@ def test_cutout_hides_one_rectangle_in_one_color():
 
 def test_borrowed_colors_are_the_other_images():
     mine, others = torch.rand(64, 3, 16, 16, generator=seeded()) - 0.5, torch.full((64, 3, 16, 16), 0.25)
-    assert torch.equal(borrow_colors(mine, others, 0.0, seeded()), mine)
-    some = borrow_colors(mine, others, 0.5, seeded())
+    assert torch.equal(transfer_colors(mine, others, 0.0, seeded()), mine)
+    some = transfer_colors(mine, others, 0.5, seeded())
     changed = (some != mine).flatten(1).any(1)
     assert 16 < changed.sum() < 48
     # On the way from one's own mean to the other's.

@@ -170,7 +170,7 @@ def test_decompression_bombs_are_refused_with_a_cure(tmp_path, monkeypatch):
 
 def test_missing_empty_and_foreign_files_are_bad_images(tmp_path):
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.png").write_text("not a image")
+    (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "drawing.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
     for name, reason in {
         "gone.jpg": "no such file",

@@ -47,7 +47,7 @@ def test_backgrounds_show_nothing_of_the_parts():
 
 def test_a_first_student_learns_from_single_images():
     recipe = PRESETS["auto-shot-many"]
-    assert recipe.mosaic is not None and recipe.rehearsed().mosaic is None
+    assert recipe.mosaic is not None and recipe.self_training_round().mosaic is None
     assert PRESETS["default"].changed(mosaic=False).fingerprint == PRESETS["default"].fingerprint
     with pytest.raises(BadRecipe, match="the smallest, 2, is above the largest"):
         Mosaic.parse({"smallest": 2})

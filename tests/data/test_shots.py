@@ -243,15 +243,15 @@ def ten() -> Shots:
 
 
 def test_draws_of_a_seed_are_nested_and_seeds_differ(ten):
-    full = ten.draw(10, seed=3).names
+    full = ten.sample(10, seed=3).names
     assert sorted(full) == sorted(ten.names)
     for k in range(1, 10):
-        assert ten.draw(k, seed=3).names == full[:k]
-    assert len({ten.draw(5, seed=seed).names for seed in range(8)}) == 8
+        assert ten.sample(k, seed=3).names == full[:k]
+    assert len({ten.sample(5, seed=seed).names for seed in range(8)}) == 8
 
 
 def test_a_draw_keeps_images_masks_and_names_together(ten):
-    draw = ten.draw(4, seed=0)
+    draw = ten.sample(4, seed=0)
     assert len(draw) == 4 and draw.parts is ten.parts
     for name, image, labels in zip(draw.names, draw.images, draw.labels, strict=True):
         i = ten.names.index(name)
@@ -261,7 +261,7 @@ def test_a_draw_keeps_images_masks_and_names_together(ten):
 def test_a_draw_of_more_than_there_are_is_refused(ten):
     for k in (0, 11):
         with pytest.raises(BadLabels, match=f"{k} shots asked for and 10 are there; ask for 1 to 10"):
-            ten.draw(k, seed=0)
+            ten.sample(k, seed=0)
 
 
 def test_present_counts_parts_and_not_ignore(ten):

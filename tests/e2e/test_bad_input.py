@@ -159,7 +159,7 @@ def test_rgb_masks_are_read_when_asked_for(toy, tmp_path):
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
-        (RUN + " --student swfit", "unknown student 'swfit'; did you mean 'swift'?"),
+        (RUN + " --student swfit", "unknown student 'swfit'; did you mean 'fast-unet'?"),
         (RUN + " --representation pixles", "unknown representation 'pixles'; did you mean 'pixels'?"),
         (RUN + " --representation timm", "write timm:NAME"),
         (RUN + " --representation pixles --dry-run", "unknown representation 'pixles'"),

@@ -23,8 +23,8 @@ PATIENCE = 12
 PREDICT = f"""
 import sys, time
 import numpy as np
-from partshot.inference.exported_model import Shipped
-labels, _ = Shipped(sys.argv[1], threads=1).predict(np.zeros((1, 8, 8, 3), np.uint8))
+from partshot.inference.exported_model import ExportedModel
+labels, _ = ExportedModel(sys.argv[1], threads=1).predict(np.zeros((1, 8, 8, 3), np.uint8))
 assert labels.shape == (1, 8, 8)
 time.sleep({PATIENCE})
 """

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from partshot.cli import app
 from partshot.data.labels import read_labels
 from partshot.errors import BadImage, BadRecipe
-from partshot.inference.exported_model import Shipped
+from partshot.inference.exported_model import ExportedModel
 from partshot.inference.reading import Reading
 from partshot.inference.refine import refine
 from partshot.tasks.predict import predict
@@ -38,7 +38,7 @@ def blocks(folder, name: str, height: int, width: int) -> np.ndarray:
 
 
 def test_only_large_images_are_read_in_windows_unless_asked(model):
-    shipped = Shipped(model)
+    shipped = ExportedModel(model)
     assert shipped.native == 100
     assert Reading().windows(shipped, 200, 130) == ()
     assert Reading().windows(shipped, 130, 201) == (100,)
@@ -48,7 +48,7 @@ def test_only_large_images_are_read_in_windows_unless_asked(model):
 
 
 def test_a_model_that_does_not_know_its_images_reads_them_whole(pixel_model, tmp_path):
-    shipped = Shipped(pixel_model(tmp_path / "model.onnx"))
+    shipped = ExportedModel(pixel_model(tmp_path / "model.onnx"))
     assert Reading().windows(shipped, 3000, 4000) == ()
     assert Reading.parse(64, "1").windows(shipped, 300, 400) == (64,)
     with pytest.raises(BadRecipe, match="--window PX beside --scale"):
@@ -68,9 +68,11 @@ def test_what_cannot_be_is_refused():
 
 
 def test_a_large_image_gets_its_mask_from_windows(model, tmp_path, monkeypatch):
-    images, seen, original = tmp_path / "images", [], Shipped.predict
+    images, seen, original = tmp_path / "images", [], ExportedModel.predict
     truth = {name: blocks(images, name, *size) for name, size in {"a.png": (90, 100), "b.png": (310, 450)}.items()}
-    monkeypatch.setattr(Shipped, "predict", lambda self, images: seen.append(images.shape) or original(self, images))
+    monkeypatch.setattr(
+        ExportedModel, "predict", lambda self, images: seen.append(images.shape) or original(self, images)
+    )
 
     done = predict(model, images, tmp_path / "out", overlays=True, confidence=True)
 

@@ -14,7 +14,8 @@ def parameters(net):
 
 
 @pytest.mark.parametrize(
-    "name", ["swift", "regan-unet", "unet-resnet18", "fpn-mobilenet_v2", "deeplabv3plus-resnet18", "linknet-resnet18"]
+    "name",
+    ["fast-unet", "regan-unet", "unet-resnet18", "fpn-mobilenet_v2", "deeplabv3plus-resnet18", "linknet-resnet18"],
 )
 def test_logits_have_the_images_size(name):
     net = build_student(name, 5).eval()
@@ -24,13 +25,13 @@ def test_logits_have_the_images_size(name):
 
 
 def test_swift_is_small_and_takes_oblong_images():
-    net = build_student("swift", 10).eval()
+    net = build_student("fast-unet", 10).eval()
     assert parameters(net) < 2_000_000
     with torch.no_grad():
         assert net(torch.zeros(2, 3, 32, 96)).shape == (2, 10, 32, 96)
 
 
-@pytest.mark.parametrize("name", ["swift", "regan-unet", "unet-resnet18"])
+@pytest.mark.parametrize("name", ["fast-unet", "regan-unet", "unet-resnet18"])
 def test_half_of_every_size_will_do_as_a_coarse_start(name):
     net = build_student(name, 3)
     for size in (16, 48):
@@ -39,7 +40,7 @@ def test_half_of_every_size_will_do_as_a_coarse_start(name):
 
 def test_swift_knows_where_a_pixel_is_and_all_its_weights_learn():
     torch.manual_seed(0)
-    net = build_student("swift", 3)
+    net = build_student("fast-unet", 3)
     logits = net(torch.rand(4, 3, 64, 64))
     logits.square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
@@ -52,7 +53,7 @@ def test_swift_knows_where_a_pixel_is_and_all_its_weights_learn():
 def test_pixels_keep_their_places_through_the_fold():
     # A net that is trained to repeat the image must tell neighboring pixels apart.
     torch.manual_seed(0)
-    net = build_student("swift", 2)
+    net = build_student("fast-unet", 2)
     images = torch.rand(2, 3, 32, 32).round() * 2 - 1
     labels = (images[:, 0] > 0).long()
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
@@ -66,7 +67,7 @@ def test_pixels_keep_their_places_through_the_fold():
 
 def test_what_ships_is_what_was_trained():
     """With gradients the head's result is folded out another way than without."""
-    net, images = build_student("swift", 3).eval(), torch.randn(2, 3, 32, 64)
+    net, images = build_student("fast-unet", 3).eval(), torch.randn(2, 3, 32, 64)
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             trained = net(images)
@@ -77,12 +78,12 @@ def test_what_ships_is_what_was_trained():
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("swfit", "did you mean 'swift'"),
+        ("fast-unte", "did you mean 'fast-unet'"),
         ("regan_unet", "did you mean 'regan-unet'"),
         ("unett-resnet18", "did you mean 'unet'"),
         ("unet", "unet-resnet18"),
         ("unet-resnet81", "did you mean 'resnet18'"),
-        ("", "swift"),
+        ("", "fast-unet"),
     ],
 )
 def test_unknown_names_are_answered_with_the_nearest(name, hint):
@@ -104,7 +105,7 @@ def test_positions_run_from_minus_one_to_one_along_the_long_side():
 
 def test_a_start_takes_over_all_but_the_classifier():
     torch.manual_seed(0)
-    known, net = build_student("swift", 6), build_student("swift", 4)
+    known, net = build_student("fast-unet", 6), build_student("fast-unet", 4)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     start_from(net, known.state_dict(), "cars")
     for name, tensor in net.state_dict().items():
@@ -120,4 +121,4 @@ def test_an_encoders_own_names_will_do():
 
 def test_weights_of_another_net_are_refused():
     with pytest.raises(BadArtifact, match=r"resnet18.pth: 0 of its \d+ tensors fit"):
-        start_from(build_student("swift", 3), ResNetTrunk("resnet18").state_dict(), "resnet18.pth")
+        start_from(build_student("fast-unet", 3), ResNetTrunk("resnet18").state_dict(), "resnet18.pth")

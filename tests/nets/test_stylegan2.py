@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from partshot.errors import BadRecipe
 from partshot.nets.stylegan import Shape, shape_of
-from partshot.nets.stylegan2 import Critic, Generator, minibatch_deviation, modulated_conv
+from partshot.nets.stylegan2 import Discriminator, Generator, minibatch_stddev, modulated_conv
 from partshot.ops.fir import downsample, smooth, upsample
 
 TINY = Shape(resolution=16, z_dim=8, w_dim=12, mapping_layers=2, channel_base=64, channel_max=8)
@@ -124,7 +124,7 @@ def test_parameters_are_those_of_the_official_networks():
         counts = {
             (net, kind): sum(p.numel() for p in kind(shape_of(net, 256)).parameters())
             for net in ("config-f", "half")
-            for kind in (Generator, Critic)
+            for kind in (Generator, Discriminator)
         }
     assert [round(n / 1e6, 2) for n in counts.values()] == [30.03, 28.86, 24.77, 24.0]
 
@@ -139,10 +139,16 @@ def test_names_are_the_official_ones(generator):
     state = generator.state_dict()
     assert state["synthesis.b4.const"].shape == (8, 4, 4) and state["synthesis.b8.torgb.weight"].shape == (3, 8, 1, 1)
     assert state["synthesis.b4.conv1.noise_strength"].shape == ()
-    critic = set(Critic(TINY).state_dict())
-    assert {"b16.fromrgb.weight", "b16.conv0.bias", "b16.conv1.weight", "b16.skip.weight", "b4.conv.weight"} < critic
-    assert {"b4.fc.weight", "b4.out.bias"} < critic
-    assert "b8.fromrgb.weight" not in critic and "b16.skip.bias" not in critic
+    discriminator = set(Discriminator(TINY).state_dict())
+    assert {
+        "b16.fromrgb.weight",
+        "b16.conv0.bias",
+        "b16.conv1.weight",
+        "b16.skip.weight",
+        "b4.conv.weight",
+    } < discriminator
+    assert {"b4.fc.weight", "b4.out.bias"} < discriminator
+    assert "b8.fromrgb.weight" not in discriminator and "b16.skip.bias" not in discriminator
 
 
 def test_growing_begins_as_the_image_enlarged(generator):
@@ -154,25 +160,25 @@ def test_growing_begins_as_the_image_enlarged(generator):
         assert coarse.shape[2] == 8 and len(maps) == 3
         torch.testing.assert_close(fading, upsample(coarse))
         assert not torch.allclose(fading, whole)
-        critic = Critic(TINY, entries=(8,)).eval()
+        discriminator = Discriminator(TINY, entries=(8,)).eval()
         # Not faded in at all, the last block is passed by.
-        torch.testing.assert_close(critic(whole, fade=0.0), critic(downsample(whole)))
-        assert not torch.allclose(critic(whole, fade=0.5), critic(whole))
-        assert critic(coarse).shape == (3,)
+        torch.testing.assert_close(discriminator(whole, fade=0.0), discriminator(downsample(whole)))
+        assert not torch.allclose(discriminator(whole, fade=0.5), discriminator(whole))
+        assert discriminator(coarse).shape == (3,)
     with pytest.raises(AttributeError):
-        Critic(TINY)(coarse)
+        Discriminator(TINY)(coarse)
 
 
 def test_minibatch_deviation_sees_who_makes_always_the_same():
     same = torch.randn(1, 3, 4, 4).expand(8, -1, -1, -1)
-    assert float(minibatch_deviation(same).max()) < 2e-4
+    assert float(minibatch_stddev(same).max()) < 2e-4
     varied = torch.randn(8, 3, 4, 4)
-    found = minibatch_deviation(varied)
+    found = minibatch_stddev(varied)
     assert found.shape == (8, 1, 4, 4)
     group = varied[[0, 2, 4, 6]]
     expected = (group.var(0, unbiased=False) + 1e-8).sqrt().mean()
     torch.testing.assert_close(found[0, 0, 0, 0], expected)
-    assert minibatch_deviation(varied[:7]).shape == (7, 1, 4, 4)
+    assert minibatch_stddev(varied[:7]).shape == (7, 1, 4, 4)
 
 
 def test_a_resolution_that_is_no_power_of_two_is_refused_with_the_nearest():

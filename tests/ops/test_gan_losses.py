@@ -5,14 +5,14 @@ import math
 import torch
 from torch import nn
 
-from partshot.ops.gan_losses import critic_loss, generator_loss, path_lengths, r1_penalty
+from partshot.ops.gan_losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
 
 
 def test_losses_are_the_logarithms_of_the_game():
     real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
     sigmoid = torch.sigmoid
     expected = -sigmoid(real).log().mean() - (1 - sigmoid(fake)).log().mean()
-    torch.testing.assert_close(critic_loss(real, fake), expected)
+    torch.testing.assert_close(discriminator_loss(real, fake), expected)
     torch.testing.assert_close(generator_loss(fake), -sigmoid(fake).log().mean())
 
 

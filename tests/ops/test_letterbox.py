@@ -8,11 +8,11 @@ from partshot.data.labels import resize_labels
 from partshot.data.shots import Shots
 from partshot.data.symmetry import one_sided
 from partshot.export import Served, export_onnx
-from partshot.inference.exported_model import Shipped
+from partshot.inference.exported_model import ExportedModel
 from partshot.nets.student import STRIDE, build_student
 from partshot.ops.letterbox import _STEP, Box, letterbox, letterbox_labels, reading_size
 from partshot.ops.position import position_map
-from partshot.ops.uncrop import unboxed
+from partshot.ops.uncrop import uncropped
 from partshot.parts import PartSet
 from partshot.represent.choose import open_representation
 from partshot.segmenter import Segmenter, Student
@@ -48,7 +48,7 @@ def oblong_shots(count: int) -> Shots:
 @pytest.fixture(scope="module")
 def student() -> Student:
     torch.manual_seed(0)
-    return Student(build_student("swift", 3), "swift", PARTS, 128)
+    return Student(build_student("fast-unet", 3), "fast-unet", PARTS, 128)
 
 
 def test_a_square_is_what_it_was_to_the_last_bit():
@@ -103,7 +103,7 @@ def test_positions_are_those_of_a_centered_letterbox():
 def test_what_is_said_of_a_letterboxed_image_comes_back_to_its_place():
     image, labels = wide("faces", 1)
     seen = torch.from_numpy(np.where(letterbox_labels(labels, 64) == 1, 1.0, 0.0))[None, None].float()
-    back = unboxed(seen, labels.shape, 64)[0, 0].numpy() > 0.5
+    back = uncropped(seen, labels.shape, 64)[0, 0].numpy() > 0.5
     assert (back == (labels == 1)).mean() > 0.97
 
 
@@ -112,7 +112,7 @@ def test_a_student_reads_squares_as_before_and_others_with_their_aspect(student,
     sizes = []
     hook = student.net.register_forward_pre_hook(lambda _, given: sizes.append(tuple(given[0].shape[2:])))
     kept = student.predict([square, oblong, smooth(90, 60)])
-    squashed = Student(student.net, "swift", PARTS, 128, squashed=True)
+    squashed = Student(student.net, "fast-unet", PARTS, 128, squashed=True)
     squashed.save(tmp_path / "old")
     card = (tmp_path / "old" / "card.json").read_text()
     (tmp_path / "old" / "card.json").write_text(card.replace('"aspect"', '"unknown"'))
@@ -131,7 +131,7 @@ def test_a_student_reads_squares_as_before_and_others_with_their_aspect(student,
 
 def test_the_exported_file_reads_every_aspect_as_torch_does(student, tmp_path):
     path = export_onnx(student.reader, PARTS, 64, tmp_path / "s.onnx", [smooth(60, 90)], squashed=False, native=300)
-    shipped, served = Shipped(path), Served(student.reader, 64, squashed=False).eval()
+    shipped, served = ExportedModel(path), Served(student.reader, 64, squashed=False).eval()
 
     assert (shipped.squashed, shipped.native, shipped.size) == (False, 300, 64)
     for shape in [(48, 64), (64, 48), (64, 64), (100, 2000), (700, 31), (1, 1), (90, 60)]:
@@ -141,7 +141,7 @@ def test_the_exported_file_reads_every_aspect_as_torch_does(student, tmp_path):
         found, sure = shipped.predict(images)
         assert (found != labels.numpy()).mean() < 0.001
         assert np.abs(sure.astype(int) - confidence.numpy()).max() <= 2
-    by_student = Student(student.net, "swift", PARTS, 52)
+    by_student = Student(student.net, "fast-unet", PARTS, 52)
     assert by_student.reads == 64
     image = smooth(120, 90)
     assert (shipped.predict(image[None])[0][0] == by_student.predict([image])[0].labels).mean() > 0.99

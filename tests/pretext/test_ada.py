@@ -30,7 +30,7 @@ def moved(images, matrix):
 
 def test_no_change_changes_nothing(images):
     assert Ada()(images) is images
-    # Not even noise: what is not chosen must reach the critic as sharp as before.
+    # Not even noise: what is not chosen must reach the discriminator as sharp as before.
     noise = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     assert torch.equal(moved(noise, torch.eye(3)), noise)
     # The way up and down alone is lossless, too, but at the border.
@@ -117,7 +117,7 @@ def test_changes_come_with_their_probability():
     np.testing.assert_allclose(plain.float().mean(), (1 - p) ** 4 * (1 - p / 2), atol=0.015)
 
 
-def test_p_follows_how_sure_the_critic_is():
+def test_p_follows_how_sure_the_discriminator_is():
     aide = Ada(target=0.6, kimg=1.0)
     for _ in range(Ada.EVERY):
         aide.heed(torch.tensor([3.0] * 10))

@@ -17,11 +17,11 @@ from partshot.pretext.moco import (
     MoCo,
     MoCoRecipe,
     Queue,
+    dense_info_nce,
     gathered,
     in_groups,
     in_shuffled_groups,
-    tell_apart,
-    tell_spots_apart,
+    info_nce,
 )
 from partshot.pretext.pairs import SPOTS, at_spots, normalized
 from partshot.train.journal import read_journal
@@ -77,7 +77,7 @@ def test_the_loss_is_equation_one(temperature):
     queries, others = unit(6, 8, 0), unit(12, 8, 1)
     keys = F.normalize(queries + 0.7 * unit(6, 8, 2), dim=1)
     keys[4:] = -queries[4:]
-    loss, accuracy = tell_apart(queries, keys, others, temperature)
+    loss, accuracy = info_nce(queries, keys, others, temperature)
     expected, found = by_hand(queries, keys, others, temperature)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
     assert float(accuracy) == pytest.approx(found) and 0 < found < 1
@@ -85,7 +85,7 @@ def test_the_loss_is_equation_one(temperature):
 
 def test_a_collapsed_encoder_finds_nothing():
     point = unit(1, 8, 0)
-    loss, accuracy = tell_apart(point.expand(4, 8), point.expand(4, 8), point.expand(7, 8), 0.2)
+    loss, accuracy = info_nce(point.expand(4, 8), point.expand(4, 8), point.expand(7, 8), 0.2)
     assert float(loss) == pytest.approx(math.log(8), rel=1e-5)
     assert accuracy == 0
 
@@ -140,7 +140,7 @@ def test_spots_are_told_from_far_ones_of_their_image_and_from_others():
     at = torch.tensor([[-0.5, 0.0], [-0.25, 0.0], [0.5, 0.0], [0.0, 0.9], [0.0, -0.9]]).expand(3, 5, 2)
     others = unit(6, 8, 2)
     for strange in (others, others[:0]):
-        loss = tell_spots_apart(at, queries.flatten(0, 1), keys.flatten(0, 1), strange)
+        loss = dense_info_nce(at, queries.flatten(0, 1), keys.flatten(0, 1), strange)
         assert float(loss) == pytest.approx(spots_by_hand(queries, keys, strange, at, 0.15, 0.1), rel=1e-5)
     without_near = spots_by_hand(queries, keys, others, at, 0.15, 0.1)
     assert spots_by_hand(queries, keys, others, at, 0.0, 0.1) > without_near + 1e-3
@@ -204,7 +204,7 @@ def test_keys_get_no_gradient(images):
 
 
 def test_the_key_encoder_follows_by_its_momentum(images):
-    game = begun(images, TINY.changed(momentum=0.75, rate=3))
+    game = begun(images, TINY.changed(momentum=0.75, lr=3))
     query, key = game.modules["trunk"], game.modules["key_trunk"]
     assert all(torch.equal(a, b) for a, b in zip(query.parameters(), key.parameters(), strict=True))
     game.loss(views_of(game)).backward()
@@ -352,7 +352,7 @@ def found_again(game):
 
 
 def test_a_short_training_finds_more_images_again(images):
-    game = MoCo(images, TINY.changed(batch=16, rate=0.1, color=0.3, smallest=0.5))
+    game = MoCo(images, TINY.changed(batch=16, lr=0.1, color=0.3, smallest=0.5))
     loss, accuracy = found_again(game)
     for step in range(12):
         torch.manual_seed(step)
@@ -365,7 +365,7 @@ def test_a_short_training_finds_more_images_again(images):
 
 
 def test_the_rate_falls_to_nothing(images):
-    game = MoCo(images, TINY.changed(rate=0.03))
+    game = MoCo(images, TINY.changed(lr=0.03))
     for progress, share in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.0)):
         game.prepare(progress)
         assert game.optimizer.param_groups[0]["lr"] == pytest.approx(0.03 * 8 / 256 * share)

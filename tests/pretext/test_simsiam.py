@@ -31,7 +31,7 @@ def batch_of(game, seed=0):
 
 @pytest.mark.parametrize("dense", [0.0, 0.5])
 def test_a_short_training_lowers_the_loss_and_does_not_collapse(images, tmp_path, dense):
-    game = SimSiam(images, TINY.changed(dense=dense, rate=0.5))
+    game = SimSiam(images, TINY.changed(dense=dense, lr=0.5))
     before = {name: tensor.clone() for name, tensor in game.trained().items()}
 
     run_loop(game, LoopRecipe(kimg=TINY.kimg, batch=8), tmp_path, "tiny", "f", journal_every=1, quiet=True)

@@ -41,7 +41,7 @@ def test_growing_is_the_official_codes():
 
 def test_what_is_kept_is_the_published_network(images):
     game = stylegan1(images, TINY)
-    assert [turn.name for turn in game.turns()] == ["critic", "r1", "generator"]
+    assert [turn.name for turn in game.phases()] == ["discriminator", "r1", "generator"]
     assert any(".exits." in name for name in game.modules["generator"].state_dict())
     Generator(game.shape).load_state_dict(game.trained())
 

@@ -11,7 +11,7 @@ from partshot.train.loop import LoopRecipe, run_loop
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NETS = {"net": "small", "batch": 8, "average": 0.1, "noise": True}
+NETS = {"net": "small", "batch": 8, "ema_kimg": 0.1, "noise": True}
 TINY = PRESETS["small-folder"].changed(size=16, kimg=0.16, grow=((8, 0.5),), path=2.0, gamma=0.1, **NETS)
 
 
@@ -53,7 +53,7 @@ def test_a_cut_run_ends_with_the_same_bits(images, tmp_path):
         for key, value in module.state_dict().items():
             assert torch.equal(value, cut.modules[name].state_dict()[key]), (name, key)
     lines = read_journal(tmp_path / "whole" / "journal.jsonl")
-    assert {"critic", "generator", "path", "ada", "resolution"} < set(lines[-1])
+    assert {"discriminator", "generator", "path", "ada", "resolution"} < set(lines[-1])
     assert (lines[0]["resolution"], lines[-1]["resolution"]) == (8, 16)
     assert "r1" in lines[0] and R1_EVERY > 4
 
@@ -68,7 +68,7 @@ def test_noise_is_learned_where_it_may_be(images, noise, net):
     game = StyleGAN2(images, TINY.changed(noise=noise, net=net))
     game.prepare(0.9)
     batch = game.batch(torch.Generator().manual_seed(0), 8)
-    for turn in game.turns():
+    for turn in game.phases():
         turn.optimizer.zero_grad(set_to_none=True)
         turn.loss(batch).backward()
         turn.optimizer.step()
@@ -86,9 +86,9 @@ def test_each_turn_trains_its_own(images, p, net):
     game.modules["ada"].p.fill_(p)
     game.prepare(0.9)
     batch = game.batch(torch.Generator().manual_seed(0), 8)
-    for turn in game.turns():
-        mine = "critic" if turn.name in ("critic", "r1") else "generator"
-        other = "generator" if mine == "critic" else "critic"
+    for turn in game.phases():
+        mine = "discriminator" if turn.name in ("discriminator", "r1") else "generator"
+        other = "generator" if mine == "discriminator" else "discriminator"
         before = weights(game.modules[mine])
         game.modules[other].zero_grad(set_to_none=True)
         turn.optimizer.zero_grad(set_to_none=True)
@@ -142,7 +142,7 @@ def test_growing_that_cannot_be_is_refused(grow, said):
 
 def test_the_average_forgets_by_images_seen(images):
     game = StyleGAN2(images, TINY)
-    now, average = game.modules["generator"].synthesis.b4.const, game.modules["average"].synthesis.b4.const
+    now, average = game.modules["generator"].synthesis.b4.const, game.modules["ema"].synthesis.b4.const
     start = average.clone()
     now.data += 1
     # Half-life 100 images from 2,000 seen on; a step is 8.
@@ -159,11 +159,11 @@ def test_a_trained_one_is_gone_on_with(images, net):
     tensors = {f"generator.{k}": v for k, v in kept.items()} | first.judge()
     game = StyleGAN2(images, further)
     game.start_from(tensors)
-    for name in ("generator", "average"):
+    for name in ("generator", "ema"):
         own = game.modules[name].state_dict()
         assert all(torch.equal(own[key], value) for key, value in kept.items())
-    critic = game.modules["critic"].state_dict()
-    assert all(torch.equal(critic[k.removeprefix("critic.")], v) for k, v in first.judge().items())
+    discriminator = game.modules["discriminator"].state_dict()
+    assert all(torch.equal(discriminator[k.removeprefix("discriminator.")], v) for k, v in first.judge().items())
     # Its average is that of something trained: what comes first is not soon forgotten.
     with torch.no_grad():
         game.modules["generator"].mapping.w_avg.zero_()
@@ -171,7 +171,7 @@ def test_a_trained_one_is_gone_on_with(images, net):
             p.zero_()
     game.finish(1e-6)
     name = next(k for k in kept if k.endswith("weight"))
-    left = game.modules["average"].state_dict()[name] / kept[name]
+    left = game.modules["ema"].state_dict()[name] / kept[name]
     torch.testing.assert_close(left, torch.full_like(left, 0.5 ** (game.recipe.batch / 100)))
 
 

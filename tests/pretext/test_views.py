@@ -10,8 +10,8 @@ from partshot.pretext.views import (
     blur_matrix,
     color_matrix,
     crop_matrix,
-    draw_crops,
     overlapping,
+    random_crops,
     shared_spots,
     two_views,
 )
@@ -34,7 +34,7 @@ def test_resizing_is_torchs_antialiased_bilinear(target):
 
 def test_enlarging_crops_and_mirrors_are_grid_samples():
     image = torch.rand(4, 3, 24, 24, generator=rng())
-    crops = draw_crops(4, 0.2, rng(1))
+    crops = random_crops(4, 0.2, rng(1))
     (x, y), (across, down) = crops.center.unbind(1), crops.half.unbind(1)
     rows, columns = crop_matrix(y, down, 24, 32), crop_matrix(x, across * crops.sign, 24, 32)
 
@@ -79,13 +79,13 @@ def test_hue_turns_about_gray():
 
 
 def test_crops_lie_inside_and_have_the_asked_sizes():
-    crops = draw_crops(20_000, 0.2, rng())
+    crops = random_crops(20_000, 0.2, rng())
     assert (crops.center.abs() + crops.half <= 1 + 1e-6).all()
     area = crops.half.prod(1)
     # Crops at the edge are cut, so a little more than the mean of U(.2, 1) is lost.
     assert area.min() > 0.19 and abs(area.mean() - 0.6) < 0.02
     assert abs((crops.sign < 0).float().mean() - 0.5) < 0.02
-    straight = draw_crops(20_000, 0.2, rng(), mirror=False)
+    straight = random_crops(20_000, 0.2, rng(), mirror=False)
     assert bool((straight.sign == 1).all()) and torch.equal(straight.half, crops.half)
 
 
@@ -100,7 +100,7 @@ def test_crops_with_nothing_in_common_are_moved_together():
 
 @pytest.mark.parametrize("size", [48, 96])
 def test_shared_spots_show_the_same_point_of_the_image(size):
-    # A image whose red and green are its own coordinates; without color changes, equal colors are equal places.
+    # An image whose red and green are its own coordinates; without color changes, equal colors are equal places.
     ramp = torch.linspace(0, 255, 64).round().to(torch.uint8)
     image = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.zeros(64, 64).byte()], -1)
     images = image.expand(32, 64, 64, 3).contiguous()

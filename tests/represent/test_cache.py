@@ -16,7 +16,7 @@ import torch
 from partshot import laws
 from partshot.data.augment import PRESETS as AUGMENTS
 from partshot.heads.linear import Linear
-from partshot.nets.stylegan2 import Critic, Generator, Shape
+from partshot.nets.stylegan2 import Discriminator, Generator, Shape
 from partshot.represent import cache
 from partshot.represent.cache import VARIABLE, Cached, Store, cache_folder, open_store
 from partshot.represent.choose import cached, open_representation, rebuild, tensors_of
@@ -82,7 +82,7 @@ def test_what_is_read_otherwise_has_another_key(encoder, tmp_path):
 def test_a_generator_keeps_what_it_inverted_by_the_recipe_of_the_inversion(tmp_path):
     torch.manual_seed(0)
     shape = Shape(resolution=16, z_dim=8, w_dim=8, mapping_layers=1, channel_base=64, channel_max=8)
-    nets = Generator(shape), Critic(shape)
+    nets = Generator(shape), Discriminator(shape)
     few, more = (StyleGAN(*nets, recipe=InvertRecipe(steps=steps)) for steps in (2, 3))
     given, store = some_images(2, 16), Store(tmp_path)
     assert cached(few, store) is few

@@ -12,7 +12,7 @@ from partshot.errors import BadArtifact
 from partshot.nets import stylegan1
 from partshot.nets.perceptual import feature_distance, load_lpips
 from partshot.nets.stylegan import Shape
-from partshot.nets.stylegan2 import Critic, Generator
+from partshot.nets.stylegan2 import Discriminator, Generator
 from partshot.represent.invert import PRESETS, InvertRecipe, invert, noise_likeness, rate_at
 from partshot.represent.stylegan import StyleGAN
 
@@ -25,7 +25,7 @@ def make(net):
     for name, parameter in made.named_parameters():
         if name.endswith(("noise_strength", "noise.weight")):
             parameter.data.fill_(0.05)
-    return StyleGAN(made, Critic(SHAPE))
+    return StyleGAN(made, Discriminator(SHAPE))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_noise_that_no_layer_hears_is_not_searched_for():
     net = Generator(SHAPE)
     net.synthesis.b8.conv1.noise_strength.data.fill_(0.05)
     assert net.synthesis.noise_strengths() == pytest.approx([0, 0, 0.05, 0, 0])
-    generator, recipe = StyleGAN(net, Critic(SHAPE)), InvertRecipe(steps=3, space="w+")
+    generator, recipe = StyleGAN(net, Discriminator(SHAPE)), InvertRecipe(steps=3, space="w+")
     images, _ = generator.synthesize(generator.sample([1]))
     start, found = (
         invert(generator, images, generator.distance(), recipe.changed(steps=n)).latents.noise for n in (1, 3)
@@ -75,7 +75,7 @@ def test_noise_that_no_layer_hears_is_not_searched_for():
     moved = [not torch.equal(a, b) for a, b in zip(start, found, strict=True)]
     assert moved == [False, False, True, False, False]
     net.synthesis.b8.conv1.noise_strength.data.zero_()
-    silent = StyleGAN(net, Critic(SHAPE))
+    silent = StyleGAN(net, Discriminator(SHAPE))
     assert invert(silent, images, silent.distance(), recipe).errors.isfinite().all()
 
 
@@ -101,7 +101,7 @@ def test_the_target_is_looked_at_once(generator):
 
 def test_the_rate_rises_and_falls_as_published():
     recipe = PRESETS["stylegan2-paper"]
-    assert (recipe.steps, recipe.rate, recipe.space, recipe.noise) == (1000, 0.1, "w", 1e5)
+    assert (recipe.steps, recipe.lr, recipe.space, recipe.noise) == (1000, 0.1, "w", 1e5)
     assert rate_at(0.0, recipe) == 0 and rate_at(0.025, recipe) == pytest.approx(0.5)
     assert rate_at(0.5, recipe) == 1
     assert rate_at(0.875, recipe) == pytest.approx(0.5 - 0.5 * math.cos(math.pi / 2))

@@ -10,7 +10,7 @@ from partshot.represent.choose import cached, open_representation, reduced_on, w
 from partshot.represent.levels import Levels
 from partshot.represent.pixels import Pixels
 from partshot.represent.position import Positioned
-from partshot.represent.reduced import Condensed, Reduced
+from partshot.represent.reduced import PrincipalComponents, Reduced
 from partshot.represent.several import Several
 from partshot.represent.stylegan import load_stylegan
 
@@ -21,7 +21,7 @@ def images(count=4, side=32):
 
 def test_components_are_those_of_the_covariances():
     points = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([5, 3, 1, 1, 0.5, 0.1])
-    found = Condensed(6, 2)
+    found = PrincipalComponents(6, 2)
     found.take(points, standardized=False)
     given = found(points.T[None, :, :, None])[0, :, :, 0].T
     centered = (points - points.mean(0)).double()

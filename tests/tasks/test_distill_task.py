@@ -10,7 +10,7 @@ from PIL import Image
 from partshot.artifact import Artifact, read_card
 from partshot.data.shots import load_shots
 from partshot.errors import BadArtifact, BadRecipe
-from partshot.inference.exported_model import Shipped
+from partshot.inference.exported_model import ExportedModel
 from partshot.nets.student import build_student, start_from
 from partshot.represent.choose import open_representation
 from partshot.segmenter import Segmenter, Student
@@ -34,7 +34,7 @@ def toy(tmp_path_factory):
 
 
 def distilled(toy, out, **given):
-    options = {"student": "swift", "size": 32, "kimg": 0.032, "quiet": True, **given}
+    options = {"student": "fast-unet", "size": 32, "kimg": 0.032, "quiet": True, **given}
     return distill(toy / "images", toy / "masks", out, **options)
 
 
@@ -84,7 +84,7 @@ def test_other_settings_are_refused(toy, teacher, whole, change):
     ("given", "hint"),
     [
         ({"preset": "regan-autosot"}, "did you mean 'regan-autoshot'"),
-        ({"student": "swft"}, "did you mean 'swift'"),
+        ({"student": "swft"}, "did you mean 'fast-unet'"),
         ({"size": 40}, "size"),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_start_may_be_a_trained_encoder_of_the_students_net(toy, teacher, tmp_
     deep = "layer3.0.conv1.weight"
     theirs = torch.from_numpy(np.array(Artifact.load(encoder).tensors[deep]))
     assert (started[f"encoder.{deep}"] - theirs).abs().mean() < theirs.abs().mean() / 2
-    with pytest.raises(BadArtifact, match="of 'resnet18', which no 'swift' has; take --student light-resnet18"):
+    with pytest.raises(BadArtifact, match="of 'resnet18', which no 'fast-unet' has; take --student light-resnet18"):
         distilled(toy, tmp_path / "other", start=encoder)
     with pytest.raises(BadArtifact, match="holds a segmenter; a student or a trained encoder"):
         distilled(toy, tmp_path / "third", start=teacher / "segmenter")
@@ -160,7 +160,7 @@ def test_a_teacher_is_asked_only_when_it_will_be_heard(toy, teacher, tmp_path, m
 
 @pytest.mark.parametrize("preset, why", [("default", "reads its own shots"), ("supervised", "the preset hears none")])
 def test_a_teacher_that_is_not_heard_is_told(toy, teacher, tmp_path, monkeypatch, preset, why):
-    monkeypatch.setattr(task, "TRUSTED", 1.01)
+    monkeypatch.setattr(task, "MIN_TEACHER_MIOU", 1.01)
     with pytest.warns(UserWarning, match=f"this teacher is not heard: .*{why}"):
         distilled(toy, tmp_path, teacher=teacher, preset=preset)
 
@@ -188,10 +188,10 @@ def test_the_teacher_reads_half_size_and_masks_are_no_images(toy):
 def test_a_teacher_that_misreads_its_own_shots_is_not_heard(toy, teacher, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(Segmenter, "soft_labels", lambda *_: asked.append(1))
-    monkeypatch.setattr(task, "TRUSTED", 1.01)
+    monkeypatch.setattr(task, "MIN_TEACHER_MIOU", 1.01)
     distilled(toy, tmp_path / "deaf", teacher=teacher)
     assert not asked
-    monkeypatch.setattr(task, "TRUSTED", 0.0)
+    monkeypatch.setattr(task, "MIN_TEACHER_MIOU", 0.0)
     distilled(toy, tmp_path / "all-ears", teacher=teacher)
     assert asked
 
@@ -201,7 +201,7 @@ def test_snapshots_are_kept_on_the_way(toy, tmp_path):
     distilled(toy, tmp_path, snapshots=2, kimg=0.808)
     kept = sorted(path.name for path in (tmp_path / "snapshots").iterdir())
     assert kept == ["001.onnx", "002.onnx"]
-    masks, student = Shipped(tmp_path / "snapshots" / "002.onnx"), Student.load(tmp_path / "student")
+    masks, student = ExportedModel(tmp_path / "snapshots" / "002.onnx"), Student.load(tmp_path / "student")
     images = np.stack([np.asarray(Image.open(path)) for path in sorted((toy / "images").iterdir())])
     assert (masks.predict(images)[0] == np.stack([p.labels for p in student.predict(list(images))])).mean() > 0.99
     with pytest.warns(UserWarning, match="is finished"):
@@ -238,7 +238,7 @@ def test_a_frozen_encoder_is_asked_with_the_fewest_labels_alone(toy, tmp_path, m
     # More labels, or a student that starts from no encoder.
     shots = load_shots(toy / "masks", toy / "images")
     recipe = PRESETS["pretrained"].changed(size=32)
-    assert task.asks_a_reader("light-efficientnet-lite0", recipe, shots)
-    assert not task.asks_a_reader("light-efficientnet-lite0", recipe, shots.subset([0, 0, 0]))
-    assert not task.asks_a_reader("swift", recipe, shots)
-    assert not task.asks_a_reader("light-efficientnet-lite0", PRESETS["default"], shots)
+    assert task.uses_frozen_reader("light-efficientnet-lite0", recipe, shots)
+    assert not task.uses_frozen_reader("light-efficientnet-lite0", recipe, shots.subset([0, 0, 0]))
+    assert not task.uses_frozen_reader("fast-unet", recipe, shots)
+    assert not task.uses_frozen_reader("light-efficientnet-lite0", PRESETS["default"], shots)

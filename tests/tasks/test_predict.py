@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from partshot.cli import app
 from partshot.data.labels import read_labels
 from partshot.errors import BadArtifact, BadImage, BadLabels, BadRecipe, DiskFull
-from partshot.inference.exported_model import Shipped
+from partshot.inference.exported_model import ExportedModel
 from partshot.parts import PartSet
 from partshot.tasks import predict as task
 from partshot.tasks.predict import LoadedImage, in_batches, predict
@@ -195,8 +195,10 @@ def test_a_very_large_image_gets_a_mask_of_its_own_size(model, tmp_path, monkeyp
     image[:120, :160] = 255
     Image.fromarray(image).save(tmp_path / "images" / "large.png")
     seen = []
-    original = Shipped.predict
-    monkeypatch.setattr(Shipped, "predict", lambda self, images: seen.append(images.shape) or original(self, images))
+    original = ExportedModel.predict
+    monkeypatch.setattr(
+        ExportedModel, "predict", lambda self, images: seen.append(images.shape) or original(self, images)
+    )
 
     predict(model, tmp_path / "images", tmp_path / "out", overlays=True, confidence=True)
 
@@ -231,7 +233,7 @@ def test_reading_runs_ahead_in_threads_but_not_without_bound(model, tmp_path, mo
     for i in range(40):
         Image.new("RGB", (4, 4)).save(tmp_path / "images" / f"p{i}.bmp")
     read, threads, ahead = [], set(), []
-    read_image, original = task.read_image, Shipped.predict
+    read_image, original = task.read_image, ExportedModel.predict
 
     def counted(path):
         threads.add(threading.current_thread())
@@ -243,7 +245,7 @@ def test_reading_runs_ahead_in_threads_but_not_without_bound(model, tmp_path, mo
         return original(self, images)
 
     monkeypatch.setattr(task, "read_image", counted)
-    monkeypatch.setattr(Shipped, "predict", predicted)
+    monkeypatch.setattr(ExportedModel, "predict", predicted)
 
     predict(model, tmp_path / "images", tmp_path / "out", batch=2)
 

@@ -156,7 +156,7 @@ def test_a_preset_grows_to_any_size():
 def test_a_generator_is_trained_on_drawn_images_and_shows_samples(tmp_path, monkeypatch):
     small = PRESETS["toy-face-64"].changed(size=32, kimg=0.032, batch=8, grow=((16, 0.5),))
     monkeypatch.setitem(PRESETS, "toy-face-64", small)
-    monkeypatch.setitem(task.DRAWN, "toy-face-64", ("faces", 50, 7))
+    monkeypatch.setitem(task.GENERATED, "toy-face-64", ("faces", 50, 7))
     options = {"preset": "toy-face-64", "quiet": True}
     made = pretrain("stylegan2", None, tmp_path / "out", **options)
     card = read_card(made)
@@ -178,7 +178,7 @@ def test_a_trained_generator_is_gone_on_with(tmp_path):
     first = pretrain("stylegan2", images, tmp_path / "first", **given)
     made = pretrain("stylegan2", images, tmp_path / "second", start=tmp_path / "first", **given)
     card = read_card(made)
-    assert (card["started_from"], card["grow"], card["rate"]) == ("stylegan2 small", [], PRESETS["further"].rate)
+    assert (card["started_from"], card["grow"], card["lr"]) == ("stylegan2 small", [], PRESETS["further"].lr)
     # What was made from another start is another run.
     with pytest.raises(BadArtifact, match="another recipe"):
         pretrain("stylegan2", images, tmp_path / "second", start=made, **given)

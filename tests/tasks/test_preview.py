@@ -10,7 +10,7 @@ from partshot.data.images import list_images
 from partshot.data.labels import read_labels
 from partshot.data.shots import load_shots
 from partshot.errors import BadLabels
-from partshot.inference.exported_model import Shipped
+from partshot.inference.exported_model import ExportedModel
 from partshot.inference.predictions import MANIFEST
 from partshot.tasks import preview as task
 from partshot.tasks.preview import is_due, preview
@@ -93,7 +93,7 @@ def test_a_run_previews_trains_from_the_encoder_and_replaces_all(toy, tmp_path, 
     assert all(path.stat().st_mtime_ns >= since for path in after.values())
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Preview" not in page and "light-efficientnet-lite0" in page and "Expected mean IoU" in page
-    assert "compact student" in page and Shipped(tmp_path / "compact.onnx").parts.names[0] == "background"
+    assert "compact student" in page and ExportedModel(tmp_path / "compact.onnx").parts.names[0] == "background"
     # Again, nothing is previewed, trained or estimated.
     monkeypatch.setattr("partshot.tasks.distill.run_loop", lambda *_, **__: pytest.fail("trained again"))
     run(toy / "images", toy / "masks", tmp_path, quiet=True)

@@ -12,7 +12,7 @@ from partshot.artifact import Artifact, read_card
 from partshot.data.labels import read_labels
 from partshot.data.shots import load_shots
 from partshot.errors import BadImage, BadLabels, BadRecipe
-from partshot.inference.exported_model import Shipped
+from partshot.inference.exported_model import ExportedModel
 from partshot.parts import PartSet
 from partshot.pretext.moco import PRESETS as MOCO_PRESETS
 from partshot.pretext.simsiam import PRESETS as SIMSIAM
@@ -63,7 +63,7 @@ def ran(toy, out, **given):
         toy / "images",
         toy / "masks",
         out,
-        **{"representation": "pixels", "student": "swift", "previewed": False, "quiet": True, **given},
+        **{"representation": "pixels", "student": "fast-unet", "previewed": False, "quiet": True, **given},
     )
 
 
@@ -84,7 +84,7 @@ def test_every_image_has_a_mask_of_its_name_and_size(toy, out):
 
 
 def test_the_onnx_file_knows_the_parts(toy, out):
-    shipped = Shipped(out / "student.onnx")
+    shipped = ExportedModel(out / "student.onnx")
     assert shipped.parts == PartSet.load(toy / "classes.json") and shipped.size == 32
     labels, _ = shipped.predict(np.zeros((1, 20, 30, 3), np.uint8))
     assert labels.shape == (1, 20, 30)
@@ -132,7 +132,7 @@ def test_other_labels_extract_nothing_and_train_no_encoder(toy, tmp_path, monkey
     for path in (toy / "masks").glob("*.png"):
         Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(masks / path.name)
     monkeypatch.setattr(pretraining, "run_loop", lambda *_, **__: pytest.fail("an encoder was trained again"))
-    run(toy / "images", masks, out, "simsiam", student="swift", previewed=False, quiet=True)
+    run(toy / "images", masks, out, "simsiam", student="fast-unet", previewed=False, quiet=True)
     assert stores[1].extracted == 0 and stores[1].found > 0
     assert (out / "representation" / "simsiam" / "journal.jsonl").read_bytes() == journal
     assert PartSet.load(out / "masks" / "classes.json").names == ("background", "face")
@@ -144,7 +144,7 @@ def test_other_labels_extract_nothing_and_train_no_encoder(toy, tmp_path, monkey
     # In another folder: the encoder is there without a training, and the student owes nothing to earlier labels.
     monkeypatch.setattr(task, "export", lambda *_: None)
     monkeypatch.setattr(task, "predict", lambda *_, **__: Summary(other, 24, 0, (), 1.0))
-    run(toy / "images", masks, other, "simsiam", student="swift", previewed=False, quiet=True)
+    run(toy / "images", masks, other, "simsiam", student="fast-unet", previewed=False, quiet=True)
     assert stores[2].extracted == 0 and not (other / "representation" / "simsiam" / "journal.jsonl").exists()
     for part in ("representation/simsiam/representation", "segmenter", "distill/student"):
         one, two = (Artifact.load(folder / part).tensors for folder in (out, other))
@@ -178,7 +178,7 @@ def test_masks_may_lie_beside_their_images(tmp_path):
         Image.open(path).save(beside / f"{path.stem}.bmp")
     for path in (toy / "masks").iterdir():
         shutil.copy(path, beside)
-    run(beside, beside, tmp_path / "out", "pixels", student="swift", previewed=False, quiet=True)
+    run(beside, beside, tmp_path / "out", "pixels", student="fast-unet", previewed=False, quiet=True)
     assert len(list((tmp_path / "out" / "masks").glob("*.png"))) == 4
 
 
@@ -194,7 +194,7 @@ def test_a_corrupt_label_is_fatal_before_anything_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("given", "hint"),
     [
-        ({"student": "swfit"}, "did you mean 'swift'"),
+        ({"student": "swfit"}, "did you mean 'fast-unet'"),
         ({"representation": "pixls"}, "did you mean 'pixels'"),
         ({"size": 33}, "size"),
         ({"minutes": float("inf")}, "not for ever"),
@@ -210,7 +210,7 @@ def test_a_generator_is_trained_on_the_folder_and_labels_what_it_draws(tmp_path,
     toy, out = make_toy(tmp_path / "toy", count=FEWEST), tmp_path / "out"
     quick = GAN_PRESETS["small-folder"].changed(kimg=0.016, batch=8, grow=())
     monkeypatch.setitem(GAN_PRESETS, "small-folder", quick)
-    monkeypatch.setattr(task, "DRAWN", 6)
+    monkeypatch.setattr(task, "GENERATED", 6)
     slow = stylegan.invert
     monkeypatch.setattr(stylegan, "invert", lambda g, x, d, recipe, _: slow(g, x, d, recipe.changed(steps=2)))
     plan = ran(toy, out, representation="stylegan2", dry_run=True)

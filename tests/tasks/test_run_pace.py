@@ -24,7 +24,7 @@ def images():
 
 
 def horizon(shots, images, seconds, trainings=1.0):
-    return pace.horizon(shots, RECIPE, images, "swift", seconds, trainings, images=100, read_seconds=0.01)
+    return pace.horizon(shots, RECIPE, images, "fast-unet", seconds, trainings, images=100, read_seconds=0.01)
 
 
 def test_the_rest_is_taken_off_and_folds_share_what_is_left(shots, images, monkeypatch):
@@ -60,7 +60,7 @@ def test_too_little_time_is_told_with_what_it_takes(shots, images, monkeypatch):
 
 
 def test_a_step_of_this_very_training_is_timed(shots, images, monkeypatch):
-    step, look = pace._measured(shots, RECIPE, images, "swift")
+    step, look = pace._measured(shots, RECIPE, images, "fast-unet")
     assert 0 < step < 5 and 0 < look < 5
     slow = pace.train_student
 
@@ -76,7 +76,7 @@ def test_a_step_of_this_very_training_is_timed(shots, images, monkeypatch):
         return trained
 
     monkeypatch.setattr(pace, "train_student", slower)
-    assert pace._measured(shots, RECIPE, images, "swift")[0] == pytest.approx(2.0, abs=0.15)
+    assert pace._measured(shots, RECIPE, images, "fast-unet")[0] == pytest.approx(2.0, abs=0.15)
 
 
 def test_a_resumed_run_keeps_its_horizon_and_another_measures_anew(tmp_path):

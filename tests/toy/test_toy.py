@@ -11,7 +11,7 @@ from partshot.data.shots import load_shots
 from partshot.errors import BadRecipe, MissingExtra
 from partshot.parts import PartSet
 from partshot.tasks.toy import toy
-from partshot.toy.canvas import Easel, flat, oval
+from partshot.toy.canvas import Canvas, flat, oval
 from partshot.toy.dataset import KINDS, draw, toy_parts, toy_shots, write_toy, writing_toy
 
 
@@ -72,12 +72,12 @@ def test_the_drawing_is_the_same_at_every_size(kind):
 
 
 def test_masks_have_hard_edges_and_images_smooth_ones():
-    easel = Easel(64)
-    with easel.moved(0.5, 0.5, 0.4, angle=0.3):
-        easel.paint(oval(0, 0, 1.0, 0.7), flat((1.0, 1.0, 1.0)), 12)
-        with easel.clipped(oval(0, 0, 0.6, 0.9)):
-            easel.paint(oval(0.1, 0, 1.0, 0.3), flat((0.5, 0.5, 0.5)), 6)
-    image, ids = easel.develop(np.random.default_rng(0), np.ones((64, 64, 3), np.float32), blur=0.0, noise=0.0)
+    canvas = Canvas(64)
+    with canvas.moved(0.5, 0.5, 0.4, angle=0.3):
+        canvas.paint(oval(0, 0, 1.0, 0.7), flat((1.0, 1.0, 1.0)), 12)
+        with canvas.clipped(oval(0, 0, 0.6, 0.9)):
+            canvas.paint(oval(0.1, 0, 1.0, 0.3), flat((0.5, 0.5, 0.5)), 6)
+    image, ids = canvas.develop(np.random.default_rng(0), np.ones((64, 64, 3), np.float32), blur=0.0, noise=0.0)
     assert set(np.unique(ids)) == {0, 6, 12}
     assert len(np.unique(image)) > 10
     assert image[32, 32].tolist() == [128, 128, 128] and ids[32, 32] == 6
@@ -237,7 +237,7 @@ def test_nothing_is_written_for_wrong_values(tmp_path):
 
 
 def test_a_missing_graphics_library_is_named_with_the_install_line(monkeypatch):
-    for module in [m for m in sys.modules if m.startswith("partshot.data.toy_")]:
+    for module in [m for m in sys.modules if m.startswith("partshot.toy.") and m != "partshot.toy.dataset"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "skia", None)
     with pytest.raises(MissingExtra, match=r"skia.*pip install 'partshot\[train\]'"):

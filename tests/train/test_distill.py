@@ -27,8 +27,8 @@ TINY = Distill(
     batch=4,
     unlabeled=2,
     lr=3e-3,
-    borrow=0,
-    coarse=0,
+    color_transfer=0,
+    low_resolution=0,
     augment=STILL,
     consistency=Consistency(start=0.5, teacher=0.3),
 )
@@ -81,12 +81,12 @@ def test_the_labels_alone_teach_a_shot_by_heart(toys, tmp_path):
     torch.manual_seed(0)
     # Changed a little, since copies of one image would have no variance for BatchNorm to learn.
     changes = AUGMENTS["weak"].changed(flip=False)
-    recipe = SUPERVISED.changed(kimg=0.8, batch=8, lr=1e-2, average=0.9, class_power=0, augment=changes)
+    recipe = SUPERVISED.changed(kimg=0.8, batch=8, lr=1e-2, ema_decay=0.9, class_power=0, augment=changes)
     one = (toys[0][:1], toys[1][:1], toys[2])
-    game = play(make_game(one, recipe, build_student("swift", 10), images=False), tmp_path, recipe)
+    game = play(make_game(one, recipe, build_student("fast-unet", 10), images=False), tmp_path, recipe)
     image = toys[0][:1].permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
-        predicted = game.modules["average"].eval()(image).argmax(1)
+        predicted = game.modules["ema"].eval()(image).argmax(1)
     assert (predicted == one[1]).float().mean() > 0.85
     losses = [line["loss"] for line in read_journal(tmp_path / "journal.jsonl")]
     assert sum(losses[-5:]) < 0.3 * sum(losses[:5])
@@ -94,7 +94,7 @@ def test_the_labels_alone_teach_a_shot_by_heart(toys, tmp_path):
 
 def test_the_running_average_is_what_was_trained_and_takes_no_gradient(toys, tmp_path):
     game = play(make_game(toys), tmp_path, TINY)
-    average, student = game.modules["average"], game.modules["student"]
+    average, student = game.modules["ema"], game.modules["student"]
     assert not any(p.requires_grad for p in average.parameters())
     assert all(torch.equal(a, b) for a, b in zip(game.trained().values(), average.state_dict().values(), strict=True))
     assert not torch.equal(average[0].weight, student[0].weight)
@@ -103,12 +103,12 @@ def test_the_running_average_is_what_was_trained_and_takes_no_gradient(toys, tmp
 
 def test_the_average_follows_each_step_as_it_says(toys):
     game = make_game(toys)
-    before = game.modules["average"][0].weight.clone()
+    before = game.modules["ema"][0].weight.clone()
     with torch.no_grad():
         game.modules["student"][0].weight.add_(1)
     game.finish(0.1)
     # Young averages forget faster: after one step, what is kept is 2 / 11.
-    torch.testing.assert_close(game.modules["average"][0].weight, before + 9 / 11)
+    torch.testing.assert_close(game.modules["ema"][0].weight, before + 9 / 11)
 
 
 def test_sources_speak_when_it_is_their_turn(toys):
@@ -206,7 +206,7 @@ def test_opinions_are_moved_as_the_students_view(toys):
 def test_a_coarse_start_reads_half_size(toys):
     images, labels = toy_shots("faces", 32, 2).stack(64)
     shots = (torch.from_numpy(images), torch.from_numpy(labels).long(), torch.from_numpy(images))
-    game = make_game(shots, TINY.changed(size=64, coarse=0.2), soft=True)
+    game = make_game(shots, TINY.changed(size=64, low_resolution=0.2), soft=True)
     for progress, side in ((0.0, 32), (0.2, 64)):
         game.prepare(progress)
         batch = game.batch(seeded(), 4)
@@ -215,12 +215,12 @@ def test_a_coarse_start_reads_half_size(toys):
 
 
 def test_images_too_small_to_be_halved_are_not(toys):
-    game = make_game(toys, TINY.changed(coarse=0.5))
+    game = make_game(toys, TINY.changed(low_resolution=0.5))
     game.prepare(0.0)
     assert game.batch(seeded(), 4).shots.shape[2:] == (SIZE, SIZE)
 
 
-@pytest.mark.parametrize(("size", "student"), [(32, "swift"), (96, "swift"), (96, "fpn-resnet18")])
+@pytest.mark.parametrize(("size", "student"), [(32, "fast-unet"), (96, "fast-unet"), (96, "fpn-resnet18")])
 def test_students_take_every_size_from_its_coarse_start(size, student):
     images, labels = toy_shots("faces", 32, 1).stack(size)
     shots = (torch.from_numpy(images), torch.from_numpy(labels).long(), torch.from_numpy(images))
@@ -361,10 +361,10 @@ def test_opinions_are_free_of_the_class_weights(toys):
     game.balance = torch.nn.Identity()
     game.lean = torch.arange(10.0) * 2
     with torch.no_grad():
-        game.modules["average"].logits[:, 1] = 1.0
+        game.modules["ema"].logits[:, 1] = 1.0
     assert (game._opinion(unlabeled_alone(4)) == 0).all()
     with torch.no_grad():
-        game.modules["average"].logits[:, 1] = 3.0
+        game.modules["ema"].logits[:, 1] = 3.0
     assert (game._opinion(unlabeled_alone(4)) == 1).all()
 
 
@@ -376,7 +376,7 @@ def test_opinions_are_followed_free_of_the_class_weights(toys):
     game.lean[0] = 3.0
     with torch.no_grad():
         game.modules["student"].logits.zero_()
-        game.modules["average"].logits[:, 1] = 9.0
+        game.modules["ema"].logits[:, 1] = 9.0
     loss = game.loss(unlabeled_alone(4))
     # The even guess is one of exp(-3) for part 0 and 1 for nine others, part 1 among them.
     assert float(loss) == pytest.approx(math.log(9 + math.exp(-3)), rel=1e-5)
@@ -397,7 +397,7 @@ def test_the_teacher_falls_silent_by_and_by(toys):
 def test_borrowed_colors_come_from_the_other_images(toys):
     shots, labels, plain = toys
     dark = torch.zeros_like(plain)
-    game = make_game((shots, labels, dark), TINY.changed(borrow=1.0))
+    game = make_game((shots, labels, dark), TINY.changed(color_transfer=1.0))
     game.prepare(0.0)
     borrowed = game.batch(seeded(), 8).shots
     same = make_game((shots, labels, dark)).batch(seeded(), 8).shots
@@ -439,7 +439,7 @@ def test_a_run_cut_short_and_resumed_ends_with_the_same_bits(toys, tmp_path, sch
         kimg=0.048,
         batch=4,
         schedule=schedule,
-        coarse=0.4,
+        low_resolution=0.4,
         consistency=Consistency(start=0.5, teacher=0.3, confidence=0),
     )
     whole = play(make_game(toys, recipe, soft=True), tmp_path / "whole", recipe)
@@ -516,8 +516,8 @@ def test_a_constant_rate_stays_whatever_the_loss_does(toys):
 @pytest.mark.parametrize("name", PRESETS)
 def test_one_sided_recipes_never_mirror(name):
     recipe = PRESETS[name].one_sided()
-    assert not recipe.augment.flip and not recipe.views.flip and not recipe.mirrored
-    same = {key: getattr(PRESETS[name], key) for key in ("augment", "consistency", "mirrored")}
+    assert not recipe.augment.flip and not recipe.views.flip and not recipe.flip_tta
+    same = {key: getattr(PRESETS[name], key) for key in ("augment", "consistency", "flip_tta")}
     assert recipe.changed(**same) == PRESETS[name]
 
 
@@ -529,8 +529,8 @@ def test_settings_that_cannot_be_are_refused(wrong):
 
 @pytest.mark.parametrize(("size", "half"), [(128, 64), (96, 64), (64, 32), (32, 32)])
 def test_a_rehearsal_is_at_half_the_size_in_whole_strides(size, half):
-    first = Distill(size=size, kimg=10, rehearsal=0.5).rehearsed()
-    assert (first.size, first.kimg, first.coarse, first.rehearsal) == (half, 5, 0, 0)
+    first = Distill(size=size, kimg=10, self_training=0.5).self_training_round()
+    assert (first.size, first.kimg, first.low_resolution, first.self_training) == (half, 5, 0, 0)
 
 
 def test_a_teacher_that_outlasts_the_start_is_refused():
@@ -539,7 +539,7 @@ def test_a_teacher_that_outlasts_the_start_is_refused():
 
 
 def test_a_class_that_is_never_sure_counts_from_a_lower_confidence():
-    limits = Limits(3, Consistency(confidence=0.8, flexible=2.0))
+    limits = Limits(3, Consistency(confidence=0.8, flexmatch=2.0))
     ids = torch.tensor([[[0, 0, 1, 1]]])
     for _ in range(200):
         found = limits(torch.tensor([[[0.9, 0.9, 0.45, 0.45]]]), ids)
@@ -551,13 +551,13 @@ def test_a_class_that_is_never_sure_counts_from_a_lower_confidence():
 
 
 def test_flexible_limits_are_kept_in_the_checkpoint_and_older_runs_have_none(toys):
-    flexible = TINY.changed(consistency=TINY.consistency.changed(flexible=1.0))
-    assert "limits" in make_game(toys, flexible).modules and "limits" not in make_game(toys).modules
-    assert TINY.fingerprint != flexible.fingerprint
+    flexmatch = TINY.changed(consistency=TINY.consistency.changed(flexmatch=1.0))
+    assert "limits" in make_game(toys, flexmatch).modules and "limits" not in make_game(toys).modules
+    assert TINY.fingerprint != flexmatch.fingerprint
 
 
 def test_an_encoder_learns_at_its_own_rate_and_its_first_layers_not_at_all(toys):
-    recipe = TINY.changed(encoder_rate=0.1, fixed_stride=4)
+    recipe = TINY.changed(encoder_lr_factor=0.1, frozen_stride=4)
     torch.manual_seed(0)
     game = make_game(toys, recipe, build_student("light-tf_efficientnet_lite0", 10))
     game.prepare(0.5)

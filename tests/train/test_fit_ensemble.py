@@ -11,7 +11,7 @@ from partshot.data.shots import Shots
 from partshot.errors import BadLabels, BadRecipe
 from partshot.heads.ensemble import Ensemble
 from partshot.ops.hypercolumn import stack
-from partshot.ops.images import as_images
+from partshot.ops.images import as_tensors
 from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.pixels import Pixels
@@ -51,13 +51,13 @@ def state_of(head):
 
 def accuracy(head, shots):
     with torch.no_grad():
-        found = head(Pixels().features(as_images(np.stack(shots.images)))).argmax(1).numpy()
+        found = head(Pixels().features(as_tensors(np.stack(shots.images)))).argmax(1).numpy()
     return float((found == np.stack(shots.labels)).mean())
 
 
 def features_of(shots):
     """[pixels, channels], as published code holds them."""
-    pyramid = Pixels().features(as_images(np.stack(shots.images)))
+    pyramid = Pixels().features(as_tensors(np.stack(shots.images)))
     return stack(pyramid).permute(0, 2, 3, 1).flatten(0, 2)
 
 
@@ -91,7 +91,7 @@ def test_fitting_all_at_once_is_fitting_each_alone():
     recipe = QUICK.changed(pixels=64 * steps)
     head = fitted(shots, recipe)
     with torch.no_grad():
-        found = head.members(Pixels().features(as_images(np.stack(shots.images))))
+        found = head.members(Pixels().features(as_tensors(np.stack(shots.images))))
     for member, seed in enumerate(member_seeds(recipe.seed, 3)):
         order = Order(torch.arange(len(ids)), seed)
         expected = plain_training(member, rows, ids, order, recipe, steps)
@@ -120,7 +120,7 @@ def test_the_laws_of_fitting():
 
     def fit(shots):
         fitted(shots, head=head)
-        return lambda images: list(head(Pixels().features(as_images(np.stack(images)))).detach().numpy())
+        return lambda images: list(head(Pixels().features(as_tensors(np.stack(images)))).detach().numpy())
 
     assert laws.fit_laws(fit, stripes(), stripes(3, seed=9).images) == []
 
@@ -138,7 +138,7 @@ def test_the_global_random_state_is_left_alone():
 
 
 def test_members_start_and_are_fitted_apart():
-    members = fitted().members(Pixels().features(as_images(np.stack(stripes().images))))
+    members = fitted().members(Pixels().features(as_tensors(np.stack(stripes().images))))
     assert all(not torch.allclose(members[a], members[b], atol=1e-3) for a, b in ((0, 1), (1, 2), (0, 2)))
 
 
@@ -157,7 +157,7 @@ def test_ignored_pixels_change_nothing():
 
 def test_features_that_are_known_are_not_read(monkeypatch):
     shots = stripes()
-    read = Pixels().features(as_images(np.stack(shots.images)))
+    read = Pixels().features(as_tensors(np.stack(shots.images)))
     once = state_of(fitted(shots))
     monkeypatch.setattr(Pixels, "features", lambda *_: pytest.fail("read"))
     assert torch.equal(state_of(fitted(shots, read=read)), once)
@@ -172,7 +172,7 @@ def test_one_labeled_pixel_is_enough():
     head = fitted(Shots(shots.images, (labels,), shots.names, PARTS), QUICK.changed(pixels=640))
     assert torch.isfinite(state_of(head)).all()
     with torch.no_grad():
-        assert head(Pixels().features(as_images(np.stack(shots.images)))).shape == (1, len(PARTS), SIZE, SIZE)
+        assert head(Pixels().features(as_tensors(np.stack(shots.images)))).shape == (1, len(PARTS), SIZE, SIZE)
 
 
 def test_shots_without_a_labeled_pixel_are_refused():

@@ -16,7 +16,7 @@ from partshot.train.fit_head import (
     PRESETS,
     SCHEDULES,
     FitHead,
-    as_images,
+    as_tensors,
     class_weights,
     fit_head,
     leave_one_out,
@@ -53,7 +53,7 @@ def small_cnn():
 
 def accuracy(head, shots):
     with torch.no_grad():
-        found = head(Pixels().features(as_images(np.stack(shots.images)))).argmax(1).numpy()
+        found = head(Pixels().features(as_tensors(np.stack(shots.images)))).argmax(1).numpy()
     return float((found == np.stack(shots.labels)).mean())
 
 

@@ -11,7 +11,7 @@ from partshot.errors import BadLabels, BadRecipe
 from partshot.heads.cnn import cnn_s
 from partshot.heads.linear import Linear
 from partshot.heads.mlp import mlp_s
-from partshot.ops.images import as_images
+from partshot.ops.images import as_tensors
 from partshot.parts import IGNORE
 from partshot.represent.pixels import Pixels
 from partshot.represent.position import Positioned
@@ -30,7 +30,7 @@ def fitted(shots, recipe=RECIPE, make=mlp_s):
 
 def scores(head, images):
     with torch.no_grad():
-        return list(head(READS.features(as_images(np.stack(images)))).numpy())
+        return list(head(READS.features(as_tensors(np.stack(images)))).numpy())
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_it_learns(shots):
 
 
 def test_the_same_from_features_that_are_known(shots):
-    known = READS.features(as_images(shots.stack(SIZE)[0]))
+    known = READS.features(as_tensors(shots.stack(SIZE)[0]))
     recipe = RECIPE.changed(views=0, precision="fp32")
     again = mlp_s(READS.spec.channels, len(shots.parts))
     fit_points(again, READS, shots, recipe, SIZE, quiet=True, read=known)

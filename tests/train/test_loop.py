@@ -13,22 +13,22 @@ from torch import nn
 from partshot.artifact import read_card
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.train.journal import read_journal
-from partshot.train.loop import LoopRecipe, Turn, _mixed, run_loop
+from partshot.train.loop import LoopRecipe, Phase, _mixed, run_loop
 
 RECIPE = LoopRecipe(kimg=0.048, batch=4, precision="fp32")  # 12 steps
 
 
 class Doll:
-    """A game for a doll's house: a convolution, batch norm and dropout under Adam, a critic under SGD, an average."""
+    """A tiny objective: a convolution, batch norm and dropout under Adam, a discriminator under SGD, and an EMA."""
 
     def __init__(self, at_step=None, event=None):
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(8, 4, 3))
-        critic = nn.Conv2d(4, 1, 1)
+        discriminator = nn.Conv2d(4, 1, 1)
         average = nn.Conv2d(4, 1, 1).requires_grad_(False).to(torch.bfloat16)
-        self.modules = {"net": net, "critic": critic, "average": average}
+        self.modules = {"net": net, "discriminator": discriminator, "ema": average}
         self.adam = torch.optim.AdamW(net.parameters(), lr=0.1)
-        self.sgd = torch.optim.SGD(critic.parameters(), lr=0.1, momentum=0.9)
+        self.sgd = torch.optim.SGD(discriminator.parameters(), lr=0.1, momentum=0.9)
         self.at_step, self.event, self.batches = at_step, event, 0
 
     def batch(self, rng, images):
@@ -37,25 +37,25 @@ class Doll:
         self.batches += 1
         return {"images": torch.randn(images, 3, 8, 8, generator=rng)}
 
-    def turns(self):
+    def phases(self):
         return [
-            Turn("net", self.adam, self._net_loss, clip=1.0),
-            Turn("critic", self.sgd, self._critic_loss, every=2),
-            Turn("again", self.sgd, self._critic_loss, every=3),
+            Phase("net", self.adam, self._net_loss, clip=1.0),
+            Phase("discriminator", self.sgd, self._discriminator_loss, every=2),
+            Phase("again", self.sgd, self._discriminator_loss, every=3),
         ]
 
     def _net_loss(self, batch):
-        return self.modules["critic"](self.modules["net"](batch["images"])).square().mean()
+        return self.modules["discriminator"](self.modules["net"](batch["images"])).square().mean()
 
-    def _critic_loss(self, batch):
-        return (self.modules["critic"](self.modules["net"](batch["images"]).detach()) - 1).square().mean()
+    def _discriminator_loss(self, batch):
+        return (self.modules["discriminator"](self.modules["net"](batch["images"]).detach()) - 1).square().mean()
 
     def prepare(self, progress):
         for optimizer in (self.adam, self.sgd):
             optimizer.param_groups[0]["lr"] = 0.01 * (1 + math.cos(math.pi * progress))
 
     def finish(self, progress):
-        self.modules["average"].weight.lerp_(self.modules["critic"].weight.bfloat16(), 0.5)
+        self.modules["ema"].weight.lerp_(self.modules["discriminator"].weight.bfloat16(), 0.5)
         return {"progress": progress}
 
     def trained(self):
@@ -119,7 +119,7 @@ def test_the_journal_counts_images_and_averages_each_loss_over_its_own_steps(who
     assert [line["step"] for line in lines] == [5, 10, 12]
     assert [line["images"] for line in lines] == [20, 40, 48]
     assert lines[0]["progress"] == pytest.approx((1 + 2 + 3 + 4 + 5) / 5 / 12)
-    assert set(lines[0]) == {"step", "images", "net", "critic", "again", "progress"}
+    assert set(lines[0]) == {"step", "images", "net", "discriminator", "again", "progress"}
 
 
 def test_a_finished_run_returns_at_once_with_its_weights(whole):
@@ -130,7 +130,7 @@ def test_a_finished_run_returns_at_once_with_its_weights(whole):
 
 def test_chance_depends_on_the_seed(whole, tmp_path):
     other = play(tmp_path, recipe=RECIPE.changed(seed=1))
-    assert not torch.equal(other.modules["critic"].weight, whole[1].modules["critic"].weight)
+    assert not torch.equal(other.modules["discriminator"].weight, whole[1].modules["discriminator"].weight)
 
 
 def test_the_callers_chance_is_left_as_it_was(tmp_path):
@@ -171,7 +171,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
 
 def test_a_checkpoint_of_other_networks_is_refused(whole):
     game = Doll()
-    game.modules["critic"] = nn.Conv2d(4, 2, 1)
+    game.modules["discriminator"] = nn.Conv2d(4, 2, 1)
     with pytest.raises(BadArtifact, match="does not fit"):
         play(whole[0], game)
 
@@ -250,8 +250,8 @@ class Line:
     def batch(self, rng, images):
         return torch.rand(images, 4, generator=rng)
 
-    def turns(self):
-        return [Turn("loss", self.sgd, self._loss)]
+    def phases(self):
+        return [Phase("loss", self.sgd, self._loss)]
 
     def _loss(self, batch):
         return (self.modules["net"](batch) - batch.sum(1, keepdim=True)).square().mean()

@@ -10,14 +10,14 @@ from partshot.train.student_choice import choose_student, pretrained_student
     ("here", "student", "preset", "expected"),
     [
         ("efficientnet-lite0", "auto", None, ("light-efficientnet-lite0", "pretrained")),
-        (None, "auto", None, ("swift", "default")),
-        ("efficientnet-lite0", "auto", "supervised", ("swift", "supervised")),
+        (None, "auto", None, ("fast-unet", "default")),
+        ("efficientnet-lite0", "auto", "supervised", ("fast-unet", "supervised")),
         ("efficientnet-lite0", "auto", "pretrained", ("light-efficientnet-lite0", "pretrained")),
         (None, "light-dinov3-convnext-tiny", None, ("light-dinov3-convnext-tiny", "pretrained")),
         (None, "light-resnet18", None, ("light-resnet18", "default")),
-        ("efficientnet-lite0", "swift", None, ("swift", "default")),
+        ("efficientnet-lite0", "fast-unet", None, ("fast-unet", "default")),
         ("efficientnet-lite0", "auto", "auto-shot-pretrained", ("light-efficientnet-lite0", "auto-shot-pretrained")),
-        (None, "auto", "auto-shot-pretrained", ("swift", "auto-shot-consistent")),
+        (None, "auto", "auto-shot-pretrained", ("fast-unet", "auto-shot-consistent")),
         ("efficientnet-lite0", "unet-resnet18", "supervised", ("unet-resnet18", "supervised")),
     ],
 )
@@ -33,5 +33,5 @@ def test_without_an_encoder_the_cure_is_told(monkeypatch):
 
 
 def test_other_names_stand_for_no_weights():
-    assert pretrained_student("swift") == ("swift", None)
+    assert pretrained_student("fast-unet") == ("fast-unet", None)
     assert pretrained_student("light-resnet18") == ("light-resnet18", None)

@@ -1,4 +1,4 @@
-"""auto-shot: the road by way of a generator. A few of its own images are labeled, and it draws and labels thousands.
+"""auto-shot: the road by way of a generator. A few of its own images are labeled, and it splits and labels thousands.
 
 The rows that the demo and the benchmarks show of it. auto_shot: a student that learns from what the generator drew and
 the few-shot head labeled, and needs no generator afterwards (ReGAN). few_shot: that head itself, which reads given
@@ -14,11 +14,11 @@ import numpy as np
 from partshot.benchmark.baselines import Predictor, folder_of_draw, predictor
 from partshot.data.images import resize_images
 from partshot.data.shots import Shots
-from partshot.ops.images import as_images
+from partshot.ops.images import as_tensors
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.distill import DRAWN, train_student
+from partshot.tasks.distill import GENERATED, train_student
 from partshot.tasks.fit import HEAD
 from partshot.tasks.sample import latents_of_names
 from partshot.train.distill_recipe import Distill
@@ -34,9 +34,9 @@ _BATCH = 16
 class AutoShot:
     """The rows of one generator.
 
-    folder: where students are trained, one sub-folder each. generator: draws and reads. recipe: the
+    folder: where students are trained, one sub-folder each. generator: splits and reads. recipe: the
     student's. fit: of the head. own: whether the labeled images are the generator's,
-    under the names of sample.drawn_name; others are inverted. drawn: how many images the student learns from.
+    under the names of sample.sample_name; others are inverted. drawn: how many images the student learns from.
     head: a name of catalog.HEADS. images: plain ones, uint8 [n, s, s, 3] at the recipe's size, that the student sees
     besides where its recipe has consistency. trained: which student it is, a name as `train_student` takes them.
     """
@@ -48,7 +48,7 @@ class AutoShot:
         recipe: Distill,
         fit: FitHead | FitEnsemble,
         own: bool = True,
-        drawn: int = DRAWN,
+        drawn: int = GENERATED,
         seed: int = 0,
         quiet: bool = False,
         head: str = HEAD,
@@ -95,7 +95,7 @@ class AutoShot:
         with Ticker("invert", len(new), 0, self.quiet) as ticker:
             for first in range(0, len(new), _BATCH):
                 some = new[first : first + _BATCH]
-                found = self.generator.latents(as_images(stack[some]))
+                found = self.generator.latents(as_tensors(stack[some]))
                 self._found |= {keys[i]: found[j : j + 1] for j, i in enumerate(some)}
                 ticker.tick(min(first + _BATCH, len(new)))
         return Latents.join([self._found[key] for key in keys])

@@ -19,7 +19,7 @@ from partshot.data.shots import Shots
 from partshot.represent.choose import POSITION, open_representation
 from partshot.represent.spec import Representation
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.distill import asks_a_reader, is_heard, teacher_size, train_student
+from partshot.tasks.distill import is_teacher_used, teacher_size, train_student, uses_frozen_reader
 from partshot.tasks.fit import HEAD
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
@@ -30,7 +30,7 @@ from partshot.train.student_choice import STUDENT
 Predictor = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
 
-class Contest:
+class Baselines:
     """Everyone gets the same shots, the same unlabeled images and the same student's network.
 
     folder: where students are trained, one sub-folder each, so that a contest goes on where it stopped.
@@ -85,13 +85,13 @@ class Contest:
 
     def distilled(self, shots: Shots) -> Student:
         """The student with everything: the mean teacher's network where the few-shot teacher is not heard."""
-        if not self._hears(shots):
+        if not self._uses_teacher(shots):
             return self.mean_teacher(shots)
         return self._train("student", shots, self.recipe, self.images, self.teacher(shots))
 
     def training(self, shots: Shots) -> Path:
         """Folder of the student's training, with its journal."""
-        return self._run("student" if self._hears(shots) else "mean-teacher", shots)
+        return self._run("student" if self._uses_teacher(shots) else "mean-teacher", shots)
 
     def mean_teacher(self, shots: Shots) -> Student:
         """The student without a teacher to start it."""
@@ -106,16 +106,16 @@ class Contest:
         fitted = Segmenter(representation, shots.parts, head, teacher_size(self.recipe), self.fit)
         return fitted.fit(shots, quiet=self.quiet)
 
-    def _hears(self, shots: Shots) -> bool:
+    def _uses_teacher(self, shots: Shots) -> bool:
         if self.recipe.consistency is not None and self.recipe.consistency.teacher == 0:
             # None is, so none has to be fitted.
             return False
-        return is_heard(self.teacher(shots), shots, self.recipe)
+        return is_teacher_used(self.teacher(shots), shots, self.recipe)
 
     def _train(self, name: str, shots: Shots, recipe: Distill, images, teacher) -> Student:
         out = self._run(name, shots)
         # A frozen encoder's head is the teacher of such a student here; it is not fitted twice.
-        reader = self.teacher(shots) if asks_a_reader(self.student, recipe, shots) else None
+        reader = self.teacher(shots) if uses_frozen_reader(self.student, recipe, shots) else None
         given = (self.student, self.seed, self.quiet)
         return train_student(shots, recipe, out, images, teacher, *given, reader=reader)
 

@@ -1,7 +1,7 @@
 """What a table is measured on: labeled images to draw shots from, others to measure on, and plain ones.
 
 Knows two kinds of sources: drawn toys by name ("toy-face"), and a folder of images with masks, whose split.json tells
-the draws where there is one. Every method of a table gets the same Field.
+the splits where there is one. Every method of a table gets the same Field.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from partshot.artifact import replacing_file
-from partshot.benchmark.kshot import Draws
+from partshot.benchmark.kshot import Splits
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.errors import BadLabels, BadRecipe, nearest
@@ -36,7 +36,7 @@ _TOY_SIZE = 64
 
 @dataclass(frozen=True)
 class Field:
-    """name: for files. title: for people. pool: where shots are drawn from; draws: which ones, None where seeds say.
+    """name: for files. title: for people. pool: where shots are drawn from; splits: which ones, None where seeds say.
 
     test: what is measured on. plain: the folder of unlabeled images, and left_out: files there that are not among
     them, such as masks and what is measured on. toy: whether it is the drawn one of that name. near: those of the plain
@@ -47,7 +47,7 @@ class Field:
     title: str
     pool: Shots
     test: Shots
-    draws: Draws | None
+    splits: Splits | None
     plain: Path
     left_out: tuple[Path, ...] = ()
     toy: bool = False
@@ -55,9 +55,9 @@ class Field:
 
     @cached_property
     def fingerprint(self) -> str:
-        """12 hex digits that change with pool, test, draws, and the names and sizes of the plain images."""
+        """12 hex digits that change with pool, test, splits, and the names and sizes of the plain images."""
         plain = [f"{path.name} {path.stat().st_size}" for path in list_images(self.plain, leave_out=self.left_out)]
-        given = f"{self.name}/{self.pool.fingerprint}/{self.test.fingerprint}/{self.draws}/{plain}"
+        given = f"{self.name}/{self.pool.fingerprint}/{self.test.fingerprint}/{self.splits}/{plain}"
         return hashlib.sha256(given.encode()).hexdigest()[:12]
 
     def images(self, size: int) -> np.ndarray:
@@ -67,7 +67,7 @@ class Field:
         return read_stack([*near, *_spread(paths, room)], size, skip_corrupt=True).images
 
 
-def open_field(data: str, work: Path, quiet: bool = False) -> Field:
+def open_dataset(data: str, work: Path, quiet: bool = False) -> Field:
     """The Field of a toy's name, or of a folder. work: where a toy's plain images are drawn, or a folder's gathered.
 
     A folder holds images/ and masks/, classes.json, and may hold unlabeled/ and split.json: {"train": [stems], "val":
@@ -105,7 +105,7 @@ def _pack(folder: Path, work: Path) -> Field:
     # Named, since then images without a mask may lie among the others.
     images = folder / "images" if (folder / "images").is_dir() else folder
     pairs = {pair.name: pair for pair in find_pairs(folder, images)}
-    split, draws = _split(folder, list(pairs))
+    split, splits = _split(folder, list(pairs))
     pool, test = (load_shots(folder, images, names=split[part]) for part in ("train", "val"))
     held_out, masks = [pairs[name].image for name in split["val"]], [pair.mask for pair in pairs.values()]
     name, apart = folder.resolve().name, folder / "unlabeled"
@@ -116,7 +116,7 @@ def _pack(folder: Path, work: Path) -> Field:
         plain, left_out = _gathered(own | others, work / "images", name), ()
         near = tuple(plain / there for there in own)
     title = f"{name}, measured on {len(test)} images"
-    return Field(name, title, pool, test, draws or None, plain, left_out, near=near)
+    return Field(name, title, pool, test, splits or None, plain, left_out, near=near)
 
 
 def _gathered(paths: Mapping[str, Path], folder: Path, name: str) -> Path:
@@ -140,8 +140,8 @@ def _spread(paths: Sequence[Path], most: int) -> Sequence[Path]:
     return paths[:: max(1, len(paths) // max(1, most))][:most]
 
 
-def _split(folder: Path, stems: list[str]) -> tuple[dict[str, list[str]], Draws]:
-    """Stems to draw from ("train") and to measure on ("val"), and the draws."""
+def _split(folder: Path, stems: list[str]) -> tuple[dict[str, list[str]], Splits]:
+    """Stems to draw from ("train") and to measure on ("val"), and the splits."""
     path = folder / "split.json"
     if not path.is_file():
         if len(stems) < 4:
@@ -151,7 +151,7 @@ def _split(folder: Path, stems: list[str]) -> tuple[dict[str, list[str]], Draws]
         split = json.loads(path.read_text(encoding="utf-8"))
         train, val = list(split["train"]), list(split["val"])
         fewshot = split.get("fewshot", {})
-        draws = {int(k): {int(s): tuple(v) for s, v in by.items()} for k, by in fewshot.items()}
+        splits = {int(k): {int(s): tuple(v) for s, v in by.items()} for k, by in fewshot.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadLabels(f'{path}: not a split ({error}); write {{"train": [stems], "val": [stems]}}') from error
     missing = [stem for stem in [*train, *val] if stem not in stems]
@@ -161,4 +161,4 @@ def _split(folder: Path, stems: list[str]) -> tuple[dict[str, list[str]], Draws]
     if both or not train or not val:
         what = f"'{both[0]}' is in both train and val" if both else "train or val is empty"
         raise BadLabels(f"{path}: {what}; what is drawn from and what is measured on must be apart, and some of each")
-    return {"train": train, "val": val}, draws
+    return {"train": train, "val": val}, splits

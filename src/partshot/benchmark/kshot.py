@@ -22,7 +22,7 @@ Predict = Callable[[list[np.ndarray]], list[np.ndarray]]
 Method = Callable[[Shots], Predict]
 """What is compared: it is given labeled shots, takes its time, and gives back a function that predicts."""
 
-Draws = Mapping[int, Mapping[int, Sequence[str]]]
+Splits = Mapping[int, Mapping[int, Sequence[str]]]
 """k -> seed -> the names of the shots."""
 
 
@@ -64,14 +64,14 @@ def kshot(
     test: Shots,
     ks: Sequence[int],
     seeds: Sequence[int],
-    draws: Draws | None = None,
+    splits: Splits | None = None,
     on_result: Callable[[Row], None] | None = None,
     done: Iterable[Row] = (),
     machine: str = "",
 ) -> list[Row]:
     """Fits every method on k labeled shots, for every k and seed, and scores it on the test images.
 
-    pool: where the shots are drawn from. draws: which ones; else `pool.draw(k, seed)`, whose draws are nested.
+    pool: where the shots are drawn from. splits: which ones; else `pool.sample(k, seed)`, whose splits are nested.
     on_result: called with each new row as soon as it is there, so that it can be written down.
     done: rows of an earlier run; a row is taken over when method, k, seed and shots are the same, so all methods see
     the same shots and nothing is fitted twice. The caller sees to it that they are of the same test images.
@@ -85,7 +85,7 @@ def kshot(
     rows = []
     for k in ks:
         for seed in seeds:
-            shots = _draw(pool, k, seed, draws)
+            shots = _draw(pool, k, seed, splits)
             for name, method in methods.items():
                 row = earlier.get((name, k, seed, shots.names))
                 if row is None:
@@ -123,15 +123,15 @@ def table_to_markdown(table: Table, measure: Literal["miou", "wiou"] = "miou") -
     return "\n".join(lines) + "\n"
 
 
-def _draw(pool: Shots, k: int, seed: int, draws: Draws | None) -> Shots:
-    if draws is None:
-        return pool.draw(k, seed)
-    if k not in draws or seed not in draws[k]:
-        raise BadRecipe(f"the draws hold no k = {k} with seed {seed}; known k: {sorted(draws)}")
-    unknown = [name for name in draws[k][seed] if name not in pool.names]
+def _draw(pool: Shots, k: int, seed: int, splits: Splits | None) -> Shots:
+    if splits is None:
+        return pool.sample(k, seed)
+    if k not in splits or seed not in splits[k]:
+        raise BadRecipe(f"the splits hold no k = {k} with seed {seed}; known k: {sorted(splits)}")
+    unknown = [name for name in splits[k][seed] if name not in pool.names]
     if unknown:
         raise BadLabels(f"draw k = {k}, seed {seed} names '{unknown[0]}'; {nearest(unknown[0], pool.names[:20])}")
-    return pool.subset([pool.names.index(name) for name in draws[k][seed]])
+    return pool.subset([pool.names.index(name) for name in splits[k][seed]])
 
 
 def _measure(name: str, method: Method, k: int, seed: int, shots: Shots, test: Shots, machine: str) -> Row:

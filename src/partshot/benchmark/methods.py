@@ -16,7 +16,7 @@ from pydantic import Field as Setting
 from pydantic import field_validator, model_validator
 
 from partshot.benchmark.auto_shot import AutoShot
-from partshot.benchmark.baselines import Contest, folder_of_draw, predictor
+from partshot.benchmark.baselines import Baselines, folder_of_draw, predictor
 from partshot.benchmark.datasets import TOYS, Field, toy_images
 from partshot.benchmark.kshot import Method
 from partshot.catalog import PRETEXTS, lookup
@@ -33,7 +33,7 @@ from partshot.segmenter import Segmenter
 from partshot.tasks.distill import facing, teacher_size, train_student
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
 from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
-from partshot.tasks.run_auto import FAVOR, READY, TRAINED, Candidate, choose, ready
+from partshot.tasks.run_auto import LONG_TRAINED_BONUS, READY, TRAINED, Candidate, choose, ready
 from partshot.train.distill_recipe import PRESETS as DISTILL_PRESETS
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
@@ -44,14 +44,14 @@ from partshot.train.progress import say
 from partshot.train.student_choice import STUDENT
 
 EMBEDDED_TOY = "toy-face"
-"""The toy that the embedded generator draws."""
+"""The toy that the embedded generator splits."""
 
 
 class BenchRecipe(Recipe):
     """How thoroughly a table is measured.
 
     size: side of the images that encoders and heads read; students read no less than 128 px. ks: numbers of labels.
-    seeds: draws of them. encoder_preset: a row of every contrastive pretext's table, and "PRETEXT=ROW" behind a comma
+    seeds: splits of them. encoder_preset: a row of every contrastive pretext's table, and "PRETEXT=ROW" behind a comma
     for one that takes another; encoder_kimg: thousands of images that each encoder sees in training, None the row's
     own. student_kimg: of shots that each student sees. fit_images: images that each head sees, but an ensemble, which
     sees pixels. steps: of inverting one image.
@@ -104,7 +104,7 @@ class Entry(NamedTuple):
     source: str = ""
 
 
-class Contenders:
+class MethodBuilder:
     """All of them for one Field.
 
     work: where encoders and students are trained. recipe: how thoroughly. generator: a trained one's folder; None takes
@@ -185,7 +185,7 @@ class Contenders:
         # Fits that leave out different shots read the same views, and so do different heads.
         store = Store(self.work / "features")
 
-        favor = {p: FAVOR if self.recipe.preset_of(p) == LONG else 0.0 for p in TRAINED}
+        favor = {p: LONG_TRAINED_BONUS if self.recipe.preset_of(p) == LONG else 0.0 for p in TRAINED}
 
         def encoder(pretext: str) -> Representation:
             return cached(self.encoder_of(pretext), store)
@@ -205,14 +205,14 @@ class Contenders:
         return Entry(name, method, recipes, source=source)
 
     def inverted(self, name: str, layers: str = "regan", steps: int | None = None) -> Entry:
-        """A head on what a generator draws the images from, found by inversion."""
+        """A head on what a generator splits the images from, found by inversion."""
         recipe = INVERT_PRESETS["fast"].changed(steps=steps or self.recipe.steps)
         fit = self.fit.changed(augment=None)
 
         @cache
         def road() -> AutoShot:
             generator = load_stylegan(self.generator, layers, recipe=recipe)
-            # Whatever the layers, a image is searched for once.
+            # Whatever the layers, an image is searched for once.
             generator.store = Store(self.work / "inverted")
             return AutoShot(self.work, generator, self.distill, fit, own=False, quiet=self.quiet)
 
@@ -304,9 +304,9 @@ class Contenders:
         return self.field.images(self.student_size)
 
     @cached_property
-    def _contest(self) -> Contest:
+    def _contest(self) -> Baselines:
         given = (self._students(self.distill), self._images, open_representation(REPRESENTATION), self.distill)
-        return Contest(*given, fit=self.fit, quiet=self.quiet)
+        return Baselines(*given, fit=self.fit, quiet=self.quiet)
 
     def _students(self, *recipes: Recipe) -> Path:
         """Where students of this Field and these settings are trained, and no others."""

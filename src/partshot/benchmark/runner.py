@@ -1,6 +1,6 @@
 """bench: a named table, measured row by row: Markdown, JSON and a plot.
 
-The story: open what is measured on, let every row of the table learn from the same draws of shots, write each result
+The story: open what is measured on, let every row of the table learn from the same splits of shots, write each result
 down as soon as it is there, and put together what there is. Running it again goes on where it stopped. Which rows a
 table has is tables.py's affair.
 """
@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 
 from partshot import __version__
 from partshot.artifact import inside, replacing_file
-from partshot.benchmark.datasets import TOYS, Field, open_field
+from partshot.benchmark.datasets import TOYS, Field, open_dataset
 from partshot.benchmark.kshot import Row, kshot, table_to_dict, table_to_markdown, tabulate
 from partshot.benchmark.kshot import Table as Measured
-from partshot.benchmark.methods import BenchRecipe, Contenders, Entry
+from partshot.benchmark.methods import BenchRecipe, Entry, MethodBuilder
 from partshot.benchmark.tables import PRETEXTS, TABLES, Table
 from partshot.errors import BadRecipe, nearest
 from partshot.machine import available_cores
@@ -55,10 +55,10 @@ def bench(
 ) -> Path:
     """Measures a table; returns out/TABLE-DATA.md, beside which lie .json, .png and recipes/.
 
-    table: a key of tables.TABLES. data: a toy's name or a folder (see field.open_field). work: where rows, encoders and
-    students are kept, out/work when None. ks, seeds, size: replace the recipe's. kimg: thousands of images that each
-    encoder sees, preset: of the contrastive pretexts, see BenchRecipe.encoder_preset; student_kimg: of shots that each
-    student sees. generator: a trained one of such images. Raises BadRecipe for an unknown table, one that needs a
+    table: a key of tables.TABLES. data: a toy's name or a folder (see field.open_dataset). work: where rows, encoders
+    and students are kept, out/work when None. ks, seeds, size: replace the recipe's. kimg: thousands of images that
+    each encoder sees, preset: of the contrastive pretexts, see BenchRecipe.encoder_preset; student_kimg: of shots that
+    each student sees. generator: a trained one of such images. Raises BadRecipe for an unknown table, one that needs a
     generator, or labels that are not there, BadArtifact for a generator that is none, and what opening the data raises,
     all before anything is trained.
     """
@@ -73,18 +73,18 @@ def bench(
             resolve(pretext, recipe.preset_of(pretext))
         except BadRecipe as error:
             raise BadRecipe(f"{pretext}: {error}; another for one pretext is given as A,moco=B") from error
-    field = open_field(data, work, quiet)
+    field = open_dataset(data, work, quiet)
     found = None if generator is None else inside(Path(generator), "representation")
-    every = Contenders(field, work, recipe, found, quiet)
+    every = MethodBuilder(field, work, recipe, found, quiet)
     entries = TABLES[table].rows(every)
     _refuse_missing(entries, recipe, field)
     torch.set_num_threads(available_cores())
 
     total = sum(len(entry.ks or recipe.ks) for entry in entries) * len(recipe.seeds)
     rows, teller, page = [], _Teller(total, quiet), out
-    # A table shows its rows in its own order, not in that of the draws.
+    # A table shows its rows in its own order, not in that of the splits.
     order = [entry.name for entry in entries]
-    # Whole draws first, so that a run that is cut short has complete ones to show.
+    # Whole splits first, so that a run that is cut short has complete ones to show.
     for seed in recipe.seeds:
         for entry in entries:
             rows += _measure(entry, _journal(work, entry, recipe, field), seed, recipe, field, teller)
@@ -99,12 +99,12 @@ def _recipe(data: str, given: Mapping) -> BenchRecipe:
 
 
 def _refuse_missing(entries: Sequence[Entry], recipe: BenchRecipe, field: Field) -> None:
-    """BadRecipe for numbers of labels, or draws of them, that the Field has not."""
+    """BadRecipe for numbers of labels, or splits of them, that the Field has not."""
     for k in sorted({k for entry in entries for k in entry.ks or recipe.ks}):
-        if field.draws is None and k > len(field.pool):
+        if field.splits is None and k > len(field.pool):
             raise BadRecipe(f"{k} labels of {field.title}: {len(field.pool)} are there to draw from; give smaller --ks")
-        if field.draws is not None and not set(recipe.seeds) <= set(field.draws.get(k, ())):
-            known = {k: sorted(by) for k, by in field.draws.items()}
+        if field.splits is not None and not set(recipe.seeds) <= set(field.splits.get(k, ())):
+            known = {k: sorted(by) for k, by in field.splits.items()}
             raise BadRecipe(
                 f"{field.title}: split.json holds no k = {k} for all of --seeds {list(recipe.seeds)}; there are {known}"
             )
@@ -153,7 +153,7 @@ def _measure(
     ks, done = entry.ks or recipe.ks, [Row.from_dict(line) for line in read_journal(journal.path)]
     if not {(k, seed) for k in ks} <= {(row.k, row.seed) for row in done}:
         teller.begin(entry.name, seed)
-    rows = kshot({entry.name: entry.fit}, field.pool, test, ks, [seed], field.draws, keep, done, _machine())
+    rows = kshot({entry.name: entry.fit}, field.pool, test, ks, [seed], field.splits, keep, done, _machine())
     teller.done += len(rows) - (teller.new - before)
     return rows
 
@@ -170,9 +170,9 @@ def _write(
         for k in entry.ks or recipe.ks
         if there[entry.name, k] < len(recipe.seeds)
     ]
-    unfinished = f"Unfinished: {len(rows)} of {total} rows are there. Draws so far: {', '.join(fewer)}."
+    unfinished = f"Unfinished: {len(rows)} of {total} rows are there. Splits so far: {', '.join(fewer)}."
     links = {entry.name: _link(out / "recipes", entry.recipes) for entry in entries}
-    told = "Mean and deviation over the draws" if len(recipe.seeds) > 1 else "One draw,"
+    told = "Mean and deviation over the splits" if len(recipe.seeds) > 1 else "One draw,"
     machines = Counter(row.machine or "a machine that is not told" for row in rows)
     page = [
         f"# {TABLES[name].what}",

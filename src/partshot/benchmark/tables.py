@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from partshot.benchmark.datasets import TOYS, toy_images
-from partshot.benchmark.methods import Contenders, Entry
+from partshot.benchmark.methods import Entry, MethodBuilder
 from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
 from partshot.parts import IGNORE
@@ -24,7 +24,7 @@ LAYERS = ("coarse", "middle", "fine", "regan", "all")
 STEPS = (10, 30, 100, 300)
 SHIFTS = (0, 10, 20, 30)
 LABELS = (1, 3, 10, 30, 100, 300)
-# Generated images to learn from, of seeds that nothing else draws.
+# Generated images to learn from, of seeds that nothing else splits.
 _DRAWN, _DRAWN_SEED = 1000, 4_000_000
 
 
@@ -37,11 +37,11 @@ class Table:
 
     what: str
     source: str
-    rows: Callable[[Contenders], list[Entry]]
+    rows: Callable[[MethodBuilder], list[Entry]]
     over: str = "labels"
 
 
-def representations(every: Contenders) -> list[Entry]:
+def representations(every: MethodBuilder) -> list[Entry]:
     """Everything that reads images, each under the same head, beside what needs no representation."""
     rows = [every.auto("auto"), every.several("several", PRETEXTS)]
     rows += [every.encoder(pretext, pretext) for pretext in PRETEXTS]
@@ -55,24 +55,24 @@ def representations(every: Contenders) -> list[Entry]:
     return [*rows, every.mean_teacher(), every.started(student), every.started(student, best)]
 
 
-def heads(every: Contenders) -> list[Entry]:
+def heads(every: MethodBuilder) -> list[Entry]:
     """Every head on one encoder."""
     return [every.encoder(head, PRETEXTS[0], head=head) for head in HEADS]
 
 
-def layers(every: Contenders) -> list[Entry]:
+def layers(every: MethodBuilder) -> list[Entry]:
     """One head on groups of a generator's layers."""
     _need_generator(every, "layers")
     return [every.inverted(name, name) for name in LAYERS]
 
 
-def moco_vs_simsiam(every: Contenders) -> list[Entry]:
+def moco_vs_simsiam(every: MethodBuilder) -> list[Entry]:
     """Both contrastive encoders under two heads, and what their students make of it."""
     pairs = [(pretext, head) for pretext in PRETEXTS for head in ("mlp-ganorcon", "conv")]
     return [row for pretext, head in pairs for row in every.with_student(f"{pretext}, {head}", pretext, head)]
 
 
-def pretraining(every: Contenders) -> list[Entry]:
+def pretraining(every: MethodBuilder) -> list[Entry]:
     """One contrastive encoder that learned from the Field's own images, from other things', and from nothing."""
     rows = [every.encoder("moco, its own images", "moco")]
     for name in TOYS:
@@ -81,8 +81,8 @@ def pretraining(every: Contenders) -> list[Entry]:
     return [*rows, every.head("random weights", partial(open_representation, "random" + POSITION))]
 
 
-def gan_images(every: Contenders) -> list[Entry]:
-    """The same encoder, trained on real images and on what a generator draws."""
+def gan_images(every: MethodBuilder) -> list[Entry]:
+    """The same encoder, trained on real images and on what a generator splits."""
     _need_generator(every, "gan-images")
     drawn = every.work / "images" / f"drawn-{every.drawn_by}"
     draw = partial(sample, every.generator, drawn, _DRAWN, _DRAWN_SEED, 1.0, every.quiet)
@@ -95,15 +95,15 @@ def gan_images(every: Contenders) -> list[Entry]:
     ]
 
 
-def inversion(every: Contenders) -> list[Entry]:
-    """How long a image must be searched for before its features are any good."""
+def inversion(every: MethodBuilder) -> list[Entry]:
+    """How long an image must be searched for before its features are any good."""
     _need_generator(every, "inversion")
     rows = [every.inverted(f"{steps} steps", steps=steps) for steps in STEPS]
     most = (max(every.recipe.ks),)
     return [row._replace(ks=most, line="inverted", at=float(s)) for row, s in zip(rows, STEPS, strict=True)]
 
 
-def shift(every: Contenders) -> list[Entry]:
+def shift(every: MethodBuilder) -> list[Entry]:
     """Images moved sideways, which a generator of centerd things cannot draw."""
     rows = [every.inverted("generator, inverted")] if every.drawn_by else []
     rows += [every.encoder(pretext, pretext) for pretext in PRETEXTS[-1:]]
@@ -122,10 +122,10 @@ def shift(every: Contenders) -> list[Entry]:
     ]
 
 
-def supervised(every: Contenders) -> list[Entry]:
+def supervised(every: MethodBuilder) -> list[Entry]:
     """How many labels a supervised network needs to do what few labels do with plain images beside them."""
-    draws = every.field.draws
-    there = tuple(k for k in LABELS if k <= len(every.field.pool)) if draws is None else tuple(sorted(draws))
+    splits = every.field.splits
+    there = tuple(k for k in LABELS if k <= len(every.field.pool)) if splits is None else tuple(sorted(splits))
     return [every.supervised()._replace(ks=there), every.mean_teacher()]
 
 
@@ -155,7 +155,7 @@ def shifted(shots: Shots, share: float) -> Shots:
     return replace(shots, images=tuple(images), labels=tuple(labels))
 
 
-def _need_generator(every: Contenders, table: str) -> None:
+def _need_generator(every: MethodBuilder, table: str) -> None:
     if not every.drawn_by:
         raise BadRecipe(
             f"table '{table}' on {every.field.name} needs a generator of such images; run partshot pretrain "

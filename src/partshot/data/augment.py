@@ -20,7 +20,7 @@ from partshot.recipe import Recipe
 
 
 class Augment(Recipe):
-    """How much a image may change. Zero switches a change off (scale: one).
+    """How much an image may change. Zero switches a change off (scale: one).
 
     scale: the largest zoom factor; drawn log-uniformly in [1/scale, scale]. rotation: degrees, +-.
     shift: share of the image's side, +-. warp: standard deviation of a smooth displacement, share of the side.
@@ -71,12 +71,12 @@ def augment(
     return recolor(images, recipe, rng), labels
 
 
-def borrow_colors(
+def transfer_colors(
     images: Float[torch.Tensor, "b 3 h w"], others: Float[torch.Tensor, "b 3 h w"], share: float, rng: torch.Generator
 ) -> Float[torch.Tensor, "b 3 h w"]:
     """Some images in the colors of others: each channel takes the other image's mean and deviation.
 
-    share: probability that a image borrows; how far it goes is drawn uniformly. So a few labeled images appear in
+    share: probability that an image borrows; how far it goes is drawn uniformly. So a few labeled images appear in
     the colors of the whole folder (Reinhard et al. 2001, in RGB). The result stays in [-1, 1].
     """
     (mean, deviation), (other_mean, other_deviation) = _statistics(images), _statistics(others)

@@ -1,7 +1,7 @@
 """Images from disk as uint8 RGB arrays, whatever program wrote them, and label overlays back to disk.
 
 Knows the modes, depths, rotations and limits of the common formats, and what to say about a file that is none of
-them. Refuses to know labels' ids beyond their colors, normalization and tensors: a image here is uint8 [h, w, 3].
+them. Refuses to know labels' ids beyond their colors, normalization and tensors: an image here is uint8 [h, w, 3].
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
 _BIT_DEPTHS = (8, 10, 12, 14, 16)  # what cameras and microscopes put into 16-bit files
 _SILENT_SECONDS = 2.0  # shorter work needs no progress bar
 
-# A image over the limit is refused with this module's own words, so Pillow's warning would only say it twice.
+# An image over the limit is refused with this module's own words, so Pillow's warning would only say it twice.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
@@ -112,7 +112,7 @@ def allowing(megapixels: int | float) -> Iterator[None]:
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """A image, uint8 [h, w, 3], squashed to uint8 [size, size, 3]: the aspect is not kept.
+    """An image, uint8 [h, w, 3], squashed to uint8 [size, size, 3]: the aspect is not kept.
 
     Bilinear with half-pixel centers, and antialiased where it shrinks: what `torch.nn.functional.interpolate` does
     with `antialias=True`, but rounded to uint8.
@@ -166,13 +166,13 @@ def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> 
 
 
 def turned_by_exif(path: Path | str) -> bool:
-    """Whether the EXIF rotation of a image swaps its height and width."""
+    """Whether the EXIF rotation of an image swaps its height and width."""
     with Image.open(path, formats=_FORMATS) as image:
         return image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, parts: PartSet, alpha: float = 0.5) -> np.ndarray:
-    """A image with its parts tinted and outlined in their colors, uint8 [h, w, 3].
+    """An image with its parts tinted and outlined in their colors, uint8 [h, w, 3].
 
     image: uint8 [h, w, 3]. labels: uint8 [h, w]; background stays clear, ignored pixels (255) turn gray.
     alpha: how much of the part's color covers the image, 0..1; outlines are opaque and grow with the image.
@@ -226,7 +226,7 @@ def _decode(path: Path, near: int | None = None) -> tuple[Image.Image, bool]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    # A image whose head has been read; whatever is wrong with the file, now or later on, is a BadImage.
+    # An image whose head has been read; whatever is wrong with the file, now or later on, is a BadImage.
     if not path.is_file():
         raise BadImage(f"{path}: no such file; check the path")
     if path.stat().st_size == 0:

@@ -65,7 +65,7 @@ def write_labels(path: Path | str, labels: np.ndarray, parts: PartSet) -> Path:
 def resize_labels(labels: np.ndarray, size: int) -> np.ndarray:
     """Labels, uint8 [h, w], squashed to uint8 [size, size]: each pixel takes the id at its center, none is blended.
 
-    The grid is that of `images.resize_image`, so that a image and its labels stay on top of each other.
+    The grid is that of `images.resize_image`, so that an image and its labels stay on top of each other.
     """
     return np.array(Image.fromarray(labels).resize((size, size), Image.Resampling.NEAREST))
 

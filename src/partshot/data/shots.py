@@ -25,7 +25,7 @@ _THREADS = 4
 
 
 class Pair(NamedTuple):
-    """A image and its mask on disk; name is the stem they share."""
+    """An image and its mask on disk; name is the stem they share."""
 
     name: str
     image: Path
@@ -83,7 +83,7 @@ class Shots:
         """The usual (median) long side of the images, in pixels."""
         return int(np.median([max(image.shape[:2]) for image in self.images]))
 
-    def draw(self, k: int, seed: int) -> "Shots":
+    def sample(self, k: int, seed: int) -> "Shots":
         """The first k of all shots in an order that the seed alone decides, so that draws of one seed are nested.
 
         The masks are not looked at: a small draw can miss a part, see `present`. Raises BadLabels when there are
@@ -152,7 +152,7 @@ def find_pairs(
 
     Layouts: masks STEM.png in `labels` and images STEM.* in `images` (further images there are the unlabeled
     ones); one folder that holds images/ and masks/; or STEM.png beside STEM.jpg (or any other kind of image).
-    Without `images` the folder is taken to hold shots alone, and a image without a mask is an error.
+    Without `images` the folder is taken to hold shots alone, and an image without a mask is an error.
     names: only these stems, in this order. leave_out: files in `images` that are no images, such as other masks.
 
     Raises BadLabels when there is no mask, or a partner is missing, with the nearest stem there is; BadImage when two

@@ -1,4 +1,4 @@
-"""Shipped: an exported student as it runs without torch, from one ONNX file.
+"""ExportedModel: an exported student as it runs without torch, from one ONNX file.
 
 Knows the file's inputs, outputs and the notes it carries (parts, size, version), and refuses what is not such a file
 or not the whole of it. Refuses to know torch, folders and PNGs.
@@ -25,7 +25,7 @@ _ONLY_ERRORS = 3  # onnxruntime's own warnings speak of graphs and threads, to n
 
 
 def notes(parts: PartSet, size: int, version: str, squashed: bool = True, native: int | None = None) -> dict[str, str]:
-    """What the file says about itself: texts by name, for the ONNX metadata; `Shipped` reads them back.
+    """What the file says about itself: texts by name, for the ONNX metadata; `ExportedModel` reads them back.
 
     The arguments are those of `export.export_onnx`.
     """
@@ -40,7 +40,7 @@ def notes(parts: PartSet, size: int, version: str, squashed: bool = True, native
     }
 
 
-class Shipped:
+class ExportedModel:
     """path: the ONNX file. threads: cores that one prediction may use; 0 = all that this process has.
 
     parts: the PartSet of its labels. size: long side in pixels of what the net works on. squashed: whether that is a

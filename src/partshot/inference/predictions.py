@@ -32,7 +32,7 @@ class Author:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the results of a image go: out/STEM.png, out/overlays/STEM.jpg, out/confidence/STEM.png."""
+    """Where the results of an image go: out/STEM.png, out/overlays/STEM.jpg, out/confidence/STEM.png."""
 
     out: Path
     overlays: bool
@@ -48,7 +48,7 @@ class Places:
         return self.out / "confidence" / f"{image.stem}.png"
 
     def done(self, image: Path, since: int) -> bool:
-        """Whether all that is wanted of a image was written after `since` (ns) and after the image itself."""
+        """Whether all that is wanted of an image was written after `since` (ns) and after the image itself."""
         wanted = [self.labels(image)]
         wanted += [self.overlay(image)] if self.overlays else []
         wanted += [self.sureness(image)] if self.confidence else []

@@ -7,7 +7,7 @@ word of the user's. How windows are read is windows.py's affair, how edges are r
 from dataclasses import dataclass
 
 from partshot.errors import BadRecipe
-from partshot.inference.exported_model import Shipped
+from partshot.inference.exported_model import ExportedModel
 
 # Images up to so many times as large as those that a student learned from are taken for the same thing, seen closer.
 _LARGE = 2
@@ -46,7 +46,7 @@ class Reading:
             raise BadRecipe(f"scale '{scale}' is one of windows, and --window is off; leave one of them out")
         return cls(side, scales, refined)
 
-    def windows(self, model: Shipped, height: int, width: int) -> tuple[int, ...]:
+    def windows(self, model: ExportedModel, height: int, width: int) -> tuple[int, ...]:
         """Sides of the windows of an image, one a scale; none where it is read whole.
 
         Raises BadRecipe when a scale is asked for and neither option nor model says what it is a scale of.
@@ -63,7 +63,7 @@ class Reading:
             return ()
         return tuple(max(_SMALLEST, round(side * scale)) for scale in self.scales)
 
-    def factor(self, model: Shipped, height: int, width: int) -> float:
+    def factor(self, model: ExportedModel, height: int, width: int) -> float:
         """Pixels of an image, along a side, for each that the model sees of it; in the finest of several scales."""
         return min([max(height, width), *self.windows(model, height, width)]) / model.size
 

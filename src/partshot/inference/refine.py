@@ -24,9 +24,9 @@ def refine(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels and confidence of an image, uint8 [h, w] each, moved onto its edges.
 
-    image: uint8 [h, w, 3]. labels, confidence: uint8 [h, w], as `Shipped.predict` returns them. factor: pixels of the
-    image for each that the network saw, along a side; up to 1, labels and confidence are returned as they are. tile:
-    side of the pieces in pixels, which changes memory and time and, but for rounding, nothing else.
+    image: uint8 [h, w, 3]. labels, confidence: uint8 [h, w], as `ExportedModel.predict` returns them. factor: pixels of
+    the image for each that the network saw, along a side; up to 1, labels and confidence are returned as they are.
+    tile: side of the pieces in pixels, which changes memory and time and, but for rounding, nothing else.
 
     What is filtered is each label's confidence where it is the label, and 0 elsewhere; the largest wins. Pixels whose
     label changes get its filtered confidence, all others keep theirs.

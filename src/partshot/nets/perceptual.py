@@ -1,8 +1,8 @@
 """How far apart two images look: distances between what a network makes of them, not between their pixels.
 
 LPIPS where its weights are at hand (Zhang et al. 2018); else the same formula without learned weights, on the features
-of any network that returns its levels: the critic that a generator was trained against, or an encoder of the user's.
-Knows networks only by images in [-1, 1] in, maps out; downloads nothing.
+of any network that returns its levels: the discriminator that a generator was trained against, or an encoder of the
+user's. Knows networks only by images in [-1, 1] in, maps out; downloads nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,8 +1,8 @@
 """Students: the fast networks that ship. Images in [-1, 1] in, logits of the same size out.
 
-"swift" is this project's own, the default: a residual U-Net laid out for processors. Its stem folds 2 x 2 pixels into
-channels and its head unfolds them again, so that no convolution runs at full size; wide layers stand where the maps
-are small; the decoder adds where others concatenate; and five maps of position tell it where in the image it is,
+"fast-unet" is this project's own, the default: a residual U-Net laid out for processors. Its stem folds 2 x 2 pixels
+into channels and its head unfolds them again, so that no convolution runs at full size; wide layers stand where the
+maps are small; the decoder adds where others concatenate; and five maps of position tell it where in the image it is,
 which aligned kinds of things reward. "light-ENCODER" puts a light decoder on an encoder of timm's (nets/light_unet.py),
 whose pretrained weights it can start from. "regan-unet" is the published student. Every network of
 segmentation-models-pytorch is one by name: "unet-resnet34", "deeplabv3plus-mobilenet_v2", ...
@@ -30,12 +30,12 @@ STRIDE = 32
 def build_student(name: str, classes: int) -> nn.Module:
     """An untrained student: float [b, 3, s, s] in [-1, 1] -> logits [b, classes, s, s].
 
-    name: "swift", "light-ENCODER" with timm's name of the encoder, "regan-unet", or "ARCHITECTURE-ENCODER" of
+    name: "fast-unet", "light-ENCODER" with timm's name of the encoder, "regan-unet", or "ARCHITECTURE-ENCODER" of
     segmentation-models-pytorch. Raises BadRecipe with the nearest known name, MissingExtra when that library is not
     installed.
     """
-    if name == "swift":
-        return Swift(classes)
+    if name in ("fast-unet", "swift"):  # its name in partshot 0.1
+        return FastUNet(classes)
     if name.startswith(LIGHT):
         return LightUNet(name.removeprefix(LIGHT), classes)
     if name == "regan-unet":
@@ -50,7 +50,7 @@ def build_student(name: str, classes: int) -> nn.Module:
     known = {a.__name__.lower(): a for a in (smp.Unet, smp.UnetPlusPlus, smp.MAnet, smp.Linknet, smp.FPN, smp.PSPNet,
              smp.DeepLabV3, smp.DeepLabV3Plus, smp.PAN, smp.UPerNet, smp.Segformer, smp.DPT)}  # fmt: skip
     if architecture not in known or not encoder:
-        raise BadRecipe(f"unknown student '{name}'; {nearest(architecture, ['swift', 'regan-unet', *known])}, "
+        raise BadRecipe(f"unknown student '{name}'; {nearest(architecture, ['fast-unet', 'regan-unet', *known])}, "
                         "the last ones with an encoder: unet-resnet18")  # fmt: skip
     try:
         return known[architecture](encoder, encoder_weights=None, in_channels=3, classes=classes)
@@ -83,7 +83,7 @@ def start_from(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: str)
     return net
 
 
-class Mirrored(nn.Module):
+class FlipTTA(nn.Module):
     """A student that looks at every image and at its mirror image, and says the mean of its logits.
 
     mirrored_ids: the part that each part is in a mirror, as `PartSet.mirrored_ids` gives them.
@@ -112,7 +112,7 @@ class Offset(nn.Module):
         return self.net(images) + self.offsets
 
 
-class Swift(nn.Module):
+class FastUNet(nn.Module):
     """The default student; see the module's docstring. 1.3 M parameters, 0.2 G multiplications at 128 px.
 
     widths: channels at 1/2, 1/4, ... of the image's size.

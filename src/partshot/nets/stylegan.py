@@ -1,7 +1,7 @@
 """What the two StyleGANs share: their sizes, layers of equalized learning rate, and the mapping.
 
 Knows numbers and names of channels and layers. What is synthesized from a latent stands in nets/stylegan1.py (AdaIN)
-and nets/stylegan2.py (modulated convolutions), which also has the critic of both.
+and nets/stylegan2.py (modulated convolutions), which also has the discriminator of both.
 """
 
 import math
@@ -24,7 +24,7 @@ class Shape(Recipe):
 
     mapping_layers: 8 as published, 2 in ADA's "auto". channel_base, channel_max: a block of r px has
     min(channel_base / r, channel_max) channels; 32768 and 512 are config F. clamp: activations of StyleGAN2 and of the
-    critic stay within +-clamp (256 in ADA's checkpoints); None leaves them.
+    discriminator stay within +-clamp (256 in ADA's checkpoints); None leaves them.
     """
 
     resolution: int = Field(ge=8)

@@ -3,9 +3,9 @@
 Layers, shapes and names of weights are those of the widely used PyTorch conversion of the official checkpoints (that
 DatasetGAN reads, too): its state loads name by name once `g_mapping` is called `mapping`, `g_synthesis` is called
 `synthesis`, and what has no weights of its own (`*.intermediate.kernel`, `truncation.*`) is left out. It holds no mean
-latent; `mapping.w_avg` is the mean w of some thousand z. The critic is nets/stylegan2.py's.
+latent; `mapping.w_avg` is the mean w of some thousand z. The discriminator is nets/stylegan2.py's.
 
-The synthesis returns every layer's map beside the image. A image may be made at a lower resolution than the full
+The synthesis returns every layer's map beside the image. An image may be made at a lower resolution than the full
 one where an exit was built: that is how it grows in training (Karras et al. 2018).
 """
 

@@ -1,6 +1,7 @@
-"""StyleGAN2: mapping, synthesis and critic, from Karras et al. 2020 ("Analyzing and improving the image quality").
+"""StyleGAN2: mapping, synthesis and discriminator, from Karras et al. 2020 ("Analyzing and
+improving the image quality of StyleGAN").
 
-Skip generator and residual critic. Layers, shapes and names of weights are those of the official PyTorch release
+Skip generator and residual discriminator. Layers, shapes and names of weights are those of the official PyTorch release
 (stylegan2-ada-pytorch), so that its checkpoints load name by name. Modulation is computed on activations, not on
 weights, which is the same and lets a batch share one convolution. Nothing is compiled; everything differentiates twice.
 
@@ -162,18 +163,18 @@ def modulated_conv(
     return x * scale if bias is None else torch.addcmul((bias * gain)[:, None, None].to(x.dtype), x, scale)
 
 
-class Critic(nn.Module):
+class Discriminator(nn.Module):
     """Images -> verdicts; above 0 says real.
 
-    entries: resolutions at which images may come in, for growing; the official critic has the full one alone.
+    entries: resolutions at which images may come in, for growing; the official discriminator has the full one alone.
     """
 
     def __init__(self, shape: Shape, entries: tuple[int, ...] = ()):
         super().__init__()
         self.shape, self.entries = shape, {*entries, shape.resolution}
         for resolution in shape.resolutions[:0:-1]:
-            self.add_module(f"b{resolution}", _CriticBlock(shape, resolution, resolution in self.entries))
-        self.b4 = _CriticEnd(shape, 4 in self.entries)
+            self.add_module(f"b{resolution}", _DiscriminatorBlock(shape, resolution, resolution in self.entries))
+        self.b4 = _DiscriminatorEpilogue(shape, 4 in self.entries)
 
     def forward(self, images: Float[torch.Tensor, "b 3 r r"], fade: float = 1.0) -> Float[torch.Tensor, " b"]:
         """Verdicts on images of one of the resolutions of `entries`; fade: the share of the first block's say."""
@@ -197,7 +198,7 @@ class Critic(nn.Module):
         return found
 
 
-class _CriticBlock(nn.Module):
+class _DiscriminatorBlock(nn.Module):
     """Two convolutions to half the size beside a 1 x 1 shortcut; both halves of the sum keep the variance."""
 
     def __init__(self, shape: Shape, resolution: int, entry: bool):
@@ -213,7 +214,7 @@ class _CriticBlock(nn.Module):
         return (self.skip(x) + self.conv1(self.conv0(x))) * math.sqrt(0.5)
 
 
-class _CriticEnd(nn.Module):
+class _DiscriminatorEpilogue(nn.Module):
     def __init__(self, shape: Shape, entry: bool):
         super().__init__()
         width = shape.channels(4)
@@ -224,11 +225,11 @@ class _CriticEnd(nn.Module):
         self.out = Linear(width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.conv(torch.cat([x, minibatch_deviation(x)], 1))
+        x = self.conv(torch.cat([x, minibatch_stddev(x)], 1))
         return self.out(self.fc(x.float().flatten(1)))[:, 0]
 
 
-def minibatch_deviation(x: Float[torch.Tensor, "b c h w"], group: int = 4) -> Float[torch.Tensor, "b 1 h w"]:
+def minibatch_stddev(x: Float[torch.Tensor, "b c h w"], group: int = 4) -> Float[torch.Tensor, "b 1 h w"]:
     """How much images of a group differ, as one more map: it betrays a generator that makes always the same (Karras
     et al. 2018, section 3). Groups of 4, or of the largest divisor of the batch below that."""
     b, _, h, w = x.shape

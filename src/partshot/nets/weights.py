@@ -1,5 +1,6 @@
 """Weights into nets, exactly: nothing missing, nothing left over, every shape as the net has it."""
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -21,3 +22,8 @@ def load_exactly(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: st
         if tensor.shape != wanted[name].shape:
             raise BadArtifact(f"{source}: '{name}' is {list(tensor.shape)}, the net has {list(wanted[name].shape)}")
     net.load_state_dict(dict(tensors), strict=False)
+
+
+def current_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A generator's tensors, whose discriminator partshot 0.1 named "critic", under today's names."""
+    return {re.sub(r"^critic\.", "discriminator.", name): tensor for name, tensor in tensors.items()}

@@ -18,7 +18,7 @@ from partshot.errors import BadRecipe
 _TOP = 0.1
 
 
-class Verdict(NamedTuple):
+class EnsembleVote(NamedTuple):
     """labels: uint8 [b, h, w], the majority's. probabilities: [b, k, h, w], the members' mean.
 
     disagreement: [b, h, w], Jensen-Shannon divergence, 0..log(min(members, k)).
@@ -34,7 +34,7 @@ def entropy(probabilities: Float[torch.Tensor, "..."], dim: int) -> Float[torch.
     return -torch.special.xlogy(probabilities, probabilities).sum(dim)
 
 
-def verdict(members: Iterable[Float[torch.Tensor, "b k h w"]]) -> Verdict:
+def verdict(members: Iterable[Float[torch.Tensor, "b k h w"]]) -> EnsembleVote:
     """What members say together. members: probabilities [b, k, h, w], one after the other: they need not all be there.
 
     At most 256 classes.
@@ -46,7 +46,7 @@ def verdict(members: Iterable[Float[torch.Tensor, "b k h w"]]) -> Verdict:
     mean = total / len(ballots)
     # Rounding may make it a little less than nothing.
     disagreement = (entropy(mean, 1) - doubt / len(ballots)).clamp(min=0)
-    return Verdict(vote(torch.stack(ballots), mean.shape[1]), mean, disagreement)
+    return EnsembleVote(vote(torch.stack(ballots), mean.shape[1]), mean, disagreement)
 
 
 def jensen_shannon(members: Float[torch.Tensor, "m b k h w"]) -> Float[torch.Tensor, "b h w"]:

@@ -32,7 +32,7 @@ class _Sampled(torch.autograd.Function):
 
 
 class _Spread(torch.autograd.Function):
-    """The transposed map: what each pixel of a image with that shape gave, back to it."""
+    """The transposed map: what each pixel of an image with that shape gave, back to it."""
 
     @staticmethod
     def forward(ctx, gradient, images, grid):

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from partshot.ops.letterbox import Box
 
 
-def unboxed(
+def uncropped(
     maps: Float[torch.Tensor, "b k s t"], size: tuple[int, int], square: int | None
 ) -> Float[torch.Tensor, "b k h w"]:
     """Maps of an image in a square, bilinearly at size = (h, w), that of the image, without what was filled up.

@@ -1,9 +1,10 @@
-"""Adaptive discriminator augmentation: a critic with few images sees them changed, and is not allowed to learn them.
+"""Adaptive discriminator augmentation (ADA): a discriminator that has few images sees them augmented.
 
 Karras et al. 2020 ("Training GANs with limited data"): real and made images pass the same random changes before the
-critic judges them. Each change comes with probability p, so that unchanged images stay common enough for the changes
-not to leak into what is made; p follows how sure the critic is of real images (section 3, appendix B). Pixel blits,
-geometric and color changes ("bgc"), on whole batches, differentiable. Geometry is one matrix per image, color one.
+discriminator judges them. Each change comes with probability p, so that unchanged images stay common enough for the
+changes not to leak into what is made; p follows how sure the discriminator is of real images (section 3, appendix B).
+Pixel blits, geometric and color changes ("bgc"), on whole batches, differentiable. Geometry is one matrix per image,
+color one.
 """
 
 import math
@@ -23,8 +24,8 @@ _BRIGHTNESS, _CONTRAST, _SATURATION = 0.2, 0.5, 1.0
 class Ada(nn.Module):
     """The probability and what it follows.
 
-    target: the mean sign of the critic's verdicts on real images that p is steered to. kimg: thousands of images in
-    which p can go from 0 to 1. Buffers: p, and the signs since the last adjustment.
+    target: the mean sign of the discriminator's verdicts on real images that p is steered to. kimg: thousands of images
+    in which p can go from 0 to 1. Buffers: p, and the signs since the last adjustment.
     """
 
     EVERY = 4
@@ -40,12 +41,12 @@ class Ada(nn.Module):
         if float(self.p) == 0:
             return images
         b, device = len(images), images.device
-        # In float32: bf16 knows places in a image of 256 px to the pixel at best.
+        # In float32: bf16 knows places in an image of 256 px to the pixel at best.
         with torch.autocast(device.type, enabled=False):
             return change(images.float(), geometry(b, images.shape[2], self.p, device), colors(b, self.p, device))
 
     def heed(self, verdicts: Float[torch.Tensor, " b"]) -> None:
-        """Notes how sure the critic was of real images."""
+        """Notes how sure the discriminator was of real images."""
         self.signs += verdicts.detach().sign().sum()
         self.images += len(verdicts)
 
@@ -104,7 +105,7 @@ _SYM6 = (
 _PAD = len(_SYM6) // 2 - 1
 # Its center lies so many fine pixels before the middle of its taps; places are corrected by that.
 _LAG = sum(k * tap for k, tap in enumerate(_SYM6)) / sum(_SYM6) - (len(_SYM6) - 1) / 2
-# Pixels of reflection around a image that the filter may reach into, there and back.
+# Pixels of reflection around an image that the filter may reach into, there and back.
 _MARGIN = 6
 
 

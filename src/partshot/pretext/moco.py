@@ -1,4 +1,4 @@
-"""MoCo-v2: a image's view is told from all other images by the other view of the same one.
+"""MoCo-v2: an image's view is told from all other images by the other view of the same one.
 
 He et al. 2020 (MoCo) and Chen et al. 2020 (v2). Queries come from the trunk that learns; keys from a second one that
 follows it slowly and never sees a gradient; other images are the keys of earlier batches, kept in a queue. An
@@ -32,7 +32,7 @@ from torch import nn
 from partshot.data.symmetry import one_sided
 from partshot.errors import BadRecipe
 from partshot.nets.resnet import ResNetTrunk
-from partshot.objective import Turn
+from partshot.objective import Phase
 from partshot.pretext.pairs import at_spots, draw_pairs, normalized, spread
 from partshot.pretext.views import Views
 from partshot.recipe import Recipe
@@ -41,19 +41,19 @@ from partshot.recipe import Recipe
 class MoCoRecipe(Recipe):
     """size: side of the images in pixels. view: side of a view as a share of it. kimg, batch: as in LoopRecipe.
 
-    net: a trunk's name. stem_stride: of its first convolution, in training. rate: SGD's learning rate per 256 images
-    of a batch. decay: weight decay. dim: of the embeddings. temperature: 0.2 in v2's instructions, though the released
-    code defaults to v1's 0.07. momentum: what the key encoder keeps of itself in a step. queue: how many keys of
-    earlier images, at least a batch. groups: parts of a batch that BatchNorm looks at by themselves, the keys'
-    drawn anew, so that its statistics do not betray which key belongs to which query; published as one per GPU.
-    dense: weight of the dense term, 0 without. strangers: what a spot is told from in it: "images", each as a whole,
-    or "spots" of its own image and of others. smallest: share of the area that the smallest crop has. color: strength
-    of the color changes. mirror: which views are mirrored, "half" of them, or "read" off the images: half, but none
-    where all things face one way. components: how many principal components are read of each of the trunk's stages, 0
-    for all channels.
+    net: a trunk's name. stem_stride: of its first convolution, in training. lr: SGD's learning rate per 256 images of a
+    batch. weight_decay: weight decay. dim: of the embeddings. temperature: 0.2 in v2's instructions, though the
+    released code defaults to v1's 0.07. momentum: what the key encoder keeps of itself in a step. queue: how many keys
+    of earlier images, at least a batch. groups: parts of a batch that BatchNorm looks at by themselves, the keys' drawn
+    anew, so that its statistics do not betray which key belongs to which query; published as one per GPU. dense: weight
+    of the dense term, 0 without. strangers: what a spot is told from in it: "images", each as a whole, or "spots" of
+    its own image and of others. smallest: share of the area that the smallest crop has. color: strength of the color
+    changes. mirror: which views are mirrored, "half" of them, or "read" off the images: half, but none where all things
+    face one way. components: how many principal components are read of each of the trunk's stages, 0 for all channels.
     """
 
     later: ClassVar[Mapping[str, Any]] = {"strangers": "images", "mirror": "half", "components": 0}
+    renamed: ClassVar[Mapping[str, str]] = {"rate": "lr", "decay": "weight_decay"}
 
     size: int = Field(ge=32)
     view: float = Field(gt=0, le=1)
@@ -61,8 +61,8 @@ class MoCoRecipe(Recipe):
     batch: int = Field(ge=2)
     net: str = "resnet18"
     stem_stride: int = Field(default=2, ge=1, le=2)
-    rate: float = Field(default=0.03, gt=0)
-    decay: float = Field(default=1e-4, ge=0)
+    lr: float = Field(default=0.03, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
     dim: int = Field(default=128, ge=2)
     temperature: float = Field(default=0.2, gt=0)
     momentum: float = Field(default=0.999, ge=0, lt=1)
@@ -94,7 +94,7 @@ class MoCoRecipe(Recipe):
 # Hundreds of images and two cores: in a long queue every image would meet its own older keys as strangers, and a
 # slow key encoder would not get going in a thousand steps. A faster one than this makes older keys look older, which is
 # all that queries then learn.
-_SMALL = MoCoRecipe(size=128, view=0.75, kimg=40, batch=32, rate=0.12, momentum=0.99, queue=128, groups=2, dense=0.5)
+_SMALL = MoCoRecipe(size=128, view=0.75, kimg=40, batch=32, lr=0.12, momentum=0.99, queue=128, groups=2, dense=0.5)
 PRESETS = {
     # ImageNet for 200 epochs at 224 px on 8 GPUs, 67.5 % linear (v2, table 1).
     "moco-v2-paper": MoCoRecipe(size=256, view=0.875, kimg=256_000, batch=256, net="resnet50", groups=8),
@@ -139,14 +139,14 @@ class MoCo:
         self.learning = tuple(learning)
         self.modules = learning | {f"key_{name}": _follower(net) for name, net in learning.items()} | queues
         params = [p for net in learning.values() for p in net.parameters()]
-        self.optimizer = torch.optim.SGD(params, lr=self.rate, momentum=0.9, weight_decay=recipe.decay)
+        self.optimizer = torch.optim.SGD(params, lr=self.lr, momentum=0.9, weight_decay=recipe.weight_decay)
         self.fresh: dict[str, torch.Tensor] = {}
         self.spread = self.accuracy = torch.zeros(())
 
     @property
-    def rate(self) -> float:
+    def lr(self) -> float:
         """The learning rate of a whole batch, at the start."""
-        return self.recipe.rate * self.recipe.batch / 256
+        return self.recipe.lr * self.recipe.batch / 256
 
     def batch(self, rng: torch.Generator, images: int) -> Views:
         """Two views of that many images; none comes twice while there are enough of them.
@@ -162,13 +162,13 @@ class MoCo:
         side = round(recipe.size * recipe.view)
         return draw_pairs(self.images, images, side, recipe.smallest, recipe.color, rng, device, self.mirror)
 
-    def turns(self) -> list[Turn]:
+    def phases(self) -> list[Phase]:
         """One: the first views look for the second ones."""
-        return [Turn("loss", self.optimizer, self.loss)]
+        return [Phase("loss", self.optimizer, self.loss)]
 
     def prepare(self, progress: float) -> None:
         """Cosine decay."""
-        self.optimizer.param_groups[0]["lr"] = self.rate * (1 + math.cos(math.pi * progress)) / 2
+        self.optimizer.param_groups[0]["lr"] = self.lr * (1 + math.cos(math.pi * progress)) / 2
 
     def finish(self, progress: float) -> dict[str, torch.Tensor]:
         """The key encoder follows, and the keys are queued. Figures: `spread` of the queries against collapse, and
@@ -196,7 +196,7 @@ class MoCo:
             keys = self._embedded("key_", levels, views.second_spots)
 
         self.fresh, self.spread = {"queue": keys["head"]}, spread(queries["head"].detach())
-        loss, self.accuracy = tell_apart(queries["head"], keys["head"], nets["queue"].keys, recipe.temperature)
+        loss, self.accuracy = info_nce(queries["head"], keys["head"], nets["queue"].keys, recipe.temperature)
         if recipe.dense:
             loss = loss + recipe.dense * self._dense(queries["dense_head"], keys["dense_head"], views.first_spots)
         return loss
@@ -208,9 +208,9 @@ class MoCo:
             # Other images are met as a whole, not spot by spot (DenseCL, section 3.3).
             whole = keys.unflatten(0, (len(at), -1)).mean(1)
             self.fresh["dense_queue"] = F.normalize(whole, dim=1)
-            return tell_apart(queries, keys, others, self.recipe.temperature)[0]
+            return info_nce(queries, keys, others, self.recipe.temperature)[0]
         self.fresh["dense_queue"] = keys[torch.randperm(len(keys), device=keys.device)[:_SPOTS_QUEUED]]
-        return tell_spots_apart(at, queries, keys, others)
+        return dense_info_nce(at, queries, keys, others)
 
     def _embedded(self, side: str, levels: tuple[torch.Tensor, ...], spots: torch.Tensor) -> dict[str, torch.Tensor]:
         # By head, of length 1: images [b, dim] and, for a dense term, spots [b * n, dim].
@@ -246,7 +246,7 @@ class Queue(nn.Module):
         self.pushed += len(keys)
 
 
-def tell_apart(
+def info_nce(
     queries: Float[torch.Tensor, "b d"],
     keys: Float[torch.Tensor, "b d"],
     others: Float[torch.Tensor, "k d"],
@@ -264,7 +264,7 @@ def tell_apart(
     return loss, (own > rest).all(1).float().mean()
 
 
-def tell_spots_apart(
+def dense_info_nce(
     at: Float[torch.Tensor, "b n 2"],
     queries: Float[torch.Tensor, "b*n d"],
     keys: Float[torch.Tensor, "b*n d"],

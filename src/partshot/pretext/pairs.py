@@ -1,4 +1,4 @@
-"""Pairs: what every pretext that compares two views of a image needs, whatever it asks of them.
+"""Pairs: what every pretext that compares two views of an image needs, whatever it asks of them.
 
 Which images make a batch, how a view is shown to a trunk, what the trunk sees at single spots, and the figure that
 betrays a collapse. Knows no loss and no head.

@@ -1,4 +1,4 @@
-"""SimSiam: two views of a image predict each other; nothing else is told to the network.
+"""SimSiam: two views of an image predict each other; nothing else is told to the network.
 
 Chen & He, "Exploring Simple Siamese Representation Learning" (2021), from lightly's heads and loss. An optional dense
 term asks the same of single spots: what the network sees at a point of one view must predict what it sees at that point
@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import nn
 
 from partshot.nets.resnet import ResNetTrunk
-from partshot.objective import Turn
+from partshot.objective import Phase
 from partshot.pretext.pairs import at_spots, draw_pairs, normalized, spread
 from partshot.pretext.views import Views
 from partshot.recipe import Recipe
@@ -29,10 +29,13 @@ from partshot.recipe import Recipe
 class SimSiamRecipe(Recipe):
     """size: side of the images in pixels. view: side of a view as a share of it. kimg, batch: as in LoopRecipe.
 
-    net: a trunk's name. stem_stride: of its first convolution, in training. rate: SGD's learning rate per 256 images
-    of a batch. decay: weight decay. width: of the heads; the predictor's waist is a quarter of it. dense: weight of the
-    dense term, 0 without. smallest: share of the area that the smallest crop has. color: strength of the color changes.
+    net: a trunk's name. stem_stride: of its first convolution, in training. lr: SGD's learning rate per 256 images of a
+    batch. weight_decay: weight decay. width: of the heads; the predictor's waist is a quarter of it. dense: weight of
+    the dense term, 0 without. smallest: share of the area that the smallest crop has. color: strength of the color
+    changes.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"rate": "lr", "decay": "weight_decay"}
 
     size: int = Field(ge=32)
     view: float = Field(gt=0, le=1)
@@ -41,8 +44,8 @@ class SimSiamRecipe(Recipe):
     batch: int = Field(ge=2)
     net: str = "resnet18"
     stem_stride: int = Field(default=2, ge=1, le=2)
-    rate: float = Field(default=0.05, gt=0)
-    decay: float = Field(default=1e-4, ge=0)
+    lr: float = Field(default=0.05, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
     width: int = Field(default=2048, ge=4)
     dense: float = Field(default=0, ge=0)
     smallest: float = Field(default=0.2, gt=0, le=1)
@@ -79,15 +82,15 @@ class SimSiam:
         predictors = [p for name, m in self.modules.items() if "predictor" in name for p in m.parameters()]
         others = [p for name, m in self.modules.items() if "predictor" not in name for p in m.parameters()]
         self.optimizer = torch.optim.SGD(
-            [{"params": others}, {"params": predictors}], lr=self.rate, momentum=0.9, weight_decay=recipe.decay
+            [{"params": others}, {"params": predictors}], lr=self.lr, momentum=0.9, weight_decay=recipe.weight_decay
         )
         self.similarity = NegativeCosineSimilarity()
         self.spread = torch.zeros(())
 
     @property
-    def rate(self) -> float:
+    def lr(self) -> float:
         """The learning rate of a whole batch, at the start."""
-        return self.recipe.rate * self.recipe.batch / 256
+        return self.recipe.lr * self.recipe.batch / 256
 
     def batch(self, rng: torch.Generator, images: int) -> Views:
         """Two views of that many images; none comes twice while there are enough of them."""
@@ -95,15 +98,15 @@ class SimSiam:
         side = round(recipe.size * recipe.view)
         return draw_pairs(self.images, images, side, recipe.smallest, recipe.color, rng, device)
 
-    def turns(self) -> list[Turn]:
+    def phases(self) -> list[Phase]:
         """One: both views predict each other."""
-        return [Turn("loss", self.optimizer, self.loss)]
+        return [Phase("loss", self.optimizer, self.loss)]
 
     def prepare(self, progress: float) -> None:
         """Cosine decay; the predictors keep their rate, which the paper found better (section 4.2)."""
         others, predictors = self.optimizer.param_groups
-        others["lr"] = self.rate * (1 + math.cos(math.pi * progress)) / 2
-        predictors["lr"] = self.rate
+        others["lr"] = self.lr * (1 + math.cos(math.pi * progress)) / 2
+        predictors["lr"] = self.lr
 
     def finish(self, progress: float) -> dict[str, torch.Tensor]:
         """The journal's figure against collapse: `spread` of the embeddings."""

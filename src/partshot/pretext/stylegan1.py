@@ -1,6 +1,6 @@
 """StyleGAN as a pretext: the game of StyleGAN2, played by the generator whose maps DatasetGAN reads.
 
-Critic, losses, augmentation and growing are pretext/stylegan2.py's; the recipes name another net.
+Discriminator, losses, augmentation and growing are pretext/stylegan2.py's; the recipes name another net.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ PRESETS = {
         kimg=25_000,
         net="adain",
         grow=((8, 0.024), (16, 0.072), (32, 0.12), (64, 0.168), (128, 0.216), (256, 0.264), (512, 0.312)),
-        rate=3e-3,
+        lr=3e-3,
         gamma=10.0,
         path=0,
         ada=0,

@@ -20,14 +20,14 @@ from torch import nn
 from partshot.errors import BadImage, BadRecipe
 from partshot.nets import stylegan1, stylegan2
 from partshot.nets.stylegan import shape_of
-from partshot.nets.weights import load_exactly
-from partshot.objective import Turn
-from partshot.ops.gan_losses import critic_loss, generator_loss, path_lengths, r1_penalty
-from partshot.ops.images import as_bytes, as_images
+from partshot.nets.weights import current_names, load_exactly
+from partshot.objective import Phase
+from partshot.ops.gan_losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
+from partshot.ops.images import as_tensors, as_uint8
 from partshot.pretext.ada import Ada, add_up
 from partshot.recipe import Recipe
 
-# Fewer images than this are learned by heart even by a critic that sees them changed.
+# Fewer images than this are learned by heart even by a discriminator that sees them changed.
 FEWEST = 50
 # Steps between penalties (section 3.1), images of one path-length step, its memory per step (official code).
 R1_EVERY, PATH_EVERY, PATH_SHARE, PATH_MEMORY = 16, 4, 0.5, 0.99
@@ -40,22 +40,25 @@ FADE = 0.03
 class StyleGAN2Recipe(Recipe):
     """size: side of the images in pixels, a power of two. kimg: horizon in thousands of images. batch: per step.
 
-    net: a name of nets.stylegan.NETS. grow: (resolution, until which share of the run) for smaller images at first.
-    rate: Adam's learning rate. gamma: of R1; None takes 0.0002 * side^2 / batch (ADA's rule), side as it grows.
-    path: weight of path-length regularization; 0 leaves it out. average: half-life of the generator's running average
-    in thousands of images. ada: target of adaptive augmentation; 0 leaves it out. flip: mirror half of the images.
-    noise: whether the generator may learn to use its noise; short runs paint speckles with it and no features (LOG.md).
+    net: a name of nets.stylegan.NETS. grow: (resolution, until which share of the run) for smaller images at first. lr:
+    Adam's learning rate. gamma: of R1; None takes 0.0002 * side^2 / batch (ADA's rule), side as it grows. path: weight
+    of path-length regularization; 0 leaves it out. ema_kimg: half-life of the exponential moving average of the
+    generator, in thousands of images. ada: target of adaptive augmentation; 0 leaves it out. flip: mirror half of the
+    images. noise: whether the generator may learn to use its noise; short runs paint speckles with it and no features
+    (LOG.md).
     """
+
+    renamed: ClassVar = {"rate": "lr", "average": "ema_kimg"}
 
     size: int = Field(ge=8)
     kimg: float = Field(gt=0)
     batch: int = Field(default=32, ge=2)
     net: str = "config-f"
     grow: tuple[tuple[int, float], ...] = ()
-    rate: float = Field(default=2.5e-3, gt=0)
+    lr: float = Field(default=2.5e-3, gt=0)
     gamma: float | None = None
     path: float = Field(default=2.0, ge=0)
-    average: float = Field(default=10.0, gt=0)
+    ema_kimg: float = Field(default=10.0, gt=0)
     ada: float = Field(default=0.6, ge=0, lt=1)
     flip: bool = True
     noise: bool = True
@@ -75,12 +78,12 @@ class StyleGAN2Recipe(Recipe):
 # What two cores train in one to three hours at 64 px: R1 by ADA's rule; no path lengths, which small images need not
 # (its CIFAR row); small batches at twice the usual rate, which learn most in the time (LOG.md).
 _TWO_CORES = StyleGAN2Recipe(
-    size=64, kimg=300, batch=16, net="small", grow=((16, 0.15), (32, 0.4)), rate=5e-3, path=0, average=5.0, noise=False
+    size=64, kimg=300, batch=16, net="small", grow=((16, 0.15), (32, 0.4)), lr=5e-3, path=0, ema_kimg=5.0, noise=False
 )
-_FURTHER = _TWO_CORES.changed(kimg=100, grow=(), rate=2.5e-3, average=10.0)
+_FURTHER = _TWO_CORES.changed(kimg=100, grow=(), lr=2.5e-3, ema_kimg=10.0)
 PRESETS = {
     # FFHQ at 1024 px, config F: 25 million images (StyleGAN2, table 1).
-    "stylegan2-paper": StyleGAN2Recipe(size=1024, kimg=25_000, rate=2e-3, gamma=10.0, ada=0),
+    "stylegan2-paper": StyleGAN2Recipe(size=1024, kimg=25_000, lr=2e-3, gamma=10.0, ada=0),
     # Drawn faces, of which there are enough to leave ADA out.
     "toy-face-64": _TWO_CORES.changed(kimg=180, ada=0),
     # Hundreds to a few thousand images.
@@ -92,7 +95,7 @@ PRESETS = {
 
 
 class StyleGAN2:
-    """The game: the critic's turn and the generator's, each with a penalty now and then.
+    """The game: the discriminator's turn and the generator's, each with a penalty now and then.
 
     images: uint8 [n, s, s, 3] RGB. seed: of the initial weights. Raises BadImage for fewer than FEWEST images.
     """
@@ -109,50 +112,53 @@ class StyleGAN2:
             # Of the two, only StyleGAN needs to be told at which sizes images come out while growing.
             adain = recipe.net.startswith("adain")
             generator = stylegan1.Generator(shape, sides) if adain else stylegan2.Generator(shape)
-            # While growing, a image comes in one block lower, too.
-            critic = stylegan2.Critic(shape, tuple(s for s in shape.resolutions if sides and s >= min(sides)))
+            # While growing, an image comes in one block lower, too.
+            discriminator = stylegan2.Discriminator(
+                shape, tuple(s for s in shape.resolutions if sides and s >= min(sides))
+            )
         if not recipe.noise:
             for name, strength in generator.named_parameters():
                 strength.requires_grad_(not name.endswith(("noise_strength", "noise.weight")))
-        average = copy.deepcopy(generator).requires_grad_(False)
+        ema = copy.deepcopy(generator).requires_grad_(False)
         self.path = _PathMemory()
         self.modules: dict[str, nn.Module] = {
             "generator": generator,
-            "critic": critic,
-            "average": average,
+            "discriminator": discriminator,
+            "ema": ema,
             "ada": Ada(recipe.ada),
             "path": self.path,
         }
         self.optimizers = {
-            "generator": _adam(generator, recipe.rate, PATH_EVERY if recipe.path else None),
-            "critic": _adam(critic, recipe.rate, R1_EVERY),
+            "generator": _adam(generator, recipe.lr, PATH_EVERY if recipe.path else None),
+            "discriminator": _adam(discriminator, recipe.lr, R1_EVERY),
         }
         self.resolution, self.fade = recipe.size, 1.0
         self.started = False
 
     def start_from(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Begins with a trained generator and its critic, as `trained` and `judge` gave them, instead of chance.
+        """Begins with a trained generator and its discriminator, as `trained` and `judge` gave them, instead of chance.
 
-        Transfer learning (ADA, section 4.3): few images go further. tensors: under "generator." and "critic.". Raises
-        BadArtifact when they are of another net or size, BadRecipe for a recipe that grows.
+        Transfer learning (ADA, section 4.3): few images go further. tensors: under "generator." and "discriminator.".
+        Raises BadArtifact when they are of another net or size, BadRecipe for a recipe that grows.
         """
         if self.recipe.grow:
             raise BadRecipe("a trained generator draws at full size and need not grow; take the preset 'further'")
-        for role, nets in {"generator": ("generator", "average"), "critic": ("critic",)}.items():
+        tensors = current_names(tensors)
+        for role, nets in {"generator": ("generator", "ema"), "discriminator": ("discriminator",)}.items():
             own = {k.removeprefix(f"{role}."): v.float() for k, v in tensors.items() if k.startswith(f"{role}.")}
             for name in nets:
                 load_exactly(self.modules[name], own, f"the {role} to start from")
         self.started = True
 
-    def turns(self) -> Sequence[Turn]:
-        """Critic and generator, each with its penalty every few steps, by the same optimizer."""
+    def phases(self) -> Sequence[Phase]:
+        """Discriminator and generator, each with its penalty every few steps, by the same optimizer."""
         turns = [
-            Turn("critic", self.optimizers["critic"], self.critic_turn),
-            Turn("r1", self.optimizers["critic"], self.r1_turn, every=R1_EVERY),
-            Turn("generator", self.optimizers["generator"], self.generator_turn),
+            Phase("discriminator", self.optimizers["discriminator"], self.discriminator_phase),
+            Phase("r1", self.optimizers["discriminator"], self.r1_phase, every=R1_EVERY),
+            Phase("generator", self.optimizers["generator"], self.generator_phase),
         ]
         if self.recipe.path:
-            turns.append(Turn("path", self.optimizers["generator"], self.path_turn, every=PATH_EVERY))
+            turns.append(Phase("path", self.optimizers["generator"], self.path_length_phase, every=PATH_EVERY))
         return turns
 
     def prepare(self, progress: float) -> None:
@@ -169,7 +175,7 @@ class StyleGAN2:
     def batch(self, rng: torch.Generator, images: int) -> Float[torch.Tensor, "b 3 r r"]:
         """Real images in [-1, 1], at the resolution of the moment."""
         chosen = torch.randint(len(self.images), (images,), generator=rng)
-        real = as_images(self.images[chosen.numpy()])
+        real = as_tensors(self.images[chosen.numpy()])
         if self.recipe.flip:
             flipped = torch.rand(images, 1, 1, 1, generator=rng) < 0.5
             real = torch.where(flipped, real.flip(3), real)
@@ -180,47 +186,47 @@ class StyleGAN2:
         coarse = F.interpolate(F.avg_pool2d(real, 2), scale_factor=2, mode="bilinear", align_corners=False)
         return coarse.lerp(real, self.fade)
 
-    def critic_turn(self, real: torch.Tensor) -> torch.Tensor:
+    def discriminator_phase(self, real: torch.Tensor) -> torch.Tensor:
         """Tell real images from made ones."""
-        critic, ada = self.modules["critic"].requires_grad_(True), self.modules["ada"]
+        discriminator, ada = self.modules["discriminator"].requires_grad_(True), self.modules["ada"]
         with torch.no_grad():
             fake, _ = self._make(len(real))
-        verdicts = critic(ada(real), self.fade), critic(ada(fake), self.fade)
+        verdicts = discriminator(ada(real), self.fade), discriminator(ada(fake), self.fade)
         ada.heed(verdicts[0])
-        return critic_loss(*verdicts)
+        return discriminator_loss(*verdicts)
 
-    def r1_turn(self, real: torch.Tensor) -> torch.Tensor:
-        """Keep the critic flat at real images; weighed for the steps it is left out."""
+    def r1_phase(self, real: torch.Tensor) -> torch.Tensor:
+        """Keep the discriminator flat at real images; weighed for the steps it is left out."""
         real = real.detach().requires_grad_(True)
-        verdicts = self.modules["critic"](self.modules["ada"](real), self.fade)
+        verdicts = self.modules["discriminator"](self.modules["ada"](real), self.fade)
         gamma = self.recipe.gamma
         if gamma is None:
             gamma = 0.0002 * self.resolution**2 / self.recipe.batch
         return R1_EVERY * r1_penalty(verdicts, real, gamma)
 
-    def generator_turn(self, real: torch.Tensor) -> torch.Tensor:
-        """Deceive the critic."""
+    def generator_phase(self, real: torch.Tensor) -> torch.Tensor:
+        """Deceive the discriminator."""
         fake, _ = self._make(len(real), remember=True)
-        return generator_loss(self.modules["critic"].requires_grad_(False)(self.modules["ada"](fake), self.fade))
+        return generator_loss(self.modules["discriminator"].requires_grad_(False)(self.modules["ada"](fake), self.fade))
 
-    def path_turn(self, real: torch.Tensor) -> torch.Tensor:
+    def path_length_phase(self, real: torch.Tensor) -> torch.Tensor:
         """Equal steps in the latent change images equally (section 3.2)."""
         fake, ws = self._make(max(1, round(len(real) * PATH_SHARE)))
         lengths = path_lengths(fake, ws, torch.randn_like(fake))
         return PATH_EVERY * self.recipe.path * self.path(lengths)
 
     def finish(self, progress: float) -> dict[str, torch.Tensor | float]:
-        """The running average, and augmentation."""
+        """The running ema, and augmentation."""
         seen = progress * self.recipe.kimg * 1000
         # At first a twentieth of what was seen, so that the first noise is soon forgotten (official code); a trained
         # generator has no such noise.
-        half_life = self.recipe.average * 1000
+        half_life = self.recipe.ema_kimg * 1000
         if not self.started:
             half_life = max(1.0, min(half_life, 0.05 * seen))
         keep = 0.5 ** (self.recipe.batch / half_life)
         with torch.no_grad():
             now = self.modules["generator"].state_dict()
-            for name, value in self.modules["average"].state_dict().items():
+            for name, value in self.modules["ema"].state_dict().items():
                 value.copy_(now[name]) if name.endswith("w_avg") else value.lerp_(now[name], 1 - keep)
         if self.recipe.ada:
             self.modules["ada"].adjust()
@@ -228,23 +234,23 @@ class StyleGAN2:
 
     def trained(self) -> dict[str, torch.Tensor]:
         """The running average of the generator, under the official names, without the exits that only growing needs."""
-        kept = self.modules["average"].state_dict()
+        kept = self.modules["ema"].state_dict()
         return {name: tensor for name, tensor in kept.items() if ".exits." not in name}
 
     def judge(self) -> dict[str, torch.Tensor]:
-        """The critic, without the entries that only growing needs: in its eyes images are inverted."""
+        """The discriminator, without the entries that only growing needs: in its eyes images are inverted."""
         entry = f"b{self.recipe.size}.fromrgb."
-        kept = self.modules["critic"].state_dict()
-        return {f"critic.{k}": v for k, v in kept.items() if ".fromrgb." not in k or k.startswith(entry)}
+        kept = self.modules["discriminator"].state_dict()
+        return {f"discriminator.{k}": v for k, v in kept.items() if ".fromrgb." not in k or k.startswith(entry)}
 
     @torch.no_grad()
     def samples(self, count: int) -> UInt8[np.ndarray, "n s s 3"]:
         """What the running average draws of the first `count` seeds, at the resolution of the moment."""
-        average = self.modules["average"]
-        device = average.mapping.w_avg.device
-        z = torch.randn(count, average.shape.z_dim, generator=torch.Generator().manual_seed(0)).to(device)
-        images, _ = average.synthesis(average.mapping.spread(average.mapping(z)), None, self.resolution, self.fade)
-        return as_bytes(images)
+        ema = self.modules["ema"]
+        device = ema.mapping.w_avg.device
+        z = torch.randn(count, ema.shape.z_dim, generator=torch.Generator().manual_seed(0)).to(device)
+        images, _ = ema.synthesis(ema.mapping.spread(ema.mapping(z)), None, self.resolution, self.fade)
+        return as_uint8(images)
 
     def _make(self, count: int, remember: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         # Made images and their latents, of which most have two styles; all chance is the loop's global one.
@@ -290,7 +296,7 @@ class _PathMemory(nn.Module):
         return (lengths - self.mean).square().mean()
 
 
-def _adam(net: nn.Module, rate: float, every: int | None) -> torch.optim.Adam:
+def _adam(net: nn.Module, lr: float, every: int | None) -> torch.optim.Adam:
     # With a penalty every few steps there are more steps; rate and memory are stretched over them (appendix B).
     stretch = 1.0 if every is None else every / (every + 1)
-    return torch.optim.Adam(net.parameters(), lr=rate * stretch, betas=(0.0, 0.99**stretch), eps=1e-8)
+    return torch.optim.Adam(net.parameters(), lr=lr * stretch, betas=(0.0, 0.99**stretch), eps=1e-8)

@@ -3,7 +3,7 @@
 The changes and their numbers are MoCo-v2's and SimSiam's (lightly's SimSiamTransform), drawn for a whole batch at once
 and carried out as matrix products: cropping, resizing, mirroring and blurring are all separable, so a view is
 rows @ image @ columns. Chance comes from a CPU generator, the work is done where the images are. Knows the geometry
-of its crops, so that a pretext can compare the same spot of a image in both views; knows no network.
+of its crops, so that a pretext can compare the same spot of an image in both views; knows no network.
 """
 
 import math
@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 
 # Luma weights of Rec. 601, the ones Pillow and torchvision use for gray images.
 _LUMA = (0.299, 0.587, 0.114)
-# Largest share of a image's brightness, contrast and saturation that is changed, and turns of hue; each by chance .8.
+# Largest share of an image's brightness, contrast and saturation that is changed, and turns of hue; each by chance .8.
 _JITTER, _HUE, _JITTER_CHANCE, _GRAY_CHANCE = 0.4, 0.1, 0.8, 0.2
 # Sigma of the blur in pixels of a 224 px view, for which the numbers were published; smaller views blur less.
 _BLUR, _BLUR_AT, _BLUR_CHANCE = (0.1, 2.0), 224, 0.5
@@ -62,12 +62,12 @@ def two_views(
     """
     batch = images.shape[0]
     planes = images.permute(0, 3, 1, 2).float() / 255
-    crops = overlapping(*(draw_crops(batch, smallest, rng, mirror) for _ in range(2)))
+    crops = overlapping(*(random_crops(batch, smallest, rng, mirror) for _ in range(2)))
     first, second = (_view(planes, crop, size, color, rng) for crop in crops)
     return Views(first, second, *(at.to(planes.device) for at in shared_spots(*crops, spots, rng)))
 
 
-def draw_crops(batch: int, smallest: float, rng: torch.Generator, mirror: bool = True) -> Crops:
+def random_crops(batch: int, smallest: float, rng: torch.Generator, mirror: bool = True) -> Crops:
     """Crops as torchvision's RandomResizedCrop draws them, half of them mirrored if any.
 
     One that would reach over the image's edge is made as long as the image there, instead of being drawn again.

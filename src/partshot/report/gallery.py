@@ -14,12 +14,12 @@ from partshot.data.shots import Shots
 from partshot.parts import IGNORE
 from partshot.report.page import Page, number
 
-_SMALL = 128  # longest side, in pixels, up to which a image is shown small
+_SMALL = 128  # longest side, in pixels, up to which an image is shown small
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A image and what is known of it; what is None has no column.
+    """An image and what is known of it; what is None has no column.
 
     image: uint8 [h, w, 3] RGB. truth, teacher, prediction: labels, uint8 [h, w], 255 = ignore.
     uncertainty: float [h, w] in 0..1. score: mean IoU of this image. note: a few words below its name.

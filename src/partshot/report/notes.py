@@ -70,7 +70,7 @@ class Mirror:
         )
         if not pairs:
             return f"<p>No part is taken to have a left and a right twin. {said}</p>"
-        told = 'These parts trade places when a image is mirrored. If a pair is wrong, set "mirror" in'
+        told = 'These parts trade places when an image is mirrored. If a pair is wrong, set "mirror" in'
         return f'<p>{told} <code>classes.json</code>. {said}</p><div class="legend">{pairs}</div>'
 
 

@@ -1,6 +1,6 @@
 """The page around a report's sections: skeleton, style, colors of parts and methods, and images within a budget.
 
-A image is embedded once, as a style rule; its masks lie over it as small indexed PNGs with a transparent background,
+An image is embedded once, as a style rule; its masks lie over it as small indexed PNGs with a transparent background,
 so the reader can fade them in and out. Pages ask for nothing from outside and hold no script. Knows how a page is put
 together and kept small. Refuses to know what sections say.
 """
@@ -23,7 +23,7 @@ from partshot.parts import IGNORE, PartSet
 LIMIT = 3_000_000
 """Bytes that a report should stay below, so that it can be mailed and opened on a phone."""
 
-# Longest side of a image in pixels, its JPEG quality, and the share of each gallery that is shown. Pages are tried in
+# Longest side of an image in pixels, its JPEG quality, and the share of each gallery that is shown. Pages are tried in
 # this order until one is small enough; the first is sharp on a dense screen at the width a tile has on a desk.
 _LADDER = (
     (320, 82, 1.0),
@@ -52,7 +52,7 @@ class Section(Protocol):
 class Page:
     """What sections share while one page is put together.
 
-    parts: the parts, for names and colors. side: longest side of a image in pixels. quality: of its JPEG.
+    parts: the parts, for names and colors. side: longest side of an image in pixels. quality: of its JPEG.
     share: of each gallery, how much is shown, 0..1.
     """
 
@@ -62,7 +62,7 @@ class Page:
         self._series: dict[str, int] = {}
 
     def photo(self, image: np.ndarray) -> str:
-        """The class that has a image, uint8 [h, w, 3], as its background; equal images are embedded once."""
+        """The class that has an image, uint8 [h, w, 3], as its background; equal images are embedded once."""
         small = _fit(image, self.side, Image.Resampling.LANCZOS)
         name = "p" + hashlib.sha256(np.ascontiguousarray(image)).hexdigest()[:10]
         if name not in self.rules:

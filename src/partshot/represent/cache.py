@@ -34,7 +34,7 @@ from partshot.represent.cache_folder import VARIABLE, cache_folder
 from partshot.represent.spec import Representation, Spec
 
 LIMIT = 4 << 30
-"""Bytes of a store. A ResNet-18 reads 0.25 MB off a image of 64 px and 1 MB off 128 px; a default fit, together with
+"""Bytes of a store. A ResNet-18 reads 0.25 MB off an image of 64 px and 1 MB off 128 px; a default fit, together with
 the estimate from its left-out shots, reads up to 2,400 of them, and the folder behind it is read once."""
 
 # A store is listed anew whenever an eighth of it was written: often enough for its bound, seldom enough for speed.
@@ -139,8 +139,8 @@ class Cached(nn.Module):
     """A Representation that reads from a store what it holds, and extracts and puts there only the rest.
 
     Features are rounded to float16, whether they come from the store or not, and images are extracted one by one,
-    since a network's sums differ in the last digits with the batch: so a image's features are the same bits the first
-    time and later, in any batch, whatever the store holds. A image with values beyond float16 is kept in float32.
+    since a network's sums differ in the last digits with the batch: so an image's features are the same bits the first
+    time and later, in any batch, whatever the store holds. An image with values beyond float16 is kept in float32.
 
     The fingerprint is the wrapped one's. It names the weights and the way of reading, and float16 rounds eight times as
     finely as the bf16 that heads are fitted in where a machine has it, which no fingerprint tells either. So what was

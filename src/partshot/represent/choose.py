@@ -146,7 +146,7 @@ def reduced_on(
     if all(representation.spec.proportional):
         return representation
     found = Reduced(representation, components)
-    return found.take_drawn(range(len(images))) if isinstance(representation, StyleGAN) else found.take(images)
+    return found.take_generated(range(len(images))) if isinstance(representation, StyleGAN) else found.take(images)
 
 
 def cached(representation: Representation, store: Store | None) -> Representation:

@@ -8,7 +8,7 @@ than its images one by one and gives the same. Knows generators by their mapping
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,15 +28,17 @@ _COARSEST = 8
 
 
 class InvertRecipe(Recipe):
-    """steps: of Adam. rate: its largest learning rate. space: "w" one latent per image, "w+" one per layer.
+    """steps: of Adam. lr: its largest learning rate. space: "w" one latent per image, "w+" one per layer.
 
     up, down: shares of the steps in which the rate rises and falls. explore: deviation of the noise on the latent, in
     deviations of w; it is gone after `settle` of the steps. noise: weight of what keeps noise maps noise.
     precision: of the networks; what is searched for, and the errors that are told, are float32 in any.
     """
 
+    renamed: ClassVar = {"rate": "lr"}
+
     steps: int = Field(default=1000, ge=1)
-    rate: float = Field(default=0.1, gt=0)
+    lr: float = Field(default=0.1, gt=0)
     space: Literal["w", "w+"] = "w"
     up: float = Field(default=0.05, ge=0, le=1)
     down: float = Field(default=0.25, ge=0, le=1)
@@ -50,12 +52,12 @@ class InvertRecipe(Recipe):
 PRESETS = {
     # StyleGAN2, appendix D, and the official code.
     "stylegan2-paper": InvertRecipe(),
-    # Small generators on two cores: a latent per layer finds a image in a fifth of the steps.
+    # Small generators on two cores: a latent per layer finds an image in a fifth of the steps.
     "fast": InvertRecipe(steps=200, space="w+", precision="auto"),
 }
 
 
-# A image that keeps more than this share of its distance from the mean image was not found.
+# An image that keeps more than this share of its distance from the mean image was not found.
 _ASTRAY = 0.5
 
 
@@ -104,7 +106,7 @@ def _projected(generator, images, distance, recipe, progress) -> Inverted:
     noise = [n.repeat(count, 1, 1, 1) for n in noise]
     strengths = net.synthesis.noise_strengths()
     heard = [maps.requires_grad_() for maps, strength in zip(noise, strengths, strict=True) if strength]
-    optimizer = torch.optim.Adam([w, *heard], lr=recipe.rate, betas=(0.9, 0.999))
+    optimizer = torch.optim.Adam([w, *heard], lr=recipe.lr, betas=(0.9, 0.999))
 
     apart, bf16 = distance(images), is_bf16(recipe.precision, device)
     with torch.no_grad():
@@ -112,7 +114,7 @@ def _projected(generator, images, distance, recipe, progress) -> Inverted:
     for step in range(recipe.steps):
         done = step / recipe.steps
         for group in optimizer.param_groups:
-            group["lr"] = recipe.rate * rate_at(done, recipe)
+            group["lr"] = recipe.lr * rate_at(done, recipe)
         strength = deviation * recipe.explore * max(0.0, 1 - done / recipe.settle) ** 2
         moved = w + torch.randn(w.shape[1:], generator=rng).to(device) * strength
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

@@ -37,7 +37,7 @@ def components_for(shots: int) -> int:
     return _OF_FEW if shots < _FEW else COMPONENTS
 
 
-class Condensed(nn.Module):
+class PrincipalComponents(nn.Module):
     """The first principal components of a map's channels.
 
     basis: [components, channels], in units of the first component's own deviation; all zero until `take`.
@@ -75,7 +75,7 @@ class Condensed(nn.Module):
 class Reduced(nn.Module):
     """A Representation: the principal components of another's maps, covariances, at the same strides.
 
-    components: of each map, at most its channels; all zero until `take` or `take_drawn`. A Generator stays one: its
+    components: of each map, at most its channels; all zero until `take` or `take_generated`. A Generator stays one: its
     latents are drawn and read here, too. Raises BadRecipe around a map of positions, or around what is reduced already.
     """
 
@@ -86,7 +86,7 @@ class Reduced(nn.Module):
                 f"'{representation.spec.name}' cannot be reduced: reduce what it wraps, and add positions around that"
             )
         self.representation, self.components = representation, components
-        self.maps = nn.ModuleList(Condensed(c, min(c, components)) for c in representation.spec.channels)
+        self.maps = nn.ModuleList(PrincipalComponents(c, min(c, components)) for c in representation.spec.channels)
         # Where the representation is; one without tensors is on the CPU.
         self.maps.to(next((t.device for t in representation.state_dict().values()), torch.device("cpu")))
         self.spec = self._spec()
@@ -108,7 +108,7 @@ class Reduced(nn.Module):
         device = self.maps[0].center.device
         return self._take(self.representation.features(few.to(device)) for few in images.split(4))
 
-    def take_drawn(self, seeds: Sequence[int]) -> "Reduced":
+    def take_generated(self, seeds: Sequence[int]) -> "Reduced":
         """Takes them from what the wrapped one, a Generator, draws of these seeds; the fingerprint changes."""
         return self._take(self.representation.synthesize(self.representation.sample([seed]))[1] for seed in seeds)
 

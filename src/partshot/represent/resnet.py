@@ -19,14 +19,14 @@ from partshot.errors import BadArtifact
 from partshot.nets.resnet import CHANNELS, ResNetTrunk
 from partshot.nets.weights import load_exactly
 from partshot.pyramid import Pyramid
-from partshot.represent.reduced import Condensed, some_points
+from partshot.represent.reduced import PrincipalComponents, some_points
 from partshot.represent.spec import Spec, fingerprint, refuse_small, to_multiple
 
 # Of ImageNet's images in [0, 1]; what nearly every published encoder was trained with.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Where an artifact keeps principal components, beside the trunk under torchvision's names.
-_CONDENSED = "condensed."
+_COMPONENTS = "condensed."
 
 # The first convolution at stride 1, then max-pooling and three stages that halve.
 STRIDES = (2, 4, 8, 16)
@@ -45,7 +45,7 @@ class ResNet(nn.Module):
         self.trunk.conv1.stride = (1, 1)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
-        self.condensed = nn.ModuleList(Condensed(c, components) for c in trunk.channels if components)
+        self.condensed = nn.ModuleList(PrincipalComponents(c, components) for c in trunk.channels if components)
         self.to(memory_format=torch.channels_last).eval()
         self.spec = self._spec()
 
@@ -112,7 +112,7 @@ class ResNet(nn.Module):
         return to_multiple(normal, STRIDES[-1]).contiguous(memory_format=torch.channels_last)
 
     def _spec(self) -> Spec:
-        tensors = self.trunk.state_dict() | self.condensed.state_dict(prefix=_CONDENSED)
+        tensors = self.trunk.state_dict() | self.condensed.state_dict(prefix=_COMPONENTS)
         channels = tuple(one.basis.shape[0] for one in self.condensed) or self.trunk.channels
         proportional = (bool(self.condensed),) * len(channels)
         return Spec(self.title, channels, STRIDES, fingerprint(self.card(), tensors), proportional)
@@ -144,6 +144,6 @@ def load_resnet(folder: Path | str) -> ResNet:
     if net not in CHANNELS:
         raise BadArtifact(f"{folder}: its card names the net '{net}'; this version reads {', '.join(CHANNELS)}")
     tensors = {k: torch.from_numpy(v.copy()) for k, v in artifact.tensors.items() if not k.startswith("fc.")}
-    named = {k if k.startswith(_CONDENSED) else f"trunk.{k}": v for k, v in tensors.items()}
+    named = {k if k.startswith(_COMPONENTS) else f"trunk.{k}": v for k, v in tensors.items()}
     card = {"net": net, "title": artifact.card.get("title", f"trained {net}")}
     return ResNet.rebuild(card | {"components": artifact.card.get("components", 0)}, named, str(folder))

@@ -1,11 +1,11 @@
-"""A StyleGAN or StyleGAN2 read as a Pyramid: the activations from which a image is drawn know its parts.
+"""A StyleGAN or StyleGAN2 read as a Pyramid: the activations from which an image is drawn know its parts.
 
 The maps are the layers' outputs: StyleGAN's after AdaIN, StyleGAN2's after LeakyReLU. ReGAN's code taps those from 8 px
 on; its groups are coarse (4-8 px), middle (16-32) and fine (64 and more), and the middle alone does better than all
 (its table 7). DatasetGAN's code taps, of every size, the second layer's output and the plain result of its convolution;
 its paper says the outputs of all layers, which is `all`. The noise is part of the latent, so that the same latent gives
 the same pixels and features, always. Images that were not drawn by it are inverted first (represent/invert.py), in
-the eyes of the critic that it was trained against.
+the eyes of the discriminator that it was trained against.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from partshot.errors import BadArtifact, BadRecipe, nearest
 from partshot.nets import stylegan1, stylegan2
 from partshot.nets.perceptual import Distance, feature_distance
 from partshot.nets.stylegan import Shape
-from partshot.nets.weights import load_exactly
+from partshot.nets.weights import current_names, load_exactly
 from partshot.ops.precision import best_device
 from partshot.pyramid import Pyramid
 from partshot.represent.cache import Store, key_of
@@ -46,16 +46,16 @@ every side only the last layer, but its convolution's own result, too."""
 # What cards call it -> the network, and the group of layers that is read unless another is named: that of its paper.
 _KINDS = {"stylegan1": (stylegan1.Generator, "datasetgan"), "stylegan2": (stylegan2.Generator, "regan")}
 
-# Weight of the pixels beside the critic's eyes, in which colors count little.
+# Weight of the pixels beside the discriminator's eyes, in which colors count little.
 _PIXELS = 1.0
 
 
 class StyleGAN(nn.Module):
     """A frozen generator, as Generator and as Representation.
 
-    generator: its weights. critic: what it was trained against, in whose eyes images are inverted. title: the name in
-    reports. layers: a key of GROUPS; None takes the group of the generator's paper. psi: truncation of what is sampled;
-    1 leaves it out. recipe: how images are inverted. cutoff: how many of a image's latents are truncated, the
+    generator: its weights. discriminator: what it was trained against, in whose eyes images are inverted. title: the
+    name in reports. layers: a key of GROUPS; None takes the group of the generator's paper. psi: truncation of what is
+    sampled; 1 leaves it out. recipe: how images are inverted. cutoff: how many of an image's latents are truncated, the
     coarsest; None truncates all. DatasetGAN's psi is 0.7, its cutoff 8 for faces and cars, 7 for cats and bedrooms.
     store: where the latents of inverted images are kept, None keeps none.
     """
@@ -63,7 +63,7 @@ class StyleGAN(nn.Module):
     def __init__(
         self,
         generator: stylegan1.Generator | stylegan2.Generator,
-        critic: stylegan2.Critic,
+        discriminator: stylegan2.Discriminator,
         title: str | None = None,
         layers: str | None = None,
         psi: float = 1.0,
@@ -76,7 +76,7 @@ class StyleGAN(nn.Module):
         title, layers = title or self.kind, layers or own
         if layers not in GROUPS:
             raise BadRecipe(f"unknown group of layers '{layers}'; {nearest(layers, GROUPS)}")
-        self.generator, self.critic = generator.requires_grad_(False), critic.requires_grad_(False)
+        self.generator, self.discriminator = generator.requires_grad_(False), discriminator.requires_grad_(False)
         self.title, self.layers, self.psi, self.cutoff, self.recipe = title, layers, psi, cutoff, recipe
         self.store: Store | None = None
         self.to(memory_format=torch.channels_last).eval()
@@ -87,14 +87,16 @@ class StyleGAN(nn.Module):
             raise BadRecipe(f"a generator of {shape.resolution} px has no {layers} layers (they begin at {low} px)")
         self.weights = fingerprint({"shape": shape.model_dump(mode="json")}, generator.state_dict())
         sides = [sides[i % len(sides)] for i in self._read]
-        # What decides which latents a image is inverted to: whichever layers are read afterwards.
+        # What decides which latents an image is inverted to: whichever layers are read afterwards.
         eyes = {"weights": self.weights, "invert": recipe.fingerprint}
-        self.searched = fingerprint(eyes, critic.state_dict())
+        self.searched = fingerprint(eyes, discriminator.state_dict())
         self.spec = Spec(
             title if layers == own else f"{title}, {layers} layers",
             tuple(shape.channels(side) for side in sides),
             tuple(shape.resolution // side for side in sides),
-            fingerprint({"weights": self.weights, "layers": layers, "invert": recipe.fingerprint}, critic.state_dict()),
+            fingerprint(
+                {"weights": self.weights, "layers": layers, "invert": recipe.fingerprint}, discriminator.state_dict()
+            ),
         )
 
     @property
@@ -181,14 +183,17 @@ class StyleGAN(nn.Module):
         distance: Distance | None = None,
         progress: Callable[[int], None] = lambda step: None,
     ) -> Inverted:
-        """Latents that draw these images. distance: None takes the critic's eyes. progress: told the steps done."""
+        """Latents that generate these images.
+
+        distance: None takes the discriminator's features. progress: called with the steps done.
+        """
         if tuple(images.shape[2:]) != (self.size, self.size):
             images = nn.functional.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         return invert(self, images, distance or self.distance(), self.recipe, progress)
 
     def distance(self) -> Distance:
-        """How far apart two images look to the critic."""
-        return feature_distance(self.critic.levels, _PIXELS)
+        """How far apart two images look to the discriminator."""
+        return feature_distance(self.discriminator.levels, _PIXELS)
 
     def card(self) -> dict:
         """What `rebuild` needs besides the tensors."""
@@ -206,12 +211,13 @@ class StyleGAN(nn.Module):
     def rebuild(cls, card: dict, tensors: Mapping[str, torch.Tensor]) -> "StyleGAN":
         """The one that `card` and `state_dict` were taken from; BadArtifact when they do not fit."""
         shape, (net, _) = Shape.parse(card["shape"], card["title"]), _KINDS[card["kind"]]
-        nets = {"generator": net(shape), "critic": stylegan2.Critic(shape)}
+        tensors = current_names(tensors)
+        nets = {"generator": net(shape), "discriminator": stylegan2.Discriminator(shape)}
         for name, net in nets.items():
             own = {k.removeprefix(f"{name}."): v.float() for k, v in tensors.items() if k.startswith(f"{name}.")}
             load_exactly(net, own, f"{name} of '{card['title']}'")
         recipe = InvertRecipe.parse(card["invert"], card["title"])
-        given = (nets["generator"], nets["critic"], card["title"], card["layers"], card["psi"], recipe)
+        given = (nets["generator"], nets["discriminator"], card["title"], card["layers"], card["psi"], recipe)
         # Cards of earlier versions know of no cutoff.
         return cls(*given, card.get("cutoff"))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from partshot.data.images import resize_images
 from partshot.data.shots import Shots
-from partshot.inference.exported_model import Shipped
+from partshot.inference.exported_model import ExportedModel
 from partshot.metrics import score
 from partshot.segmenter import Student
 from partshot.tasks.distill import train_student
@@ -47,11 +47,11 @@ def compact(
     export(trained, file, shots.images)
     some = list(images[:: max(1, len(images) // _COMPARED)][:_COMPARED])
     ours, theirs = ([one.labels for one in student.predict(some)] for student in (trained, large))
-    speeds = tuple(_speed(Shipped(path), shots.native) for path in (onnx, file))
+    speeds = tuple(_speed(ExportedModel(path), shots.native) for path in (onnx, file))
     return Compared(speeds, score(theirs, ours, shots.parts).miou_nan)
 
 
-def _speed(shipped: Shipped, side: int) -> float:
+def _speed(shipped: ExportedModel, side: int) -> float:
     """Images a second of this side, several at a time; the best round counts, since others only ever slow it down."""
     images = np.random.default_rng(0).integers(0, 256, (_AT_ONCE, side, side, 3), dtype=np.uint8)
     shipped.predict(images)

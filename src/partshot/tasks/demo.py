@@ -20,8 +20,8 @@ from pydantic import Field
 
 from partshot.artifact import replacing_file, standing
 from partshot.benchmark.auto_shot import AutoShot
-from partshot.benchmark.baselines import Contest
-from partshot.benchmark.kshot import Draws, Method, Row, Table, kshot, table_to_dict, tabulate
+from partshot.benchmark.baselines import Baselines
+from partshot.benchmark.kshot import Method, Row, Splits, Table, kshot, table_to_dict, tabulate
 from partshot.data.images import resize_images
 from partshot.data.shots import Shots
 from partshot.data.symmetry import one_sided
@@ -50,7 +50,7 @@ from partshot.represent.choose import open_representation
 from partshot.represent.invert import PRESETS as INVERT_PRESETS
 from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.distill import DRAWN, teacher_size
+from partshot.tasks.distill import GENERATED, teacher_size
 from partshot.tasks.export import export
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit, frozen_reader
 from partshot.tasks.sample import embedded_shots
@@ -71,7 +71,7 @@ ROWS = ("student", "head", "supervised", "forest", "auto_shot", "few_shot")
 `tasks.auto_shot`."""
 
 # What the embedded generator draws; other kinds go the encoder's road alone.
-DRAWN_KIND = "faces"
+GENERATED_KIND = "faces"
 # Seeds of the toy: unlabeled images, labeled ones and held-out ones never meet.
 _PLAIN, _LABELED, _TEST = 1, 2, 3
 # Thousands of labeled images that the encoder's road's student sees, by its preset: at three quarters of the default
@@ -104,12 +104,12 @@ class DemoRecipe(Recipe):
     fit_images: int = Field(default=600, ge=1)
     auto_fit_images: int = Field(default=1200, ge=1)
     auto_kimg: float | None = Field(default=None, gt=0)
-    drawn: int = Field(default=DRAWN, ge=1)
+    drawn: int = Field(default=GENERATED, ge=1)
     inverted: int = Field(default=32, ge=1)
     steps: int = Field(default=100, ge=1)
 
 
-TEN_MINUTES = DemoRecipe()
+DEFAULT_RECIPE = DemoRecipe()
 
 
 def demo(
@@ -119,9 +119,9 @@ def demo(
     seed: int = 0,
     quiet: bool = False,
     jobs: int | None = 1,
-    recipe: DemoRecipe = TEN_MINUTES,
+    recipe: DemoRecipe = DEFAULT_RECIPE,
 ) -> Path:
-    """Draws, labels one and ten, does the main job and reports; returns out/report.html.
+    """Splits, labels one and ten, does the main job and reports; returns out/report.html.
 
     kind: a kind of data.toy.KINDS. size: side in pixels, 32-512; the ten minutes are for up to 128.
     out: gets report.html, results.json and demo.png, first with what needs no training, later with all of it;
@@ -151,7 +151,7 @@ def demo(
     export(story.shown["student"][max(KS)], out / "student.onnx", test.images[:4])
     report = story.tell()
 
-    if kind == DRAWN_KIND:
+    if kind == GENERATED_KIND:
         began = time.monotonic()
         # Once, for both numbers of labels.
         roads.generators().inverted(roads.to_invert.images)
@@ -198,7 +198,7 @@ class _Roads:
     @property
     def rows(self) -> tuple[str, ...]:
         """What will have been measured in the end."""
-        return ROWS if self.kind == DRAWN_KIND else ROWS[:4]
+        return ROWS if self.kind == GENERATED_KIND else ROWS[:4]
 
     @cached_property
     def images(self) -> np.ndarray:
@@ -232,7 +232,7 @@ class _Roads:
 
     def labeled(self, k: int) -> Shots:
         """The k labeled images of the encoder's road."""
-        return self.pool.draw(k, self.seed)
+        return self.pool.sample(k, self.seed)
 
     def head(self, shots: Shots) -> Segmenter:
         """The few-shot head of the encoder's road: fitted, or read where an earlier phase has fitted it."""
@@ -281,7 +281,7 @@ class _Roads:
         # The head's own features stand in `teach`.
         given = (self.out / "runs", self.images, open_representation(REPRESENTATION), self.distill)
         named = {"student": self.choice.student, "seed": self.seed, "quiet": self.quiet, "teach": self.head}
-        contest, shots = Contest(*given, **named), self.labeled(k)
+        contest, shots = Baselines(*given, **named), self.labeled(k)
         found = self._measured(f"{phase}-{k}", contest.methods(*rows), self.pool, self.test, k)
         if "student" not in rows:
             return _Learned(found)
@@ -293,7 +293,7 @@ class _Roads:
             torch.set_num_threads(self.threads)
 
     def _measured(
-        self, name: str, methods: Mapping[str, Method], pool: Shots, test: Shots, k: int, draws: Draws | None = None
+        self, name: str, methods: Mapping[str, Method], pool: Shots, test: Shots, k: int, draws: Splits | None = None
     ) -> list[Row]:
         """Rows of k labels, new ones written down as they come."""
         journal = Journal(self.out / "rows" / f"{name}-{self.choice.student}-{self.recipe.fingerprint}.jsonl")
@@ -339,7 +339,7 @@ class _Story:
         best = "student" if students else "head"
         scored = next(row.score for row in self.rows if (row.method, row.k) == (best, most))
         recipes = {"fit": self.shown["head"][most].recipe, "distill": roads.distill}
-        if roads.kind == DRAWN_KIND:
+        if roads.kind == GENERATED_KIND:
             recipes |= {"fit, auto-shot": roads.fit, "auto-shot": roads.auto}
         awaited = [name for name in roads.rows if name not in table]
         sections = [

@@ -43,11 +43,11 @@ from partshot.train.student_choice import (
     student_recipe,
 )
 
-TRUSTED = 0.8
+MIN_TEACHER_MIOU = 0.8
 """Mean IoU on its own shots from which a few-shot teacher is heard. Measured (LOG.md, 2026-11-21): teachers of blood
 cells that read their shots to about .7 cost the student .008 over twelve draws, so none like them is heard."""
 
-DRAWN = 2000
+GENERATED = 2000
 """Labeled images that a generator adds to the shots; ReGAN's auto-shot takes 5,000 of 512 px."""
 _SURE = 0.6
 
@@ -68,7 +68,7 @@ def distill(
     preset: str | None = None,
     size: int | None = None,
     kimg: float | int | None = None,
-    drawn: int = DRAWN,
+    drawn: int = GENERATED,
     seed: int = 0,
     rgb_masks: bool = False,
     quiet: bool = False,
@@ -93,8 +93,8 @@ def distill(
     unlabeled = unlabeled_stack(images, labels, recipe.size)
     recipe = facing(recipe, unlabeled)
     segmenter = None if teacher is None else _teacher(Path(teacher))
-    if segmenter is not None and not draws(segmenter) and not is_heard(segmenter, shots, recipe):
-        why = f"it reads its own shots to a mean IoU below {TRUSTED:g}"
+    if segmenter is not None and not draws(segmenter) and not is_teacher_used(segmenter, shots, recipe):
+        why = f"it reads its own shots to a mean IoU below {MIN_TEACHER_MIOU:g}"
         why = why if recipe.unlabeled else "the preset hears none"
         warnings.warn(f"{teacher}: this teacher is not heard: {why}", stacklevel=1)
     drawing = segmenter is not None and draws(segmenter)
@@ -124,7 +124,7 @@ def _teacher(folder: Path) -> Segmenter | Student:
     return Segmenter.load(inside(folder, "segmenter")) if found is None else Student.load(found)
 
 
-def drawn_shots(
+def generated_shots(
     teacher: Segmenter, count: int, seed: int = 0, quiet: bool = False, second: Student | None = None
 ) -> Shots:
     """Images that a teacher's generator draws, with the teacher's labels where it is sure of them.
@@ -134,7 +134,7 @@ def drawn_shots(
     """
     first = _FIRST_DRAWN + seed * count
     with Ticker("draw labeled images", count, 0, quiet) as ticker:
-        return teacher.draw(range(first, first + count), _SURE, ticker.tick, second=second)
+        return teacher.generate(range(first, first + count), _SURE, ticker.tick, second=second)
 
 
 def unlabeled_stack(images: Path, labels: Path, size: int) -> np.ndarray:
@@ -152,7 +152,7 @@ def train_student(
     student: str = STUDENT,
     seed: int = 0,
     quiet: bool = False,
-    drawn: int = DRAWN,
+    drawn: int = GENERATED,
     start: Path | None = None,
     snapshots: int = 0,
     reader: Segmenter | None = None,
@@ -160,12 +160,12 @@ def train_student(
     """Trains a student, or goes on where an earlier call stopped, or reads what it finished.
 
     shots: the labeled images, in every batch. recipe: where things face one way (see data.symmetry), call with
-    `recipe.one_sided()`. out: the run's folder. images: uint8 [n, s, s, 3] at the recipe's size, unlabeled; None
-    trains on the shots alone. teacher: whose soft labels of `images` start the student, if it reads its own shots
-    well enough (TRUSTED); a recipe without consistency follows any, another student too. One that draws gives `drawn`
-    images with its labels instead, which take the recipe's share of the shots' places, and with a rehearsal is helped
-    by a first student, trained in out/first. start, snapshots: see `distill`. reader: what `frozen_reader` fitted to
-    these shots already, for a recipe that asks one (`asks_a_reader`); None fits it where it is asked.
+    `recipe.one_sided()`. out: the run's folder. images: uint8 [n, s, s, 3] at the recipe's size, unlabeled; None trains
+    on the shots alone. teacher: whose soft labels of `images` start the student, if it reads its own shots well enough
+    (MIN_TEACHER_MIOU); a recipe without consistency follows any, another student too. One that draws gives `drawn`
+    images with its labels instead, which take the recipe's share of the shots' places, and with a self_training is
+    helped by a first student, trained in out/first. start, snapshots: see `distill`. reader: what `frozen_reader`
+    fitted to these shots already, for a recipe that asks one (`uses_frozen_reader`); None fits it where it is asked.
     """
     asked, (student, pretrained) = student, pretrained_student(student)
     begin = pretrained if start is None else _weights(start, student)
@@ -179,16 +179,16 @@ def train_student(
     soft, extra = None, None
     if teacher is not None and draws(teacher):
         second = None
-        if recipe.rehearsal:
-            second = _first_round(shots, recipe, out / "first", images, teacher, student, seed, quiet, drawn, start)
+        if recipe.self_training:
+            second = _self_training(shots, recipe, out / "first", images, teacher, student, seed, quiet, drawn, start)
             begin, start = second.net.state_dict(), out / "first"
-        labeled = drawn_shots(teacher, drawn, seed, quiet, second)
+        labeled = generated_shots(teacher, drawn, seed, quiet, second)
         extra = tuple(map(torch.from_numpy, labeled.stack(recipe.size)))
-    elif teacher is not None and images is not None and is_heard(teacher, shots, recipe):
+    elif teacher is not None and images is not None and is_teacher_used(teacher, shots, recipe):
         with Ticker("teacher labels images", len(images), 0, quiet) as ticker:
             soft = teacher.soft_labels(images, ticker.tick)
     read, every = None, 1 if images is None else -(-len(images) // _MOST_READ)
-    if teacher is None and images is not None and asks_a_reader(asked, recipe, shots):
+    if teacher is None and images is not None and uses_frozen_reader(asked, recipe, shots):
         some = images[::every]
         if not _is_fitted(out / "reader", shots):
             several, sided = partial(resize_images, some), not recipe.augment.flip
@@ -226,10 +226,10 @@ def train_student(
     card = {"fingerprint": fingerprint, "recipe": recipe.model_dump(mode="json")}
 
     def as_it_is() -> Student:
-        average = copy.deepcopy(game.modules["average"]).to("cpu")
+        average = copy.deepcopy(game.modules["ema"]).to("cpu")
         if read is not None:
             card["agreement"] = round(float(game.modules["agreement"].overlap), 3)
-        found = Student(average, student, shots.parts, recipe.size, card, recipe.mirrored, native=native)
+        found = Student(average, student, shots.parts, recipe.size, card, recipe.flip_tta, native=native)
         if images is None or not recipe.decision_temperature:
             return found
         return found.decide(images, game.lean.tolist(), recipe.decision_temperature)
@@ -241,7 +241,7 @@ def train_student(
     return trained
 
 
-def asks_a_reader(student: str, recipe: Distill, shots: Shots) -> bool:
+def uses_frozen_reader(student: str, recipe: Distill, shots: Shots) -> bool:
     """Whether a frozen encoder labels the images, too: with the fewest labels, for a student that starts from it."""
     asks = recipe.consistency is not None and recipe.consistency.agree > 0 and recipe.unlabeled > 0
     return asks and len(shots) <= FEW and is_pretrained(student)
@@ -260,9 +260,9 @@ def _encoder(student: str) -> str:
     return student.removeprefix(LIGHT) + ENCODER_LEVELS + POSITION
 
 
-def _first_round(shots, recipe, out, images, teacher, student, seed, quiet, drawn, start) -> Student:
-    """The student that helps to label for the second round: `train_student`, by the recipe's rehearsal."""
-    first = recipe.rehearsed()
+def _self_training(shots, recipe, out, images, teacher, student, seed, quiet, drawn, start) -> Student:
+    """The student that helps to label for the second round: `train_student`, by the recipe's self_training."""
+    first = recipe.self_training_round()
     say(f"first of two rounds, at {first.size} px", quiet)
     if images is not None:
         images = resize_images(images, first.size)
@@ -300,14 +300,14 @@ def teacher_size(recipe: Distill) -> int:
     return max(32, recipe.size // 2)
 
 
-def is_heard(teacher: Segmenter | Student, shots: Shots, recipe: Distill) -> bool:
+def is_teacher_used(teacher: Segmenter | Student, shots: Shots, recipe: Distill) -> bool:
     """Whether a teacher may start a student: one that misreads even the shots it was fitted on holds it back."""
     if recipe.consistency is None or not recipe.unlabeled:
         return recipe.unlabeled > 0
     if recipe.consistency.teacher == 0:
         return False
     own = [one.labels for one in teacher.predict(shots.images)]
-    return score(shots.labels, own, shots.parts, shots.names).miou_nan >= TRUSTED
+    return score(shots.labels, own, shots.parts, shots.names).miou_nan >= MIN_TEACHER_MIOU
 
 
 def _weights(start: Path, student: str) -> dict[str, torch.Tensor]:

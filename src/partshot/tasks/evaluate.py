@@ -15,7 +15,7 @@ from partshot.data.images import read_image
 from partshot.data.labels import read_labels
 from partshot.data.shots import Pair, find_pairs, parts_beside, read_pair
 from partshot.errors import BadArtifact, BadLabels, BadParts, nearest
-from partshot.inference.exported_model import Shipped
+from partshot.inference.exported_model import ExportedModel
 from partshot.metrics import Score, score
 from partshot.parts import PartSet
 from partshot.report import (
@@ -34,7 +34,7 @@ _SHOWN = 8  # images in each of the report's two galleries
 _SPREAD = "Evenly spaced between the best and the worst image, by mean IoU over the parts in each."
 
 Labeler = Callable[[Pair], np.ndarray]
-"""A image on disk to its predicted labels, uint8 [h, w]."""
+"""An image on disk to its predicted labels, uint8 [h, w]."""
 
 
 def evaluate(
@@ -73,7 +73,7 @@ def evaluate(
 
 
 def open_model(model: Path, masks: Path) -> tuple[PartSet, Labeler]:
-    """What the ids of a model mean, and who labels a image. masks: the folder of true ones. Errors as above."""
+    """What the ids of a model mean, and who labels an image. masks: the folder of true ones. Errors as above."""
     theirs = parts_beside(masks)
     if model.is_dir():
         _refuse_other_folders(model)
@@ -81,7 +81,7 @@ def open_model(model: Path, masks: Path) -> tuple[PartSet, Labeler]:
         return parts, lambda pair: _read_prediction(model, pair.name, parts)
     if not model.is_file():
         raise BadArtifact(f"{model}: no such file or folder; give student.onnx or a folder of predicted masks")
-    network = Shipped(model)
+    network = ExportedModel(model)
     parts = _agreed(network.parts, theirs, model, masks)
     return parts, lambda pair: network.predict(read_image(pair.image)[None])[0][0]
 

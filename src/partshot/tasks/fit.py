@@ -12,7 +12,7 @@ from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.metrics import Score, score_confusion
-from partshot.ops.images import as_images
+from partshot.ops.images import as_tensors
 from partshot.ops.precision import best_device
 from partshot.recipe import preset as row_of
 from partshot.represent.cache import open_store
@@ -132,7 +132,7 @@ def frozen_reader(
     found = open_representation(name).to(best_device())
     size = working_size(found)
     stack = images(size)
-    some = as_images(stack[:: max(1, len(stack) // _REDUCED_ON)][:_REDUCED_ON])
+    some = as_tensors(stack[:: max(1, len(stack) // _REDUCED_ON)][:_REDUCED_ON])
     found = reduced_on(found, some, components_for(len(shots)))
     recipe = (recipe or row_of(fit_presets(head), "fast")).changed(seed=seed)
     recipe = facing_fit(recipe, one_sided(stack) if sided is None else sided)
@@ -146,7 +146,7 @@ def reduced_to(
     if all(representation.spec.proportional):
         return representation
     some = read_stack(paths[:: max(1, len(paths) // _REDUCED_ON)][:_REDUCED_ON], size, skip_corrupt=True).images
-    return reduced_on(representation.to(best_device()), as_images(some), components)
+    return reduced_on(representation.to(best_device()), as_tensors(some), components)
 
 
 def facing_fit(recipe: F, faces_one_way: bool) -> F:

@@ -20,7 +20,7 @@ from partshot.artifact import read_card, replacing_file, standing
 from partshot.data.images import list_images, read_stack
 from partshot.errors import BadRecipe
 from partshot.nets.perceptual import load_lpips
-from partshot.ops.images import as_bytes, as_images
+from partshot.ops.images import as_tensors, as_uint8
 from partshot.recipe import preset as row_of
 from partshot.report import write_sheet
 from partshot.represent.invert import PRESETS, astray
@@ -34,7 +34,7 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class Inversions:
-    """out: the folder. errors: name -> distance between a image and what its latent draws. astray: names of those
+    """out: the folder. errors: name -> distance between an image and what its latent draws. astray: names of those
     that do not invert. skipped: file and reason of those that could not be read."""
 
     out: Path
@@ -64,7 +64,7 @@ def invert(
 
     generator: what `partshot pretrain stylegan2` (or 1) wrote; None takes the embedded one. preset: a row of
     represent.invert.PRESETS; steps replaces its own. lpips: a safetensors file with LPIPS' weights; None measures in
-    the eyes of the generator's critic. batch: images at a time. Raises BadImage for a folder without images,
+    the eyes of the generator's discriminator. batch: images at a time. Raises BadImage for a folder without images,
     BadArtifact for what is no generator or no LPIPS, BadRecipe for a setting that cannot be.
     """
     if batch < 1:
@@ -72,7 +72,7 @@ def invert(
     recipe = row_of(PRESETS, preset)
     recipe = recipe if steps is None else recipe.changed(steps=steps)
     found = load_stylegan(generator, recipe=recipe)
-    distance, eyes = found.distance(), "critic"
+    distance, eyes = found.distance(), "discriminator"
     if lpips is not None:
         distance, eyes = load_lpips(lpips), f"LPIPS {_digest_of(lpips.read_bytes())}"
     paths, out = list_images(images), Path(out)
@@ -88,7 +88,7 @@ def invert(
             card = {"names": told, "made": _digest(found, recipe, eyes, several)}
             if not (standing(folder).exists() and read_card(folder).get("made") == card["made"]):
                 tell = partial(_tell, ticker, first * recipe.steps, len(told))
-                done = found.invert(as_images(several), distance, tell)
+                done = found.invert(as_tensors(several), distance, tell)
                 card |= {"errors": done.errors.tolist(), "worst": done.worst.tolist()}
                 done.latents.save(folder, card)
             kept = read_card(folder)
@@ -129,7 +129,7 @@ def _digest_of(blob: bytes) -> str:
 
 def _drawn(generator: StyleGAN, several: Sequence[Latents]) -> np.ndarray:
     with torch.no_grad():
-        return np.concatenate([as_bytes(generator.synthesize(latents)[0]) for latents in several])
+        return np.concatenate([as_uint8(generator.synthesize(latents)[0]) for latents in several])
 
 
 def _write_table(path: Path, names, errors, worst, lost) -> None:

@@ -1,6 +1,6 @@
 """predict: masks for a folder of images by an exported student, without torch.
 
-Knows how a long prediction stays busy. The net, and what is done to a image before and after it, is the ONNX file's
+Knows how a long prediction stays busy. The net, and what is done to an image before and after it, is the ONNX file's
 affair; what lies where in the folder of masks is tasks/predictions.py's; what is read in windows, tasks/reading.py's;
 how labels are moved onto edges, refine.py's.
 """
@@ -21,7 +21,7 @@ from partshot.artifact import replacing_file
 from partshot.data.images import allowing, image_size, list_images, read_image, write_overlay
 from partshot.data.labels import write_labels
 from partshot.errors import BadImage, BadRecipe
-from partshot.inference.exported_model import Shipped
+from partshot.inference.exported_model import ExportedModel
 from partshot.inference.predictions import MANIFEST, Author, Places, claim, write_json
 from partshot.inference.reading import Reading
 from partshot.inference.refine import refine
@@ -62,7 +62,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """A image as the net gets it. size: height and width of the file's own image, which `image` may be below.
+    """An image as the net gets it. size: height and width of the file's own image, which `image` may be below.
 
     error: why it could not be read, else empty.
     """
@@ -101,7 +101,7 @@ def predict(
     that is larger than what the model sees of it; of images of more than 4 megapixels that are read whole, onto those
     of the image shrunk to that.
 
-    A image that cannot be read is left out and listed in the summary. Run again after a stop, it goes on where it
+    An image that cannot be read is left out and listed in the summary. Run again after a stop, it goes on where it
     was: what this model wrote and no image is newer than is kept, unless `overwrite`. Another model's predictions
     are replaced, those corrected by hand too; masks in a folder that holds no predictions are not.
 
@@ -111,7 +111,7 @@ def predict(
     if batch < 1:
         raise BadRecipe(f"batch {batch} given; 1 or more images are needed")
     began, reading = time.monotonic(), Reading.parse(window, scale, refined)
-    shipped, paths = Shipped(model), _paths(Path(images), leave_out)
+    shipped, paths = ExportedModel(model), _paths(Path(images), leave_out)
     reading.windows(shipped, 1, 1)  # refuses a scale of nothing, before any work
     places = Places(Path(out), overlays, confidence)
     author = Author(shipped.sha256, shipped.version, shipped.parts)
@@ -132,7 +132,7 @@ def predict(
     return Summary(places.out, written, kept, tuple(skipped), time.monotonic() - began, windowed)
 
 
-def _alone(shipped: Shipped, todo: Sequence[Path], reading: Reading) -> dict[Path, tuple[int, ...]]:
+def _alone(shipped: ExportedModel, todo: Sequence[Path], reading: Reading) -> dict[Path, tuple[int, ...]]:
     # Which images are read one by one, each with its windows; none for one that is read whole.
     found = {}
     for path in todo:
@@ -147,7 +147,12 @@ def _alone(shipped: Shipped, todo: Sequence[Path], reading: Reading) -> dict[Pat
 
 
 def _predict_alone(
-    shipped: Shipped, todo: Mapping[Path, tuple[int, ...]], places: Places, reading: Reading, ticker: Ticker, done: int
+    shipped: ExportedModel,
+    todo: Mapping[Path, tuple[int, ...]],
+    places: Places,
+    reading: Reading,
+    ticker: Ticker,
+    done: int,
 ) -> list[tuple[Path, str]]:
     skipped: list[tuple[Path, str]] = []
     for path, windows in todo.items():
@@ -164,7 +169,7 @@ def _predict_alone(
 
 
 def _predict_together(
-    shipped: Shipped, todo: Sequence[Path], places: Places, reading: Reading, batch: int, ticker: Ticker
+    shipped: ExportedModel, todo: Sequence[Path], places: Places, reading: Reading, batch: int, ticker: Ticker
 ) -> list[tuple[Path, str]]:
     # Reading and writing run in threads beside the net, each a bounded number of images ahead or behind.
     skipped: list[tuple[Path, str]] = []
@@ -250,7 +255,12 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable, items: Sequence, count: int
 
 
 def _write(
-    places: Places, loaded: LoadedImage, labels: np.ndarray, confidence: np.ndarray, shipped: Shipped, reading: Reading
+    places: Places,
+    loaded: LoadedImage,
+    labels: np.ndarray,
+    confidence: np.ndarray,
+    shipped: ExportedModel,
+    reading: Reading,
 ) -> None:
     if reading.refined:
         factor = reading.factor(shipped, *loaded.image.shape[:2])

@@ -40,7 +40,7 @@ FURTHER = "further"
 CALIBRATED_ON = 256
 # Presets whose images are drawn: kind, how many, seed of the toy.
 _FACES = "faces", 10_000, 7
-DRAWN = {"toy-face-64": _FACES, "toy-face-64-further": _FACES}
+GENERATED = {"toy-face-64": _FACES, "toy-face-64-further": _FACES}
 # Share of a run after which nothing grows any more.
 _GROWN = 0.9
 # Images across and down in a grid of samples.
@@ -68,7 +68,7 @@ def pretrain(
 ) -> Path:
     """Trains a pretext on a folder of images; returns out/representation, for `open_representation`.
 
-    pretext: a name of `catalog.PRETEXTS`. images: the folder; None for a preset that draws its own (DRAWN).
+    pretext: a name of `catalog.PRETEXTS`. images: the folder; None for a preset that draws its own (GENERATED).
     preset: a row of the pretext's table; None takes DEFAULT. size: side of the images in pixels; kimg: horizon in
     thousands of images seen; batch: images per step; each replaces the preset's. leave_out: files of the folder
     that are no images, such as masks. Images that cannot be read are left out, and a warning names them. A pretext
@@ -88,10 +88,10 @@ def pretrain(
         _refuse_start(Path(start), begun.card, pretext, size)
         recipe = resolve(pretext, preset or FURTHER, None, kimg, batch)
         recipe = recipe.changed(net=begun.card["net"], size=begun.card["shape"]["resolution"], grow=())
-    if images is None and preset not in DRAWN:
-        raise BadRecipe(f"--images is missing; only these presets draw their own images: {', '.join(DRAWN)}")
+    if images is None and preset not in GENERATED:
+        raise BadRecipe(f"--images is missing; only these presets draw their own images: {', '.join(GENERATED)}")
     paths = [] if images is None else list_images(images, leave_out)
-    source = f"drawn {DRAWN[preset]}" if images is None else _listing(paths)
+    source = f"drawn {GENERATED[preset]}" if images is None else _listing(paths)
     since = "" if begun is None else f"/{begun.card['sha256']}"
     fingerprint = hashlib.sha256(f"{recipe.fingerprint}/{seed}/{source}{since}".encode()).hexdigest()[:12]
     folder = Path(out) / "representation"
@@ -150,7 +150,7 @@ def _read(paths: Sequence[Path], size: int) -> np.ndarray:
 
 
 def _drawn(preset: str, size: int, quiet: bool) -> np.ndarray:
-    kind, count, seed = DRAWN[preset]
+    kind, count, seed = GENERATED[preset]
     drawn = np.empty((count, size, size, 3), np.uint8)
     with Ticker(f"draw {kind}", count, 0, quiet) as ticker:
         for i in range(count):

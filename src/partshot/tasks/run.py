@@ -48,13 +48,13 @@ from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter, Student
 from partshot.tasks.check import Checked, check, check_pairs
 from partshot.tasks.compact import Compared, compact
-from partshot.tasks.distill import DRAWN, draws, is_heard, teacher_size, train_student
+from partshot.tasks.distill import GENERATED, draws, is_teacher_used, teacher_size, train_student
 from partshot.tasks.estimate import Estimate, estimate, trainings
 from partshot.tasks.export import export
 from partshot.tasks.predict import predict
 from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
 from partshot.tasks.preview import EXPECTED_SECONDS, is_due, preview
-from partshot.tasks.run_auto import FAVOR, TRAINED, Candidate, choose, ready
+from partshot.tasks.run_auto import LONG_TRAINED_BONUS, TRAINED, Candidate, choose, ready
 from partshot.tasks.run_pace import horizon, kept, refuse_minutes
 from partshot.tasks.run_plan import NO_TEACHER, Plan, make_plan
 from partshot.tasks.sample import latents_of
@@ -299,7 +299,7 @@ def _candidates(
     encoders = []
     for name in TRAINED:
         how, told = _training_of(name, plan), f"{name}{POSITION}"
-        favor = FAVOR if how["preset"] == LONG else 0.0
+        favor = LONG_TRAINED_BONUS if how["preset"] == LONG else 0.0
         encoders.append(Candidate(told, partial(trained, told), seconds=how["kimg"] / pace, favor=favor))
     return [*ready(lambda name: cached(open_representation(name), store)), *encoders]
 
@@ -382,8 +382,8 @@ def _look(student: Student, teacher: Segmenter | None, paths: Sequence[Path], la
 
 def _role(teacher: Segmenter, shots: Shots, plan: Plan) -> str:
     if draws(teacher):
-        return f"labels {DRAWN} images that it draws"
-    return "starts the student" if is_heard(teacher, shots, plan.distill) else "too weak to start the student"
+        return f"labels {GENERATED} images that it draws"
+    return "starts the student" if is_teacher_used(teacher, shots, plan.distill) else "too weak to start the student"
 
 
 def _figures(plan: Plan, summary, teacher: Segmenter | None, shots: Shots, store: Store | None) -> list[Figure]:

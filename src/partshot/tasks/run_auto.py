@@ -35,7 +35,7 @@ TRAINED = ("moco",)
 # What left-out shots are thought to miss of an encoder that was trained on these images for long: from five labels a
 # head on it was ahead of the next by .04 and .06 of mean IoU on cells and ants, and left-out shots were off by as much
 # either way (LOG.md).
-FAVOR = 0.05
+LONG_TRAINED_BONUS = 0.05
 # Differences in mean IoU below this are chance, with a handful of shots.
 _MARGIN = 0.01
 # Images that a head sees in each of the fits that are compared; more would settle the same order later.

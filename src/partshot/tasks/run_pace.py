@@ -19,7 +19,7 @@ from partshot.artifact import replacing_file
 from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
 from partshot.segmenter import Student
-from partshot.tasks.distill import asks_a_reader, train_student
+from partshot.tasks.distill import train_student, uses_frozen_reader
 from partshot.train.distill_recipe import Distill
 from partshot.train.journal import read_journal
 
@@ -59,7 +59,7 @@ def horizon(
     step, look = _measured(shots, recipe, images, student)
     # Prediction reads every image again and writes its mask.
     rest = _FIXED + to_predict * (2 * read_seconds + look)
-    if asks_a_reader(student, recipe, shots):
+    if uses_frozen_reader(student, recipe, shots):
         rest += _READER
     thousand = 1000 / recipe.batch * step * trainings
     left = seconds - (time.monotonic() - began)

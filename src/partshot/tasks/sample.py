@@ -1,6 +1,6 @@
 """sample: images that a generator draws, to be labeled by hand, with what they were drawn from beside them.
 
-The latents lie in a folder of their own, noise included, with the images' names on their card; a image that is no
+The latents lie in a folder of their own, noise included, with the images' names on their card; an image that is no
 longer what its latent draws (renamed, resized, edited) is refused, so that labels never belong to other features.
 """
 
@@ -15,7 +15,7 @@ from partshot.artifact import read_card, replacing_file, standing
 from partshot.data.images import resize_images
 from partshot.data.shots import Shots, load_shots
 from partshot.errors import BadArtifact, BadRecipe
-from partshot.ops.images import as_bytes, as_images
+from partshot.ops.images import as_tensors, as_uint8
 from partshot.represent.spec import Generator, Latents
 from partshot.represent.stylegan import EMBEDDED, load_stylegan
 from partshot.train.progress import Ticker, say
@@ -28,7 +28,7 @@ _ROUNDING = 2
 def sample(
     generator: Path | None, out: Path, count: int = 10, seed: int = 0, psi: float | int = 1.0, quiet: bool = False
 ) -> Path:
-    """Draws `count` images of the seeds seed, seed + 1, ...; returns out/images, beside which lie out/latents.
+    """Splits `count` images of the seeds seed, seed + 1, ...; returns out/images, beside which lie out/latents.
 
     generator: what `partshot pretrain stylegan2` (or 1) wrote, its representation/; None takes the embedded one. psi:
     truncation; below 1 images are more alike and better drawn. Raises BadArtifact when the folder holds no generator,
@@ -40,7 +40,7 @@ def sample(
         raise BadRecipe(f"psi {psi} given; take 0 for the mean image, 1 for images as they come")
     found = load_stylegan(generator, psi=psi)
     seeds, several = range(seed, seed + count), []
-    names = [drawn_name(s, float(psi)) for s in seeds]
+    names = [sample_name(s, float(psi)) for s in seeds]
     # Written last, so that a folder with latents is whole.
     card = {"names": names, "psi": float(psi)}
     if standing(out / "latents").exists():
@@ -56,7 +56,7 @@ def sample(
         for first in range(0, count, _BATCH):
             latents = found.sample(seeds[first : first + _BATCH])
             with torch.no_grad():
-                images = as_bytes(found.synthesize(latents)[0])
+                images = as_uint8(found.synthesize(latents)[0])
             for name, image in zip(names[first:], images, strict=False):
                 with replacing_file(out / "images" / f"{name}.png") as path:
                     Image.fromarray(image).save(path)
@@ -70,12 +70,12 @@ def latents_of(generator: Generator, shots: Shots, images: Path | None = None, q
     """What a generator draws shots from: the latents beside the images, or what the images are inverted to.
 
     images: the folder that `sample` returned, or a copy with latents/ beside it. quiet: whether an inversion, which
-    takes seconds a image, goes unsaid. Raises BadArtifact when a shot is not what its latent draws, or has none.
+    takes seconds an image, goes unsaid. Raises BadArtifact when a shot is not what its latent draws, or has none.
     """
     folder = None if images is None else Path(images).parent / "latents"
     if folder is None or not folder.is_dir():
         say("no latents/ beside the images, as `partshot sample` writes: each is searched for (seconds each)", quiet)
-        return generator.latents(as_images(resize_images(shots.images, generator.size)))
+        return generator.latents(as_tensors(resize_images(shots.images, generator.size)))
     latents, known = Latents.load(folder), {name: i for i, name in enumerate(read_card(folder)["names"])}
     unknown = [name for name in shots.names if name not in known]
     if unknown:
@@ -94,15 +94,15 @@ def embedded_shots() -> Shots:
     return shots.subset([shots.names.index(name) for name in read_card(EMBEDDED)["faces"]])
 
 
-def drawn_name(seed: int, psi: float = 1.0) -> str:
-    """The name of a image that a seed and a truncation decide: "000170", or "000170-psi0.5" where it is not 1."""
+def sample_name(seed: int, psi: float = 1.0) -> str:
+    """The name of an image that a seed and a truncation decide: "000170", or "000170-psi0.5" where it is not 1."""
     return f"{seed:06d}" if psi == 1 else f"{seed:06d}-psi{str(psi).removesuffix('.0')}"
 
 
 def latents_of_names(generator: Generator, shots: Shots) -> Latents:
-    """The latents of shots that bear the names of `drawn_name`.
+    """The latents of shots that bear the names of `sample_name`.
 
-    Raises BadArtifact for another name, and for a image that its name does not draw.
+    Raises BadArtifact for another name, and for an image that its name does not draw.
     """
     several = []
     for name in shots.names:
@@ -121,7 +121,7 @@ def latents_of_names(generator: Generator, shots: Shots) -> Latents:
 def _refuse_others(generator: Generator, latents: Latents, shots: Shots, where: str) -> None:
     with torch.no_grad():
         drawn, _ = generator.synthesize(latents)
-    for name, made, image in zip(shots.names, as_bytes(drawn), shots.images, strict=True):
+    for name, made, image in zip(shots.names, as_uint8(drawn), shots.images, strict=True):
         same = made.shape == image.shape
         if not same or np.abs(made.astype(int) - image.astype(int)).max() > _ROUNDING:
             raise BadArtifact(

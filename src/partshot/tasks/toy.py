@@ -10,7 +10,7 @@ from partshot.train.progress import Ticker
 
 
 def toy(kind: str, count: int, size: int, folder: Path | str, seed: int = 0) -> Path:
-    """Draws images 0 .. count - 1 of a kind into folder/images, /masks and /classes.json, showing progress.
+    """Splits images 0 .. count - 1 of a kind into folder/images, /masks and /classes.json, showing progress.
 
     Run again after a stop, it goes on where it was; with a larger count, it adds the missing ones. See
     `partshot.toy.dataset.write_toy` for the layout and the errors.

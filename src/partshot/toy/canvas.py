@@ -1,4 +1,4 @@
-"""The easel: a image and its exact mask, painted by the same strokes.
+"""The canvas: an image and its exact mask, painted by the same strokes.
 
 Every shape that belongs to a part is drawn twice: antialiased into the image, and with hard edges into the mask,
 where the part's id is the gray value. Coordinates are the unit square, so that a drawing is the same at any size.
@@ -175,7 +175,7 @@ def _texture(pixels, mode, sampling, matrix, alpha) -> skia.Paint:
     return paint
 
 
-class Easel:
+class Canvas:
     """A square image of `size` pixels and its mask, both drawn on in the unit square (y grows downward)."""
 
     def __init__(self, size: int):
@@ -198,7 +198,7 @@ class Easel:
             mask.drawPath(path, skia.Paint(Color=0xFF000000 | part * 0x010101, AntiAlias=False))
 
     def line(self, path: skia.Path, width: float, color: Color, alpha: float = 1.0, blur: float = 0.0) -> None:
-        """Draws along a path, in the image only."""
+        """Splits along a path, in the image only."""
         paint = flat(color, alpha, blur)
         paint.setStyle(skia.Paint.kStroke_Style)
         paint.setStrokeWidth(width)

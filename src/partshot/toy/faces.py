@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from partshot.toy import hair as hair
-from partshot.toy.canvas import Easel, any_color, closed, curve, fade, flat, hsv, lit, mix, oval, turned
+from partshot.toy.canvas import Canvas, any_color, closed, curve, fade, flat, hsv, lit, mix, oval, turned
 from partshot.toy.features import CLOTHES, HAIR, NECK, Person, across, paint_face, paint_glasses, paint_near_ear
 from partshot.toy.head import Head
 from partshot.toy.scenery import backdrop, fabric, light
@@ -39,29 +39,29 @@ def draw_face(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarr
 
 def draw_face_lr(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The same face with ids of "faces-lr", left and right apart."""
-    easel = Easel(size)
+    canvas = Canvas(size)
     person = _person(rng)
     head = person.head
-    backdrop(easel, rng, [person.skin, person.hair, person.clothes])
+    backdrop(canvas, rng, [person.skin, person.hair, person.clothes])
     scale = rng.uniform(0.235, 0.335)
     x, y = 0.5 + rng.uniform(-0.09, 0.09), rng.uniform(0.42, 0.5)
     cut = hair.choose(rng, head, person.hair)
-    with easel.moved(x, y, scale):
-        with easel.moved(0, 0, angle=head.roll):
-            hair.paint_back(easel, rng, cut, HAIR)
-        _neck(easel, rng, person)
-        _clothes(easel, rng, person)
-        with easel.moved(0, 0, angle=head.roll):
-            hair.paint_locks(easel, rng, cut, HAIR)
-            paint_face(easel, rng, person)
-            hair.paint_front(easel, rng, cut, HAIR)
+    with canvas.moved(x, y, scale):
+        with canvas.moved(0, 0, angle=head.roll):
+            hair.paint_back(canvas, rng, cut, HAIR)
+        _neck(canvas, rng, person)
+        _clothes(canvas, rng, person)
+        with canvas.moved(0, 0, angle=head.roll):
+            hair.paint_locks(canvas, rng, cut, HAIR)
+            paint_face(canvas, rng, person)
+            hair.paint_front(canvas, rng, cut, HAIR)
             if not cut.hides_ears:
-                paint_near_ear(easel, rng, person)
+                paint_near_ear(canvas, rng, person)
             if rng.uniform() < 0.2:
-                paint_glasses(easel, rng, head)
+                paint_glasses(canvas, rng, head)
             if rng.uniform() < 0.07:
-                _hat(easel, rng, person)
-    return easel.develop(rng, light(rng, size), blur=rng.uniform(0, 0.007), noise=rng.uniform(0.5, 7))
+                _hat(canvas, rng, person)
+    return canvas.develop(rng, light(rng, size), blur=rng.uniform(0, 0.007), noise=rng.uniform(0.5, 7))
 
 
 def _person(rng) -> Person:
@@ -79,7 +79,7 @@ def _person(rng) -> Person:
     return Person(head, skin, tint, clothes, lips, -1.0 if rng.uniform() < 0.5 else 1.0)
 
 
-def _neck(easel, rng, person):
+def _neck(canvas, rng, person):
     head = person.head
     half = rng.uniform(0.36, 0.47) * head.width / 0.76
     top = turned(np.array([(-half, 0.35), (half, 0.35)]), head.roll)
@@ -87,13 +87,13 @@ def _neck(easel, rng, person):
         [(half * 1.08, 1.25), (half * 1.9, 1.6), (0.4, 2.6), (-0.4, 2.6), (-half * 1.9, 1.6), (-half * 1.08, 1.25)]
     )
     path = closed(np.vstack([top, base]))
-    easel.paint(path, across(person, lit(person.skin, -0.1)), NECK)
-    with easel.clipped(path):  # the chin's shadow
+    canvas.paint(path, across(person, lit(person.skin, -0.1)), NECK)
+    with canvas.clipped(path):  # the chin's shadow
         chin = turned(np.array([(0.15 * math.sin(head.yaw), 0.86)]), head.roll)[0]
-        easel.paint(oval(*chin, 0.62, 0.34), flat(lit(person.skin, -0.6), 0.75, 0.08))
+        canvas.paint(oval(*chin, 0.62, 0.34), flat(lit(person.skin, -0.6), 0.75, 0.08))
 
 
-def _clothes(easel, rng, person):
+def _clothes(canvas, rng, person):
     color = person.clothes
     wide, slope = rng.uniform(1.2, 1.6), rng.uniform(0.25, 0.5)
     shift = -0.2 * math.sin(person.head.yaw)
@@ -114,28 +114,28 @@ def _clothes(easel, rng, person):
     points[:, 0] += shift * np.clip(points[:, 1] - 0.9, 0, 1)
     path = closed(points)
     second = any_color(rng) if rng.uniform() < 0.6 else lit(color, 0.4)
-    easel.paint(path, fabric(rng, color, second, rng.uniform(0.2, 0.6)), CLOTHES)
-    with easel.clipped(path):
+    canvas.paint(path, fabric(rng, color, second, rng.uniform(0.2, 0.6)), CLOTHES)
+    with canvas.clipped(path):
         side = person.lit_from
-        easel.wash(fade((side * 1.2, 1.2), (-side * 1.3, 2.2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (0.12, 0.5)))
+        canvas.wash(fade((side * 1.2, 1.2), (-side * 1.3, 2.2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (0.12, 0.5)))
         sleeve = np.array([(0.9, 2.6), (0.98, 2.1), (0.86, 1.85)])
-        easel.line(curve(np.stack([sleeve, sleeve * (-1, 1)])), 0.05, (0.0, 0.0, 0.0), 0.25, 0.03)
+        canvas.line(curve(np.stack([sleeve, sleeve * (-1, 1)])), 0.05, (0.0, 0.0, 0.0), 0.25, 0.03)
     n = len(left)
     edge = curve(points[n - 1 : n + len(dip) + 1])
-    easel.line(edge, rng.uniform(0.05, 0.11), lit(second if kind < 2 else color, -0.25))
+    canvas.line(edge, rng.uniform(0.05, 0.11), lit(second if kind < 2 else color, -0.25))
     if kind == 4:
-        _lapels(easel, points[n - 1], points[n + len(dip)], depth, color, person)
+        _lapels(canvas, points[n - 1], points[n + len(dip)], depth, color, person)
 
 
-def _lapels(easel, left, right, depth, color, person):
+def _lapels(canvas, left, right, depth, color, person):
     for end in (left, right):
         out = np.sign(end[0])
         lapel = closed([end, end + (0.12 * out, 0.12), (0.3 * out, depth + 0.32), (0.02 * out, depth + 0.02)])
-        easel.paint(lapel, across(person, lit(color, 0.25)), CLOTHES)
-        easel.line(lapel, 0.02, lit(color, -0.5), 0.6)
+        canvas.paint(lapel, across(person, lit(color, 0.25)), CLOTHES)
+        canvas.line(lapel, 0.02, lit(color, -0.5), 0.6)
 
 
-def _hat(easel, rng, person):
+def _hat(canvas, rng, person):
     head = person.head
     color = any_color(rng)
     brim = head.place(np.array([(0.82, -0.42), (0.45, -0.52), (0, -0.56), (-0.45, -0.52), (-0.82, -0.42)]))
@@ -144,7 +144,7 @@ def _hat(easel, rng, person):
         [(-w, -0.62), (-w * 0.86, -1.0), (-w * 0.4, -1.27), (0, -1.32), (w * 0.4, -1.27), (w * 0.86, -1.0), (w, -0.62)]
     )
     path = closed(np.vstack([crown, brim]))
-    easel.paint(path, fabric(rng, color, any_color(rng), 0.3), CLOTHES)
-    with easel.clipped(path):
-        easel.wash(fade((person.lit_from, 0), (-person.lit_from, 0), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (0.1, 0.5)))
-        easel.line(curve(brim + (0, -0.07)), 0.2, lit(color, -0.25), 0.85)
+    canvas.paint(path, fabric(rng, color, any_color(rng), 0.3), CLOTHES)
+    with canvas.clipped(path):
+        canvas.wash(fade((person.lit_from, 0), (-person.lit_from, 0), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (0.1, 0.5)))
+        canvas.line(curve(brim + (0, -0.07)), 0.2, lit(color, -0.25), 0.85)

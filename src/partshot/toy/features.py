@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from partshot.toy.canvas import Color, Easel, any_color, closed, curve, fade, flat, glow, hsv, lit, mix, oval
+from partshot.toy.canvas import Canvas, Color, any_color, closed, curve, fade, flat, glow, hsv, lit, mix, oval
 from partshot.toy.head import Head
 
 FACE, HAIR, EYE, EYEBROW, NOSE, MOUTH, EAR, NECK, CLOTHES = 1, 2, (3, 4), (5, 6), 7, 8, (9, 10), 11, 12
@@ -37,66 +37,66 @@ def across(person: Person, color: Color, depth: float = 0.3):
     return fade((0.75 * side, -0.3), (-0.85 * side, 0.35), lit(color, 0.06), lit(color, -depth))
 
 
-def paint_face(easel: Easel, rng: np.random.Generator, person: Person) -> None:
+def paint_face(canvas: Canvas, rng: np.random.Generator, person: Person) -> None:
     """The ear behind the head, the head, and what is on it, in the head's own frame."""
     head, skin = person.head, person.skin
     far = 1.0 if head.yaw > 0 else -1.0
     for i, side in SIDES:
         if side == far or abs(head.yaw) < 0.12:
-            _ear(easel, person, i, side)
+            _ear(canvas, person, i, side)
     outline = closed(head.outline())
-    easel.paint(outline, across(person, skin, 0.34), FACE)
-    with easel.clipped(outline):
-        _complexion(easel, rng, person)
+    canvas.paint(outline, across(person, skin, 0.34), FACE)
+    with canvas.clipped(outline):
+        _complexion(canvas, rng, person)
         for _, side in SIDES:
             socket = head.place(np.array([(0.33 * side, -0.12)]))[0]
-            easel.paint(oval(*socket, 0.24, 0.16), flat(lit(skin, -0.5), 0.3, 0.06))
+            canvas.paint(oval(*socket, 0.24, 0.16), flat(lit(skin, -0.5), 0.3, 0.06))
         if rng.uniform() < 0.22:
-            _beard(easel, rng, person)
-        _mouth(easel, rng, person)
-        _nose(easel, rng, person)
-        _eyes(easel, rng, person)
-        _brows(easel, rng, person)
+            _beard(canvas, rng, person)
+        _mouth(canvas, rng, person)
+        _nose(canvas, rng, person)
+        _eyes(canvas, rng, person)
+        _brows(canvas, rng, person)
 
 
-def _complexion(easel, rng, person):
+def _complexion(canvas, rng, person):
     head, skin = person.head, person.skin
     side = person.lit_from
-    easel.wash(glow(side * 0.3, -0.45, 0.6, lit(skin, 0.5), 0.35))
+    canvas.wash(glow(side * 0.3, -0.45, 0.6, lit(skin, 0.5), 0.35))
     blush = mix(skin, (0.9, 0.25, 0.25), 0.55)
     strength = rng.uniform(0.05, 0.45)
     for _, s in SIDES:
         x, y = head.place(np.array([(0.42 * s, 0.32)]))[0]
-        easel.wash(glow(x, y, 0.3, blush, strength))
+        canvas.wash(glow(x, y, 0.3, blush, strength))
     if rng.uniform() < 0.12:
         for u, v in rng.normal((0, 0.18), (0.3, 0.09), (14, 2)):
             x, y = head.place(np.array([(u, v)]))[0]
-            easel.paint(oval(x, y, 0.014, 0.014), flat(lit(skin, -0.45), 0.6))
+            canvas.paint(oval(x, y, 0.014, 0.014), flat(lit(skin, -0.45), 0.6))
 
 
-def _ear(easel, person, i, side):
+def _ear(canvas, person, i, side):
     head, skin = person.head, person.skin
     points, (x, y) = head.ear(side)
     path = closed(points)
-    easel.paint(path, across(person, mix(skin, (0.85, 0.35, 0.3), 0.1), 0.36), EAR[i])
-    with easel.clipped(path):
+    canvas.paint(path, across(person, mix(skin, (0.85, 0.35, 0.3), 0.1), 0.36), EAR[i])
+    with canvas.clipped(path):
         inner = points * 0.58 + np.array((x, y)) * 0.42
-        easel.paint(closed(inner), flat(lit(skin, -0.4), 0.55, 0.02))
-    easel.line(path, 0.018, lit(skin, -0.5), 0.5)
+        canvas.paint(closed(inner), flat(lit(skin, -0.4), 0.55, 0.02))
+    canvas.line(path, 0.018, lit(skin, -0.5), 0.5)
 
 
-def paint_near_ear(easel: Easel, rng: np.random.Generator, person: Person) -> None:
+def paint_near_ear(canvas: Canvas, rng: np.random.Generator, person: Person) -> None:
     """The ear of a turned head that is on this side, over the hair."""
     yaw = person.head.yaw
     for i, side in SIDES:
         if side * yaw < 0 and abs(yaw) >= 0.12:
-            _ear(easel, person, i, side)
+            _ear(canvas, person, i, side)
             if rng.uniform() < 0.3:  # a stud in the lobe, part of the ear
                 _, (x, y) = person.head.ear(side)
-                easel.paint(oval(x, y + 0.15, 0.025, 0.025), flat(hsv(rng.uniform(), 0.4, 0.95)))
+                canvas.paint(oval(x, y + 0.15, 0.025, 0.025), flat(hsv(rng.uniform(), 0.4, 0.95)))
 
 
-def _eyes(easel, rng, person):
+def _eyes(canvas, rng, person):
     head, skin = person.head, person.skin
     half, openness, tilt = rng.uniform(0.165, 0.2), rng.uniform(0.075, 0.12), rng.uniform(-0.03, 0.035)
     gaze = rng.uniform(-0.055, 0.055), rng.uniform(-0.015, 0.015)
@@ -110,21 +110,21 @@ def _eyes(easel, rng, person):
         shape[:, 1] -= tilt * side * shape[:, 0] / half
         points = head.place(shape + (spread * side, height))
         path = closed(points)
-        easel.paint(path, flat(lit((0.96, 0.95, 0.93), rng.uniform(-0.15, 0))), EYE[i])
-        with easel.clipped(path):
+        canvas.paint(path, flat(lit((0.96, 0.95, 0.93), rng.uniform(-0.15, 0))), EYE[i])
+        with canvas.clipped(path):
             x, y = head.place(np.array([(spread * side + gaze[0], height + gaze[1] - 0.01)]))[0]
-            easel.paint(oval(x, y, 0.088 * math.cos(head.yaw), 0.088), flat(lit(iris, -0.35)))
-            easel.paint(oval(x, y + 0.008, 0.068 * math.cos(head.yaw), 0.068), flat(lit(iris, 0.1)))
-            easel.paint(oval(x, y, 0.04, 0.04), flat((0.03, 0.03, 0.04)))
-            easel.paint(oval(x + 0.03 * person.lit_from, y - 0.035, 0.02, 0.02), flat((1.0, 1.0, 1.0), 0.9))
-            easel.line(curve(points[:5]), 0.07, (0.1, 0.08, 0.1), 0.3, 0.02)
-        easel.line(curve(points[:5]), 0.032, lit(skin, -0.82))
+            canvas.paint(oval(x, y, 0.088 * math.cos(head.yaw), 0.088), flat(lit(iris, -0.35)))
+            canvas.paint(oval(x, y + 0.008, 0.068 * math.cos(head.yaw), 0.068), flat(lit(iris, 0.1)))
+            canvas.paint(oval(x, y, 0.04, 0.04), flat((0.03, 0.03, 0.04)))
+            canvas.paint(oval(x + 0.03 * person.lit_from, y - 0.035, 0.02, 0.02), flat((1.0, 1.0, 1.0), 0.9))
+            canvas.line(curve(points[:5]), 0.07, (0.1, 0.08, 0.1), 0.3, 0.02)
+        canvas.line(curve(points[:5]), 0.032, lit(skin, -0.82))
         crease = points[:5] + (0, -0.055)
-        easel.line(curve(crease[1:]), 0.016, lit(skin, -0.5), 0.6)
-        easel.line(curve(points[[4, 5, 6, 7]]), 0.014, lit(skin, -0.5), 0.6)
+        canvas.line(curve(crease[1:]), 0.016, lit(skin, -0.5), 0.6)
+        canvas.line(curve(points[[4, 5, 6, 7]]), 0.014, lit(skin, -0.5), 0.6)
 
 
-def _brows(easel, rng, person):
+def _brows(canvas, rng, person):
     thick, arch, lift, slant = (
         rng.uniform(0.07, 0.115),
         rng.uniform(0.03, 0.1),
@@ -138,10 +138,10 @@ def _brows(easel, rng, person):
         y = -0.07 - lift - arch * np.sin(np.pi * t * 0.85 + 0.3) - slant * (0.5 - t)
         width = thick * np.array([0.85, 1.0, 0.95, 0.75, 0.35])
         band = np.vstack([np.stack([x, y - width / 2], 1), np.stack([x, y + width / 2], 1)[::-1]])
-        easel.paint(closed(person.head.place(band * (side, 1))), flat(color, rng.uniform(0.85, 1)), EYEBROW[i])
+        canvas.paint(closed(person.head.place(band * (side, 1))), flat(color, rng.uniform(0.85, 1)), EYEBROW[i])
 
 
-def _nose(easel, rng, person):
+def _nose(canvas, rng, person):
     head, skin = person.head, person.skin
     wing, length = rng.uniform(0.125, 0.18), rng.uniform(0.3, 0.39)
     half = np.array(
@@ -157,17 +157,17 @@ def _nose(easel, rng, person):
     tip = head.place(np.array([(0, length - 0.06)]), 0.22)[0]
     warm = mix(skin, (0.85, 0.4, 0.35), rng.uniform(0.08, 0.2))
     start, end = (tip[0] + wing * side, 0), (tip[0] - wing * side, 0)
-    easel.paint(path, fade(start, end, lit(warm, 0.12), lit(warm, -0.3)), NOSE)
+    canvas.paint(path, fade(start, end, lit(warm, 0.12), lit(warm, -0.3)), NOSE)
     shadow = points[6:] if side > 0 else points[:5]
-    easel.line(curve(shadow), 0.03, lit(skin, -0.55), 0.55, 0.012)
-    easel.line(curve(points[3:8]), 0.026, lit(skin, -0.55), 0.75)
+    canvas.line(curve(shadow), 0.03, lit(skin, -0.55), 0.55, 0.012)
+    canvas.line(curve(points[3:8]), 0.026, lit(skin, -0.55), 0.75)
     for s in (-1, 1):
         x, y = head.place(np.array([(s * wing * 0.45, length + 0.015)]), 0.1)[0]
-        easel.paint(oval(x, y, 0.038, 0.02), flat(lit(skin, -0.75), 0.85))
-    easel.paint(oval(tip[0] + 0.02 * side, tip[1] - 0.01, 0.045, 0.045), flat((1.0, 1.0, 1.0), 0.35, 0.018))
+        canvas.paint(oval(x, y, 0.038, 0.02), flat(lit(skin, -0.75), 0.85))
+    canvas.paint(oval(tip[0] + 0.02 * side, tip[1] - 0.01, 0.045, 0.045), flat((1.0, 1.0, 1.0), 0.35, 0.018))
 
 
-def _mouth(easel, rng, person):
+def _mouth(canvas, rng, person):
     head, skin, lips = person.head, person.skin, person.lips
     half, smile, height = rng.uniform(0.2, 0.29), rng.uniform(-0.03, 0.09), rng.uniform(0.56, 0.63)
     gap = rng.uniform(0.03, 0.12) if rng.uniform() < 0.35 else 0.0
@@ -181,26 +181,26 @@ def _mouth(easel, rng, person):
         return head.place(np.stack([x * half, height + y], 1), 0.04)
 
     path = closed(np.vstack([at(upper), at(lower)[-2:0:-1]]))
-    easel.paint(path, fade((0, height - top), (0, height + bottom + gap), lit(lips, -0.15), lit(lips, 0.08)), MOUTH)
-    with easel.clipped(path):
+    canvas.paint(path, fade((0, height - top), (0, height + bottom + gap), lit(lips, -0.15), lit(lips, 0.08)), MOUTH)
+    with canvas.clipped(path):
         if gap:
             inside = closed(
                 np.vstack([at(upper * 0.2 + bend * 0.8), at(bend + (lower - bend) * gap / (bottom + gap))[-2:0:-1]])
             )
-            easel.paint(inside, flat((0.25, 0.05, 0.07)))
-            with easel.clipped(inside):
+            canvas.paint(inside, flat((0.25, 0.05, 0.07)))
+            with canvas.clipped(inside):
                 teeth = at(bend + gap * 0.45)
-                easel.paint(closed(np.vstack([at(bend - top), teeth[::-1]])), flat((0.95, 0.94, 0.9)))
+                canvas.paint(closed(np.vstack([at(bend - top), teeth[::-1]])), flat((0.95, 0.94, 0.9)))
         else:
-            easel.line(curve(at(bend + 0.005)), 0.022, lit(lips, -0.65))
+            canvas.line(curve(at(bend + 0.005)), 0.022, lit(lips, -0.65))
         x0, y0 = at(bend + gap + bottom * 0.5)[3]
-        easel.paint(oval(x0, y0, half * 0.35, 0.018), flat((1.0, 1.0, 1.0), 0.3, 0.012))
+        canvas.paint(oval(x0, y0, half * 0.35, 0.018), flat((1.0, 1.0, 1.0), 0.3, 0.012))
     ends = at(bend)
     for end in (ends[0], ends[-1]):
-        easel.paint(oval(*end, 0.03, 0.022), flat(lit(skin, -0.6), 0.6, 0.01))
+        canvas.paint(oval(*end, 0.03, 0.022), flat(lit(skin, -0.6), 0.6, 0.01))
 
 
-def _beard(easel, rng, person):
+def _beard(canvas, rng, person):
     head = person.head
     color, alpha = lit(person.hair, -0.15), (0.28, 0.85, 0.95)[rng.integers(3)]
     kind = rng.integers(3)
@@ -211,16 +211,16 @@ def _beard(easel, rng, person):
         top = head.place(
             np.array([(0.62, 0.2), (0.5, 0.42), (0.2, 0.45), (0, 0.45), (-0.2, 0.45), (-0.5, 0.42), (-0.62, 0.2)])
         )
-        easel.paint(closed(np.vstack([low * 1.05, top])), flat(color, alpha, 0.03))
+        canvas.paint(closed(np.vstack([low * 1.05, top])), flat(color, alpha, 0.03))
     else:
         goatee = np.array([(0.22, 0.72), (0.2, 0.95), (0, 1.05), (-0.2, 0.95), (-0.22, 0.72)])
-        easel.paint(closed(head.place(goatee)), flat(color, alpha, 0.025))
+        canvas.paint(closed(head.place(goatee)), flat(color, alpha, 0.025))
     if kind != 1:
         moustache = np.array([(-0.3, 0.56), (-0.16, 0.44), (0, 0.45), (0.16, 0.44), (0.3, 0.56), (0, 0.53)])
-        easel.paint(closed(head.place(moustache, 0.05)), flat(color, alpha, 0.012))
+        canvas.paint(closed(head.place(moustache, 0.05)), flat(color, alpha, 0.012))
 
 
-def paint_glasses(easel: Easel, rng: np.random.Generator, head: Head) -> None:
+def paint_glasses(canvas: Canvas, rng: np.random.Generator, head: Head) -> None:
     """Glasses: frame and tinted lenses, labeled as what they cover."""
     frame = lit(any_color(rng), -0.4)
     width, ry = rng.uniform(0.025, 0.05), rng.uniform(0.14, 0.2)
@@ -231,8 +231,8 @@ def paint_glasses(easel: Easel, rng: np.random.Generator, head: Head) -> None:
     tint = rng.uniform(0.0, 0.22)
     for _, side in SIDES:
         lens = closed(head.place(ring * (0.24, ry) + (0.34 * side, -0.05), 0.08))
-        easel.paint(lens, flat(frame, tint))
-        easel.line(lens, width, frame)
+        canvas.paint(lens, flat(frame, tint))
+        canvas.line(lens, width, frame)
         temple = head.place(np.array([(0.57 * side, -0.09), (0.66 * side, -0.1), (0.74 * side, -0.1)]), 0.02)
-        easel.line(curve(temple), width, frame)
-    easel.line(curve(head.place(np.array([(-0.11, -0.07), (0, -0.1), (0.11, -0.07)]), 0.12)), width, frame)
+        canvas.line(curve(temple), width, frame)
+    canvas.line(curve(head.place(np.array([(-0.11, -0.07), (0, -0.1), (0.11, -0.07)]), 0.12)), width, frame)

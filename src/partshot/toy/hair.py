@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from partshot.toy.canvas import Color, Easel, closed, curve, fade, flat, limb, lit, oval
+from partshot.toy.canvas import Canvas, Color, closed, curve, fade, flat, limb, lit, oval
 from partshot.toy.head import Head
 
 # name: volume (out of the skull), length of the back (y where it ends, None when nothing shows), hairline, covers ears
@@ -68,30 +68,30 @@ def choose(rng: np.random.Generator, head: Head, color: Color) -> Cut:
     )
 
 
-def paint_back(easel: Easel, rng: np.random.Generator, cut: Cut, part: int) -> None:
+def paint_back(canvas: Canvas, rng: np.random.Generator, cut: Cut, part: int) -> None:
     """What is behind the neck: long hair, a bun, a pony tail."""
     w = cut.head.width + cut.volume
     shift = -0.12 * math.sin(cut.head.yaw)
     dark = lit(cut.color, -0.35)
     if cut.name == "bun":
         r = rng.uniform(0.26, 0.4)
-        easel.paint(oval(shift * 2, -1.02 - r * 0.5, r, r * 0.85), _sheen(cut, -0.1), part)
+        canvas.paint(oval(shift * 2, -1.02 - r * 0.5, r, r * 0.85), _sheen(cut, -0.1), part)
     elif cut.name == "tail":
         side = -1.0 if cut.head.yaw > 0 else 1.0
         points = np.array([(0.1, -0.75), (0.75, -0.8), (1.02, -0.3), (0.98, 0.4), (1.1, rng.uniform(0.8, 1.5))])
-        easel.paint(limb(points * (side, 1), [0.2, 0.3, 0.36, 0.3, 0.06]), _sheen(cut, -0.12), part)
+        canvas.paint(limb(points * (side, 1), [0.2, 0.3, 0.36, 0.3, 0.06]), _sheen(cut, -0.12), part)
     elif cut.length is not None:
         end = cut.length
         y = np.linspace(-0.4, end, 6)
         bulge = w * np.array([0.97, 1.02, 1.02, 1.04, 1.05, 0.95])
         right, left = (np.stack([s * bulge + _waves(y, cut, f), y], 1) for s, f in ((1, 0.0), (-1, 2.0)))
         path = closed(np.vstack([[(0, -0.95)], right, [(0.2, end + 0.06)], left[::-1]]) + (shift, 0))
-        easel.paint(path, fade((0, -0.5), (0, end), dark, lit(cut.color, -0.15)), part)
-        with easel.clipped(path):
-            _strands(easel, rng, cut, np.linspace(-w, w, 12) + shift, 0.0, end)
+        canvas.paint(path, fade((0, -0.5), (0, end), dark, lit(cut.color, -0.15)), part)
+        with canvas.clipped(path):
+            _strands(canvas, rng, cut, np.linspace(-w, w, 12) + shift, 0.0, end)
 
 
-def paint_locks(easel: Easel, rng: np.random.Generator, cut: Cut, part: int) -> None:
+def paint_locks(canvas: Canvas, rng: np.random.Generator, cut: Cut, part: int) -> None:
     """Long hair that falls over the shoulders, in front of the clothes."""
     if cut.length is None:
         return
@@ -104,13 +104,13 @@ def paint_locks(easel: Easel, rng: np.random.Generator, cut: Cut, part: int) -> 
         x = side * (cut.head.width + cut.volume - 0.15) + _waves(y, cut, phase) + shift
         width = rng.uniform(0.26, 0.36) * np.array([0.8, 1.0, 1.1, 1.15, 1.0, 0.5])
         path = limb(np.stack([x, y], 1), width)
-        easel.paint(path, _sheen(cut, -0.05), part)
-        with easel.clipped(path):
+        canvas.paint(path, _sheen(cut, -0.05), part)
+        with canvas.clipped(path):
             middle = side * (cut.head.width + cut.volume - 0.15) + shift
-            _strands(easel, rng, cut, middle + np.array([-0.1, -0.04, 0.03, 0.09]), -0.5, end)
+            _strands(canvas, rng, cut, middle + np.array([-0.1, -0.04, 0.03, 0.09]), -0.5, end)
 
 
-def paint_front(easel: Easel, rng: np.random.Generator, cut: Cut, part: int) -> None:
+def paint_front(canvas: Canvas, rng: np.random.Generator, cut: Cut, part: int) -> None:
     """The cap from ear to ear with its hairline, over the face."""
     if cut.hairline == "bald" and rng.uniform() < 0.5:
         return
@@ -118,13 +118,13 @@ def paint_front(easel: Easel, rng: np.random.Generator, cut: Cut, part: int) -> 
     outlines = [np.vstack([outer, inner])] if cut.hairline != "bald" else _fringe_of_the_bald(cut, outer)
     for outline in outlines:
         path = closed(outline)
-        with easel.clipped(closed(cut.head.outline())):
-            easel.paint(path, flat((0.05, 0.02, 0.02), 0.5, 0.05))  # the shadow it throws on the face
+        with canvas.clipped(closed(cut.head.outline())):
+            canvas.paint(path, flat((0.05, 0.02, 0.02), 0.5, 0.05))  # the shadow it throws on the face
         if cut.name in ("curls", "mane"):
             path = _curly(rng, cut, path, outer, inner)
-        easel.paint(path, _sheen(cut, 0.0), part)
-        with easel.clipped(path):
-            _comb(easel, rng, cut, outer, inner)
+        canvas.paint(path, _sheen(cut, 0.0), part)
+        with canvas.clipped(path):
+            _comb(canvas, rng, cut, outer, inner)
 
 
 def _cap(rng, cut):
@@ -183,25 +183,25 @@ def _waves(y, cut, phase):
     return cut.wave * np.sin(5.5 * y + phase)
 
 
-def _comb(easel, rng, cut, outer, inner):
+def _comb(canvas, rng, cut, outer, inner):
     """Strands from the parting to the hairline, and a band of gloss."""
     top = np.array([cut.part if cut.hairline == "parted" else 0.0, -1.0 - cut.volume * 0.7])
     roots = inner[rng.permutation(len(inner))[:8]] + rng.uniform(-0.06, 0.06, (8, 1))
     out = roots[:, :1] - top[0]
     bend = (top + roots) / 2 + np.hstack([0.22 * out, -0.16 * np.abs(out)])
-    _two_tones(easel, rng, cut, np.stack([np.broadcast_to(top, roots.shape), bend, roots], 1))
+    _two_tones(canvas, rng, cut, np.stack([np.broadcast_to(top, roots.shape), bend, roots], 1))
     gloss = outer[2:7] * 0.9
-    easel.line(curve(gloss), 0.08, lit(cut.color, 0.6), rng.uniform(0.05, 0.35), 0.04)
+    canvas.line(curve(gloss), 0.08, lit(cut.color, 0.6), rng.uniform(0.05, 0.35), 0.04)
 
 
-def _strands(easel, rng, cut, x, top, bottom):
+def _strands(canvas, rng, cut, x, top, bottom):
     """Hanging strands at the given x."""
     y = np.broadcast_to(np.linspace(top, bottom, 5), (len(x), 5))
     x = x[:, None] + _waves(y, cut, np.where(x > 0, 0.0, 2.0)[:, None])
-    _two_tones(easel, rng, cut, np.stack([x, y], 2))
+    _two_tones(canvas, rng, cut, np.stack([x, y], 2))
 
 
-def _two_tones(easel, rng, cut, lines):
+def _two_tones(canvas, rng, cut, lines):
     """Every other line [lines, points, 2] darker than the hair, the rest lighter."""
     for rows, tone in ((lines[::2], rng.uniform(-0.6, -0.25)), (lines[1::2], rng.uniform(0.1, 0.4))):
-        easel.line(curve(rows), rng.uniform(0.015, 0.045), lit(cut.color, tone), 0.35)
+        canvas.line(curve(rows), rng.uniform(0.015, 0.045), lit(cut.color, tone), 0.35)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from partshot.toy.canvas import (
+    Canvas,
     Color,
-    Easel,
     any_color,
     closed,
     clouds,
@@ -81,7 +81,7 @@ class Horse:
 
 def draw_horse(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     """One horse: image uint8 [size, size, 3] and ids of "horses" uint8 [size, size]; all chance comes from rng."""
-    easel = Easel(size)
+    canvas = Canvas(size)
     horse = _horse(rng)
     facing = 1.0 if rng.uniform() < 0.5 else -1.0
     turn = rng.uniform(0.8, 1.0)  # a horse not quite seen from the side is shorter
@@ -89,19 +89,19 @@ def draw_horse(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndar
     scale = min(rng.uniform(0.4, 0.55), 0.98 / (turn * (right - left)))
     x, ground = 0.5 + rng.uniform(-0.07, 0.07), rng.uniform(0.84, 0.95)
     hoof = 0.05 + 0.62 * horse.leg
-    _scene(easel, rng, horse, ground - rng.uniform(0.08, 0.3))
+    _scene(canvas, rng, horse, ground - rng.uniform(0.08, 0.3))
     x -= facing * turn * scale * (left + right) / 2
-    easel.paint(oval(x, ground, 0.6 * scale, 0.05), flat((0.02, 0.03, 0.02), 0.45, 0.02))
-    with easel.moved(x, ground - hoof * scale, facing * scale * turn, scale, rng.normal(0, 0.04)):
-        _leg(easel, rng, horse, 1)
-        _leg(easel, rng, horse, 3)
-        _tail(easel, rng, horse)
-        _torso(easel, rng, horse)
-        _leg(easel, rng, horse, 0)
-        _leg(easel, rng, horse, 2)
-        _mane(easel, rng, horse)
-        _head(easel, rng, horse)
-    return easel.develop(rng, light(rng, size), blur=rng.uniform(0, 0.006), noise=rng.uniform(0.5, 7))
+    canvas.paint(oval(x, ground, 0.6 * scale, 0.05), flat((0.02, 0.03, 0.02), 0.45, 0.02))
+    with canvas.moved(x, ground - hoof * scale, facing * scale * turn, scale, rng.normal(0, 0.04)):
+        _leg(canvas, rng, horse, 1)
+        _leg(canvas, rng, horse, 3)
+        _tail(canvas, rng, horse)
+        _torso(canvas, rng, horse)
+        _leg(canvas, rng, horse, 0)
+        _leg(canvas, rng, horse, 2)
+        _mane(canvas, rng, horse)
+        _head(canvas, rng, horse)
+    return canvas.develop(rng, light(rng, size), blur=rng.uniform(0, 0.006), noise=rng.uniform(0.5, 7))
 
 
 def _horse(rng) -> Horse:
@@ -123,16 +123,16 @@ def _horse(rng) -> Horse:
     )
 
 
-def _scene(easel, rng, horse, horizon):
+def _scene(canvas, rng, horse, horizon):
     if rng.uniform() < 0.25:
-        backdrop(easel, rng, [horse.coat, horse.mane])
+        backdrop(canvas, rng, [horse.coat, horse.mane])
         return
     green = hsv(rng.uniform(0.1, 0.36), rng.uniform(0.25, 0.7), rng.uniform(0.3, 0.75))
     ground = green if rng.uniform() < 0.7 else lit(horse.coat, rng.uniform(-0.2, 0.4))
-    landscape(easel, rng, horizon, ground)
+    landscape(canvas, rng, horizon, ground)
     if rng.uniform() < 0.4:
-        fence(easel, rng, horizon + rng.uniform(0.0, 0.08))
-    clutter(easel, rng, [horse.coat, horse.mane])
+        fence(canvas, rng, horizon + rng.uniform(0.0, 0.08))
+    clutter(canvas, rng, [horse.coat, horse.mane])
 
 
 def _fur(horse, color, depth=0.0):
@@ -140,7 +140,7 @@ def _fur(horse, color, depth=0.0):
     return fade((0, -0.4), (0, 0.35), lit(color, 0.14 - depth), lit(color, -0.3 - depth))
 
 
-def _torso(easel, rng, horse):
+def _torso(canvas, rng, horse):
     k, g = horse.length, horse.girth
     body = [
         (0.49, -0.02), (0.42, -0.2), (0.22, -0.245), (0.0, -0.2), (-0.22, -0.225), (-0.4, -0.215), (-0.52, -0.1),
@@ -152,24 +152,24 @@ def _torso(easel, rng, horse):
     bend = (base + poll) / 2 + turned(np.array([(0.0, -0.05)]), -horse.neck)[0]
     neck = limb(np.array([base - (0.12, 0), base, bend, poll]), [0.3, 0.4, 0.26, 0.17])
     torso = closed(points)
-    easel.paint(neck, _fur(horse, horse.coat), BODY)
-    easel.paint(torso, _fur(horse, horse.coat), BODY)
+    canvas.paint(neck, _fur(horse, horse.coat), BODY)
+    canvas.paint(torso, _fur(horse, horse.coat), BODY)
     patches = _patches(rng)
     for path in (neck, torso):
-        with easel.clipped(path):
+        with canvas.clipped(path):
             for patch in patches:
-                easel.paint(patch, flat((0.93, 0.91, 0.88)))
-    with easel.clipped(torso):
+                canvas.paint(patch, flat((0.93, 0.91, 0.88)))
+    with canvas.clipped(torso):
         if rng.uniform() < 0.2:
-            easel.wash(clouds(noise_grid(rng, 16, horse.coat, 0.08), 0.5))
-        easel.paint(oval(-0.33 * k, -0.03, 0.2, 0.2), glow(-0.33 * k, -0.08, 0.2, lit(horse.coat, 0.5), 0.3))
-        easel.paint(oval(0.34 * k, 0.0, 0.2, 0.2), glow(0.34 * k, -0.02, 0.2, lit(horse.coat, 0.5), 0.25))
+            canvas.wash(clouds(noise_grid(rng, 16, horse.coat, 0.08), 0.5))
+        canvas.paint(oval(-0.33 * k, -0.03, 0.2, 0.2), glow(-0.33 * k, -0.08, 0.2, lit(horse.coat, 0.5), 0.3))
+        canvas.paint(oval(0.34 * k, 0.0, 0.2, 0.2), glow(0.34 * k, -0.02, 0.2, lit(horse.coat, 0.5), 0.25))
         fold = curve([(0.23 * k, -0.17), (0.2 * k, 0.0), (0.26 * k, 0.14)])
-        easel.line(fold, 0.03, lit(horse.coat, -0.6), 0.4, 0.015)
+        canvas.line(fold, 0.03, lit(horse.coat, -0.6), 0.4, 0.015)
         flank = curve([(-0.26 * k, -0.1), (-0.2 * k, 0.04), (-0.25 * k, 0.16)])
-        easel.line(flank, 0.03, lit(horse.coat, -0.6), 0.35, 0.015)
+        canvas.line(flank, 0.03, lit(horse.coat, -0.6), 0.35, 0.015)
         if rng.uniform() < 0.18:
-            _saddle(easel, rng)
+            _saddle(canvas, rng)
 
 
 def _patches(rng):
@@ -182,18 +182,18 @@ def _patches(rng):
     return paths
 
 
-def _saddle(easel, rng):
+def _saddle(canvas, rng):
     color = any_color(rng)
     cloth = [(-0.2, -0.26), (0.18, -0.28), (0.2, -0.02), (0.0, 0.04), (-0.2, 0.0)]
-    easel.paint(closed(cloth), fabric(rng, color, any_color(rng), 0.2))
+    canvas.paint(closed(cloth), fabric(rng, color, any_color(rng), 0.2))
     leather = hsv(0.07, 0.6, rng.uniform(0.15, 0.5))
-    easel.paint(
+    canvas.paint(
         closed([(-0.14, -0.27), (0.0, -0.24), (0.13, -0.29), (0.1, -0.12), (0.06, 0.0), (-0.04, -0.1)]), flat(leather)
     )
-    easel.line(curve([(0.04, -0.05), (0.05, 0.1), (0.04, 0.2)]), 0.02, lit(leather, -0.4))
+    canvas.line(curve([(0.04, -0.05), (0.05, 0.1), (0.04, 0.2)]), 0.02, lit(leather, -0.4))
 
 
-def _leg(easel, rng, horse, which):
+def _leg(canvas, rng, horse, which):
     """One leg: 0 near fore, 1 far fore, 2 near hind, 3 far hind."""
     swing, bend = horse.gait[which]
     swing += rng.normal(0, 0.05)
@@ -210,18 +210,18 @@ def _leg(easel, rng, horse, which):
     path = limb(np.array([top, (top + knee) / 2, knee, fetlock, hoof]), widths)
     depth = 0.28 * far
     upper, points = lit(horse.coat, -0.05 - depth), lit(horse.points, -depth)
-    easel.paint(path, fade(top, hoof, upper, points), LEGS)
-    with easel.clipped(path):
+    canvas.paint(path, fade(top, hoof, upper, points), LEGS)
+    with canvas.clipped(path):
         if rng.uniform() < 0.35:
-            easel.line(curve([fetlock + (0, -0.03), hoof]), 0.16, lit((0.93, 0.91, 0.88), -depth))
-        easel.line(curve([top + (0.07, 0), knee + (0.05, 0), fetlock + (0.03, 0)]), 0.03, lit(upper, 0.3), 0.35, 0.015)
-        easel.line(curve([top - (0.1, 0), knee - (0.05, 0), fetlock - (0.04, 0)]), 0.05, (0.0, 0.0, 0.0), 0.3, 0.02)
+            canvas.line(curve([fetlock + (0, -0.03), hoof]), 0.16, lit((0.93, 0.91, 0.88), -depth))
+        canvas.line(curve([top + (0.07, 0), knee + (0.05, 0), fetlock + (0.03, 0)]), 0.03, lit(upper, 0.3), 0.35, 0.015)
+        canvas.line(curve([top - (0.1, 0), knee - (0.05, 0), fetlock - (0.04, 0)]), 0.05, (0.0, 0.0, 0.0), 0.3, 0.02)
     heel = hoof - (0.045, 0.03)
     nail = np.array([(0.01, 0), (0.075, 0.0), (0.105, 0.07), (-0.015, 0.07)])
-    easel.paint(closed(turned(nail, -lower * 0.6) + heel), flat(lit(hsv(0.09, 0.3, 0.25), -depth)), LEGS)
+    canvas.paint(closed(turned(nail, -lower * 0.6) + heel), flat(lit(hsv(0.09, 0.3, 0.25), -depth)), LEGS)
 
 
-def _tail(easel, rng, horse):
+def _tail(canvas, rng, horse):
     root = np.array([-0.5 * horse.length, -0.13])
     fly, length = rng.uniform(0.05, 0.45), rng.uniform(0.45, 0.7)
     points = root + np.array([
@@ -229,13 +229,13 @@ def _tail(easel, rng, horse):
         (-0.1 - 0.75 * fly, length * 0.65), (-0.06 - 0.95 * fly + rng.uniform(-0.08, 0.08), length),
     ])  # fmt: skip
     path = limb(points, [0.05, 0.08, 0.15, 0.16, 0.05])
-    easel.paint(path, _fur(horse, horse.mane), TAIL)
-    with easel.clipped(path):
+    canvas.paint(path, _fur(horse, horse.mane), TAIL)
+    with canvas.clipped(path):
         offsets = np.linspace(-0.06, 0.06, 5)[:, None, None] * (1, 0.3)
-        easel.line(curve(points[None] + offsets), 0.014, lit(horse.mane, 0.25), 0.35)
+        canvas.line(curve(points[None] + offsets), 0.014, lit(horse.mane, 0.25), 0.35)
 
 
-def _mane(easel, rng, horse):
+def _mane(canvas, rng, horse):
     """Along the crest of the neck."""
     base, poll = horse.withers, horse.poll
     along = np.linspace(0.05, 1.02, 6)[:, None]
@@ -244,37 +244,37 @@ def _mane(easel, rng, horse):
     fall = rng.uniform(0.1, 0.2)
     ends = rim - crest * fall + np.array([-0.03, 0.02]) + rng.normal(0, 0.018, (6, 2))
     path = closed(np.vstack([rim + crest * 0.02, ends[::-1]]))
-    easel.paint(path, _fur(horse, horse.mane), BODY)
-    with easel.clipped(path):
-        easel.line(curve(np.stack([rim, (rim + ends) / 2 + (0.02, 0), ends], 1)), 0.014, lit(horse.mane, 0.25), 0.35)
+    canvas.paint(path, _fur(horse, horse.mane), BODY)
+    with canvas.clipped(path):
+        canvas.line(curve(np.stack([rim, (rim + ends) / 2 + (0.02, 0), ends], 1)), 0.014, lit(horse.mane, 0.25), 0.35)
 
 
-def _head(easel, rng, horse):
+def _head(canvas, rng, horse):
     """From the poll along the nod; drawn pointing to the right and turned."""
-    with easel.moved(*horse.poll.tolist(), 1.0, angle=-horse.nod):
+    with canvas.moved(*horse.poll.tolist(), 1.0, angle=-horse.nod):
         coat = horse.coat
         ear = np.array([(-0.05, -0.03), (-0.035, -0.17), (0.02, -0.13), (0.045, -0.05)])
-        easel.paint(closed(ear + (0.045, -0.01)), flat(lit(coat, -0.35)), HEAD)
+        canvas.paint(closed(ear + (0.045, -0.01)), flat(lit(coat, -0.35)), HEAD)
         skull = [
             (-0.06, -0.06), (0.04, -0.1), (0.16, -0.085), (0.3, -0.05), (0.4, -0.035), (0.445, 0.01), (0.43, 0.065),
             (0.37, 0.085), (0.3, 0.06), (0.18, 0.11), (0.06, 0.135), (-0.03, 0.08),
         ]  # fmt: skip
         path = closed(skull)
-        easel.paint(path, fade((0, -0.12), (0, 0.15), lit(coat, 0.12), lit(coat, -0.3)), HEAD)
-        with easel.clipped(path):
-            easel.paint(oval(0.42, 0.04, 0.09, 0.1), flat(mix(lit(coat, -0.5), (0.2, 0.15, 0.16), 0.5), 0.8, 0.025))
+        canvas.paint(path, fade((0, -0.12), (0, 0.15), lit(coat, 0.12), lit(coat, -0.3)), HEAD)
+        with canvas.clipped(path):
+            canvas.paint(oval(0.42, 0.04, 0.09, 0.1), flat(mix(lit(coat, -0.5), (0.2, 0.15, 0.16), 0.5), 0.8, 0.025))
             if rng.uniform() < 0.35:
-                easel.line(curve([(0.08, -0.1), (0.2, -0.08), (0.38, -0.04)]), 0.055, (0.94, 0.92, 0.9))
-            easel.line(curve([(0.08, 0.1), (0.12, 0.02), (0.06, -0.02)]), 0.02, lit(coat, -0.6), 0.35, 0.012)
-        easel.paint(closed(ear), _fur(horse, lit(coat, 0.05)), HEAD)
+                canvas.line(curve([(0.08, -0.1), (0.2, -0.08), (0.38, -0.04)]), 0.055, (0.94, 0.92, 0.9))
+            canvas.line(curve([(0.08, 0.1), (0.12, 0.02), (0.06, -0.02)]), 0.02, lit(coat, -0.6), 0.35, 0.012)
+        canvas.paint(closed(ear), _fur(horse, lit(coat, 0.05)), HEAD)
         if rng.uniform() < 0.7:
             lock = [(-0.02, -0.1), (0.06, -0.11), (0.15, -0.06), (0.08, -0.04), (0.0, -0.05)]
-            easel.paint(closed(lock), flat(horse.mane), HEAD)
-        easel.paint(oval(0.13, -0.035, 0.026, 0.019), flat((0.04, 0.03, 0.03)))
-        easel.paint(oval(0.137, -0.042, 0.008, 0.007), flat((1.0, 1.0, 1.0), 0.9))
-        easel.paint(oval(0.41, 0.01, 0.018, 0.013), flat((0.04, 0.02, 0.02), 0.85))
-        easel.line(curve([(0.43, 0.05), (0.38, 0.048), (0.34, 0.04)]), 0.011, (0.05, 0.03, 0.03), 0.7)
+            canvas.paint(closed(lock), flat(horse.mane), HEAD)
+        canvas.paint(oval(0.13, -0.035, 0.026, 0.019), flat((0.04, 0.03, 0.03)))
+        canvas.paint(oval(0.137, -0.042, 0.008, 0.007), flat((1.0, 1.0, 1.0), 0.9))
+        canvas.paint(oval(0.41, 0.01, 0.018, 0.013), flat((0.04, 0.02, 0.02), 0.85))
+        canvas.line(curve([(0.43, 0.05), (0.38, 0.048), (0.34, 0.04)]), 0.011, (0.05, 0.03, 0.03), 0.7)
         if rng.uniform() < 0.3:
             strap = any_color(rng)
-            easel.line(curve([(0.27, -0.055), (0.28, 0.0), (0.26, 0.07)]), 0.022, strap)
-            easel.line(curve([(0.27, 0.03), (0.12, 0.05), (-0.02, 0.02)]), 0.02, strap)
+            canvas.line(curve([(0.27, -0.055), (0.28, 0.0), (0.26, 0.07)]), 0.022, strap)
+            canvas.line(curve([(0.27, 0.03), (0.12, 0.05), (-0.02, 0.02)]), 0.02, strap)

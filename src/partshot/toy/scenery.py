@@ -10,8 +10,8 @@ import numpy as np
 import skia
 
 from partshot.toy.canvas import (
+    Canvas,
     Color,
-    Easel,
     any_color,
     box,
     boxes,
@@ -56,15 +56,15 @@ def fabric(rng: np.random.Generator, first: Color, second: Color, width: float) 
     return tile(np.array(first) + (np.array(second) - np.array(first)) * t[..., None], width, angle)
 
 
-def backdrop(easel: Easel, rng: np.random.Generator, echoes: list[Color]) -> None:
+def backdrop(canvas: Canvas, rng: np.random.Generator, echoes: list[Color]) -> None:
     """A wall, a pattern, a room or the open air, with clutter; echoes: the colors in front, at times reused."""
     first, second = (_echo(rng, echoes, 0.3) for _ in range(2))
     paint = (_wall, _mottled, _pattern, _room, _bokeh, _open_air)[rng.integers(6)]
-    paint(easel, rng, first, second)
-    clutter(easel, rng, echoes)
+    paint(canvas, rng, first, second)
+    clutter(canvas, rng, echoes)
     if rng.uniform() < 0.35:
         grain = noise_grid(rng, int(rng.integers(4, 20)), (0.5, 0.5, 0.5), rng.uniform(0.08, 0.25))
-        easel.wash(clouds(grain), skia.BlendMode.kSoftLight)
+        canvas.wash(clouds(grain), skia.BlendMode.kSoftLight)
 
 
 def _echo(rng, echoes, chance) -> Color:
@@ -73,27 +73,27 @@ def _echo(rng, echoes, chance) -> Color:
     return any_color(rng)
 
 
-def _wall(easel, rng, first, second):
+def _wall(canvas, rng, first, second):
     a = rng.uniform(0, 2 * math.pi)
     d = 0.6 * np.array([math.cos(a), math.sin(a)])
-    easel.wash(fade(0.5 - d, 0.5 + d, first, mix(first, second, rng.uniform(0.2, 1))))
+    canvas.wash(fade(0.5 - d, 0.5 + d, first, mix(first, second, rng.uniform(0.2, 1))))
 
 
-def _mottled(easel, rng, first, second):
-    easel.wash(clouds(noise_grid(rng, int(rng.integers(3, 12)), mix(first, second, 0.3), 0.13)))
+def _mottled(canvas, rng, first, second):
+    canvas.wash(clouds(noise_grid(rng, int(rng.integers(3, 12)), mix(first, second, 0.3), 0.13)))
 
 
-def _pattern(easel, rng, first, second):
+def _pattern(canvas, rng, first, second):
     second = mix(first, second, rng.uniform(0.25, 0.8))
-    easel.wash(fabric(rng, first, second, rng.uniform(0.06, 0.3)))
+    canvas.wash(fabric(rng, first, second, rng.uniform(0.06, 0.3)))
 
 
-def _room(easel, rng, first, second):
-    _wall(easel, rng, first, mix(first, second, 0.4))
+def _room(canvas, rng, first, second):
+    _wall(canvas, rng, first, mix(first, second, 0.4))
     x, y, w, h = rng.uniform(-0.1, 0.8), rng.uniform(-0.1, 0.3), rng.uniform(0.2, 0.5), rng.uniform(0.25, 0.6)
     frame = lit(second, -0.3)
-    easel.paint(box(x, y, x + w, y + h), flat(frame))
-    easel.paint(
+    canvas.paint(box(x, y, x + w, y + h), flat(frame))
+    canvas.paint(
         box(x + 0.025, y + 0.025, x + w - 0.025, y + h - 0.025),
         fade((x, y), (x + w, y + h), lit(second, 0.5), any_color(rng)),
     )
@@ -101,104 +101,104 @@ def _room(easel, rng, first, second):
     left = rng.uniform(0, 0.7)
     for _ in range(rng.integers(3, 9)):
         width, height = rng.uniform(0.02, 0.06), rng.uniform(0.1, 0.2)
-        easel.paint(box(left, shelf - height, left + width, shelf), flat(lit(any_color(rng), -0.2)))
+        canvas.paint(box(left, shelf - height, left + width, shelf), flat(lit(any_color(rng), -0.2)))
         left += width + 0.003
-    easel.paint(box(left - 0.5, shelf, left + 0.1, shelf + 0.02), flat(frame))
+    canvas.paint(box(left - 0.5, shelf, left + 0.1, shelf + 0.02), flat(frame))
 
 
-def _bokeh(easel, rng, first, second):
-    easel.wash(fade((0, 0), (rng.uniform(-0.4, 0.4), 1), lit(first, -0.4), lit(second, -0.2)))
+def _bokeh(canvas, rng, first, second):
+    canvas.wash(fade((0, 0), (rng.uniform(-0.4, 0.4), 1), lit(first, -0.4), lit(second, -0.2)))
     for _ in range(rng.integers(6, 16)):
         x, y, r = rng.uniform(), rng.uniform(), rng.uniform(0.03, 0.13)
-        easel.paint(oval(x, y, r, r), flat(lit(mix(first, second, rng.uniform()), 0.3), rng.uniform(0.2, 0.6), 0.006))
+        canvas.paint(oval(x, y, r, r), flat(lit(mix(first, second, rng.uniform()), 0.3), rng.uniform(0.2, 0.6), 0.006))
 
 
-def _open_air(easel, rng, first, second):
-    landscape(easel, rng, rng.uniform(0.45, 0.8), hsv(rng.uniform(0.18, 0.38), 0.5, rng.uniform(0.3, 0.7)))
+def _open_air(canvas, rng, first, second):
+    landscape(canvas, rng, rng.uniform(0.45, 0.8), hsv(rng.uniform(0.18, 0.38), 0.5, rng.uniform(0.3, 0.7)))
 
 
-def clutter(easel: Easel, rng: np.random.Generator, echoes: list[Color]) -> None:
+def clutter(canvas: Canvas, rng: np.random.Generator, echoes: list[Color]) -> None:
     """Up to three balls, boxes or blobs near the sides, often in the colors of the thing in front."""
     for _ in range(rng.integers(0, 4)):
-        _lump(easel, rng, _echo(rng, echoes, 0.6))
+        _lump(canvas, rng, _echo(rng, echoes, 0.6))
 
 
-def _lump(easel, rng, color):
+def _lump(canvas, rng, color):
     x = rng.uniform(-0.05, 0.3) if rng.uniform() < 0.5 else rng.uniform(0.7, 1.05)
     y, r, stretch = rng.uniform(0, 1), rng.uniform(0.04, 0.16), rng.uniform(0.6, 1.6)
     paint = fade((x - r, y - r), (x + r, y + r), lit(color, 0.15), lit(color, -0.35))
     kind = rng.integers(3)
     if kind == 0:
-        easel.paint(oval(x, y, r, r * stretch), paint)
+        canvas.paint(oval(x, y, r, r * stretch), paint)
     elif kind == 1:
-        easel.paint(box(x - r, y - r * stretch, x + r, y + r * stretch), paint)
+        canvas.paint(box(x - r, y - r * stretch, x + r, y + r * stretch), paint)
     else:
         angle = np.linspace(0, 2 * math.pi, 8)[:-1]
         reach = r * rng.uniform(0.6, 1.2, 7)
-        easel.paint(closed(np.stack([x + reach * np.cos(angle), y + stretch * reach * np.sin(angle)], 1)), paint)
+        canvas.paint(closed(np.stack([x + reach * np.cos(angle), y + stretch * reach * np.sin(angle)], 1)), paint)
 
 
-def landscape(easel: Easel, rng: np.random.Generator, horizon: float, ground: Color) -> None:
+def landscape(canvas: Canvas, rng: np.random.Generator, horizon: float, ground: Color) -> None:
     """Sky, far hills, trees or houses, and a ground of the given color from `horizon` (height in 0..1) downward."""
     sky = hsv(rng.uniform(0.52, 0.64), rng.uniform(0.05, 0.55), rng.uniform(0.6, 1.0))
     if rng.uniform() < 0.2:
         sky = hsv(rng.uniform(0.0, 0.12), rng.uniform(0.2, 0.5), rng.uniform(0.7, 0.95))
-    easel.wash(fade((0, 0), (0, horizon), sky, lit(sky, rng.uniform(0.2, 0.6))))
+    canvas.wash(fade((0, 0), (0, horizon), sky, lit(sky, rng.uniform(0.2, 0.6))))
     for _ in range(rng.integers(0, 4)):
         x, y, w = rng.uniform(), rng.uniform(0, horizon * 0.7), rng.uniform(0.08, 0.2)
-        easel.paint(oval(x, y, w, w * 0.3), flat((1.0, 1.0, 1.0), rng.uniform(0.3, 0.8), 0.02))
-    _hills(easel, rng, horizon)
+        canvas.paint(oval(x, y, w, w * 0.3), flat((1.0, 1.0, 1.0), rng.uniform(0.3, 0.8), 0.02))
+    _hills(canvas, rng, horizon)
     kind = rng.integers(4)
     if kind <= 1:
-        _trees(easel, rng, horizon)
+        _trees(canvas, rng, horizon)
     elif kind == 2:
-        _houses(easel, rng, horizon)
+        _houses(canvas, rng, horizon)
     meadow = noise_grid(rng, 56, ground, 0.05)
-    easel.paint(box(-0.1, horizon, 1.1, 1.1), clouds(meadow))
-    easel.paint(box(-0.1, horizon, 1.1, 1.1), fade((0, horizon), (0, 1), lit(ground, 0.35), ground, (0.6, 0.0)))
+    canvas.paint(box(-0.1, horizon, 1.1, 1.1), clouds(meadow))
+    canvas.paint(box(-0.1, horizon, 1.1, 1.1), fade((0, horizon), (0, 1), lit(ground, 0.35), ground, (0.6, 0.0)))
 
 
-def _hills(easel, rng, horizon):
+def _hills(canvas, rng, horizon):
     x = np.linspace(-0.2, 1.2, 8)
     y = horizon - rng.uniform(0, 0.16, 8)
     color = hsv(rng.uniform(0.25, 0.6), rng.uniform(0.15, 0.5), rng.uniform(0.35, 0.7))
     top = closed(np.vstack([np.stack([x, y], 1), [(1.3, horizon + 0.2), (-0.3, horizon + 0.2)]]))
-    easel.paint(top, fade((0, horizon - 0.15), (0, horizon), color, lit(color, 0.25)))
+    canvas.paint(top, fade((0, horizon - 0.15), (0, horizon), color, lit(color, 0.25)))
 
 
-def _trees(easel, rng, horizon):
+def _trees(canvas, rng, horizon):
     leaves = hsv(rng.uniform(0.1, 0.4), rng.uniform(0.3, 0.7), rng.uniform(0.2, 0.55))
     for _ in range(rng.integers(2, 7)):
         x, h = rng.uniform(-0.05, 1.05), rng.uniform(0.15, 0.42)
-        easel.line(curve([(x, horizon + 0.03), (x + 0.01, horizon - h * 0.6)]), 0.02 + 0.02 * h, (0.26, 0.18, 0.12))
+        canvas.line(curve([(x, horizon + 0.03), (x + 0.01, horizon - h * 0.6)]), 0.02 + 0.02 * h, (0.26, 0.18, 0.12))
         for _ in range(4):
             dx, dy, r = rng.uniform(-0.4, 0.4) * h, rng.uniform(0.4, 1.0) * h, rng.uniform(0.18, 0.32) * h
             green = lit(leaves, rng.uniform(-0.25, 0.2))
-            easel.paint(oval(x + dx * 0.6, horizon - dy, r, r), flat(green))
+            canvas.paint(oval(x + dx * 0.6, horizon - dy, r, r), flat(green))
 
 
-def _houses(easel, rng, horizon):
+def _houses(canvas, rng, horizon):
     x = rng.uniform(-0.2, 0.0)
     while x < 1.0:
         w, h = rng.uniform(0.12, 0.35), rng.uniform(0.15, horizon * 0.9)
         wall = hsv(rng.uniform(0, 0.15), rng.uniform(0, 0.45), rng.uniform(0.35, 0.9))
-        easel.paint(
+        canvas.paint(
             box(x, horizon - h, x + w, horizon + 0.02), fade((x, 0), (x + w, 0), lit(wall, 0.1), lit(wall, -0.2))
         )
         pane = lit(mix(wall, (0.2, 0.25, 0.35), 0.8), rng.uniform(-0.2, 0.2))
-        with easel.clipped(box(x + 0.02, horizon - h + 0.02, x + w - 0.02, horizon - 0.05)):
+        with canvas.clipped(box(x + 0.02, horizon - h + 0.02, x + w - 0.02, horizon - 0.05)):
             corners = [(x + 0.016 + 0.08 * i, horizon - h + 0.04 + 0.1 * j) for i in range(4) for j in range(7)]
-            easel.paint(boxes(corners, 0.045, 0.055), flat(pane))
+            canvas.paint(boxes(corners, 0.045, 0.055), flat(pane))
         x += w + rng.uniform(0, 0.12)
 
 
-def fence(easel: Easel, rng: np.random.Generator, y: float) -> None:
+def fence(canvas: Canvas, rng: np.random.Generator, y: float) -> None:
     """A rail fence at height y, behind the thing."""
     color = hsv(rng.uniform(0.05, 0.12), rng.uniform(0, 0.5), rng.uniform(0.3, 0.95))
     posts = [(x, y - 0.16) for x in np.arange(rng.uniform(-0.1, 0.1), 1.1, rng.uniform(0.16, 0.26))]
-    easel.paint(boxes(posts, 0.024, 0.21), flat(lit(color, -0.1)))
+    canvas.paint(boxes(posts, 0.024, 0.21), flat(lit(color, -0.1)))
     for dy in (0.13, 0.06):
-        easel.paint(polygon([(0, y - dy), (1, y - dy), (1, y - dy + 0.024), (0, y - dy + 0.024)]), flat(color))
+        canvas.paint(polygon([(0, y - dy), (1, y - dy), (1, y - dy + 0.024), (0, y - dy + 0.024)]), flat(color))
 
 
 def light(rng: np.random.Generator, size: int) -> np.ndarray:

@@ -4,6 +4,7 @@ Modules and optimizers are laid out flat: tensors under "module/NAME/..." and "o
 in the card. No pickle. Knows tensors and names; which step is due, and when to save, is the loop's affair.
 """
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,9 @@ from torch.optim import Optimizer
 
 from partshot.artifact import Artifact, standing
 from partshot.errors import BadArtifact
+
+# Modules and optimizers of runs that partshot 0.1 began, under today's names.
+_RENAMED = {"average": "ema", "critic": "discriminator"}
 
 
 def save_checkpoint(
@@ -55,12 +59,13 @@ def load_checkpoint(
     if not standing(folder).exists():
         return None
     artifact = Artifact.load(folder, kind="checkpoint", fingerprint=fingerprint)
-    tensors = {key: torch.from_numpy(array) for key, array in artifact.tensors.items()}
+    tensors = {_current(key): torch.from_numpy(array) for key, array in artifact.tensors.items()}
+    plain = {_current(name): state for name, state in artifact.card["optimizers"].items()}
     try:
         for name, module in modules.items():
             module.load_state_dict(_below(tensors, f"module/{name}/"))
         for name, optimizer in optimizers.items():
-            _fill_optimizer(optimizer, artifact.card["optimizers"][name], _below(tensors, f"optimizer/{name}/"))
+            _fill_optimizer(optimizer, plain[name], _below(tensors, f"optimizer/{name}/"))
     except (RuntimeError, KeyError, ValueError) as error:
         what = str(error).splitlines()[0]
         raise BadArtifact(f"{folder}: does not fit this run's networks ({what}); delete it and run again") from error
@@ -98,6 +103,11 @@ def _laid_out_like(param: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 def _without_params(group: Mapping) -> dict:
     # A learning rate may be a tensor (capturable optimizers); JSON takes numbers.
     return {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in group.items() if k != "params"}
+
+
+def _current(name: str) -> str:
+    # Runs that partshot 0.1 began go on.
+    return re.sub(r"^((?:module|optimizer)/)?(critic|average)(?=/|$)", lambda m: f"{m[1] or ''}{_RENAMED[m[2]]}", name)
 
 
 def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ One game of three sources. The labeled shots, or in part or whole what a generat
 in every batch, from the first to the last. A few-shot teacher's soft labels on the unlabeled images start the
 student off (ReGAN's distillation). From there, consistency carries it further than any teacher: the student's own
 running average looks at the plain image, and the student must say the same, moved alike, of a strongly moved and
-recolored one wherever the average is sure (mean teacher, Tarvainen & Valpola 2017, with FixMatch's confidence, Sohn et
+recolored one wherever the ema is sure (mean teacher, Tarvainen & Valpola 2017, with FixMatch's confidence, Sohn et
 al. 2020). Leave sources out and the same game is a supervised network, a plain mean teacher, or a plain distillation.
 Knows networks by images in, logits out, and that some have an encoder; its settings are distill_recipe.py's.
 """
@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import nn
 
-from partshot.data.augment import augment, borrow_colors, move_labels, move_scores, recolor, warp_grid
+from partshot.data.augment import augment, move_labels, move_scores, recolor, transfer_colors, warp_grid
 from partshot.data.mosaic import mosaic
 from partshot.data.soft_labels import SoftLabels
 from partshot.nets.light_unet import LightUNet
-from partshot.objective import Turn
+from partshot.objective import Phase
 from partshot.ops.overlap import confusion, mean_iou
 from partshot.parts import IGNORE
 from partshot.train.distill_recipe import Consistency, Distill
@@ -75,9 +75,9 @@ class Distillation:
         reader: SoftLabels | None = None,
         read_every: int = 1,
     ):
-        if recipe.fixed_stride and isinstance(student, LightUNet):
-            student.fix_up_to(recipe.fixed_stride)
-        average = copy.deepcopy(student).requires_grad_(False)
+        if recipe.frozen_stride and isinstance(student, LightUNet):
+            student.fix_up_to(recipe.frozen_stride)
+        ema = copy.deepcopy(student).requires_grad_(False)
         self.recipe, self.mirrored_ids = recipe, mirrored_ids
         self.shots, self.labels, self.images, self.soft, self.drawn = shots, labels.long(), images, soft, drawn
         self.weights = class_weights(self.labels, len(mirrored_ids), recipe.class_power)
@@ -88,8 +88,8 @@ class Distillation:
         )
         self.clock = Clock(recipe.lr)
         self.balance = Balance(self.labels, len(mirrored_ids))
-        self.modules = {"student": student, "average": average, "clock": self.clock, "balance": self.balance}
-        if recipe.consistency is not None and recipe.consistency.flexible:
+        self.modules = {"student": student, "ema": ema, "clock": self.clock, "balance": self.balance}
+        if recipe.consistency is not None and recipe.consistency.flexmatch:
             self.modules["limits"] = Limits(len(mirrored_ids), recipe.consistency)
         self.reader, self.read_every = reader, read_every
         if reader is not None:
@@ -102,9 +102,9 @@ class Distillation:
         """Where the student is, and where images are changed."""
         return next(self.modules["student"].parameters()).device
 
-    def turns(self) -> Sequence[Turn]:
+    def phases(self) -> Sequence[Phase]:
         """One: the student's."""
-        return [Turn("loss", self.optimizer, self.loss, clip=5.0)]
+        return [Phase("loss", self.optimizer, self.loss, clip=5.0)]
 
     def prepare(self, progress: float) -> None:
         """The learning rate of the moment; and, where consistency begins, whether the reader and the average agree."""
@@ -122,7 +122,7 @@ class Distillation:
 
     def batch(self, rng: torch.Generator, images: int) -> Batch:
         """`images` shots, and other images while there is something to learn from them."""
-        coarse = self.progress < self.recipe.coarse and self.recipe.size % HALVED_BY == 0
+        coarse = self.progress < self.recipe.low_resolution and self.recipe.size % HALVED_BY == 0
         size = self.recipe.size // 2 if coarse else self.recipe.size
         chosen = torch.randint(len(self.shots), (images,), generator=rng)
         shots, labels = self._read(self.shots, chosen, size), self.labels[chosen].to(self.device)
@@ -134,9 +134,9 @@ class Distillation:
             # Any of the four pixels that became one: always the same would shift all labels by a quarter pixel.
             down, right = torch.randint(2, (2,), generator=rng).tolist()
             labels = labels[:, down::2, right::2]
-        if self.images is not None and self.recipe.borrow:
+        if self.images is not None and self.recipe.color_transfer:
             lenders = torch.randint(len(self.images), (images,), generator=rng)
-            shots = borrow_colors(shots, self._read(self.images, lenders, size), self.recipe.borrow, rng)
+            shots = transfer_colors(shots, self._read(self.images, lenders, size), self.recipe.color_transfer, rng)
         shots, labels = augment(shots, labels, self.recipe.augment, rng, self.mirrored_ids)
         if self.recipe.mosaic is not None:
             shots, labels = mosaic(shots, labels, self.recipe.mosaic, rng)
@@ -171,10 +171,10 @@ class Distillation:
         """The running average takes a step; young averages forget faster."""
         self.clock.steps += 1
         n = int(self.clock.steps)
-        keep = min(self.recipe.average, (1 + n) / (10 + n))
+        keep = min(self.recipe.ema_decay, (1 + n) / (10 + n))
         with torch.no_grad():
-            student, average = self.modules["student"].state_dict(), self.modules["average"].state_dict()
-            for name, value in average.items():
+            student, ema = self.modules["student"].state_dict(), self.modules["ema"].state_dict()
+            for name, value in ema.items():
                 if value.dtype.is_floating_point:
                     value.lerp_(student[name], 1 - keep)
                 else:
@@ -185,16 +185,16 @@ class Distillation:
 
     def trained(self) -> dict[str, torch.Tensor]:
         """The running average's weights: they are better than the student's own."""
-        return self.modules["average"].state_dict()
+        return self.modules["ema"].state_dict()
 
-    def _source(self) -> Literal["soft", "average"] | None:
+    def _source(self) -> Literal["soft", "ema"] | None:
         """Who labels the unlabeled images at this moment of the run."""
         consistency = self.recipe.consistency
         if self.images is None or not self.recipe.unlabeled:
             return None
         if self.soft is not None and (consistency is None or self.progress < consistency.teacher):
             return "soft"
-        return "average" if consistency is not None and self.progress >= consistency.start else None
+        return "ema" if consistency is not None and self.progress >= consistency.start else None
 
     def _teachers_say(self) -> float:
         """Weight of the few-shot teacher: the same all through in a plain distillation, else fading."""
@@ -220,11 +220,11 @@ class Distillation:
 
     def _overlap(self) -> float:
         """Mean IoU of the reader's masks and the average's, on some images."""
-        average, counts = self.modules["average"].eval(), 0
+        ema, counts = self.modules["ema"].eval(), 0
         chosen = torch.arange(0, len(self.reader), max(1, len(self.reader) // _COMPARED))[:_COMPARED]
         for some in chosen.split(_TOGETHER):
             with torch.no_grad():
-                logits = average(self._read(self.images, some * self.read_every, self.recipe.size)).float()
+                logits = ema(self._read(self.images, some * self.read_every, self.recipe.size)).float()
             ours, theirs = (logits - self._lean(logits)).argmax(1).cpu(), self.reader.read(some, logits.shape[2])
             counts = counts + confusion(theirs.argmax(1).byte().numpy(), ours.byte().numpy(), len(self.mirrored_ids))
         return mean_iou(counts, absent="nan")
@@ -234,9 +234,9 @@ class Distillation:
 
         It looks at the images as they are, where it errs least, and what it says is moved as the student's view was.
         """
-        average = self.modules["average"].eval()
+        ema = self.modules["ema"].eval()
         with torch.no_grad():
-            logits = average(batch.plain).float()
+            logits = ema(batch.plain).float()
             likely = self.balance((logits - self._lean(logits)).softmax(1))
             confidence, ids = likely.max(1)
             limits = self.modules.get("limits")
@@ -264,10 +264,10 @@ class Distillation:
 def _groups(student: nn.Module, recipe: Distill) -> list[dict]:
     """What the optimizer steps: all that is trained, the encoder at a rate of its own where the recipe has one."""
     trained = [(name, param) for name, param in student.named_parameters() if param.requires_grad]
-    apart = [param for name, param in trained if name.startswith("encoder.") and recipe.encoder_rate != 1]
+    apart = [param for name, param in trained if name.startswith("encoder.") and recipe.encoder_lr_factor != 1]
     ids = {id(param) for param in apart}
     rest = [param for _, param in trained if id(param) not in ids]
-    groups = [{"params": rest, "share": 1.0}, {"params": apart, "share": recipe.encoder_rate}]
+    groups = [{"params": rest, "share": 1.0}, {"params": apart, "share": recipe.encoder_lr_factor}]
     return [group for group in groups if group["params"]]
 
 
@@ -318,7 +318,7 @@ class Limits(nn.Module):
 
     def __init__(self, classes: int, consistency: Consistency):
         super().__init__()
-        self.highest, self.power = consistency.confidence, consistency.flexible
+        self.highest, self.power = consistency.confidence, consistency.flexmatch
         self.register_buffer("usual", torch.ones(classes))
 
     def forward(

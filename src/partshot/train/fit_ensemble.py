@@ -21,7 +21,7 @@ from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
 from partshot.heads.ensemble import Ensemble
 from partshot.ops.hypercolumn import at_pixels
-from partshot.ops.images import as_images
+from partshot.ops.images import as_tensors
 from partshot.ops.precision import Precision, is_bf16
 from partshot.pyramid import Pyramid
 from partshot.recipe import Recipe
@@ -91,7 +91,7 @@ def fit_ensemble(
     device = device_of(representation)
     dtype = torch.bfloat16 if is_bf16(recipe.precision, device) else torch.float32
     if read is None:
-        read = read_features(representation, as_images(images), device, dtype)
+        read = read_features(representation, as_tensors(images), device, dtype)
     elif read.maps[0].dtype == torch.float32:
         read = read.to(dtype)
 

@@ -26,7 +26,7 @@ from partshot.data.shots import Shots
 from partshot.errors import BadLabels, BadRecipe
 from partshot.heads.linear import Linear
 from partshot.ops.hypercolumn import resize
-from partshot.ops.images import as_images
+from partshot.ops.images import as_tensors
 from partshot.ops.letterbox import Box
 from partshot.ops.overlap import confusion
 from partshot.ops.precision import Precision, is_bf16
@@ -139,7 +139,7 @@ def fit_head(
     when the loss stops being a number.
     """
     images, labels = shots.stack(size)
-    pixels, labels = as_images(images), torch.from_numpy(labels).long()
+    pixels, labels = as_tensors(images), torch.from_numpy(labels).long()
     weights = class_weights(labels, len(shots.parts), recipe.class_power)
     if read is not None:
         recipe = recipe.changed(augment=None)
@@ -207,7 +207,7 @@ def leave_one_out(
             head = fit(make_head(), representation, kept, recipe, size, quiet=True)
             held = shots.subset(left_out)
             device = next(head.parameters()).device
-            for image, truth in zip(as_images(held.stack(size)[0]), held.labels, strict=True):
+            for image, truth in zip(as_tensors(held.stack(size)[0]), held.labels, strict=True):
                 with torch.no_grad():
                     logits = head(representation.features(image[None].to(device)))
                 box = Box.of(*truth.shape, size)
@@ -247,9 +247,9 @@ def pixel_loss(
 
 
 class _Feed:
-    """Draws batches of features with their labels: from memory when images stay as they are, else read anew.
+    """Splits batches of features with their labels: from memory when images stay as they are, else read anew.
 
-    How a image is changed, the first time and every other, is decided by the seed and the image alone: neither
+    How an image is changed, the first time and every other, is decided by the seed and the image alone: neither
     labels nor the other shots have a say, so that what was read of it for one fit (represent/cache.py) serves others.
     """
 
@@ -323,7 +323,7 @@ def device_of(representation: Representation) -> torch.device:
 
 
 def chance_of(image: torch.Tensor, seed: int) -> torch.Generator:
-    """Random numbers that a image and a seed alone decide."""
+    """Random numbers that an image and a seed alone decide."""
     digest = hashlib.sha256(f"{seed}/{tuple(image.shape)}".encode() + image.contiguous().numpy().tobytes())
     return torch.Generator().manual_seed(int(digest.hexdigest()[:12], 16))
 

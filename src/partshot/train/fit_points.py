@@ -24,7 +24,7 @@ from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
 from partshot.heads.linear import Linear
 from partshot.ops.hypercolumn import at_pixels
-from partshot.ops.images import as_images
+from partshot.ops.images import as_tensors
 from partshot.ops.precision import Precision, is_bf16
 from partshot.parts import IGNORE
 from partshot.pyramid import Pyramid
@@ -143,7 +143,7 @@ def read_points(
     Arguments and errors as of `fit_points`.
     """
     images, labels = shots.stack(size)
-    images, labels = as_images(images), torch.from_numpy(labels).long()
+    images, labels = as_tensors(images), torch.from_numpy(labels).long()
     known_pixels(labels)
     device = device_of(representation)
     dtype = torch.bfloat16 if is_bf16(recipe.precision, device) else torch.float32

@@ -24,7 +24,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from partshot.errors import BadRecipe
-from partshot.objective import Game, Turn
+from partshot.objective import Objective, Phase
 from partshot.ops.precision import Precision, best_device, is_bf16
 from partshot.recipe import Recipe
 from partshot.train.checkpoint import load_checkpoint, save_checkpoint, sweep
@@ -56,14 +56,14 @@ class LoopRecipe(Recipe):
 
 
 def run_loop(
-    game: Game,
+    game: Objective,
     recipe: LoopRecipe,
     out: Path,
     title: str,
     fingerprint: str,
     journal_every: int | None = None,
     quiet: bool = False,
-    show: Callable[[Game, int], None] | None = None,
+    show: Callable[[Objective, int], None] | None = None,
 ) -> None:
     """Plays the game to its horizon; afterwards its modules hold the final weights.
 
@@ -95,7 +95,7 @@ def run_loop(
         return
     # Other processes play copies of the game, so it is read here too: before, to refuse a wrong checkpoint, or to find
     # the run done, without starting any; and after, for what they have learned.
-    optimizers = _optimizers(game.turns())
+    optimizers = _optimizers(game.phases())
     card = load_checkpoint(run.checkpoint, game.modules, optimizers, run.fingerprint)
     if card is None or card["step"] < recipe.steps:
         _fabric(recipe).launch(_play, game, recipe, run)
@@ -111,7 +111,7 @@ class _Run:
     fingerprint: str
     journal_every: int
     quiet: bool
-    show: Callable[[Game, int], None] | None
+    show: Callable[[Objective, int], None] | None
     step: int = 0
     seconds: float = 0.0
     # name -> [sum, count] since the last line of the journal.
@@ -135,10 +135,10 @@ class _Run:
         self.step, self.seconds, self.tally = card["step"], card["seconds"], card["tally"]
 
 
-def _play(fabric: Fabric, game: Game, recipe: LoopRecipe, run: _Run) -> None:
+def _play(fabric: Fabric, game: Objective, recipe: LoopRecipe, run: _Run) -> None:
     """The story of a run, in one process of it."""
     first = fabric.global_rank == 0
-    turns = game.turns()
+    turns = game.phases()
     optimizers = _optimizers(turns)
 
     # The networks go to the device; 4-D weights lie channels_last, which convolutions prefer.
@@ -211,7 +211,7 @@ def _play(fabric: Fabric, game: Game, recipe: LoopRecipe, run: _Run) -> None:
     fabric.barrier()
 
 
-def _take(fabric: Fabric, turn: Turn, batch: Any) -> torch.Tensor:
+def _take(fabric: Fabric, turn: Phase, batch: Any) -> torch.Tensor:
     """One turn: loss, gradients, their mean over the processes, step. Returns the loss, detached."""
     turn.optimizer.zero_grad(set_to_none=True)
     with fabric.autocast():
@@ -243,7 +243,7 @@ def _fabric(recipe: LoopRecipe) -> Fabric:
         raise BadRecipe(f"devices = {recipe.devices}: {str(error).splitlines()[0]}; run: partshot doctor") from error
 
 
-def _optimizers(turns: Sequence[Turn]) -> dict[str, Optimizer]:
+def _optimizers(turns: Sequence[Phase]) -> dict[str, Optimizer]:
     """Each optimizer once, under the first turn that steps it."""
     named: dict[str, Optimizer] = {}
     for turn in turns:
@@ -269,7 +269,7 @@ def _mixed(seed: int, images: int, rank: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def _refuse_nonfinite(run: _Run, turns: Sequence[Turn], recipe: LoopRecipe) -> None:
+def _refuse_nonfinite(run: _Run, turns: Sequence[Phase], recipe: LoopRecipe) -> None:
     """BadRecipe when a loss since the last line, or a weight, is NaN or infinite; nothing of it is saved then."""
     wrong = [t.name for t in turns if t.name in run.tally and not math.isfinite(run.tally[t.name][0])]
     params = [p for t in turns for group in t.optimizer.param_groups for p in group["params"]]

@@ -17,7 +17,7 @@ from partshot.represent.encoders import ENCODERS, default_encoder, load_encoder
 from partshot.train.distill_recipe import PRESETS, Distill
 
 AUTO = "auto"
-STUDENT = "swift"
+STUDENT = "fast-unet"
 """What is trained where no pretrained encoder is on the machine."""
 
 # Presets of students that start from a pretrained encoder, and what takes their place where none is on the machine.
