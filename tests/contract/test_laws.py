@@ -31,7 +31,7 @@ from partshot.represent.stylegan import StyleGAN, load_stylegan
 from partshot.train.fit_head import FitHead, class_weights, fit_head, pixel_loss
 
 # What is made of the catalog's, too.
-NAMES = [*REPRESENTATIONS, "random+position", "pixels,random", "random[4-8]+position", "reduced"]
+NAMES = [*REPRESENTATIONS, "random+position", "pixels,random", "random[4-8]+position", "reduced", "stylegan2, reduced"]
 # Small examples of the names that need more than a name.
 FULL_NAMES = {"timm": "timm:resnet10t", "encoder": "efficientnet-lite0"}
 SIZE = 32
@@ -46,6 +46,7 @@ def opened(tmp_path_factory):
     nets = {"stylegan1": stylegan1.Generator, "stylegan2": stylegan2.Generator}
     found = {name: drawing(folder / name, net) for name, net in nets.items()}
     found["reduced"] = reduced_on(open_representation("random[4-8]+position"), some_images())
+    found["stylegan2, reduced"] = reduced_on(found["stylegan2"], some_images(), 4)
 
     def get(name):
         if name == "encoder" and not is_here(FULL_NAMES[name]):

@@ -15,7 +15,10 @@ from partshot.ops.images import as_tensors
 from partshot.parts import IGNORE
 from partshot.represent.pixels import Pixels
 from partshot.represent.position import Positioned
+from partshot.represent.reduced import Reduced
+from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Segmenter
+from partshot.tasks.sample import embedded_shots, latents_of_names
 from partshot.toy.dataset import toy_shots
 from partshot.train.fit_points import FitPoints, fit_points
 
@@ -94,3 +97,16 @@ def test_a_segmenter_of_points_survives_saving(shots, tmp_path, head):
     assert a.labels.shape == (40, 40) and np.array_equal(a.probabilities, b.probabilities)
     stack = np.stack(images)
     assert torch.equal(first.soft_labels(stack).shares, second.soft_labels(stack).shares)
+
+
+def test_the_components_of_a_generators_maps_are_read_from_latents(tmp_path):
+    generator, faces = load_stylegan(), embedded_shots().subset(range(2))
+    latents = latents_of_names(generator, faces)
+    reads = Reduced(generator, 4).take_drawn(range(4))
+    recipe = RECIPE.changed(steps=200)
+    first = Segmenter(reads, faces.parts, "mlp-pair", generator.size, recipe).fit(faces, quiet=True, latents=latents)
+    second = Segmenter.load(first.save(tmp_path / "saved"))
+    assert second.representation.spec == reads.spec
+    found, again = (one.predict(faces.images, latents) for one in (first, second))
+    assert np.mean([(a.labels == b).mean() for a, b in zip(found, faces.labels, strict=True)]) > 0.8
+    assert all(np.array_equal(a.probabilities, b.probabilities) for a, b in zip(found, again, strict=True))
