@@ -81,7 +81,7 @@ def generator_rows(generator: StyleGAN, seed: int) -> dict[str, Method]:
         return reading(generator, Segmenter(generator, shots.parts, HEAD, generator.size, recipe), shots)
 
     def new(head: str, shots: Shots) -> Predictor:
-        found = Reduced(generator, components_for(len(shots))).take_drawn(range(UNLABELED))
+        found = Reduced(generator, components_for(len(shots))).take_generated(range(UNLABELED))
         return reading(generator, Segmenter(found, shots.parts, head, generator.size, FIT.changed(seed=seed)), shots)
 
     return {
@@ -112,8 +112,8 @@ def encoder_row(seed: int) -> Method:
     sided = one_sided(np.stack(plain))
 
     def fit(shots: Shots) -> Predictor:
-        pictures = partial(resize_images, plain)
-        return predictor(frozen_reader(shots, pictures, seed, sided, name=USUAL.representation, recipe=FIT))
+        images = partial(resize_images, plain)
+        return predictor(frozen_reader(shots, images, seed, sided, name=USUAL.representation, recipe=FIT))
 
     return fit
 

@@ -1,4 +1,4 @@
-"""The generator's road on real images: few-shot by inversion, and auto-shot, beside the encoder's (bench_packs.py).
+"""The generator route on real images: few-shot by inversion, and auto-shot, beside the encoder's (bench_packs.py).
 
 The generator is trained on the pack's unlabeled images first:
 
@@ -6,7 +6,7 @@ The generator is trained on the pack's unlabeled images first:
     python bench/bench_generator.py --trained trained-wbc [--pack wbc] [--ks 1,5,10] [--seeds 0,1,2,3,4]
 
 The same splits, the same `val` and the same measure as there. Labeled images and those to measure on are inverted;
-students learn from what the generator splits, at 128 px. Writes bench/results/generator.md with the sample grid.
+students learn from what the generator generates, at 128 px. Writes bench/results/generator.md with the sample grid.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from bench_packs import DATA, FIT, RESULTS, WHAT, numbers, read_rows
+from bench_packs import DATA, RESULTS, WHAT, numbers, read_rows
 from partshot.artifact import read_card
 from partshot.benchmark.auto_shot import AutoShot
 from partshot.benchmark.kshot import kshot, table_to_dict, table_to_markdown, tabulate
@@ -24,6 +24,7 @@ from partshot.data.shots import load_shots
 from partshot.machine import available_cores
 from partshot.represent.stylegan import load_stylegan
 from partshot.train.distill_recipe import PRESETS
+from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.journal import Journal
 
 
@@ -41,7 +42,9 @@ def main() -> None:
     split = json.loads((DATA / args.pack / "split.json").read_text())
     pool, test = (load_shots(DATA / args.pack, names=split[part]) for part in ("train", "val"))
     splits = {int(k): {int(s): names for s, names in by.items()} for k, by in split["fewshot"].items()}
-    auto = AutoShot(out, generator, PRESETS["auto-shot"].changed(kimg=12), FIT, own=False)
+    auto = AutoShot(
+        out, generator, PRESETS["auto-shot"].changed(kimg=12), FIT_PRESETS["fast"].changed(images=600), own=False
+    )
     journal = Journal(out / "rows.jsonl")
     journal.rewind(0)
     methods = {"auto-shot": auto.auto_shot, "few-shot, inverted": auto.few_shot}
@@ -61,14 +64,14 @@ def report(pack: str, trained: Path, table: dict, text: str, seeds) -> None:
     encoder = json.loads((RESULTS / "packs.json").read_text())["tables"][pack]
     lines = [f"| {m} | " + " | ".join(f"{c['miou']:.3f}" for c in by.values()) + " |" for m, by in encoder.items()]
     page = [
-        f"# The generator's road: {pack}",
+        f"# The generator route: {pack}",
         "",
         WHAT,
         f"A StyleGAN2 of {card['size']} px, {card['kimg']:g} thousand of {card['images']} unlabeled images seen; "
-        f"splits {', '.join(map(str, seeds))}. What it splits: ![samples](generator_{pack}.png)",
+        f"splits {', '.join(map(str, seeds))}. Generated images: ![samples](generator_{pack}.png)",
         "",
         text,
-        "The encoder's road and the rivals (packs.md), five splits:",
+        "The encoder route and the rivals (packs.md), five splits:",
         "",
         "| mIoU | k = 1 | k = 5 | k = 10 |\n|---|---|---|---|",
         *lines,

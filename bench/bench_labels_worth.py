@@ -1,7 +1,7 @@
 """How many labels a supervised U-Net needs to match ours with one and with ten (ReGAN, figure 6: 150 and 500).
 
 Ours are auto-shot students: one or ten faces that the embedded generator drew are labeled, a few-shot head labels
-thousands that it splits, a student learns those and has to say the same of 600 plain faces however they are changed.
+thousands that it generates, a student learns those and has to say the same of 600 plain faces however they are changed.
 The rival is the same network, a residual U-Net, trained by the same recipe on 1 to 1,000 drawn faces with exact masks,
 with strong and with weak augmentation, of which the better counts.
 Measured is ReGAN's weighted IoU on 200 drawn faces of 64 px. Between two counts the curve is a line over log(labels).

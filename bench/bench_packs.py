@@ -59,10 +59,10 @@ _OF_TABLES = {"mean teacher, unet-resnet18 of moco": "MoCo student, U-Net, GPU",
 def main() -> None:
     """Measures what is missing, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packs", type=_names, default=PACKS)
-    parser.add_argument("--ks", type=_numbers, default=KS)
-    parser.add_argument("--splits", type=_numbers, default=SPLITS)
-    parser.add_argument("--rows", type=_names, default=("pretrained student", "pretrained frozen", "random student"))
+    parser.add_argument("--packs", type=names, default=PACKS)
+    parser.add_argument("--ks", type=numbers, default=KS)
+    parser.add_argument("--splits", type=numbers, default=SPLITS)
+    parser.add_argument("--rows", type=names, default=("pretrained student", "pretrained frozen", "random student"))
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes, of one thread each")
     parser.add_argument("--out", type=Path, default=Path("bench/work/packs"))
     args = parser.parse_args()
@@ -75,11 +75,13 @@ def main() -> None:
     report(args.out)
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names(text: str) -> tuple[str, ...]:
+    """Of an option with commas between."""
     return tuple(text.split(","))
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def numbers(text: str) -> tuple[int, ...]:
+    """Of an option with commas between."""
     return tuple(map(int, text.split(",")))
 
 

@@ -1,4 +1,4 @@
-"""How fast StyleGAN2 splits and trains here, beside the PyPI package stylegan2-pytorch in the same run.
+"""How fast StyleGAN2 generates and trains here, beside the PyPI package stylegan2-pytorch in the same run.
 
 64 px, the same channels in every block (32 at 64 px up to 512 at 4 px; the discriminator twice as many), the same
 batch, two threads. Synthesis is one call under no_grad; a training step is the discriminator's turn and the generator's

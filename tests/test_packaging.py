@@ -48,3 +48,30 @@ def test_train_extra_names_everything_the_package_imports():
 def test_core_stays_light(heavy):
     """Predicting and serving need only the core."""
     assert heavy not in named(PROJECT["dependencies"])
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "bench").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_import_names_that_exist(script):
+    """A benchmark that takes hours must not fail at its first line. Read from sources: importing takes longer."""
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not node.module.startswith(("partshot.", "bench_")):
+            continue
+        folder = ROOT / ("bench" if node.module.startswith("bench_") else "src")
+        path = folder / f"{node.module.replace('.', '/')}.py"
+        path = path if path.exists() else path.with_suffix("") / "__init__.py"
+        known = {
+            alias.asname or alias.name for n in ast.parse(path.read_text()).body for alias in getattr(n, "names", ())
+        }
+        known |= defined(path)
+        assert {alias.name for alias in node.names} <= known | {p.stem for p in path.parent.glob("*.py")}, node.module
+
+
+def defined(path: Path) -> set[str]:
+    """Names that a module assigns or defines at its top level."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        found |= {name.id for target in targets if target for name in ast.walk(target) if isinstance(name, ast.Name)}
+        found |= {node.name} if hasattr(node, "name") else set()
+        found |= {alias.asname or alias.name for alias in getattr(node, "names", ())}
+    return found

@@ -1,4 +1,4 @@
-"""auto-shot: the road by way of a generator. A few of its own images are labeled, and it splits and labels thousands.
+"""auto-shot: the road by way of a generator. A few of its own images are labeled, and it generates and labels thousands.
 
 The rows that the demo and the benchmarks show of it. auto_shot: a student that learns from what the generator drew and
 the few-shot head labeled, and needs no generator afterwards (ReGAN). few_shot: that head itself, which reads given
@@ -34,7 +34,7 @@ _BATCH = 16
 class AutoShot:
     """The rows of one generator.
 
-    folder: where students are trained, one sub-folder each. generator: splits and reads. recipe: the
+    folder: where students are trained, one sub-folder each. generator: generates and reads. recipe: the
     student's. fit: of the head. own: whether the labeled images are the generator's,
     under the names of sample.sample_name; others are inverted. drawn: how many images the student learns from.
     head: a name of catalog.HEADS. images: plain ones, uint8 [n, s, s, 3] at the recipe's size, that the student sees

@@ -44,7 +44,7 @@ from partshot.train.progress import say
 from partshot.train.student_choice import STUDENT
 
 EMBEDDED_TOY = "toy-face"
-"""The toy that the embedded generator splits."""
+"""The toy that the embedded generator generates."""
 
 
 class BenchRecipe(Recipe):
@@ -205,7 +205,7 @@ class MethodBuilder:
         return Entry(name, method, recipes, source=source)
 
     def inverted(self, name: str, layers: str = "regan", steps: int | None = None) -> Entry:
-        """A head on what a generator splits the images from, found by inversion."""
+        """A head on the latents of images, found by inversion."""
         recipe = INVERT_PRESETS["fast"].changed(steps=steps or self.recipe.steps)
         fit = self.fit.changed(augment=None)
 

@@ -82,7 +82,7 @@ def pretraining(every: MethodBuilder) -> list[Entry]:
 
 
 def gan_images(every: MethodBuilder) -> list[Entry]:
-    """The same encoder, trained on real images and on what a generator splits."""
+    """The same encoder, trained on real images and on what a generator generates."""
     _need_generator(every, "gan-images")
     drawn = every.work / "images" / f"drawn-{every.drawn_by}"
     draw = partial(sample, every.generator, drawn, _DRAWN, _DRAWN_SEED, 1.0, every.quiet)
