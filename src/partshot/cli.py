@@ -232,9 +232,10 @@ def distill(
     ] = None,
     size: Size = None,
     kimg: Kimg = None,
-    drawn: Annotated[
-        int, typer.Option(min=1, help="Labeled images that a teacher draws, if it reads a generator.")
+    generated: Annotated[
+        int, typer.Option(min=1, help="Labeled images that a teacher generates, if it reads a generator.")
     ] = 2000,
+    drawn: Annotated[int | None, typer.Option(hidden=True, help="The name of --generated in partshot 0.1.")] = None,
     start: Annotated[
         Path | None, typer.Option(help="Weights to begin with: a student, a trained encoder of its net, or a file.")
     ] = None,
@@ -249,8 +250,8 @@ def distill(
     """Train a fast student on all images."""
     fetch_weights([student], download, accept_license)
     task = task_of("distill")
-    options = {"student": student, "preset": preset, "size": size, "kimg": kimg, "drawn": drawn, "seed": seed}
-    options |= {"start": start, "snapshots": snapshots}
+    options = {"student": student, "preset": preset, "size": size, "kimg": kimg, "seed": seed, "start": start}
+    options |= {"generated": drawn or generated, "snapshots": snapshots}
     show(task(images, labels, out, teacher=teacher, **options, rgb_masks=rgb_masks))
 
 
@@ -388,7 +389,7 @@ def run(
     fetch_weights([representation, student], download, accept_license)
     task = task_of("run")
     options = {"representation": representation, "size": size, "minutes": minutes, "student": student, "seed": seed}
-    options |= {"auto_minutes": auto_minutes, "previewed": preview, "compacted": compact, "check_masks": check_masks}
+    options |= {"auto_minutes": auto_minutes, "preview": preview, "compact": compact, "check_masks": check_masks}
     show(task(images, labels, out, **options, rgb_masks=rgb_masks, dry_run=dry_run, cache=cache))
 
 

@@ -156,7 +156,7 @@ def test_a_preset_grows_to_any_size():
 def test_a_generator_is_trained_on_drawn_images_and_shows_samples(tmp_path, monkeypatch):
     small = PRESETS["toy-face-64"].changed(size=32, kimg=0.032, batch=8, grow=((16, 0.5),))
     monkeypatch.setitem(PRESETS, "toy-face-64", small)
-    monkeypatch.setitem(task.GENERATED, "toy-face-64", ("faces", 50, 7))
+    monkeypatch.setitem(task.DRAWN, "toy-face-64", ("faces", 50, 7))
     options = {"preset": "toy-face-64", "quiet": True}
     made = pretrain("stylegan2", None, tmp_path / "out", **options)
     card = read_card(made)

@@ -15,10 +15,9 @@ from partshot.data.shots import Shots
 from partshot.inference.exported_model import ExportedModel
 from partshot.metrics import score
 from partshot.segmenter import Student
-from partshot.tasks.distill import train_student
 from partshot.tasks.export import export
+from partshot.tasks.train_student import Teachers, Training, train_student
 from partshot.train.distill_recipe import PRESETS
-from partshot.train.student_choice import STUDENT
 
 _COMPARED, _SECONDS, _AT_ONCE = 64, 2.0, 8
 
@@ -42,7 +41,7 @@ def compact(
     recipe = PRESETS["compact"]
     recipe = recipe.one_sided() if one_sided else recipe
     small = resize_images(list(images), recipe.size)
-    trained = train_student(shots, recipe, out, small, large, STUDENT, seed, quiet)
+    trained = train_student(shots, recipe, out, small, Training(seed=seed), Teachers(large), quiet)
     file = onnx.with_name("compact.onnx")
     export(trained, file, shots.images)
     some = list(images[:: max(1, len(images) // _COMPARED)][:_COMPARED])

@@ -16,7 +16,7 @@ from functools import partial
 from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
 from partshot.represent.spec import Representation
-from partshot.tasks.fit import HEAD, estimated
+from partshot.tasks.fit import HEAD, leave_one_out_score
 from partshot.train.fit_head import FitHead
 from partshot.train.progress import say
 
@@ -46,7 +46,7 @@ _IMAGES = 300
 class Candidate:
     """name: of the representation, its layers included. opened: gives it. head: a name of catalog.HEADS.
 
-    seconds: about how long opening takes, as training an encoder does. favor: mean IoU that is added to what is found
+    seconds: about how long opening takes, as training an encoder does. bonus: mean IoU that is added to what is found
     of it, for what other images have shown.
     """
 
@@ -54,7 +54,7 @@ class Candidate:
     opened: Callable[[], Representation]
     head: str = HEAD
     seconds: float = 0.0
-    favor: float = 0.0
+    bonus: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.head} on {self.name}"
@@ -78,8 +78,8 @@ class Choice:
         """A sentence for people: what was taken, and what was found of all."""
         if not self.tried:
             return f"{self.taken}: one labeled image leaves none to compare on, so the first of the order is taken"
-        ranking = sorted(self.tried, key=lambda one: -one[1] - one[0].favor)
-        found = ", ".join(f"{candidate} {miou:.2f}{_favor(candidate)}" for candidate, miou in ranking)
+        ranking = sorted(self.tried, key=lambda one: -one[1] - one[0].bonus)
+        found = ", ".join(f"{candidate} {miou:.2f}{_bonus(candidate)}" for candidate, miou in ranking)
         close = "" if ranking[0][0] is self.taken else f"; less than {_MARGIN:g} apart counts as equal"
         late = f"; too little time left for {', '.join(map(str, self.untried))}" if self.untried else ""
         alone = ", the only one there was time for" if self.untried and len(self.tried) == 1 else ""
@@ -120,18 +120,18 @@ def choose(
             untried.append(candidate)
             continue
         reads, started = candidate.opened(), time.monotonic()
-        miou = estimated(reads, candidate.head, shots, short, size).miou_nan
+        miou = leave_one_out_score(reads, candidate.head, shots, short, size).miou_nan
         tried.append((candidate, miou))
         say(f"auto: {candidate}: {miou:.2f}; {_spent(time.monotonic() - began, seconds)}", quiet)
         slowest = max(slowest, time.monotonic() - started)
-    best = max(miou + candidate.favor for candidate, miou in tried)
-    equals = [candidate for candidate, miou in tried if miou + candidate.favor >= best - _MARGIN]
-    taken = max(equals, key=lambda candidate: candidate.favor)
+    best = max(miou + candidate.bonus for candidate, miou in tried)
+    equals = [candidate for candidate, miou in tried if miou + candidate.bonus >= best - _MARGIN]
+    taken = max(equals, key=lambda candidate: candidate.bonus)
     return Choice(taken, tuple(tried), tuple(untried), seconds, time.monotonic() - began)
 
 
-def _favor(candidate: Candidate) -> str:
-    return f" (and {candidate.favor:g} for what other images have shown)" if candidate.favor else ""
+def _bonus(candidate: Candidate) -> str:
+    return f" (and {candidate.bonus:g} for what other images have shown)" if candidate.bonus else ""
 
 
 def _spent(took: float, given: float | int) -> str:
