@@ -72,7 +72,7 @@ def test_a_run_stopped_halfway_goes_on(folder, tmp_path, monkeypatch):
 
     # Stopped after the loop, before the representation was written.
     with monkeypatch.context() as patch:
-        patch.setattr("partshot.tasks.pretrain._as_it_is_read", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("partshot.tasks.pretrain._calibrated", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(folder, tmp_path / "cut")
     assert not (tmp_path / "cut" / "representation").exists()
@@ -182,7 +182,7 @@ def test_a_trained_generator_is_gone_on_with(tmp_path):
     # What was made from another start is another run.
     with pytest.raises(BadArtifact, match="another recipe"):
         pretrain("stylegan2", images, tmp_path / "second", start=made, **given)
-    with pytest.raises(BadRecipe, match="first/representation: draws 32 px, and --size 64 was given"):
+    with pytest.raises(BadRecipe, match="first/representation: generates 32 px, and --size 64 was given"):
         pretrain("stylegan2", images, tmp_path / "third", start=first, **{**given, "size": 64})
     with pytest.raises(BadRecipe, match="--start is for stylegan1 and stylegan2"):
         pretrain("simsiam", images, tmp_path / "third", start=first, **given)

@@ -261,7 +261,7 @@ def test_auto_chooses_says_why_and_keeps_to_it(toy, tmp_path, monkeypatch):
     assert len(tried) == len(auto.READY)
     assert Segmenter.load(tmp_path / "out" / "segmenter").head_name == "linear"
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "linear on random+position: mean IoU of left-out shots: linear on random+position 0.90" in page
+    assert "linear on random+position: mean IoU in cross-validation: linear on random+position 0.90" in page
     assert "too little time left for cnn-s on moco+position" in page
     ran(toy, tmp_path / "out", representation="auto", auto_minutes=10)
     assert len(tried) == len(auto.READY)

@@ -36,9 +36,9 @@ LONG = "small-folder-long"
 FURTHER = "further"
 # Images for BatchNorm's statistics; more change nothing.
 CALIBRATED_ON = 256
-# Presets that train on drawn toys: kind, how many, seed.
+# Presets that train on toy images: kind, how many, seed.
 _FACES = "faces", 10_000, 7
-DRAWN = {"toy-face-64": _FACES, "toy-face-64-further": _FACES}
+TOY_PRESETS = {"toy-face-64": _FACES, "toy-face-64-further": _FACES}
 # Share of a run after which resolution no longer grows.
 _GROWN = 0.9
 # Images across and down in a grid of samples.
@@ -83,7 +83,7 @@ def pretrain(
 ) -> Path:
     """Trains a pretext on a folder of images; returns out/representation, for `open_representation`.
 
-    pretext: a name of `catalog.PRETEXTS`. images: the folder; None for a preset that draws toy images (DRAWN). preset:
+    pretext: a name of `catalog.PRETEXTS`. images: the folder; None for a preset that makes toy images (TOY_PRESETS). preset:
     a row of the pretext's table; None takes DEFAULT. changes: options by name. Images that cannot be read are left out
     with a warning. A generator writes sample grids to out/samples/. Resumes a stopped training.
 
@@ -96,10 +96,10 @@ def pretrain(
         start = Artifact.load(inside(options.start, "representation"), kind="representation")
         _refuse_start(options.start, start.card, pretext, options.size)
     recipe = _recipe(pretext, preset, options, start)
-    if images is None and preset not in DRAWN:
-        raise BadRecipe(f"--images is missing; only these presets draw their own images: {', '.join(DRAWN)}")
+    if images is None and preset not in TOY_PRESETS:
+        raise BadRecipe(f"--images is missing; only these presets make their own images: {', '.join(TOY_PRESETS)}")
     paths = [] if images is None else list_images(images, options.leave_out)
-    source = f"drawn {DRAWN[preset]}" if images is None else _listing(paths)
+    source = f"toys {TOY_PRESETS[preset]}" if images is None else _listing(paths)
     since = "" if start is None else f"/{start.card['sha256']}"
     fingerprint = hashlib.sha256(f"{recipe.fingerprint}/{options.seed}/{source}{since}".encode()).hexdigest()[:12]
     folder = Path(out) / "representation"
@@ -111,7 +111,7 @@ def pretrain(
     if earlier is not None:
         return earlier.save(folder)
 
-    stack = _drawn(preset, recipe.size, quiet) if images is None else _read(paths, recipe.size)
+    stack = _toy_images(preset, recipe.size, quiet) if images is None else _read(paths, recipe.size)
     if isinstance(recipe, StyleGAN2Recipe) and one_sided(stack):
         recipe = recipe.changed(flip=False)
     objective = lookup(PRETEXTS, pretext, "pretext")(stack, recipe, options.seed)
@@ -164,8 +164,8 @@ def _read(paths: Sequence[Path], size: int) -> np.ndarray:
     return stack.images
 
 
-def _drawn(preset: str, size: int, quiet: bool) -> np.ndarray:
-    kind, count, seed = DRAWN[preset]
+def _toy_images(preset: str, size: int, quiet: bool) -> np.ndarray:
+    kind, count, seed = TOY_PRESETS[preset]
     images = np.empty((count, size, size, 3), np.uint8)
     with Ticker(f"draw {kind}", count, 0, quiet) as ticker:
         for i in range(count):

@@ -127,7 +127,7 @@ def train_student(
     if begin is not None:
         start_from(net, begin, source)
     objective = _objective(net, shots, recipe, images, labels)
-    # Generated images say nothing of the size of the images to come.
+    # The size of generated images is not that of the images to predict.
     native = shots.native if labels.generated is None else None
     card = {"fingerprint": fingerprint, "recipe": recipe.model_dump(mode="json")}
     current = partial(_current, objective, student, shots, recipe, images, native, card)
