@@ -1,4 +1,4 @@
-"""export: from a student on disk to one ONNX file, refused unless onnxruntime agrees with torch."""
+"""export: writes a student as one ONNX file, and fails unless onnxruntime agrees with torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +21,6 @@ def export(student: Path | str | Student, out: Path | str, sample: Sequence[np.n
 
 
 def _trained(folder: Path) -> Path:
-    # What `distill` and `run` are given as --out holds the student further inside.
+    # The --out of `distill` and `run` holds the student in a subfolder.
     inside = (folder / "student", folder / "distill" / "student")
     return next((path for path in inside if standing(path).exists()), folder)

@@ -79,11 +79,11 @@ class PredictOptions(Recipe):
     overlays: also write the images with their parts in color, as out/overlays/STEM.jpg. confidence: also write each
     label's probability times 255, as out/confidence/STEM.png. batch: images of one size that are predicted together.
     overwrite: predict again what is there. window: side in pixels of the overlapping windows in which images are
-    predicted; "off": all images whole; "auto": images at most twice as large as those that the model was trained on,
-    or all if the model does not know their size, whole, and others in windows of that size. scale: by what factor windows are
-    enlarged, or several factors, as in "0.5,1,2", whose probabilities are averaged. max_megapixels: larger images are
-    skipped. refined: labels are moved to the edges of the image (a guided filter), where the image is larger than the
-    network's input; images of more than 4 megapixels that are predicted whole are shrunk to that first.
+    predicted; "off": all images whole; "auto": images at most twice as large as those that the model was trained on, or
+    all if the model does not know their size, whole, and others in windows of that size. scale: by what factor windows
+    are enlarged, or several factors, as in "0.5,1,2", whose probabilities are averaged. max_megapixels: larger images
+    are skipped. refined: labels are moved to the edges of the image (a guided filter), where the image is larger than
+    the network's input; images of more than 4 megapixels that are predicted whole are shrunk to that first.
     """
 
     overlays: bool = False

@@ -1,8 +1,7 @@
-"""preview: first masks of a folder within a minute, by a frozen pretrained encoder, while the student is still to come.
+"""preview: first masks of a folder within a minute, by a frozen pretrained encoder, before the student is trained.
 
-A small head is fitted to the labeled images in seconds and labels the folder, an even part of it first, for as long as
-it may. What it writes is marked as a preview in the manifest of the folder, so that the student's masks replace all of
-it; its quality is told nowhere, since it is not what is delivered.
+A small head is fitted to the labeled images in seconds and predicts the folder, evenly spaced images first, until the
+time is up. The student's masks and report replace these.
 """
 
 import time
