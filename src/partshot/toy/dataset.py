@@ -40,8 +40,8 @@ _NAMES = {
 }  # fmt: skip
 
 KINDS = tuple(_DRAW)
-"""faces has the ten classes of ReGAN. faces-lr has the same images with separate classes for left and right eye, eyebrow
-and ear."""
+"""faces has the ten classes of ReGAN. faces-lr has the same images, with left and right eyes, eyebrows and ears as
+separate classes."""
 
 SIZES = (32, 512)
 """Smallest and largest side in pixels. Below, an eye is smaller than a pixel; above, the drawings lack detail."""
