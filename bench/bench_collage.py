@@ -37,7 +37,7 @@ from partshot.tasks.sample import embedded_shots
 from partshot.toy.canvas import Canvas
 from partshot.toy.dataset import draw, toy_parts
 from partshot.toy.faces import draw_face
-from partshot.toy.scenery import backdrop, light
+from partshot.toy.scenery import backdrop, illumination
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 
@@ -125,7 +125,7 @@ def scenery(rng: np.random.Generator) -> np.ndarray:
         for left in range(0, WIDTH, TILE):
             canvas = Canvas(TILE)
             backdrop(canvas, rng, [])
-            image[top : top + TILE, left : left + TILE] = canvas.develop(rng, light(rng, TILE), 0.001, 4)[0]
+            image[top : top + TILE, left : left + TILE] = canvas.render(rng, illumination(rng, TILE), 0.001, 4)[0]
     return image
 
 

@@ -338,7 +338,7 @@ def test_pixels_are_pseudo_labeled_where_a_reader_agrees_if_it_does_so_often(toy
 
 def test_images_that_the_reader_did_not_label_are_left_out(toys):
     game = agreeing(toys, 1, agree=0.2)
-    game.reader = SoftLabels(game.reader.ids[::4], game.reader.shares[::4], 10)
+    game.reader = SoftLabels(game.reader.ids[::4], game.reader.probabilities[::4], 10)
     game.read_every = 4
     game.prepare(0.5)
     shown = {bytes(one.numpy()) for _ in range(5) for one in game.batch(seeded(_), 8).plain}

@@ -96,7 +96,7 @@ def test_a_segmenter_of_points_survives_saving(shots, tmp_path, head):
     (a,), (b,) = first.predict(images), second.predict(images)
     assert a.labels.shape == (40, 40) and np.array_equal(a.probabilities, b.probabilities)
     stack = np.stack(images)
-    assert torch.equal(first.soft_labels(stack).shares, second.soft_labels(stack).shares)
+    assert torch.equal(first.soft_labels(stack).probabilities, second.soft_labels(stack).probabilities)
 
 
 def test_the_components_of_a_generators_maps_are_read_from_latents(tmp_path):

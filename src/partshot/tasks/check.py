@@ -16,7 +16,7 @@ import numpy as np
 
 from partshot.data.images import list_images
 from partshot.data.labels import read_labels
-from partshot.data.shots import Pair, classes_beside, mask_files, read_pair
+from partshot.data.shots import Pair, find_classes_json, mask_files, read_pair
 from partshot.errors import BadLabels, BadParts
 from partshot.inference.predictions import write_json
 from partshot.metrics import Score, score
@@ -124,7 +124,7 @@ def check(
 
 
 def _refuse_other_parts(folder: Path, parts: PartSet, labeled: Sequence[Pair]) -> None:
-    path = classes_beside(folder)
+    path = find_classes_json(folder)
     if path is not None and (theirs := PartSet.load(path).names) != parts.names:
         raise BadParts(
             f"{path}: names the parts {', '.join(theirs)}, but those of the masks in {labeled[0].mask.parent} are "

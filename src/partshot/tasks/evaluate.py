@@ -12,7 +12,7 @@ import numpy as np
 from partshot.artifact import replacing_file
 from partshot.data.images import read_image
 from partshot.data.labels import read_labels
-from partshot.data.shots import Pair, find_pairs, parts_beside, read_pair
+from partshot.data.shots import Pair, find_pairs, find_parts, read_pair
 from partshot.errors import BadArtifact, BadLabels, BadParts, nearest
 from partshot.inference.exported_model import ExportedModel
 from partshot.metrics import Score, score
@@ -73,10 +73,10 @@ def evaluate(
 
 def open_model(model: Path, masks: Path) -> tuple[PartSet, Labeler]:
     """The parts of a model and its predict function. masks: the folder of true masks. Errors as above."""
-    theirs = parts_beside(masks)
+    theirs = find_parts(masks)
     if model.is_dir():
         _refuse_other_folders(model)
-        parts = _agreed(parts_beside(model), theirs, model, masks)
+        parts = _agreed(find_parts(model), theirs, model, masks)
         return parts, lambda pair: _read_prediction(model, pair.name, parts)
     if not model.is_file():
         raise BadArtifact(f"{model}: no such file or folder; give student.onnx or a folder of predicted masks")

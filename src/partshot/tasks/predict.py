@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from partshot.artifact import replacing_file
-from partshot.data.images import allowing, image_size, list_images, read_image, write_overlay
+from partshot.data.images import image_size, list_images, pixel_limit, read_image, write_overlay
 from partshot.data.labels import write_labels
 from partshot.errors import BadImage, BadRecipe
 from partshot.inference.exported_model import ExportedModel
@@ -131,7 +131,7 @@ def predict(
     manifest = claim(places, author, paths, options.overwrite, reading)
 
     todo = [path for path in paths if not places.done(path, manifest["since"])]
-    with allowing(options.max_megapixels), Ticker("predicting", total=len(todo), done=0, quiet=quiet) as ticker:
+    with pixel_limit(options.max_megapixels), Ticker("predicting", total=len(todo), done=0, quiet=quiet) as ticker:
         alone = _alone(network, todo, reading)
         together = [path for path in todo if path not in alone]
         skipped = _predict_together(network, together, places, reading, options.batch, ticker)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import nn
 
-from partshot.data.augment import augment, move_labels, move_scores, recolor, transfer_colors, warp_grid
+from partshot.data.augment import augment, photometric, transfer_colors, warp_grid, warp_labels, warp_soft_labels
 from partshot.data.mosaic import mosaic
 from partshot.data.soft_labels import SoftLabels
 from partshot.nets.light_unet import LightUNet
@@ -209,9 +209,9 @@ class Distillation:
         plain = self._read(self.images, chosen, size)
         grid, flipped = warp_grid(many, (size, size), self.recipe.views, rng, self.device)
         moved = F.grid_sample(plain, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-        strong = recolor(moved, self.recipe.views, rng)
+        strong = photometric(moved, self.recipe.views, rng)
         if self._source() == "soft":
-            soft = move_scores(self.soft.read(chosen, size).to(self.device), grid, flipped, self.mirrored_ids)
+            soft = warp_soft_labels(self.soft.read(chosen, size).to(self.device), grid, flipped, self.mirrored_ids)
             return {"strong": strong, "soft": soft}
         views = {"strong": strong, "plain": plain, "grid": grid, "flipped": flipped}
         if asked:
@@ -245,7 +245,7 @@ class Distillation:
             if batch.second is not None:
                 sure &= batch.second == ids
             ids = torch.where(sure, ids, IGNORE)
-        return move_labels(ids, batch.grid, batch.flipped, self.mirrored_ids)
+        return warp_labels(ids, batch.grid, batch.flipped, self.mirrored_ids)
 
     def _lean(self, logits: torch.Tensor) -> torch.Tensor:
         """By how much class weights raise each class's logits over its log posterior, [k, 1, 1].
