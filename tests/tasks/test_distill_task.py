@@ -159,10 +159,10 @@ def test_a_teacher_is_asked_only_when_it_will_be_heard(toy, teacher, tmp_path, m
     assert distilled(toy, tmp_path, teacher=teacher).is_dir()
 
 
-@pytest.mark.parametrize("preset, why", [("default", "reads its own shots"), ("supervised", "the preset hears none")])
-def test_a_teacher_that_is_not_heard_is_told(toy, teacher, tmp_path, monkeypatch, preset, why):
+@pytest.mark.parametrize("preset, why", [("default", "on its own labeled images"), ("supervised", "the preset uses none")])
+def test_an_unused_teacher_is_reported(toy, teacher, tmp_path, monkeypatch, preset, why):
     monkeypatch.setattr(task, "MIN_TEACHER_MIOU", 1.01)
-    with pytest.warns(UserWarning, match=f"this teacher is not heard: .*{why}"):
+    with pytest.warns(UserWarning, match=f"this teacher is not used: .*{why}"):
         distilled(toy, tmp_path, teacher=teacher, preset=preset)
 
 
