@@ -51,8 +51,10 @@ class Score:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "Score":
-        """What `to_dict` wrote."""
-        images = tuple((str(name), float(miou)) for name, miou in values["per_image"])
+        """The score that `to_dict` wrote. Earlier versions wrote "per_picture" instead of "per_image"."""
+        values = dict(values)
+        per_image = values.pop("per_picture") if "per_picture" in values else values["per_image"]
+        images = tuple((str(name), float(miou)) for name, miou in per_image)
         counts = np.array(values["confusion"], np.int64)
         return cls(**{**values, "absent": tuple(values["absent"]), "per_image": images, "confusion": counts})
 
