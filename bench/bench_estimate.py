@@ -17,8 +17,8 @@ import torch
 
 from bench_packs import DATA, LIGHT, PACKS, RESULTS, folder_of, pretrained_recipe, read_rows
 from partshot.benchmark.datasets import open_dataset
-from partshot.tasks.distill import facing
 from partshot.tasks.estimate import FOLDS, SHARE, estimate, expected
+from partshot.tasks.train_student import Training, without_flips
 from partshot.workers import workers
 
 KS, SPLITS = (5, 10), (0, 1, 2, 3, 4)
@@ -51,7 +51,7 @@ def measure(pack: str, k: int, split: int, out: Path) -> None:
     images = dataset.images(recipe.size)
     shots = dataset.pool.subset([dataset.pool.names.index(name) for name in dataset.splits[k][split]])
     began = time.monotonic()
-    found = estimate(shots, facing(recipe, images), saved.parent / "folds", images, LIGHT, quiet=True)
+    found = estimate(shots, without_flips(recipe, images), saved.parent / "folds", images, Training(LIGHT), quiet=True)
     row = {"folds": found.folds.miou_nan, "error": found.error, "seconds": time.monotonic() - began}
     saved.write_text(json.dumps(row), encoding="utf-8")
     print(f"{pack} k={k} split={split} {row} {time.strftime('%H:%M')}", flush=True)

@@ -32,7 +32,7 @@ from partshot.represent.reduced import Reduced, components_for
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import StyleGAN, load_stylegan
 from partshot.segmenter import Segmenter
-from partshot.tasks.fit import HEAD, POINTS_HEAD, frozen_reader
+from partshot.tasks.fit import HEAD, POINTS_HEAD, frozen_segmenter
 from partshot.tasks.sample import embedded_shots, latents_of_names
 from partshot.toy.dataset import toy_shots
 from partshot.train.fit_head import PRESETS as HEAD_PRESETS
@@ -113,7 +113,7 @@ def encoder_row(seed: int) -> Method:
 
     def fit(shots: Shots) -> Predictor:
         images = partial(resize_images, unlabeled)
-        return predictor(frozen_reader(shots, images, seed, sided, name=DEFAULT.representation, recipe=FIT))
+        return predictor(frozen_segmenter(shots, images, seed, sided, name=DEFAULT.representation, recipe=FIT))
 
     return fit
 

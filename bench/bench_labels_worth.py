@@ -27,8 +27,8 @@ from partshot.data.augment import PRESETS as AUGMENTS
 from partshot.data.images import resize_images
 from partshot.metrics import score
 from partshot.represent.stylegan import load_stylegan
-from partshot.tasks.distill import train_student
 from partshot.tasks.sample import embedded_shots
+from partshot.tasks.train_student import train_student
 from partshot.toy.dataset import draw, toy_shots
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS

@@ -25,8 +25,8 @@ from partshot.benchmark.kshot import Row, kshot, table_to_dict, tabulate
 from partshot.data.shots import Shots
 from partshot.represent.choose import POSITION
 from partshot.represent.encoders import ENCODERS
-from partshot.tasks.distill import facing, train_student
-from partshot.tasks.fit import ENCODER_LEVELS, frozen_reader
+from partshot.tasks.fit import ENCODER_LEVELS, frozen_segmenter
+from partshot.tasks.train_student import Training, train_student, without_flips
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_points import PRESETS as POINTS
 from partshot.train.forest import Forest
@@ -106,11 +106,11 @@ def _student(name: str, recipe_of: Callable[[str], Distill], with_images: bool =
     def method(dataset: Dataset, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
         recipe = recipe_of(pack)
         images = dataset.images(recipe.size)
-        recipe = facing(recipe, images)
+        recipe = without_flips(recipe, images)
 
         def fit(shots: Shots):
             given = images if with_images else None
-            return predictor(train_student(shots, recipe, folder / "student", given, student=name, quiet=True))
+            return predictor(train_student(shots, recipe, folder / "student", given, Training(name), quiet=True))
 
         return fit
 
@@ -121,7 +121,7 @@ def _frozen(dataset: Dataset, pack: str, folder: Path, split: int) -> Callable[[
     # Loaded before the fit is timed, at the encoder's image size.
     images = dataset.images(256)
     name = f"{ENCODER}{ENCODER_LEVELS}{POSITION}"
-    return lambda shots: predictor(frozen_reader(shots, lambda side: images, name=name))
+    return lambda shots: predictor(frozen_segmenter(shots, lambda side: images, name=name))
 
 
 def _forest(dataset: Dataset, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:

@@ -28,7 +28,7 @@ from partshot.export import export_onnx
 from partshot.inference.exported_model import ExportedModel
 from partshot.metrics import score
 from partshot.nets.student import build_student
-from partshot.tasks.distill import train_student
+from partshot.tasks.train_student import Training, train_student
 from partshot.toy.dataset import toy_parts, toy_shots
 from partshot.train.distill_recipe import PRESETS
 
@@ -121,7 +121,7 @@ def miou(name: str, kimg: float, labels: int) -> float:
     # There are no unlabeled images, so a batch can hold more labeled ones than the preset's.
     recipe = PRESETS["supervised"].changed(size=TRAIN_SIZE[name], kimg=kimg, batch=16)
     with tempfile.TemporaryDirectory() as folder:
-        student = train_student(shots, recipe, Path(folder), student=name)
+        student = train_student(shots, recipe, Path(folder), training=Training(name))
     return score(test.labels, [p.labels for p in student.predict(test.images)], test.parts).miou
 
 

@@ -30,8 +30,8 @@ from partshot.ops.images import as_uint8
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Prediction, Student
-from partshot.tasks.distill import train_student
 from partshot.tasks.sample import sample_name
+from partshot.tasks.train_student import train_student
 from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS
 

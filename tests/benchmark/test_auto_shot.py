@@ -19,7 +19,7 @@ from partshot.represent.invert import InvertRecipe
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import EMBEDDED, StyleGAN, load_stylegan
 from partshot.segmenter import Segmenter
-from partshot.tasks import distill
+from partshot.tasks import train_student
 from partshot.tasks.sample import embedded_shots, latents_of_names, sample_name
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_ensemble import PRESETS as ENSEMBLE_PRESETS
@@ -58,7 +58,7 @@ def test_both_methods_are_fitted_to_generated_images(auto, generator, monkeypatc
     # The head fits its shots, on features that need no inversion.
     seen = auto.teacher(shots).predict(shots.images, latents_of_names(generator, shots))
     assert np.mean([(a.labels == b).mean() for a, b in zip(seen, shots.labels, strict=True)]) > 0.9
-    monkeypatch.setattr("partshot.tasks.distill.run_loop", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("partshot.tasks.train_student.run_loop", lambda *_, **__: pytest.fail("trained again"))
     auto.auto_shot(shots.sample(3, 0))(test.images)
 
 
@@ -82,7 +82,7 @@ def test_an_ensemble_drops_images_on_which_its_members_disagree(auto, generator,
     # The student is trained on the others: a tenth of twelve is one.
     seen = []
     monkeypatch.setattr(
-        "partshot.tasks.distill.Distillation", lambda *given: seen.append(given[7]) or pytest.fail("seen")
+        "partshot.tasks.train_student.Distillation", lambda *given: seen.append(given[7]) or pytest.fail("seen")
     )
     with pytest.raises(pytest.fail.Exception, match="seen"):
         ensemble.student(shots)
@@ -116,7 +116,7 @@ def test_self_training_labels_with_the_first_student_and_starts_from_its_weights
     auto.quiet = False
     auto.config = replace(auto.config, recipe=auto.config.recipe.changed(size=64, self_training=2.0))
     trained, used = [], []
-    loop, generate = distill.run_loop, Segmenter.generate
+    loop, generate = train_student.run_loop, Segmenter.generate
 
     def spy_loop(objective, recipe, out, *given, **named):
         weight = objective.modules["student"].state_dict()["stem.0.weight"].clone()
@@ -127,7 +127,7 @@ def test_self_training_labels_with_the_first_student_and_starts_from_its_weights
         used.append(second)
         return generate(self, *given, second=second)
 
-    monkeypatch.setattr(distill, "run_loop", spy_loop)
+    monkeypatch.setattr(train_student, "run_loop", spy_loop)
     monkeypatch.setattr(Segmenter, "generate", spy_generate)
     student = auto.student(shots)
     (first, *small), (second, *large) = trained
@@ -137,7 +137,7 @@ def test_self_training_labels_with_the_first_student_and_starts_from_its_weights
     assert used[0] is None and used[1].size == 32 and student.size == 64
     assert torch.equal(large[2], used[1].net.state_dict()["stem.0.weight"]) and not torch.equal(large[2], small[2])
     # Finished students are loaded.
-    monkeypatch.setattr(distill, "run_loop", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(train_student, "run_loop", lambda *_, **__: pytest.fail("trained again"))
     auto.student(shots)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from partshot.benchmark.baselines import Baselines, HeadConfig
 from partshot.represent.choose import open_representation
-from partshot.tasks import distill as distilling
+from partshot.tasks import train_student as distilling
 from partshot.tasks.fit import HEAD
 from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS

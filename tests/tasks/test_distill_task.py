@@ -85,7 +85,7 @@ def test_other_settings_are_refused(toy, teacher, whole, change):
     ("given", "hint"),
     [
         ({"preset": "regan-autosot"}, "did you mean 'regan-autoshot'"),
-        ({"student": "swft"}, "did you mean 'fast-unet'"),
+        ({"student": "fast-unte"}, "did you mean 'fast-unet'"),
         ({"size": 40}, "size"),
     ],
 )
@@ -159,7 +159,9 @@ def test_a_teacher_is_asked_only_when_it_will_be_heard(toy, teacher, tmp_path, m
     assert distilled(toy, tmp_path, teacher=teacher).is_dir()
 
 
-@pytest.mark.parametrize("preset, why", [("default", "on its own labeled images"), ("supervised", "the preset uses none")])
+@pytest.mark.parametrize(
+    "preset, why", [("default", "on its own labeled images"), ("supervised", "the preset uses none")]
+)
 def test_an_unused_teacher_is_reported(toy, teacher, tmp_path, monkeypatch, preset, why):
     monkeypatch.setattr(task, "MIN_TEACHER_MIOU", 1.01)
     with pytest.warns(UserWarning, match=f"this teacher is not used: .*{why}"):

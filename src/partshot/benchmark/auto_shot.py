@@ -19,9 +19,9 @@ from partshot.ops.images import as_tensors
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.distill import GENERATED, train_student
 from partshot.tasks.fit import HEAD
 from partshot.tasks.sample import latents_of_names
+from partshot.tasks.train_student import GENERATED, Teachers, Training, train_student
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_ensemble import FitEnsemble
 from partshot.train.fit_head import FitHead
@@ -82,8 +82,10 @@ class AutoShot:
     def student(self, shots: Shots) -> Student:
         """The student: trained, or loaded if an earlier run finished it."""
         config = self.config
-        given = (self.images, self.teacher(shots), config.student, config.seed, self.quiet, config.generated)
-        return train_student(shots, config.recipe, self.training(shots), *given)
+        training = Training(config.student, config.seed)
+        teachers = Teachers(self.teacher(shots), config.generated)
+        folder = self.training(shots)
+        return train_student(shots, config.recipe, folder, self.images, training, teachers, self.quiet)
 
     def training(self, shots: Shots) -> Path:
         """The folder in which the student is trained."""

@@ -3,8 +3,8 @@
 Each method is a function from shots to a predictor, as `kshot.kshot` takes it. A table may show only some of them.
 
 * student: the full method, with few-shot teacher and consistency. If the few-shot teacher is not used (see
-  tasks.distill), it is the same network as "mean teacher": it is trained once, and its fit time counts for the first of
-  the two rows.
+  tasks.train_student), it is the same network as "mean teacher": it is trained once, and its fit time counts for the
+  first of the two rows.
 * head: the few-shot teacher.
 * mean teacher: the student's network with consistency on the unlabeled images, without representation and few-shot
   teacher.
@@ -27,8 +27,12 @@ from partshot.data.shots import Shots
 from partshot.represent.choose import POSITION, open_representation
 from partshot.represent.spec import Representation
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.distill import is_teacher_used, teacher_size, train_student, uses_frozen_reader
 from partshot.tasks.fit import HEAD
+from partshot.tasks.train_student import (
+    is_teacher_used,
+    teacher_size,
+    train_student,
+)
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
@@ -130,9 +134,9 @@ class Baselines:
     def _train(self, name: str, shots: Shots, recipe: Distill, images, teacher) -> Student:
         out = self._run(name, shots)
         # If the student needs a head on its frozen encoder, that is the few-shot teacher here; it is not fitted twice.
-        reader = self.teacher(shots) if uses_frozen_reader(self.student, recipe, shots) else None
-        given = (self.student, self.seed, self.quiet)
-        return train_student(shots, recipe, out, images, teacher, *given, reader=reader)
+        frozen = self.teacher(shots) if needs_frozen_segmenter(self.student, recipe, shots) else None
+        training, teachers = Training(self.student, self.seed), Teachers(teacher, frozen=frozen)
+        return train_student(shots, recipe, out, images, training, teachers, self.quiet)
 
     def _run(self, name: str, shots: Shots) -> Path:
         return folder_of_split(self.folder, name, shots)

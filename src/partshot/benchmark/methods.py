@@ -28,10 +28,10 @@ from partshot.represent.several import Several
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Segmenter
-from partshot.tasks.distill import facing, teacher_size, train_student
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
 from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
 from partshot.tasks.run_auto import LONG_TRAINED_BONUS, READY, TRAINED, Candidate, choose, ready
+from partshot.tasks.train_student import Teachers, Training, teacher_size, train_student, without_flips
 from partshot.train.distill_recipe import PRESETS as DISTILL_PRESETS
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
@@ -39,7 +39,6 @@ from partshot.train.fit_head import FitHead
 from partshot.train.fitting import Fit, fit_presets
 from partshot.train.forest import Forest
 from partshot.train.progress import say
-from partshot.train.student_choice import STUDENT
 
 EMBEDDED_TOY = "toy-face"
 """The toy that the embedded generator was trained on."""
@@ -139,7 +138,7 @@ class MethodBuilder:
     def distill(self) -> Distill:
         """The recipe for training students with consistency on the dataset's unlabeled images."""
         recipe = DISTILL_PRESETS["default"].changed(size=self.student_size, kimg=self.recipe.student_kimg)
-        return facing(recipe, self._images)
+        return without_flips(recipe, self._images)
 
     @property
     def student_size(self) -> int:
@@ -165,8 +164,8 @@ class MethodBuilder:
 
         def method(shots: Shots):
             out = folder_of_split(folder, f"{pretext}-{head}", shots)
-            given = (self._images, teacher(shots), STUDENT, 0, self.quiet)
-            return predictor(train_student(shots, recipe, out, *given))
+            teachers = Teachers(teacher(shots))
+            return predictor(train_student(shots, recipe, out, self._images, teachers=teachers, quiet=self.quiet))
 
         direct = Entry(name, lambda shots: predictor(teacher(shots)), recipes)
         return [direct, Entry(f"{name}, distilled", method, {**recipes, "student": recipe})]
@@ -237,8 +236,8 @@ class MethodBuilder:
         def method(shots: Shots):
             out = folder_of_split(folder, f"{student}-{pretext or 'random'}", shots)
             start = None if pretext is None else self.trained(pretext)
-            given = (self._images, None, student, 0, self.quiet)
-            return predictor(train_student(shots, self.distill, out, *given, start=start))
+            training = Training(student, start=start)
+            return predictor(train_student(shots, self.distill, out, self._images, training, quiet=self.quiet))
 
         name = f"mean teacher, {student}" if pretext is None else f"mean teacher, {student} of {pretext}"
         return Entry(name, method, {**recipes, "student": self.distill})
@@ -254,8 +253,8 @@ class MethodBuilder:
 
         def method(shots: Shots):
             out = folder_of_split(self._students(recipe), "transfer", shots)
-            given = (None, None, STUDENT, 0, self.quiet)
-            return predictor(train_student(shots, recipe, out, *given, start=self._transfer_source))
+            training = Training(start=self._transfer_source)
+            return predictor(train_student(shots, recipe, out, None, training, quiet=self.quiet))
 
         return Entry(name, method, {"student": recipe})
 
@@ -275,7 +274,7 @@ class MethodBuilder:
         source = f"{self.dataset.name}-{self.dataset.fingerprint}" if images is None else folder.parent.name
         out = self.work / "encoders" / f"{pretext}-{source}-{recipe.fingerprint}"
         given = {"preset": self.recipe.preset_of(pretext), "size": self.recipe.size, "kimg": self.recipe.encoder_kimg}
-        return pretrain(pretext, folder, out, **given, quiet=self.quiet, leave_out=left_out)
+        return pretrain(pretext, folder, out, **given, quiet=self.quiet, leave_out=tuple(left_out))
 
     def segmenter(self, opened: Callable[[], Representation], head: str = HEAD) -> Callable[[Shots], Segmenter]:
         """A function that fits a head to shots. It caches the last fit for rows that share it."""
