@@ -65,14 +65,14 @@ def test_an_ensemble_leaves_out_what_its_members_disagree_on(road, generator, tm
     recipe = ENSEMBLE_PRESETS["fast"].changed(pixels=64 * 40)
     auto = AutoShot(tmp_path, generator, road.recipe, recipe, drawn=12, quiet=True, head="ensemble")
     teacher = auto.teacher(shots)
-    everything = teacher.generate(range(50, 62), doubted=0.0)
+    everything = teacher.generate(range(50, 62), discard=0.0)
     with torch.no_grad():
         members = teacher.head_.members(generator.synthesize(generator.sample(range(50, 62)))[1]).double()
     maps = scipy_entropy(members.mean(0), axis=1) - scipy_entropy(members, axis=2).mean(0)
     scores = np.sort(maps.reshape(12, -1), axis=1)[:, -103:].mean(1)
     certain = sorted(np.argsort(scores)[:9])
     # Images are drawn in bf16 where the machine has it, so that scores that lie close may change places.
-    left = teacher.generate(range(50, 62), doubted=0.25)
+    left = teacher.generate(range(50, 62), discard=0.25)
     kept = [everything.names.index(name) for name in left.names]
     assert len(kept) == 9 and kept == sorted(kept) and len(set(kept) & set(certain)) >= 8
     assert np.array_equal(left.labels[0], everything.labels[kept[0]])
@@ -103,8 +103,10 @@ def test_a_second_opinion_counts_as_much_as_the_heads(road, generator):
             return [SimpleNamespace(probabilities=np.stack([0 * shares[0], 0 * shares[0] + 1])) for shares in head]
 
     # Who says the opposite leaves nothing that is sure; who is surer than the head is followed.
-    assert all((labels == IGNORE).all() for labels in teacher.generate(seeds, sure=0.6, second=Contrary()).labels)
-    followed = np.stack(teacher.generate(seeds, sure=0.6, second=Sure()).labels)
+    assert all(
+        (labels == IGNORE).all() for labels in teacher.generate(seeds, min_probability=0.6, second=Contrary()).labels
+    )
+    followed = np.stack(teacher.generate(seeds, min_probability=0.6, second=Sure()).labels)
     assert (followed[head[:, 1] > 0.25] == 1).all() and (followed[head[:, 1] < 0.15] == IGNORE).all()
 
 

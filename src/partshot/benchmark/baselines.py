@@ -18,7 +18,8 @@ import numpy as np
 from partshot.data.shots import Shots
 from partshot.represent.choose import POSITION, open_representation
 from partshot.represent.spec import Representation
-from partshot.segmenter import Segmenter, Student
+from partshot.segmenter import Segmenter
+from partshot.student import Student
 from partshot.tasks.distill import is_teacher_used, teacher_size, train_student, uses_frozen_reader
 from partshot.tasks.fit import HEAD
 from partshot.train.distill_recipe import Distill

@@ -14,7 +14,7 @@ from partshot.data.images import resize_images
 from partshot.data.shots import Shots
 from partshot.inference.exported_model import ExportedModel
 from partshot.metrics import score
-from partshot.segmenter import Student
+from partshot.student import Student
 from partshot.tasks.distill import train_student
 from partshot.tasks.export import export
 from partshot.train.distill_recipe import PRESETS

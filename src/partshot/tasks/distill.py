@@ -27,7 +27,8 @@ from partshot.represent.reduced import Reduced
 from partshot.represent.spec import fingerprint as weights_of
 from partshot.represent.stylegan import StyleGAN
 from partshot.represent.vit import read_weights
-from partshot.segmenter import DOUBTED, Segmenter, Student
+from partshot.segmenter import DISCARD_SHARE, Segmenter
+from partshot.student import Student
 from partshot.tasks.export import export
 from partshot.tasks.fit import ENCODER_LEVELS, frozen_reader
 from partshot.train.distill import Distillation
@@ -129,8 +130,8 @@ def generated_shots(
 ) -> Shots:
     """Images that a teacher's generator draws, with the teacher's labels where it is sure of them.
 
-    Labels it is not sure of are 255: they are wrong most often where parts meet. Of an ensemble, the share DOUBTED of
-    them is left out. second: see Segmenter.draw; where the two disagree, neither is sure.
+    Labels it is not sure of are 255: they are wrong most often where parts meet. Of an ensemble, the share
+    DISCARD_SHARE of them is left out. second: see Segmenter.generate; where the two disagree, neither is sure.
     """
     first = _FIRST_DRAWN + seed * count
     with Ticker("draw labeled images", count, 0, quiet) as ticker:
@@ -232,7 +233,7 @@ def train_student(
         found = Student(average, student, shots.parts, recipe.size, card, recipe.flip_tta, native=native)
         if images is None or not recipe.decision_temperature:
             return found
-        return found.decide(images, game.lean.tolist(), recipe.decision_temperature)
+        return found.fit_offsets(images, game.lean.tolist(), recipe.decision_temperature)
 
     show = _Snapshots(out, snapshots, recipe, as_it_is) if snapshots else None
     run_loop(game, loop, out, what, fingerprint, quiet=quiet, show=show)
@@ -336,7 +337,7 @@ def _fingerprint(shots, recipe, images, teacher, student, seed, drawn, begin) ->
         if draws(teacher):
             digest.update(f"{drawn}/{_SURE}".encode())
             if teacher.head_name == "ensemble":
-                digest.update(f"/{DOUBTED}".encode())
+                digest.update(f"/{DISCARD_SHARE}".encode())
     if begin is not None:
         digest.update(weights_of({}, begin).encode())
     return digest.hexdigest()[:12]

@@ -45,7 +45,8 @@ from partshot.represent.cache import Store, cache_folder, open_store
 from partshot.represent.choose import POSITION, cached, open_representation
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan import StyleGAN
-from partshot.segmenter import Segmenter, Student
+from partshot.segmenter import Segmenter
+from partshot.student import Student
 from partshot.tasks.check import Checked, check, check_pairs
 from partshot.tasks.compact import Compared, compact
 from partshot.tasks.distill import GENERATED, draws, is_teacher_used, teacher_size, train_student
