@@ -7,7 +7,7 @@ from partshot.data.images import resize_image
 from partshot.data.labels import resize_labels
 from partshot.data.shots import Shots
 from partshot.data.symmetry import one_sided
-from partshot.export import Served, export_onnx
+from partshot.export import ExportWrapper, export_onnx
 from partshot.inference.exported_model import ExportedModel
 from partshot.nets.student import STRIDE, build_student
 from partshot.ops.letterbox import _STEP, Box, letterbox, letterbox_labels, reading_size
@@ -134,7 +134,7 @@ def test_the_exported_file_reads_every_aspect_as_torch_does(student, tmp_path):
     path = export_onnx(
         student.inference_net, PARTS, 64, tmp_path / "s.onnx", [smooth(60, 90)], squashed=False, native=300
     )
-    shipped, served = ExportedModel(path), Served(student.inference_net, 64, squashed=False).eval()
+    shipped, served = ExportedModel(path), ExportWrapper(student.inference_net, 64, squashed=False).eval()
 
     assert (shipped.squashed, shipped.native, shipped.size) == (False, 300, 64)
     for shape in [(48, 64), (64, 48), (64, 64), (100, 2000), (700, 31), (1, 1), (90, 60)]:

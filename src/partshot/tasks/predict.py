@@ -1,7 +1,7 @@
 """predict: masks for a folder of images by an exported student, without torch.
 
 Knows how a long prediction stays busy. The net, and what is done to an image before and after it, is the ONNX file's
-affair; what lies where in the folder of masks is tasks/predictions.py's; what is read in windows, tasks/reading.py's;
+affair; what lies where in the folder of masks is inference/predictions.py's; what is read in windows, options.py's;
 how labels are moved onto edges, refine.py's.
 """
 
@@ -22,10 +22,10 @@ from partshot.data.images import allowing, image_size, list_images, read_image, 
 from partshot.data.labels import write_labels
 from partshot.errors import BadImage, BadRecipe
 from partshot.inference.exported_model import ExportedModel
-from partshot.inference.predictions import MANIFEST, Author, Places, claim, write_json
-from partshot.inference.reading import Reading
+from partshot.inference.options import InferenceOptions
+from partshot.inference.predictions import MANIFEST, ModelInfo, OutputPaths, prepare_folder, write_json
 from partshot.inference.refine import refine
-from partshot.inference.windows import read_in_windows
+from partshot.inference.windows import sliding_window_predict
 from partshot.machine import available_cores
 from partshot.train.progress import Ticker
 
@@ -110,12 +110,12 @@ def predict(
     """
     if batch < 1:
         raise BadRecipe(f"batch {batch} given; 1 or more images are needed")
-    began, reading = time.monotonic(), Reading.parse(window, scale, refined)
+    began, reading = time.monotonic(), InferenceOptions.parse(window, scale, refined)
     shipped, paths = ExportedModel(model), _paths(Path(images), leave_out)
     reading.windows(shipped, 1, 1)  # refuses a scale of nothing, before any work
-    places = Places(Path(out), overlays, confidence)
-    author = Author(shipped.sha256, shipped.version, shipped.parts)
-    manifest = claim(places, author, paths, overwrite, reading)
+    places = OutputPaths(Path(out), overlays, confidence)
+    author = ModelInfo(shipped.sha256, shipped.version, shipped.parts)
+    manifest = prepare_folder(places, author, paths, overwrite, reading)
 
     todo = [path for path in paths if not places.done(path, manifest["since"])]
     with allowing(max_megapixels), Ticker("predicting", total=len(todo), done=0, quiet=quiet) as ticker:
@@ -132,7 +132,7 @@ def predict(
     return Summary(places.out, written, kept, tuple(skipped), time.monotonic() - began, windowed)
 
 
-def _alone(shipped: ExportedModel, todo: Sequence[Path], reading: Reading) -> dict[Path, tuple[int, ...]]:
+def _alone(shipped: ExportedModel, todo: Sequence[Path], reading: InferenceOptions) -> dict[Path, tuple[int, ...]]:
     # Which images are read one by one, each with its windows; none for one that is read whole.
     found = {}
     for path in todo:
@@ -149,8 +149,8 @@ def _alone(shipped: ExportedModel, todo: Sequence[Path], reading: Reading) -> di
 def _predict_alone(
     shipped: ExportedModel,
     todo: Mapping[Path, tuple[int, ...]],
-    places: Places,
-    reading: Reading,
+    places: OutputPaths,
+    reading: InferenceOptions,
     ticker: Ticker,
     done: int,
 ) -> list[tuple[Path, str]]:
@@ -159,7 +159,7 @@ def _predict_alone(
         for loaded in _readable([_read(path, whole=not windows)], skipped):
             if windows:
                 given = (loaded.image, windows, len(shipped.parts), shipped.size)
-                labels, confidence = read_in_windows(shipped.predict, *given)
+                labels, confidence = sliding_window_predict(shipped.predict, *given)
             else:
                 (labels,), (confidence,) = shipped.predict(loaded.image[None])
             _write(places, loaded, labels, confidence, shipped, reading)
@@ -169,7 +169,12 @@ def _predict_alone(
 
 
 def _predict_together(
-    shipped: ExportedModel, todo: Sequence[Path], places: Places, reading: Reading, batch: int, ticker: Ticker
+    shipped: ExportedModel,
+    todo: Sequence[Path],
+    places: OutputPaths,
+    reading: InferenceOptions,
+    batch: int,
+    ticker: Ticker,
 ) -> list[tuple[Path, str]]:
     # Reading and writing run in threads beside the net, each a bounded number of images ahead or behind.
     skipped: list[tuple[Path, str]] = []
@@ -255,12 +260,12 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable, items: Sequence, count: int
 
 
 def _write(
-    places: Places,
+    places: OutputPaths,
     loaded: LoadedImage,
     labels: np.ndarray,
     confidence: np.ndarray,
     shipped: ExportedModel,
-    reading: Reading,
+    reading: InferenceOptions,
 ) -> None:
     if reading.refined:
         factor = reading.factor(shipped, *loaded.image.shape[:2])
@@ -272,7 +277,7 @@ def _write(
         image = _shrunk(loaded.image[::step, ::step])
         write_overlay(places.overlay(loaded.path), image, _resized(labels, image.shape[:2]), shipped.parts)
     if places.confidence:
-        _write_gray(places.sureness(loaded.path), _resized(confidence, loaded.size))
+        _write_gray(places.confidence_map(loaded.path), _resized(confidence, loaded.size))
     write_labels(places.labels(loaded.path), _resized(labels, loaded.size), shipped.parts)
 
 

@@ -19,8 +19,8 @@ from partshot.data.images import read_image, read_stack
 from partshot.data.labels import write_labels
 from partshot.data.shots import Shots
 from partshot.errors import BadImage
-from partshot.inference.predictions import MANIFEST, Author, Places, claim
-from partshot.inference.reading import Reading
+from partshot.inference.options import InferenceOptions
+from partshot.inference.predictions import MANIFEST, ModelInfo, OutputPaths, prepare_folder
 from partshot.report import Example, Gallery, Headline, shots_gallery, write_report
 from partshot.represent.encoders import default_encoder
 from partshot.segmenter import Segmenter
@@ -61,11 +61,11 @@ def preview(shots: Shots, images: Sequence[Path], out: Path, title: str, seed: i
     Raises BadLabels when out/masks holds masks that partshot did not predict.
     """
     began = time.monotonic()
-    places = Places(out / "masks", False, False)
+    places = OutputPaths(out / "masks", False, False)
     some = images[:: max(1, len(images) // _PLAIN)]
     reader = frozen_reader(shots, lambda side: read_stack(some, side, skip_corrupt=True).images, seed)
-    author = Author(f"preview {reader.fitted}", partshot.__version__, shots.parts)
-    claim(places, author, images, False, Reading())
+    author = ModelInfo(f"preview {reader.fitted}", partshot.__version__, shots.parts)
+    prepare_folder(places, author, images, False, InferenceOptions())
     # Every sixteenth first, so that a part of the folder is a part of all of it.
     ordered = [path for first in range(_SPREAD) for path in images[first::_SPREAD]]
     shown: list[Example] = []
