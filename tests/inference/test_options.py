@@ -138,7 +138,7 @@ def test_max_megapixels_is_an_option(model, tmp_path):
     assert result.exit_code == 0 and "1 read in windows" in result.stdout
 
 
-def test_memory_is_proportional_to_the_width(model, tmp_path):
+def test_memory_grows_with_the_width_only(model, tmp_path):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (2000, 8000), "white").save(tmp_path / "images" / "a.tif")
     program = (

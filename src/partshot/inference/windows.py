@@ -1,8 +1,8 @@
 """Sliding-window inference: a large image is predicted in overlapping windows at the scale of the training images.
 
 Windows overlap by half, and their votes are weighted by a smooth function that is highest at the window's center.
-Windows are predicted row by row, and only the votes of rows that later windows still cover are kept, so memory is
-proportional to the image's width rather than to its number of pixels. The votes of several scales are averaged.
+Windows are predicted row by row, and only the votes of rows that later windows still cover are kept, so memory grows
+with the image's width, not with its height. The votes of several scales are averaged.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -50,7 +50,7 @@ def window_starts(length: int, window: int) -> list[int]:
 
 
 class _Scale:
-    """The votes of one scale, [classes, rows, columns], computed lazily from top to bottom.
+    """The votes at a single scale, [classes, rows, columns], computed lazily from top to bottom.
 
     Their resolution is the image's or lower.
     """
