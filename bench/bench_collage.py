@@ -31,7 +31,7 @@ from partshot.data.labels import read_labels
 from partshot.data.shots import Shots
 from partshot.metrics import score
 from partshot.represent.stylegan import load_stylegan
-from partshot.segmenter import Student
+from partshot.student import Student
 from partshot.tasks.export import export
 from partshot.tasks.predict import predict
 from partshot.tasks.sample import embedded_shots

@@ -53,7 +53,7 @@ def test_results_have_a_row_for_every_method_and_count(made):
 
 def test_report_student_and_images_are_there(made):
     page = (made / "report.html").read_text(encoding="utf-8")
-    assert "forest" in page and "supervised" in page and "still being measured" not in page
+    assert "forest" in page and "supervised" in page and "Not measured yet" not in page
     assert "student, k = 1<" in page and "student, k = 10<" in page  # both have training curves
     assert ExportedModel(made / "student.onnx").size == 32
     assert Image.open(made / "demo.png").width > 3 * 128
@@ -79,7 +79,7 @@ def test_a_first_report_is_there_before_training_begins(tmp_path, monkeypatch):
         demo(tmp_path, size=32, quiet=True, recipe=FEW)
     assert set(json.loads((tmp_path / "results.json").read_text())) == {"head", "forest"}
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "still being measured: student, supervised, auto_shot, few_shot." in page
+    assert "Not measured yet: student, supervised, auto_shot, few_shot." in page
     assert "From 10 labeled images the head reaches" in page
     assert Image.open(tmp_path / "demo.png").width > 3 * 128
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from partshot.artifact import standing
 from partshot.export import export_onnx
-from partshot.segmenter import Student
+from partshot.student import Student
 
 
 def export(student: Path | str | Student, out: Path | str, sample: Sequence[np.ndarray] = ()) -> Path:
@@ -17,7 +17,7 @@ def export(student: Path | str | Student, out: Path | str, sample: Sequence[np.n
     Raises BadArtifact when the folder holds no student, or when onnxruntime's answers differ from torch's.
     """
     found = student if isinstance(student, Student) else Student.load(_trained(Path(student)))
-    return export_onnx(found.reader, found.parts, found.reads, out, sample, found.squashed, found.native)
+    return export_onnx(found.inference_net, found.parts, found.input_size, out, sample, found.squashed, found.native)
 
 
 def _trained(folder: Path) -> Path:

@@ -21,10 +21,10 @@ from partshot.data.images import image_size, list_images, pixel_limit, read_imag
 from partshot.data.labels import write_labels
 from partshot.errors import BadImage, BadRecipe
 from partshot.inference.exported_model import ExportedModel
-from partshot.inference.predictions import MANIFEST, Author, Places, claim, write_json
-from partshot.inference.reading import Reading
+from partshot.inference.options import InferenceOptions
+from partshot.inference.predictions import MANIFEST, ModelInfo, OutputPaths, prepare_folder, write_json
 from partshot.inference.refine import refine
-from partshot.inference.windows import read_in_windows
+from partshot.inference.windows import sliding_window_predict
 from partshot.machine import available_cores
 from partshot.recipe import Recipe
 from partshot.train.progress import Ticker
@@ -162,8 +162,8 @@ def _alone(network: ExportedModel, todo: Sequence[Path], reading: Reading) -> di
 def _predict_alone(
     network: ExportedModel,
     todo: Mapping[Path, tuple[int, ...]],
-    places: Places,
-    reading: Reading,
+    places: OutputPaths,
+    reading: InferenceOptions,
     ticker: Ticker,
     done: int,
 ) -> list[tuple[Path, str]]:
@@ -268,7 +268,7 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable, items: Sequence, count: int
 
 
 def _write(
-    places: Places,
+    places: OutputPaths,
     loaded: LoadedImage,
     labels: np.ndarray,
     confidence: np.ndarray,

@@ -18,8 +18,8 @@ from partshot.data.images import read_image, read_stack
 from partshot.data.labels import write_labels
 from partshot.data.shots import Shots
 from partshot.errors import BadImage
-from partshot.inference.predictions import MANIFEST, Author, Places, claim
-from partshot.inference.reading import Reading
+from partshot.inference.options import InferenceOptions
+from partshot.inference.predictions import MANIFEST, ModelInfo, OutputPaths, prepare_folder
 from partshot.report import Example, Gallery, Headline, shots_gallery, write_report
 from partshot.represent.encoders import default_encoder
 from partshot.segmenter import Segmenter
