@@ -29,7 +29,7 @@ from partshot.metrics import score
 from partshot.ops.images import as_uint8
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import load_stylegan
-from partshot.segmenter import Prediction, Student
+from partshot.student import Prediction, Student
 from partshot.tasks.sample import sample_name
 from partshot.tasks.train_student import train_student
 from partshot.toy.dataset import toy_shots

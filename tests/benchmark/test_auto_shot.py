@@ -68,14 +68,14 @@ def test_an_ensemble_drops_images_on_which_its_members_disagree(auto, generator,
     config = AutoShotConfig(auto.config.recipe, recipe, generated=12, head="ensemble")
     ensemble = AutoShot(tmp_path, generator, config, quiet=True)
     teacher = ensemble.teacher(shots)
-    everything = teacher.generate(range(50, 62), doubted=0.0)
+    everything = teacher.generate(range(50, 62), discard=0.0)
     with torch.no_grad():
         members = teacher.head_.members(generator.synthesize(generator.sample(range(50, 62)))[1]).double()
     maps = scipy_entropy(members.mean(0), axis=1) - scipy_entropy(members, axis=2).mean(0)
     scores = np.sort(maps.reshape(12, -1), axis=1)[:, -103:].mean(1)
     certain = sorted(np.argsort(scores)[:9])
     # Images are generated in bf16 if the machine supports it, so images with close scores may change order.
-    left = teacher.generate(range(50, 62), doubted=0.25)
+    left = teacher.generate(range(50, 62), discard=0.25)
     kept = [everything.names.index(name) for name in left.names]
     assert len(kept) == 9 and kept == sorted(kept) and len(set(kept) & set(certain)) >= 8
     assert np.array_equal(left.labels[0], everything.labels[kept[0]])
@@ -106,8 +106,9 @@ def test_a_second_model_has_the_same_weight_as_the_head(auto, generator):
             return [SimpleNamespace(probabilities=np.stack([0 * shares[0], 0 * shares[0] + 1])) for shares in head]
 
     # Opposite predictions leave no confident pixel; more confident predictions than the head's decide.
-    assert all((labels == IGNORE).all() for labels in teacher.generate(seeds, sure=0.6, second=Contrary()).labels)
-    followed = np.stack(teacher.generate(seeds, sure=0.6, second=Sure()).labels)
+    ignored = teacher.generate(seeds, min_probability=0.6, second=Contrary())
+    assert all((labels == IGNORE).all() for labels in ignored.labels)
+    followed = np.stack(teacher.generate(seeds, min_probability=0.6, second=Sure()).labels)
     assert (followed[head[:, 1] > 0.25] == 1).all() and (followed[head[:, 1] < 0.15] == IGNORE).all()
 
 

@@ -79,7 +79,7 @@ def test_large_images_are_predicted_in_windows(model, tmp_path, monkeypatch):
     for name, expected in truth.items():
         np.testing.assert_array_equal(read_labels(tmp_path / "out" / name), expected)
     assert {shape[1:3] for shape in shapes} == {(90, 100), (100, 100)}
-    assert (done.written, done.windowed) == (2, 1) and "1 read in windows" in str(done)
+    assert (done.written, done.windowed) == (2, 1) and "1 predicted in windows" in str(done)
     assert Image.open(tmp_path / "out" / "overlays" / "b.jpg").size == (450, 310)
     assert Image.open(tmp_path / "out" / "confidence" / "b.png").size == (450, 310)
 
@@ -135,7 +135,7 @@ def test_max_megapixels_is_an_option(model, tmp_path):
         predict(model, images, tmp_path / "out", max_megapixels=5)
     given = ["predict", str(model), str(images), "--out", str(tmp_path / "out"), "--window", "2000", "--scale", "1,0.7"]
     result = CliRunner().invoke(app, [*given, "--max-megapixels", "12"])
-    assert result.exit_code == 0 and "1 read in windows" in result.stdout
+    assert result.exit_code == 0 and "1 predicted in windows" in result.stdout
 
 
 def test_memory_grows_with_the_width_only(model, tmp_path):

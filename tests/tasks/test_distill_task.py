@@ -13,7 +13,8 @@ from partshot.errors import BadArtifact, BadRecipe
 from partshot.inference.exported_model import ExportedModel
 from partshot.nets.student import build_student, start_from
 from partshot.represent.choose import open_representation
-from partshot.segmenter import Segmenter, Student
+from partshot.segmenter import Segmenter
+from partshot.student import Student
 from partshot.tasks import train_student as task
 from partshot.tasks.distill import distill, unlabeled_stack
 from partshot.tasks.export import export

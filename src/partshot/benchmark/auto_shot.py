@@ -18,7 +18,8 @@ from partshot.data.shots import Shots
 from partshot.ops.images import as_tensors
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import StyleGAN
-from partshot.segmenter import Segmenter, Student
+from partshot.segmenter import Segmenter
+from partshot.student import Student
 from partshot.tasks.fit import HEAD
 from partshot.tasks.sample import latents_of_names
 from partshot.tasks.train_student import GENERATED, Teachers, Training, train_student

@@ -26,10 +26,14 @@ import numpy as np
 from partshot.data.shots import Shots
 from partshot.represent.choose import POSITION, open_representation
 from partshot.represent.spec import Representation
-from partshot.segmenter import Segmenter, Student
+from partshot.segmenter import Segmenter
+from partshot.student import Student
 from partshot.tasks.fit import HEAD
 from partshot.tasks.train_student import (
+    Teachers,
+    Training,
     is_teacher_used,
+    needs_frozen_segmenter,
     teacher_size,
     train_student,
 )

@@ -49,7 +49,8 @@ from partshot.represent.cache import Store
 from partshot.represent.choose import open_representation
 from partshot.represent.invert import PRESETS as INVERT_PRESETS
 from partshot.represent.stylegan import load_stylegan
-from partshot.segmenter import Segmenter, Student
+from partshot.segmenter import Segmenter
+from partshot.student import Student
 from partshot.tasks.export import export
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit, frozen_segmenter
 from partshot.tasks.sample import embedded_shots

@@ -123,12 +123,12 @@ def predict(
     options = options.changed(**changes)
     if options.batch < 1:
         raise BadRecipe(f"batch {options.batch} given; 1 or more images are needed")
-    began, reading = time.monotonic(), Reading.parse(options.window, options.scale, options.refined)
+    began, reading = time.monotonic(), InferenceOptions.parse(options.window, options.scale, options.refined)
     network, paths = ExportedModel(model), _paths(Path(images), leave_out)
     reading.windows(network, 1, 1)  # raises for an invalid scale, before any work
-    places = Places(Path(out), options.overlays, options.confidence)
-    author = Author(network.sha256, network.version, network.parts)
-    manifest = claim(places, author, paths, options.overwrite, reading)
+    places = OutputPaths(Path(out), options.overlays, options.confidence)
+    author = ModelInfo(network.sha256, network.version, network.parts)
+    manifest = prepare_folder(places, author, paths, options.overwrite, reading)
 
     todo = [path for path in paths if not places.done(path, manifest["since"])]
     with pixel_limit(options.max_megapixels), Ticker("predicting", total=len(todo), done=0, quiet=quiet) as ticker:
@@ -145,7 +145,7 @@ def predict(
     return Summary(places.out, written, kept, tuple(skipped), time.monotonic() - began, windowed)
 
 
-def _alone(network: ExportedModel, todo: Sequence[Path], reading: Reading) -> dict[Path, tuple[int, ...]]:
+def _alone(network: ExportedModel, todo: Sequence[Path], reading: InferenceOptions) -> dict[Path, tuple[int, ...]]:
     # Images that are processed one by one, each with its windows; () for one that is predicted whole.
     found = {}
     for path in todo:
@@ -172,7 +172,7 @@ def _predict_alone(
         for loaded in _readable([_read(path, whole=not windows)], skipped):
             if windows:
                 given = (loaded.image, windows, len(network.parts), network.size)
-                labels, confidence = read_in_windows(network.predict, *given)
+                labels, confidence = sliding_window_predict(network.predict, *given)
             else:
                 (labels,), (confidence,) = network.predict(loaded.image[None])
             _write(places, loaded, labels, confidence, network, reading)
@@ -182,7 +182,12 @@ def _predict_alone(
 
 
 def _predict_together(
-    network: ExportedModel, todo: Sequence[Path], places: Places, reading: Reading, batch: int, ticker: Ticker
+    network: ExportedModel,
+    todo: Sequence[Path],
+    places: OutputPaths,
+    reading: InferenceOptions,
+    batch: int,
+    ticker: Ticker,
 ) -> list[tuple[Path, str]]:
     # Reading and writing run in threads beside the network, at most `ahead` images ahead or behind.
     skipped: list[tuple[Path, str]] = []
@@ -273,7 +278,7 @@ def _write(
     labels: np.ndarray,
     confidence: np.ndarray,
     network: ExportedModel,
-    reading: Reading,
+    reading: InferenceOptions,
 ) -> None:
     if reading.refined:
         factor = reading.factor(network, *loaded.image.shape[:2])
@@ -285,7 +290,7 @@ def _write(
         image = _shrunk(loaded.image[::step, ::step])
         write_overlay(places.overlay(loaded.path), image, _resized(labels, image.shape[:2]), network.parts)
     if places.confidence:
-        _write_gray(places.sureness(loaded.path), _resized(confidence, loaded.size))
+        _write_gray(places.confidence_map(loaded.path), _resized(confidence, loaded.size))
     write_labels(places.labels(loaded.path), _resized(labels, loaded.size), network.parts)
 
 

@@ -60,11 +60,11 @@ def preview(shots: Shots, images: Sequence[Path], out: Path, title: str, seed: i
     Raises BadLabels when out/masks holds masks that partshot did not predict.
     """
     began = time.monotonic()
-    places = Places(out / "masks", False, False)
+    places = OutputPaths(out / "masks", False, False)
     some = images[:: max(1, len(images) // _FITTED_TO)]
     segmenter = frozen_segmenter(shots, lambda side: read_stack(some, side, skip_corrupt=True).images, seed)
-    author = Author(f"preview {segmenter.fitted}", partshot.__version__, shots.parts)
-    claim(places, author, images, False, Reading())
+    author = ModelInfo(f"preview {segmenter.fitted}", partshot.__version__, shots.parts)
+    prepare_folder(places, author, images, False, InferenceOptions())
     # Every sixteenth image first, so that a preview of a part covers the whole folder.
     ordered = [path for first in range(_SPREAD) for path in images[first::_SPREAD]]
     shown: list[Example] = []

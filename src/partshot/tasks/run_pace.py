@@ -18,7 +18,7 @@ import numpy as np
 from partshot.artifact import replacing_file
 from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
-from partshot.segmenter import Student
+from partshot.student import Student
 from partshot.tasks.train_student import Training, needs_frozen_segmenter, train_student
 from partshot.train.distill_recipe import Distill
 from partshot.train.journal import read_journal
