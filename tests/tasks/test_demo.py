@@ -1,4 +1,4 @@
-"""demo: drawn images, one and ten labels, a table of methods, a report after each phase; a stopped one goes on."""
+"""demo: toy images, one and ten labels, a table of methods, a report after each phase; a stopped demo resumes."""
 
 import json
 
@@ -30,7 +30,7 @@ FEW = DemoRecipe(
     fit_images=8,
     auto_fit_images=8,
     auto_kimg=0.032,
-    drawn=6,
+    generated=6,
     inverted=2,
     steps=2,
 )
@@ -57,7 +57,7 @@ def test_report_student_and_images_are_there(made):
     assert "student, k = 1<" in page and "student, k = 10<" in page  # both have training curves
     assert ExportedModel(made / "student.onnx").size == 32
     assert Image.open(made / "demo.png").width > 3 * 128
-    assert len(list((made / "images" / "images").iterdir())) == 24
+    assert len(list((made / "toy" / "images").iterdir())) == 24
 
 
 def test_the_student_is_the_one_that_run_trains(made):
@@ -104,7 +104,7 @@ def test_another_size_in_the_same_folder_is_refused(made, monkeypatch):
         demo(made, size=64, quiet=True, recipe=FEW)
 
 
-def test_other_kinds_go_the_encoders_road_alone_without_an_encoder_from_random_weights(tmp_path, monkeypatch):
+def test_other_kinds_have_the_encoder_route_only_without_an_encoder_from_random_initialization(tmp_path, monkeypatch):
     small(monkeypatch)
     monkeypatch.setattr("partshot.train.student_choice.default_encoder", lambda: None)
     demo(tmp_path, kind="cars", size=32, quiet=True, recipe=FEW)
