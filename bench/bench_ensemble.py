@@ -27,7 +27,7 @@ from partshot.data.shots import Shots
 from partshot.heads.ensemble import Ensemble
 from partshot.machine import available_cores
 from partshot.metrics import score
-from partshot.ops.disagreement import verdict, vote
+from partshot.ops.disagreement import vote, vote_with_uncertainty
 from partshot.ops.hypercolumn import stack
 from partshot.pyramid import Pyramid
 from partshot.represent.stylegan import StyleGAN, load_stylegan
@@ -122,7 +122,7 @@ def main() -> None:
         spent, head = timed(batched, read, generator, shots, seed)
         seconds["batched"].append(spent)
         with torch.no_grad():
-            found = {"batched": verdict(head.members(unseen)).labels}
+            found = {"batched": vote_with_uncertainty(head.members(unseen)).labels}
         for way, batches in (("published", published_loader), ("by index", by_index)):
             spent, nets = timed(one_after_the_other, rows, classes, seed, batches)
             seconds[way].append(spent)

@@ -37,7 +37,7 @@ class Served(nn.Module):
     """A net with everything around it that turns images into labels: the graph that is exported.
 
     net: float [b, 3, h', w'] in [-1, 1] -> logits [b, k, h", w"]. size: of what it is given: the long side, where the
-    aspect is kept (letterbox.reading_size), else both sides.
+    aspect is kept (letterbox.input_size), else both sides.
     """
 
     def __init__(self, net: nn.Module, size: int, squashed: bool = True):
@@ -58,7 +58,7 @@ class Served(nn.Module):
         return logits.argmax(1).to(torch.uint8), (confidence * 255).round().to(torch.uint8)
 
     def _reading_size(self, height, width):
-        """letterbox.reading_size as a part of the graph."""
+        """letterbox.input_size as a part of the graph."""
         longest = torch.sym_max(height, width)
 
         def rounded(side):
@@ -84,7 +84,7 @@ def export_onnx(
     """Writes a net as one ONNX file, whole or not at all.
 
     net: float [b, 3, h', w'] in [-1, 1] -> logits [b, len(parts), ., .] at any size; it is not changed. It is given
-    squares of `size` if `squashed`, else what letterbox.reading_size says for a long side of `size`.
+    squares of `size` if `squashed`, else what letterbox.input_size says for a long side of `size`.
     sample: images uint8 [h, w, 3] of the kind it is for; the gate compares on them and on noise. native: the usual
     long side of the images that it learned from, which the file tells whoever has much larger ones.
 

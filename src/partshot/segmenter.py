@@ -27,11 +27,11 @@ from partshot.errors import BadArtifact, NotFitted
 from partshot.heads.ensemble import Ensemble
 from partshot.nets.student import STRIDE, FlipTTA, Offset, build_student
 from partshot.ops.decision import overlap_offsets
-from partshot.ops.disagreement import entropy, image_score, keep_by_score, verdict
+from partshot.ops.disagreement import entropy, image_score, keep_by_score, vote_with_uncertainty
 from partshot.ops.images import as_tensors, as_uint8
-from partshot.ops.letterbox import letterbox, reading_size
+from partshot.ops.letterbox import input_size, letterbox
 from partshot.ops.precision import best_device, native_bf16
-from partshot.ops.uncrop import uncropped
+from partshot.ops.uncrop import remove_letterbox
 from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import rebuild, tensors_of
@@ -168,7 +168,7 @@ class Segmenter:
             with torch.no_grad(), _autocast(latents.ws.device):
                 drawn, pyramid = self.representation.synthesize(latents)
                 if isinstance(head, Ensemble):
-                    ids, shares, disagreement = verdict(head.members(pyramid))
+                    ids, shares, disagreement = vote_with_uncertainty(head.members(pyramid))
                     scores.append(image_score(disagreement))
                 else:
                     shares = head(pyramid).float().softmax(1)
@@ -367,7 +367,7 @@ class Student:
         """The answers to a few images: those that are read at one size together."""
         alike, found = defaultdict(list), [None] * len(images)
         for i, image in enumerate(images):
-            shape = (self.reads, self.reads) if self.squashed else reading_size(*image.shape[:2], self.reads)
+            shape = (self.reads, self.reads) if self.squashed else input_size(*image.shape[:2], self.reads)
             alike[shape].append(i)
         for (height, width), several in alike.items():
             resized = [Image.fromarray(images[i]).resize((width, height), _BILINEAR) for i in several]
@@ -417,7 +417,7 @@ def _separate(logits: torch.Tensor, sizes: Sequence[tuple[int, int]], square: in
 
 
 def _prediction(logits: torch.Tensor, size: tuple[int, int], square: int | None) -> Prediction:
-    logits = uncropped(logits, size, square)[0]
+    logits = remove_letterbox(logits, size, square)[0]
     shares = logits.softmax(0)
     doubt = entropy(shares, 0) / max(1e-9, math.log(len(shares)))
     return Prediction(logits.argmax(0).byte().numpy(), shares.numpy(), doubt.clamp(0, 1).numpy())
@@ -425,8 +425,8 @@ def _prediction(logits: torch.Tensor, size: tuple[int, int], square: int | None)
 
 def _agreed(members: torch.Tensor, size: tuple[int, int], square: int | None) -> Prediction:
     # Probabilities [m, k, h, w], brought to the image's size one member at a time.
-    resized = (uncropped(one[None], size, square) for one in members)
-    labels, shares, disagreement = (found.cpu() for found in verdict(resized))
+    resized = (remove_letterbox(one[None], size, square) for one in members)
+    labels, shares, disagreement = (found.cpu() for found in vote_with_uncertainty(resized))
     doubt = disagreement / max(1e-9, math.log(min(members.shape[:2])))
     return Prediction(labels[0].numpy(), shares[0].numpy(), doubt[0].clamp(0, 1).numpy())
 

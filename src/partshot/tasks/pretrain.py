@@ -129,7 +129,7 @@ def pretrain(
     tensors = game.trained()
     if isinstance(game, StyleGAN2):
         card["shape"] = game.shape.model_dump(mode="json")
-        tensors = {f"generator.{k}": v for k, v in tensors.items()} | game.judge()
+        tensors = {f"generator.{k}": v for k, v in tensors.items()} | game.discriminator_state()
         kept = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     else:
         # Only MoCo's recipe has the setting; naming its class here would load lightly for every pretext.

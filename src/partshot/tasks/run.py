@@ -22,7 +22,7 @@ from partshot.data.shots import Shots, find_pairs, load_shots, mask_files
 from partshot.errors import BadImage, BadRecipe
 from partshot.nets.student import build_student
 from partshot.ops.precision import best_device
-from partshot.pretext.stylegan2 import refuse_few
+from partshot.pretext.stylegan2 import check_image_count
 from partshot.report import (
     Curves,
     Example,
@@ -161,7 +161,7 @@ def run(
     if representation.startswith(("stylegan1:", "stylegan2:")):
         raise BadRecipe(f"--representation {representation}: run trains a generator on your images; write stylegan2")
     if representation in ("stylegan1", "stylegan2"):
-        refuse_few(len(paths))
+        check_image_count(len(paths))
     stack = clock.time("read", lambda: read_stack(_some(paths), recipe.size, skip_corrupt=True))
     drawn = isinstance(opened, StyleGAN) or representation in ("stylegan1", "stylegan2")
     plan = make_plan(
