@@ -41,7 +41,6 @@ ALLOWED = [
     ("src/partshot/train/checkpoint.py", r"critics?|verdicts?", "a name in the checkpoints of older runs"),
     ("src/partshot/pretext/moco.py", r"pictures?", "a value in older recipes"),
     ("src/partshot/pretext/moco.py", r"strangers?|spots?|told apart|tells? apart", "names in older recipes"),
-    ("src/partshot/pretext/stylegan2.py", r"running average|the average|average's", "a name in older recipes"),
     ("src/partshot/train/distill_recipe.py", r"borrow\w*", "a name in older recipes"),
     ("src/partshot/train/distill_recipe.py", r"rehears\w+|first student", "a name in older recipes"),
     ("src/partshot/train/distill_recipe.py", r"(?:un)?labelled|colours?|neighbours?|learnt|behaviour|favour\w*",

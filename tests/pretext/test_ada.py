@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms.v2 import functional as tv
 
 from partshot.pretext import ada
-from partshot.pretext.ada import Ada, change, coarser, colors, finer, geometry
+from partshot.pretext.ada import Ada, color_matrix, geometric_matrix, transform, wavelet_downsample, wavelet_upsample
 
 SAME = torch.eye(4)[None, :3]
 
@@ -25,7 +25,7 @@ def inner(x):
 
 
 def moved(images, matrix):
-    return change(images, matrix[None, :2].expand(len(images), -1, -1), SAME.expand(len(images), -1, -1))
+    return transform(images, matrix[None, :2].expand(len(images), -1, -1), SAME.expand(len(images), -1, -1))
 
 
 def test_no_change_changes_nothing(images):
@@ -34,22 +34,22 @@ def test_no_change_changes_nothing(images):
     noise = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     assert torch.equal(moved(noise, torch.eye(3)), noise)
     # The way up and down alone is lossless, too, but at the border.
-    torch.testing.assert_close(inner(coarser(finer(noise))), inner(noise), atol=1e-5, rtol=0)
+    torch.testing.assert_close(inner(wavelet_downsample(wavelet_upsample(noise))), inner(noise), atol=1e-5, rtol=0)
 
 
 def test_places_are_computed_in_float32_under_autocast(images):
-    aide = Ada()
-    aide.p.fill_(0.8)
+    augmentation = Ada()
+    augmentation.p.fill_(0.8)
     torch.manual_seed(0)
-    exact = aide(images)
+    exact = augmentation(images)
     torch.manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(aide(images), exact)
+        assert torch.equal(augmentation(images), exact)
 
 
 @pytest.mark.parametrize("angle", [90.0, 17.0, -40.0])
 def test_turns_are_torchvisions(images, angle):
-    ours = moved(images, ada._turn(torch.tensor([math.radians(angle)]))[0])
+    ours = moved(images, ada._rotation(torch.tensor([math.radians(angle)]))[0])
     theirs = tv.rotate(images, angle, interpolation=tv.InterpolationMode.BILINEAR)
     assert (inner(ours) - inner(theirs)).abs().mean() < 0.01
 
@@ -60,7 +60,7 @@ def test_scales_and_shifts_are_torchvisions(images):
 
     half = torch.tensor([0.5])
     assert (inner(moved(images, ada._scaling(half, half)[0])) - inner(affine(scale=2.0))).abs().mean() < 0.01
-    shift = ada._shifting(torch.tensor([6 / 24]), torch.tensor([-4 / 24]))[0]
+    shift = ada._translation(torch.tensor([6 / 24]), torch.tensor([-4 / 24]))[0]
     assert (inner(moved(images, shift)) - inner(affine(shift=(-6, 4)))).abs().mean() < 0.01
 
 
@@ -71,8 +71,8 @@ def test_a_mirror_is_exact_but_for_the_filter(images):
 
 def recolored(images, matrix):
     where = torch.eye(3)[None, :2].expand(len(images), -1, -1)
-    still = change(images, where, SAME.expand(len(images), -1, -1))
-    return still, change(images, where, matrix[:, :3].expand(len(images), -1, -1))
+    still = transform(images, where, SAME.expand(len(images), -1, -1))
+    return still, transform(images, where, matrix[:, :3].expand(len(images), -1, -1))
 
 
 def test_colors_are_torchvisions(images):
@@ -99,35 +99,35 @@ def test_colors_are_torchvisions(images):
 def test_everything_differentiates(images):
     asked = images.clone().requires_grad_()
     torch.manual_seed(0)
-    change(asked, geometry(4, 48, 0.8), colors(4, 0.8)).square().sum().backward()
+    transform(asked, geometric_matrix(4, 48, 0.8), color_matrix(4, 0.8)).square().sum().backward()
     assert asked.grad.abs().sum() > 0
 
 
 def test_changes_come_with_their_probability():
     torch.manual_seed(0)
     eye = torch.eye(4)
-    assert torch.equal(geometry(50, 32, 0.0), torch.eye(3)[:2].expand(50, -1, -1))
-    assert torch.equal(colors(50, 0.0), eye[:3].expand(50, -1, -1))
+    assert torch.equal(geometric_matrix(50, 32, 0.0), torch.eye(3)[:2].expand(50, -1, -1))
+    assert torch.equal(color_matrix(50, 0.0), eye[:3].expand(50, -1, -1))
     p = 0.2
-    still = (geometry(20_000, 32, p) - torch.eye(3)[:2]).abs().amax((1, 2)) < 1e-6
-    # Five kinds, a turn counted once; half of the mirrors and a quarter of the quarter turns do nothing.
+    still = (geometric_matrix(20_000, 32, p) - torch.eye(3)[:2]).abs().amax((1, 2)) < 1e-6
+    # Five kinds, a phase counted once; half of the mirrors and a quarter of the quarter turns do nothing.
     wanted = (1 - p / 2) * (1 - 3 / 4 * p) * (1 - p) ** 5
     np.testing.assert_allclose(still.float().mean(), wanted, atol=0.015)
-    plain = (colors(20_000, p) - eye[:3]).abs().amax((1, 2)) < 1e-6
+    plain = (color_matrix(20_000, p) - eye[:3]).abs().amax((1, 2)) < 1e-6
     np.testing.assert_allclose(plain.float().mean(), (1 - p) ** 4 * (1 - p / 2), atol=0.015)
 
 
 def test_p_follows_how_sure_the_discriminator_is():
-    aide = Ada(target=0.6, kimg=1.0)
+    augmentation = Ada(target=0.6, kimg=1.0)
     for _ in range(Ada.EVERY):
-        aide.heed(torch.tensor([3.0] * 10))
-        aide.adjust()
-    assert float(aide.p) == pytest.approx(40 / 1000)
+        augmentation.accumulate(torch.tensor([3.0] * 10))
+        augmentation.adjust()
+    assert float(augmentation.p) == pytest.approx(40 / 1000)
     for _ in range(2 * Ada.EVERY):
-        aide.heed(torch.tensor([3.0, -1.0] * 5))
-        aide.adjust()
-    assert float(aide.p) == 0
+        augmentation.accumulate(torch.tensor([3.0, -1.0] * 5))
+        augmentation.adjust()
+    assert float(augmentation.p) == 0
     for _ in range(40 * Ada.EVERY):
-        aide.heed(torch.tensor([3.0] * 10))
-        aide.adjust()
-    assert float(aide.p) == pytest.approx(0.8)
+        augmentation.accumulate(torch.tensor([3.0] * 10))
+        augmentation.adjust()
+    assert float(augmentation.p) == pytest.approx(0.8)

@@ -17,13 +17,13 @@ from partshot.pretext.moco import (
     MoCo,
     MoCoRecipe,
     Queue,
+    all_gather,
     dense_info_nce,
-    gathered,
     in_groups,
     in_shuffled_groups,
     info_nce,
 )
-from partshot.pretext.pairs import SPOTS, at_spots, normalized
+from partshot.pretext.pairs import GRID, normalize, point_features
 from partshot.train.journal import read_journal
 from partshot.train.loop import LoopRecipe, run_loop
 
@@ -40,8 +40,8 @@ def images():
     return np.kron(coarse, np.ones((1, 8, 8, 1), np.uint8))
 
 
-def views_of(game, seed=0):
-    return game.batch(torch.Generator().manual_seed(seed), 8)
+def views_of(objective, seed=0):
+    return objective.batch(torch.Generator().manual_seed(seed), 8)
 
 
 def rng(seed):
@@ -53,11 +53,11 @@ def unit(rows, dim, seed):
 
 
 def begun(images, recipe):
-    """A game that has other images' keys in its queues, or it would learn nothing."""
-    game = MoCo(images, recipe)
+    """A objective that has other images' keys in its queues, or it would learn nothing."""
+    objective = MoCo(images, recipe)
     for name in ("queue", "dense_queue"):
-        game.modules[name].push(unit(8, recipe.dim, 3))
-    return game
+        objective.modules[name].push(unit(8, recipe.dim, 3))
+    return objective
 
 
 def by_hand(queries, keys, others, temperature):
@@ -90,36 +90,36 @@ def test_a_collapsed_encoder_finds_nothing():
     assert accuracy == 0
 
 
-def embedded(game, side, view, spots):
-    """Images and spots as one side of the game embeds them, whole batches at a time."""
-    nets = {name: game.modules[side + name] for name in ("trunk", "head", "dense_head")}
-    levels = nets["trunk"](normalized(view))
-    pair = nets["head"](levels[-1].mean((2, 3))), nets["dense_head"](at_spots(levels[-2:], spots))
+def embedded(objective, side, view, spots):
+    """Images and spots as one side of the objective embeds them, whole batches at a time."""
+    nets = {name: objective.modules[side + name] for name in ("trunk", "head", "dense_head")}
+    levels = nets["trunk"](normalize(view))
+    pair = nets["head"](levels[-1].mean((2, 3))), nets["dense_head"](point_features(levels[-2:], spots))
     return tuple(F.normalize(x, dim=1) for x in pair)
 
 
 def test_the_game_adds_both_terms_and_queues_its_keys(images):
-    game = begun(images, TINY.changed(groups=1, dense=0.3))
-    views = views_of(game)
+    objective = begun(images, TINY.changed(groups=1, dense=0.3))
+    views = views_of(objective)
     with torch.no_grad():
         for net in ("key_trunk", "key_head", "key_dense_head"):  # so that a key is not mistaken for a query
-            for parameter in game.modules[net].parameters():
+            for parameter in objective.modules[net].parameters():
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-        queries, query_spots = embedded(game, "", views.first, views.first_spots)
-        keys, key_spots = embedded(game, "key_", views.second, views.second_spots)
+        queries, query_spots = embedded(objective, "", views.first, views.first_points)
+        keys, key_spots = embedded(objective, "key_", views.second, views.second_points)
     others = unit(8, 128, 3)
     expected, found = by_hand(queries, keys, others, 0.2)
     dense, _ = by_hand(query_spots, key_spots, others, 0.2)
 
-    loss = game.loss(views)
+    loss = objective.loss(views)
     assert float(loss.detach()) == pytest.approx(expected + 0.3 * dense, rel=1e-4)
-    assert all(torch.equal(game.modules[name].keys, others) for name in ("queue", "dense_queue"))
+    assert all(torch.equal(objective.modules[name].keys, others) for name in ("queue", "dense_queue"))
 
-    figures = game.finish(0.1)
+    figures = objective.finish(0.1)
     assert figures["accuracy"] == pytest.approx(found) and 0 < figures["spread"] < 1.1
-    whole = F.normalize(key_spots.view(8, SPOTS * SPOTS, -1).mean(1), dim=1)
+    whole = F.normalize(key_spots.view(8, GRID * GRID, -1).mean(1), dim=1)
     for name, fresh in (("queue", keys), ("dense_queue", whole)):
-        torch.testing.assert_close(game.modules[name].keys, torch.cat([others, fresh]), atol=1e-4, rtol=0)
+        torch.testing.assert_close(objective.modules[name].keys, torch.cat([others, fresh]), atol=1e-4, rtol=0)
 
 
 def spots_by_hand(queries, keys, others, at, near, temperature):
@@ -147,14 +147,14 @@ def test_spots_are_told_from_far_ones_of_their_image_and_from_others():
 
 
 def test_a_game_with_spots_for_strangers_queues_some_of_their_keys(images):
-    game = MoCo(images, TINY.changed(strangers="spots", dense=1))
-    assert len(game.modules["dense_queue"].places) == 4096
-    losses = [float(game.loss(views_of(game)).detach())]
-    game.finish(0.1)
-    keys = game.modules["dense_queue"].keys
-    assert keys.shape == (8 * SPOTS * SPOTS, 128)
+    objective = MoCo(images, TINY.changed(strangers="spots", dense=1))
+    assert len(objective.modules["dense_queue"].places) == 4096
+    losses = [float(objective.loss(views_of(objective)).detach())]
+    objective.finish(0.1)
+    keys = objective.modules["dense_queue"].keys
+    assert keys.shape == (8 * GRID * GRID, 128)
     torch.testing.assert_close(keys.norm(dim=1), torch.ones(len(keys)))
-    losses.append(float(game.loss(views_of(game)).detach()))
+    losses.append(float(objective.loss(views_of(objective)).detach()))
     assert losses[1] > losses[0] + 1, "the strangers of the queue make it harder"
 
 
@@ -163,8 +163,8 @@ def test_views_are_not_mirrored_where_all_things_face_one_way():
     facing[:, 8:24, 4:12] = np.random.default_rng(0).integers(150, 255, (40, 1, 1, 3), dtype=np.uint8)
     recipe = TINY.changed(color=0, smallest=1)
     read, half = (MoCo(facing, recipe.changed(mirror=how)) for how in ("read", "half"))
-    left = [views_of(game).first[:, :, :, :16].mean((1, 2, 3)) for game in (read, half)]
-    right = [views_of(game).first[:, :, :, 16:].mean((1, 2, 3)) for game in (read, half)]
+    left = [views_of(objective).first[:, :, :, :16].mean((1, 2, 3)) for objective in (read, half)]
+    right = [views_of(objective).first[:, :, :, 16:].mean((1, 2, 3)) for objective in (read, half)]
     assert bool((left[0] > right[0]).all())
     assert 0 < int((left[1] > right[1]).sum()) < 8
     both = np.concatenate([facing, facing[:, :, ::-1]])
@@ -183,37 +183,37 @@ def test_the_queue_holds_nothing_but_keys_and_gives_up_its_oldest_first(pushed):
 
 
 def test_without_others_there_is_nothing_to_learn(images):
-    game = MoCo(images, TINY)
-    loss = game.loss(views_of(game))
+    objective = MoCo(images, TINY)
+    loss = objective.loss(views_of(objective))
     loss.backward()
-    assert loss == 0 and not any(p.grad.any() for p in game.modules["trunk"].parameters())
-    assert game.finish(0.1)["accuracy"] == 1
+    assert loss == 0 and not any(p.grad.any() for p in objective.modules["trunk"].parameters())
+    assert objective.finish(0.1)["accuracy"] == 1
 
 
 def test_keys_get_no_gradient(images):
-    game = begun(images, TINY)
-    followers = {name: net for name, net in game.modules.items() if name.startswith("key_")}
+    objective = begun(images, TINY)
+    followers = {name: net for name, net in objective.modules.items() if name.startswith("key_")}
     assert {name.removeprefix("key_") for name in followers} == {"trunk", "head", "dense_head"}
-    game.loss(views_of(game)).backward()
+    objective.loss(views_of(objective)).backward()
     assert not any(p.requires_grad or p.grad is not None for net in followers.values() for p in net.parameters())
-    learning = [p for name in ("trunk", "head", "dense_head") for p in game.modules[name].parameters()]
+    learning = [p for name in ("trunk", "head", "dense_head") for p in objective.modules[name].parameters()]
     assert all(p.grad is not None and p.grad.any() for p in learning)
     # Weight decay moves whatever an optimizer holds, gradient or not.
-    stepped = {id(p) for group in game.optimizer.param_groups for p in group["params"]}
+    stepped = {id(p) for group in objective.optimizer.param_groups for p in group["params"]}
     assert stepped == {id(p) for p in learning}
 
 
 def test_the_key_encoder_follows_by_its_momentum(images):
-    game = begun(images, TINY.changed(momentum=0.75, lr=3))
-    query, key = game.modules["trunk"], game.modules["key_trunk"]
+    objective = begun(images, TINY.changed(momentum=0.75, lr=3))
+    query, key = objective.modules["trunk"], objective.modules["key_trunk"]
     assert all(torch.equal(a, b) for a, b in zip(query.parameters(), key.parameters(), strict=True))
-    game.loss(views_of(game)).backward()
-    game.optimizer.step()
+    objective.loss(views_of(objective)).backward()
+    objective.optimizer.step()
     learned = {name: p.detach().clone() for name, p in query.named_parameters()}
     old = {name: p.detach().clone() for name, p in key.named_parameters()}
     seen = key.bn1.running_mean.clone()
 
-    game.finish(0.1)
+    objective.finish(0.1)
 
     assert (learned["conv1.weight"] - old["conv1.weight"]).abs().max() > 1e-4
     for name, p in key.named_parameters():
@@ -265,21 +265,21 @@ def test_batch_statistics_are_a_groups_own():
         torch.testing.assert_close(normed[half], (own - mean) / (var + 1e-5).sqrt(), atol=1e-5, rtol=0)
 
 
-def play(game, out, stop_at=None):
+def play(objective, out, stop_at=None):
     recipe = LoopRecipe(kimg=0.032, batch=8, precision="fp32", checkpoint_seconds=0 if stop_at else 60)
     if stop_at is None:
-        run_loop(game, recipe, out, "moco", "f", journal_every=2, quiet=True)
+        run_loop(objective, recipe, out, "moco", "f", journal_every=2, quiet=True)
         return
-    steps, batch = iter(range(stop_at)), game.batch
+    steps, batch = iter(range(stop_at)), objective.batch
 
     def stopping(rng, images):
         if next(steps, None) is None:
             raise KeyboardInterrupt
         return batch(rng, images)
 
-    game.batch = stopping
+    objective.batch = stopping
     with pytest.raises(KeyboardInterrupt):
-        run_loop(game, recipe, out, "moco", "f", journal_every=2, quiet=True)
+        run_loop(objective, recipe, out, "moco", "f", journal_every=2, quiet=True)
 
 
 class Doll(nn.Module):
@@ -319,14 +319,14 @@ def queued(rank, folder):
     # Every process has keys of its own, and the queue gets them all.
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     queue = Queue(8, 2)
-    queue.push(gathered(torch.full((2, 2), float(rank + 1))))
+    queue.push(all_gather(torch.full((2, 2), float(rank + 1))))
     torch.save(queue.keys, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 def test_the_queue_is_the_same_in_every_process(tmp_path):
     alone = unit(3, 2, 0)
-    assert gathered(alone) is alone
+    assert all_gather(alone) is alone
     # Forked, not spawned: importing everything anew would take longer than the test.
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=queued, args=(rank, tmp_path)) for rank in (0, 1)]
@@ -339,12 +339,12 @@ def test_the_queue_is_the_same_in_every_process(tmp_path):
         assert torch.load(tmp_path / f"{rank}.pt").tolist() == [[1, 1], [1, 1], [2, 2], [2, 2]]
 
 
-def found_again(game):
+def found_again(objective):
     """Loss and accuracy among 64 images, both views seen by the encoder that learns."""
-    views = game.batch(torch.Generator().manual_seed(99), 64)
+    views = objective.batch(torch.Generator().manual_seed(99), 64)
     with torch.no_grad():
         q, k = (
-            F.normalize(game.modules["head"](game.modules["trunk"](normalized(view))[-1].mean((2, 3))), dim=1)
+            F.normalize(objective.modules["head"](objective.modules["trunk"](normalize(view))[-1].mean((2, 3))), dim=1)
             for view in (views.first, views.second)
         )
     own = torch.arange(64)
@@ -352,23 +352,23 @@ def found_again(game):
 
 
 def test_a_short_training_finds_more_images_again(images):
-    game = MoCo(images, TINY.changed(batch=16, lr=0.1, color=0.3, smallest=0.5))
-    loss, accuracy = found_again(game)
+    objective = MoCo(images, TINY.changed(batch=16, lr=0.1, color=0.3, smallest=0.5))
+    loss, accuracy = found_again(objective)
     for step in range(12):
         torch.manual_seed(step)
-        game.optimizer.zero_grad()
-        game.loss(game.batch(torch.Generator().manual_seed(step), 16)).backward()
-        game.optimizer.step()
-        game.finish(0.1)
-    lower, higher = found_again(game)
+        objective.optimizer.zero_grad()
+        objective.loss(objective.batch(torch.Generator().manual_seed(step), 16)).backward()
+        objective.optimizer.step()
+        objective.finish(0.1)
+    lower, higher = found_again(objective)
     assert lower < loss and higher > accuracy
 
 
 def test_the_rate_falls_to_nothing(images):
-    game = MoCo(images, TINY.changed(lr=0.03))
+    objective = MoCo(images, TINY.changed(lr=0.03))
     for progress, share in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.0)):
-        game.prepare(progress)
-        assert game.optimizer.param_groups[0]["lr"] == pytest.approx(0.03 * 8 / 256 * share)
+        objective.prepare(progress)
+        assert objective.optimizer.param_groups[0]["lr"] == pytest.approx(0.03 * 8 / 256 * share)
 
 
 def test_what_is_kept_has_torchvisions_names(images):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torchvision
 
 from partshot.errors import BadRecipe
-from partshot.pretext.pairs import normalized
+from partshot.pretext.pairs import normalize
 from partshot.pretext.simsiam import PRESETS, SimSiam
 from partshot.train.journal import read_journal
 from partshot.train.loop import LoopRecipe, run_loop
@@ -25,58 +25,58 @@ def images():
     return np.kron(coarse, np.ones((1, 8, 8, 1), np.uint8))
 
 
-def batch_of(game, seed=0):
-    return game.batch(torch.Generator().manual_seed(seed), 8)
+def batch_of(objective, seed=0):
+    return objective.batch(torch.Generator().manual_seed(seed), 8)
 
 
 @pytest.mark.parametrize("dense", [0.0, 0.5])
 def test_a_short_training_lowers_the_loss_and_does_not_collapse(images, tmp_path, dense):
-    game = SimSiam(images, TINY.changed(dense=dense, lr=0.5))
-    before = {name: tensor.clone() for name, tensor in game.trained().items()}
+    objective = SimSiam(images, TINY.changed(dense=dense, lr=0.5))
+    before = {name: tensor.clone() for name, tensor in objective.trained().items()}
 
-    run_loop(game, LoopRecipe(kimg=TINY.kimg, batch=8), tmp_path, "tiny", "f", journal_every=1, quiet=True)
+    run_loop(objective, LoopRecipe(kimg=TINY.kimg, batch=8), tmp_path, "tiny", "f", journal_every=1, quiet=True)
 
     lines = read_journal(tmp_path / "journal.jsonl")
     assert len(lines) == 5
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert all(line["spread"] > 0.3 for line in lines)
-    assert not torch.equal(before["layer1.0.conv1.weight"], game.trained()["layer1.0.conv1.weight"])
+    assert not torch.equal(before["layer1.0.conv1.weight"], objective.trained()["layer1.0.conv1.weight"])
 
 
 def test_the_loss_is_equation_one_with_stopped_gradients(images):
-    game = SimSiam(images, TINY.changed(dense=0))
-    views = batch_of(game)
-    nets = game.modules
-    z1, z2 = (nets["projector"](nets["trunk"](normalized(v))[-1].mean((2, 3))) for v in (views.first, views.second))
+    objective = SimSiam(images, TINY.changed(dense=0))
+    views = batch_of(objective)
+    nets = objective.modules
+    z1, z2 = (nets["projector"](nets["trunk"](normalize(v))[-1].mean((2, 3))) for v in (views.first, views.second))
     p1, p2 = nets["predictor"](z1), nets["predictor"](z2)
     agreement = (F.normalize(p1) * F.normalize(z2) + F.normalize(p2) * F.normalize(z1)).sum(1).mean()
 
-    torch.testing.assert_close(game.loss(views), -agreement / 2)
+    torch.testing.assert_close(objective.loss(views), -agreement / 2)
 
     # A predictor that answers nothing stops all learning: no gradient flows through the other side.
     for parameter in nets["predictor"].parameters():
         parameter.data.zero_()
-    game.loss(views).backward()
+    objective.loss(views).backward()
     assert all(p.grad is None or not p.grad.any() for p in nets["trunk"].parameters())
 
 
 def test_the_dense_term_adds_its_weight(images):
     plain, dense, denser = (SimSiam(images, TINY.changed(dense=weight)) for weight in (0, 0.5, 1.5))
     views = batch_of(plain)
-    whole, half, more = (game.loss(views).item() for game in (plain, dense, denser))
+    whole, half, more = (objective.loss(views).item() for objective in (plain, dense, denser))
     assert whole != half
     assert more - whole == pytest.approx(3 * (half - whole), abs=1e-4)
     assert not any(name.startswith("dense") for name in plain.modules)
 
 
 def test_the_predictors_keep_their_rate(images):
-    game = SimSiam(images, TINY)
-    game.prepare(0.5)
-    others, predictors = (group["lr"] for group in game.optimizer.param_groups)
+    objective = SimSiam(images, TINY)
+    objective.prepare(0.5)
+    others, predictors = (group["lr"] for group in objective.optimizer.param_groups)
     assert predictors == pytest.approx(0.05 * 8 / 256)
     assert others == pytest.approx(predictors / 2)
-    counted = sum(p.numel() for g in game.optimizer.param_groups for p in g["params"])
-    assert counted == sum(p.numel() for m in game.modules.values() for p in m.parameters())
+    counted = sum(p.numel() for g in objective.optimizer.param_groups for p in g["params"])
+    assert counted == sum(p.numel() for m in objective.modules.values() for p in m.parameters())
 
 
 def test_what_is_kept_has_torchvisions_names(images):

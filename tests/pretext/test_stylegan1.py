@@ -1,4 +1,4 @@
-"""StyleGAN's game is StyleGAN2's with another generator: its settings, how it goes on, and what is kept of it."""
+"""StyleGAN's objective is StyleGAN2's with another generator: its settings, how it goes on, and what is kept of it."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 from partshot.catalog import PRETEXTS, lookup
 from partshot.nets.stylegan1 import Generator
 from partshot.pretext.stylegan1 import PRESETS, stylegan1
-from partshot.pretext.stylegan2 import FADE, FEWEST
+from partshot.pretext.stylegan2 import FADE, MIN_IMAGES
 from partshot.train.loop import LoopRecipe, run_loop
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -17,12 +17,12 @@ TINY = PRESETS["small-folder"].changed(size=16, kimg=0.016, batch=4, grow=((8, 0
 
 @pytest.fixture
 def images():
-    return np.random.default_rng(0).integers(0, 256, (FEWEST, 16, 16, 3), dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (MIN_IMAGES, 16, 16, 3), dtype=np.uint8)
 
 
-def play(game, out):
+def play(objective, out):
     recipe = LoopRecipe(kimg=TINY.kimg, batch=TINY.batch, precision="fp32", checkpoint_seconds=0)
-    run_loop(game, recipe, out, "gan", "f", quiet=True)
+    run_loop(objective, recipe, out, "gan", "f", quiet=True)
 
 
 def test_the_catalog_names_it_with_its_own_presets():
@@ -40,10 +40,10 @@ def test_growing_is_the_official_codes():
 
 
 def test_what_is_kept_is_the_published_network(images):
-    game = stylegan1(images, TINY)
-    assert [turn.name for turn in game.phases()] == ["discriminator", "r1", "generator"]
-    assert any(".exits." in name for name in game.modules["generator"].state_dict())
-    Generator(game.shape).load_state_dict(game.trained())
+    objective = stylegan1(images, TINY)
+    assert [phase.name for phase in objective.phases()] == ["discriminator", "r1", "generator"]
+    assert any(".exits." in name for name in objective.modules["generator"].state_dict())
+    Generator(objective.shape).load_state_dict(objective.trained())
 
 
 def test_a_cut_run_ends_with_the_same_bits(images, tmp_path, monkeypatch):

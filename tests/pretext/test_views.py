@@ -12,7 +12,7 @@ from partshot.pretext.views import (
     crop_matrix,
     overlapping,
     random_crops,
-    shared_spots,
+    shared_points,
     two_views,
 )
 
@@ -109,13 +109,13 @@ def test_shared_spots_show_the_same_point_of_the_image(size):
 
     seen = [
         F.grid_sample(view, spots[:, :, None], padding_mode="border", align_corners=False)[:, :, :, 0]
-        for view, spots in ((views.first, views.first_spots), (views.second, views.second_spots))
+        for view, spots in ((views.first, views.first_points), (views.second, views.second_points))
     ]
     colored = (views.first[:, 2].amax((1, 2)) < 0.01) & (views.second[:, 2].amax((1, 2)) < 0.01)
     assert colored.sum() > 10  # gray views, by chance .2 each, mix the coordinates
-    assert views.first_spots.abs().max() <= 1 + 1e-5 and views.second_spots.abs().max() <= 1 + 1e-5
+    assert views.first_points.abs().max() <= 1 + 1e-5 and views.second_points.abs().max() <= 1 + 1e-5
     # Blur bends the ramp next to a view's border, hence the spots are taken from its inside.
-    inner = (views.first_spots.abs().amax(2) < 0.85) & (views.second_spots.abs().amax(2) < 0.85)
+    inner = (views.first_points.abs().amax(2) < 0.85) & (views.second_points.abs().amax(2) < 0.85)
     keep = colored[:, None] & inner
     assert keep.sum() > 100
     difference = (seen[0] - seen[1]).abs().amax(1)[keep]
@@ -127,7 +127,7 @@ def test_spots_fill_what_is_shared():
     whole = Crops(torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1))
     corner = Crops(torch.full((1, 2), 0.5), torch.full((1, 2), 0.5), torch.tensor([-1.0]))
 
-    first, second = shared_spots(whole, corner, 8, rng())
+    first, second = shared_points(whole, corner, 8, rng())
 
     assert first.min() >= 0 and first.max() <= 1
     assert second.min() < -0.8 and second.max() > 0.8
@@ -141,5 +141,5 @@ def test_views_depend_on_chance_alone_and_keep_their_range():
         assert torch.equal(mine, theirs)
     other = two_views(images, 32, 0.2, 1.0, 3, rng(8))
     assert not torch.equal(first.first, other.first) and not torch.equal(first.first, first.second)
-    assert first.first.shape == (6, 3, 32, 32) and first.first_spots.shape == (6, 9, 2)
+    assert first.first.shape == (6, 3, 32, 32) and first.first_points.shape == (6, 9, 2)
     assert 0 <= first.first.min() and first.first.max() <= 1

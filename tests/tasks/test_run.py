@@ -272,5 +272,5 @@ def test_a_misspelt_pretext_is_told_beside_those_that_are_trained(toy, tmp_path)
 
 
 def test_too_few_images_for_a_generator_are_told_before_any_work(toy, tmp_path):
-    with pytest.raises(BadImage, match="a StyleGAN learns from 50 or more"):
+    with pytest.raises(BadImage, match="a StyleGAN needs 50 or more"):
         ran(toy, tmp_path / "out", representation="stylegan2", dry_run=True)
