@@ -98,7 +98,7 @@ def test_levels_are_those_of_regan(generator):
 
 
 def test_raw_maps_are_the_outputs_of_the_convolutions(generator):
-    """Before noise, bias and activation, of weights scaled and normalize image by image."""
+    """Before noise, bias and activation, with weights modulated and demodulated for each image."""
     ws, noise = latents(generator), noise_of(generator, 3)
     for name, parameter in generator.synthesis.named_parameters():
         if name.endswith(("noise_strength", "conv0.bias", "conv1.bias")):
@@ -183,7 +183,7 @@ def test_minibatch_stddev_is_zero_for_identical_images():
 
 def test_a_resolution_that_is_not_a_power_of_two_is_refused():
     for side, near in ((100, 128), (70, 64), (48, 64), (1000, 1024)):
-        with pytest.raises(BadRecipe, match=f"{side} px is no power of two; the nearest is {near}"):
+        with pytest.raises(BadRecipe, match=f"{side} px is not a power of two; the nearest is {near}"):
             shape_of("small", side)
     with pytest.raises(BadRecipe, match="unknown StyleGAN net 'config-g'; did you mean 'config-f'"):
         shape_of("config-g", 64)

@@ -1,4 +1,4 @@
-"""StyleGAN2's objective: who is trained in whose phase, growing, the average, and that a cut run ends with the same bits."""
+"""StyleGAN2's objective: phases, progressive growing, EMA, transfer learning, and reproducible resuming."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def images():
     return np.kron(coarse, np.ones((1, 4, 4, 1), np.uint8))
 
 
-def play(objective, out, steps=None, seed=0):
+def train(objective, out, steps=None, seed=0):
     recipe = LoopRecipe(kimg=TINY.kimg, batch=TINY.batch, seed=seed, precision="fp32", checkpoint_seconds=0)
     if steps is None:
         run_loop(objective, recipe, out, "gan", "f", journal_every=4, quiet=True)
@@ -43,15 +43,15 @@ def play(objective, out, steps=None, seed=0):
         run_loop(objective, recipe, out, "gan", "f", journal_every=4, quiet=True)
 
 
-def test_a_cut_run_ends_with_the_same_bits(images, tmp_path):
+def test_a_resumed_run_gives_the_same_bits(images, tmp_path):
     whole = StyleGAN2(images, TINY)
-    play(whole, tmp_path / "whole")
-    play(StyleGAN2(images, TINY), tmp_path / "cut", steps=7)
-    cut = StyleGAN2(images, TINY)
-    play(cut, tmp_path / "cut")
+    train(whole, tmp_path / "whole")
+    train(StyleGAN2(images, TINY), tmp_path / "resumed", steps=7)
+    resumed = StyleGAN2(images, TINY)
+    train(resumed, tmp_path / "resumed")
     for name, module in whole.modules.items():
         for key, value in module.state_dict().items():
-            assert torch.equal(value, cut.modules[name].state_dict()[key]), (name, key)
+            assert torch.equal(value, resumed.modules[name].state_dict()[key]), (name, key)
     lines = read_journal(tmp_path / "whole" / "journal.jsonl")
     assert {"discriminator", "generator", "path", "ada", "resolution"} < set(lines[-1])
     assert (lines[0]["resolution"], lines[-1]["resolution"]) == (8, 16)
@@ -64,7 +64,7 @@ def weights(module):
 
 @both
 @pytest.mark.parametrize("noise", [True, False])
-def test_noise_is_learned_where_it_may_be(images, noise, net):
+def test_noise_strengths_are_trained_only_if_enabled(images, noise, net):
     objective = StyleGAN2(images, TINY.changed(noise=noise, net=net))
     objective.prepare(0.9)
     batch = objective.batch(torch.Generator().manual_seed(0), 8)
@@ -81,27 +81,27 @@ def test_noise_is_learned_where_it_may_be(images, noise, net):
 
 @both
 @pytest.mark.parametrize("p", [0.0, 0.6])
-def test_each_turn_trains_its_own(images, p, net):
+def test_each_phase_trains_only_its_network(images, p, net):
     objective = StyleGAN2(images, TINY.changed(net=net))
     objective.modules["ada"].p.fill_(p)
     objective.prepare(0.9)
     batch = objective.batch(torch.Generator().manual_seed(0), 8)
     for phase in objective.phases():
-        mine = "discriminator" if phase.name in ("discriminator", "r1") else "generator"
-        other = "generator" if mine == "discriminator" else "discriminator"
-        before = weights(objective.modules[mine])
+        trained = "discriminator" if phase.name in ("discriminator", "r1") else "generator"
+        other = "generator" if trained == "discriminator" else "discriminator"
+        before = weights(objective.modules[trained])
         objective.modules[other].zero_grad(set_to_none=True)
         phase.optimizer.zero_grad(set_to_none=True)
         phase.loss(batch).backward()
-        # Whoever is not stepped gets no gradient, which would be wasted work.
+        # The other network gets no gradient, which would be wasted computation.
         assert all(p.grad is None for p in objective.modules[other].parameters()), phase.name
         phase.optimizer.step()
-        after = weights(objective.modules[mine])
+        after = weights(objective.modules[trained])
         assert any(not torch.equal(before[name], after[name]) for name in before), phase.name
 
 
 @both
-def test_growing_follows_the_recipe(images, net):
+def test_progressive_growing_follows_the_recipe(images, net):
     objective = StyleGAN2(images, TINY.changed(grow=((4, 0.2), (8, 0.5)), net=net))
     seen = []
     for progress in (0.0, 0.19, 0.2, 0.2 + FADE / 2, 0.4, 0.5, 0.5 + 2 * FADE):
@@ -113,7 +113,7 @@ def test_growing_follows_the_recipe(images, net):
     assert objective.samples(3).shape == (3, 8, 8, 3)
 
 
-def test_real_images_sharpen_as_the_last_block_comes_in(images):
+def test_real_images_are_faded_in_like_generated_ones(images):
     objective = StyleGAN2(images, TINY.changed(flip=False))
     found = {}
     for progress in (0.4, 0.5, 0.5 + FADE / 2, 0.9):
@@ -127,34 +127,34 @@ def test_real_images_sharpen_as_the_last_block_comes_in(images):
 
 
 @pytest.mark.parametrize(
-    "grow, said",
+    "grow, message",
     [
-        (((4, 0.5),), "each is half of the next, up to half of 16"),
-        (((16, 0.5),), "each is half of the next"),
-        (((4, 0.5), (8, 0.5)), "they rise, between 0 and 1"),
-        (((8, 1.0),), "they rise, between 0 and 1"),
+        (((4, 0.5),), "each must be half of the next, up to half of 16"),
+        (((16, 0.5),), "each must be half of the next"),
+        (((4, 0.5), (8, 0.5)), "they must increase, between 0 and 1"),
+        (((8, 1.0),), "they must increase, between 0 and 1"),
     ],
 )
-def test_growing_that_cannot_be_is_refused(grow, said):
-    with pytest.raises(BadRecipe, match=said):
+def test_invalid_growing_is_refused(grow, message):
+    with pytest.raises(BadRecipe, match=message):
         TINY.changed(grow=grow)
 
 
-def test_the_average_forgets_by_images_seen(images):
+def test_ema_half_life_in_images(images):
     objective = StyleGAN2(images, TINY)
-    now, average = objective.modules["generator"].synthesis.b4.const, objective.modules["ema"].synthesis.b4.const
-    start = average.clone()
-    now.data += 1
-    # Half-life 100 images from 2,000 seen on; a step is 8.
+    current, ema = objective.modules["generator"].synthesis.b4.const, objective.modules["ema"].synthesis.b4.const
+    start = ema.clone()
+    current.data += 1
+    # The half-life is 100 images after 2,000 images; a step is 8 images.
     objective.recipe = TINY.changed(kimg=10.0)
     objective.finish(0.9)
-    torch.testing.assert_close(average - start, torch.full_like(start, 1 - 0.5 ** (8 / 100)))
+    torch.testing.assert_close(ema - start, torch.full_like(start, 1 - 0.5 ** (8 / 100)))
 
 
 @both
-def test_a_trained_one_is_gone_on_with(images, net):
-    grown = TINY.changed(net=net)
-    first, further = StyleGAN2(images, grown, seed=1), grown.changed(grow=())
+def test_start_from_trained_weights(images, net):
+    growing = TINY.changed(net=net)
+    first, further = StyleGAN2(images, growing, seed=1), growing.changed(grow=())
     kept = first.trained()
     tensors = {f"generator.{k}": v for k, v in kept.items()} | first.discriminator_state()
     objective = StyleGAN2(images, further)
@@ -163,8 +163,10 @@ def test_a_trained_one_is_gone_on_with(images, net):
         own = objective.modules[name].state_dict()
         assert all(torch.equal(own[key], value) for key, value in kept.items())
     discriminator = objective.modules["discriminator"].state_dict()
-    assert all(torch.equal(discriminator[k.removeprefix("discriminator.")], v) for k, v in first.discriminator_state().items())
-    # Its average is that of something trained: what comes first is not soon forgotten.
+    assert all(
+        torch.equal(discriminator[k.removeprefix("discriminator.")], v) for k, v in first.discriminator_state().items()
+    )
+    # No EMA ramp-up after a start from trained weights.
     with torch.no_grad():
         objective.modules["generator"].mapping.w_avg.zero_()
         for p in objective.modules["generator"].parameters():
@@ -175,7 +177,7 @@ def test_a_trained_one_is_gone_on_with(images, net):
     torch.testing.assert_close(left, torch.full_like(left, 0.5 ** (objective.recipe.batch / 100)))
 
 
-def test_what_cannot_be_gone_on_with_is_refused(images):
+def test_start_from_unsuitable_weights_is_refused(images):
     first = StyleGAN2(images, TINY)
     tensors = {f"generator.{k}": v for k, v in first.trained().items()} | first.discriminator_state()
     with pytest.raises(BadRecipe, match="need not grow"):
@@ -184,20 +186,20 @@ def test_what_cannot_be_gone_on_with_is_refused(images):
         StyleGAN2(images, TINY.changed(size=8, grow=())).start_from(tensors)
 
 
-def test_mirrored_images_only_where_asked(images):
+def test_images_are_flipped_only_if_enabled(images):
     plain = StyleGAN2(images, TINY.changed(flip=False, grow=()))
     plain.prepare(0.9)
     batch = plain.batch(torch.Generator().manual_seed(0), 32)
     known = {p.tobytes() for p in images}
     back = ((batch + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     assert all(p.tobytes() in known for p in back)
-    mirrored = StyleGAN2(images, TINY.changed(grow=()))
-    mirrored.prepare(0.9)
-    batch = mirrored.batch(torch.Generator().manual_seed(0), 32)
+    flipped = StyleGAN2(images, TINY.changed(grow=()))
+    flipped.prepare(0.9)
+    batch = flipped.batch(torch.Generator().manual_seed(0), 32)
     back = ((batch + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     assert 4 < sum(p.tobytes() in known for p in back) < 28
 
 
 def test_too_few_images_are_refused(images):
-    with pytest.raises(BadImage, match=f"{MIN_IMAGES - 1} images given; a StyleGAN learns from {MIN_IMAGES} or more"):
+    with pytest.raises(BadImage, match=f"{MIN_IMAGES - 1} images given; a StyleGAN needs {MIN_IMAGES} or more"):
         StyleGAN2(images[1:], TINY)

@@ -216,5 +216,5 @@ def test_a_generator_needs_more_images_and_a_power_of_two(folder, tmp_path):
         pytest.raises(BadImage, match="8 images given; a StyleGAN needs 50 or more"),
     ):
         pretrain("stylegan2", folder, tmp_path / "out", size=32)
-    with pytest.raises(BadRecipe, match="100 px is no power of two; the nearest is 128"):
+    with pytest.raises(BadRecipe, match="100 px is not a power of two; the nearest is 128"):
         pretrain("stylegan2", folder, tmp_path / "out", size=100)

@@ -41,7 +41,7 @@ class Shape(Recipe):
         if side & (side - 1):
             low = 1 << side.bit_length() - 1
             near = low if side * side < low * low * 2 else 2 * low
-            raise ValueError(f"{side} px is no power of two; the nearest is {near}")
+            raise ValueError(f"{side} px is not a power of two; the nearest is {near}")
         return side
 
     @property

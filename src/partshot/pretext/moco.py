@@ -30,7 +30,7 @@ from lightly.models.utils import (
     deactivate_requires_grad,
     update_momentum,
 )
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from partshot.data.symmetry import one_sided
@@ -92,7 +92,7 @@ class MoCoRecipe(Recipe):
 
     @field_validator("dense_negatives", "flip", mode="before")
     @classmethod
-    def _current_value(cls, value: Any, info: ValidationInfo):
+    def _current_value(cls, value, info):
         values = {cls.renamed[setting]: names for setting, names in _OLD_VALUES.items()}[info.field_name]
         return values.get(value, value) if isinstance(value, str) else value
 
