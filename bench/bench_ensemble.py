@@ -28,7 +28,7 @@ from partshot.data.shots import Shots
 from partshot.heads.ensemble import Ensemble
 from partshot.machine import available_cores
 from partshot.metrics import score
-from partshot.ops.disagreement import verdict, vote
+from partshot.ops.disagreement import vote, vote_with_uncertainty
 from partshot.ops.hypercolumn import stack
 from partshot.pyramid import Pyramid
 from partshot.represent.stylegan import StyleGAN, load_stylegan

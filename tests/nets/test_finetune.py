@@ -1,15 +1,15 @@
-"""Surgery for fine-tuning: nothing changes in what a network computes, nor in the gradient of its input."""
+"""Preparation for fine-tuning changes neither the outputs of a network nor the gradient of its input."""
 
 import pytest
 import timm
 import torch
 from torch import nn
 
-from partshot.nets.finetune import FixedDepthwise, SameConv, fix_depthwise, fold_norms
+from partshot.nets.finetune import FrozenDepthwise, SameConv, fold_batchnorm, freeze_depthwise
 
 
-def unlike(net):
-    """A net whose norms have statistics and weights that are not those of a new one."""
+def with_random_norms(net):
+    """A net whose norms have random statistics and weights."""
     torch.manual_seed(0)
     for norm in net.modules():
         if isinstance(norm, nn.BatchNorm2d):
@@ -23,51 +23,52 @@ def levels(net, images):
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "mobilenetv3_small_050"])
-def test_a_cheaper_net_has_the_same_levels_and_the_same_gradient_of_its_input(name):
-    given = unlike(timm.create_model(name, num_classes=0))
-    cheap = unlike(timm.create_model(name, num_classes=0))
-    cheap.load_state_dict(given.state_dict())
-    assert fold_norms(cheap, lambda: levels(cheap, torch.zeros(1, 3, 64, 64))) > 0
-    fixed = fix_depthwise(cheap)
-    assert (fixed > 0) == ("resnet" not in name)
-    assert sum(isinstance(layer, FixedDepthwise) for layer in cheap.modules()) == fixed
-    # Sides that strides do not divide, and two that differ.
+def test_a_prepared_net_has_equal_outputs_and_an_equal_input_gradient(name):
+    net = with_random_norms(timm.create_model(name, num_classes=0))
+    cheap = with_random_norms(timm.create_model(name, num_classes=0))
+    cheap.load_state_dict(net.state_dict())
+    assert fold_batchnorm(cheap, lambda: levels(cheap, torch.zeros(1, 3, 64, 64))) > 0
+    frozen = freeze_depthwise(cheap)
+    assert (frozen > 0) == ("resnet" not in name)
+    assert sum(isinstance(layer, FrozenDepthwise) for layer in cheap.modules()) == frozen
+    # Different sides, one of them not divisible by the strides.
     images = torch.rand(2, 3, 71, 96)
-    grads = []
-    for net in (given, cheap):
+    results = []
+    for one in (net, cheap):
         leaf = images.clone().requires_grad_()
-        found = levels(net, leaf)
-        sum(level.square().mean() for level in found).backward()
-        grads.append((found, leaf.grad))
-    for mine, theirs in zip(grads[1][0], grads[0][0], strict=True):
+        outputs = levels(one, leaf)
+        sum(level.square().mean() for level in outputs).backward()
+        results.append((outputs, leaf.grad))
+    (expected, expected_grad), (found, grad) = results
+    for mine, theirs in zip(found, expected, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-4 * float(theirs.abs().max()))
-    assert torch.allclose(grads[1][1], grads[0][1], atol=1e-4 * float(grads[0][1].abs().max()))
+    assert torch.allclose(grad, expected_grad, atol=1e-4 * float(expected_grad.abs().max()))
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("same", [True, False])
-def test_a_fixed_depthwise_convolution_passes_the_gradient_that_torch_computes(kernel, stride, same):
+def test_frozen_depthwise_has_torchs_input_gradient(kernel, stride, same):
     torch.manual_seed(0)
     conv = nn.Conv2d(6, 6, kernel, stride, kernel // 2, groups=6)
-    fixed = FixedDepthwise(conv, same)
+    frozen = FrozenDepthwise(conv, same)
     leaf = torch.rand(2, 6, 13, 10, requires_grad=True)
-    result = fixed(leaf)
+    result = frozen(leaf)
     weight = torch.rand_like(result)
     (result * weight).sum().backward()
     mine = leaf.grad.clone()
     with torch.no_grad():
-        assert torch.equal(fixed(leaf), result)
-    # torch's own backward pass through the same padding.
+        assert torch.equal(frozen(leaf), result)
+    # torch's backward pass with the same padding.
     other = leaf.detach().clone().requires_grad_()
-    pads = fixed._pads(other.shape[2:], (kernel, kernel))
+    pads = frozen._pads(other.shape[2:], (kernel, kernel))
     expected = nn.functional.conv2d(nn.functional.pad(other, pads), conv.weight, conv.bias, stride, groups=6)
     (expected * weight).sum().backward()
     assert torch.allclose(result, expected, atol=1e-5) and torch.allclose(mine, other.grad, atol=1e-5)
-    assert fixed.weight.grad is None
+    assert frozen.weight.grad is None
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 12)])
-def test_padding_is_tensorflows(size):
+def test_same_padding_is_tensorflows(size):
     conv = SameConv(3, 4, 3, 2)
     assert conv(torch.zeros(1, 3, *size)).shape[2:] == tuple(-(-side // 2) for side in size)

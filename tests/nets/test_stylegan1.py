@@ -1,4 +1,4 @@
-"""StyleGAN's synthesis against the same written plainly, and its names and sizes against published ones."""
+"""StyleGAN's synthesis against a simple reference, and its names and sizes against published ones."""
 
 import math
 
@@ -14,7 +14,7 @@ TINY = Shape(resolution=16, z_dim=8, w_dim=12, mapping_layers=2, channel_base=64
 
 
 def make(shape=TINY, exits=()):
-    """One whose every weight counts."""
+    """A generator in which no weight is zero."""
     torch.manual_seed(0)
     generator = Generator(shape, exits).eval()
     for name, parameter in generator.named_parameters():
@@ -30,8 +30,8 @@ def generator():
 
 def latents(generator, count=3, seed=1):
     z = torch.randn(count, generator.shape.z_dim, generator=torch.Generator().manual_seed(seed))
-    # Apart from each other layer by layer, as style mixing has them.
-    return generator.mapping.spread(generator.mapping(z)) * torch.linspace(0.5, 1.5, generator.num_ws)[:, None]
+    # Different in each layer, as with style mixing.
+    return generator.mapping.broadcast(generator.mapping(z)) * torch.linspace(0.5, 1.5, generator.num_ws)[:, None]
 
 
 def noise_of(generator, count=3, seed=2):
@@ -40,15 +40,15 @@ def noise_of(generator, count=3, seed=2):
 
 
 def test_adain_by_its_definition():
-    """Equation 1, map by map; a map without detail becomes its shift."""
+    """Equation 1, map by map; a constant map becomes `shift`."""
     torch.manual_seed(0)
     x, scale, shift = torch.randn(3, 4, 5, 7) * 3 + 2, torch.randn(3, 4), torch.randn(3, 4)
     found = adain(x, scale, shift)
     for b in range(3):
         for c in range(4):
-            plain = x[b, c].double()
-            plain = (plain - plain.mean()) / (plain.var(unbiased=False) + 1e-5).sqrt()
-            torch.testing.assert_close(found[b, c].double(), plain * scale[b, c] + shift[b, c], atol=1e-5, rtol=1e-5)
+            m = x[b, c].double()
+            m = (m - m.mean()) / (m.var(unbiased=False) + 1e-5).sqrt()
+            torch.testing.assert_close(found[b, c].double(), m * scale[b, c] + shift[b, c], atol=1e-5, rtol=1e-5)
     styled = F.instance_norm(x, eps=1e-5) * scale[..., None, None] + shift[..., None, None]
     torch.testing.assert_close(found, styled, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(adain(torch.full_like(x, 0.7), scale, shift).mean((2, 3)), shift, atol=1e-3, rtol=0)
@@ -56,26 +56,26 @@ def test_adain_by_its_definition():
 
 @pytest.mark.parametrize("images", [1, 2])
 def test_adain_has_its_definitions_gradient_in_any_layout(images):
-    """For a single image torch's own instance norm has not, where the layouts of maps and gradients differ."""
+    """torch's instance norm fails for a single image if memory formats of maps and gradients differ."""
     torch.manual_seed(0)
     scale, shift = torch.randn(images, 4), torch.randn(images, 4)
     for layout in (torch.contiguous_format, torch.channels_last):
         x = torch.randn(images, 4, 6, 6).to(memory_format=torch.channels_last).requires_grad_()
-        above = torch.randn(images, 4, 6, 6).to(memory_format=layout)
-        (found,) = torch.autograd.grad(adain(x, scale, shift), x, above)
+        upstream = torch.randn(images, 4, 6, 6).to(memory_format=layout)
+        (found,) = torch.autograd.grad(adain(x, scale, shift), x, upstream)
         variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
-        plain = (x - mean) * (variance + 1e-5).rsqrt() * scale[..., None, None]
-        torch.testing.assert_close(found, torch.autograd.grad(plain, x, above)[0], atol=1e-5, rtol=1e-5)
+        expected = (x - mean) * (variance + 1e-5).rsqrt() * scale[..., None, None]
+        torch.testing.assert_close(found, torch.autograd.grad(expected, x, upstream)[0], atol=1e-5, rtol=1e-5)
 
 
-def test_the_convolution_of_doubled_pixels():
+def test_convolution_of_doubled_pixels():
     x, weight = torch.randn(2, 3, 5, 6), torch.randn(4, 3, 3, 3)
     expected = F.conv2d(x.repeat_interleave(2, 2).repeat_interleave(2, 3), weight, padding=1)
     torch.testing.assert_close(conv_of_doubled(x, weight), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_mapping_is_the_papers(generator):
-    """Layers at a hundredth of the learning rate, whose gain stands before their bias."""
+def test_mapping_is_the_papers(generator):
+    """Learning-rate multiplier 0.01; the gain is applied before the bias."""
     z = torch.randn(4, 8)
     x = z / z.square().mean(1, keepdim=True).sqrt()
     for i in range(2):
@@ -86,8 +86,8 @@ def test_the_mapping_is_the_papers(generator):
     assert float(make().mapping.dense0.weight.detach().std()) == pytest.approx(100, rel=0.2)
 
 
-def plainly(state, ws, noise, resolution):
-    """The synthesis by names of weights, one published operation after the other: image, styled and raw maps."""
+def reference(state, ws, noise, resolution):
+    """Reference synthesis from a state dict with the published operations: image, AdaIN outputs and raw maps."""
 
     def conv(x, name, gain=2.0):
         weight = state[f"{name}.weight"]
@@ -96,12 +96,12 @@ def plainly(state, ws, noise, resolution):
     def bias(name):
         return state[f"{name}.bias"][:, None, None]
 
-    def enlarged(x, name):
+    def upsampled(x, name):
         weight = state[f"{name}.weight"] * math.sqrt(2 / state[f"{name}.weight"][0].numel())
         if x.shape[2] < 64:
             x = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, padding=1)
         else:
-            # The official fused_scale: four shifted copies of the kernel, scattered.
+            # The official fused_scale: the sum of four shifted copies of the kernel, transposed convolution.
             spread = F.pad(weight.transpose(0, 1), (1, 1, 1, 1))
             spread = spread[..., 1:, 1:] + spread[..., :-1, 1:] + spread[..., 1:, :-1] + spread[..., :-1, :-1]
             x = F.conv_transpose2d(x, spread, stride=2, padding=1)
@@ -122,7 +122,7 @@ def plainly(state, ws, noise, resolution):
         if side == 4:
             first = (state[f"{block}.const"] + bias(block)).repeat(len(ws), 1, 1, 1)
         else:
-            first = enlarged(x, f"{block}.conv0_up")
+            first = upsampled(x, f"{block}.conv0_up")
         maps.append(styled(first, f"{block}.epi1", len(maps)))
         name = f"{block}.conv" if side == 4 else f"{block}.conv1"
         second = conv(maps[-1], name) + bias(name)
@@ -133,55 +133,55 @@ def plainly(state, ws, noise, resolution):
     return conv(x, "torgb", gain=1.0) + bias("torgb"), maps, raw
 
 
-# From layer to layer rounding multiplies; a wrong kernel, border or order would be wrong by 1.
-@pytest.mark.parametrize("resolution, near", [(16, 1e-4), (128, 5e-3)])
-def test_the_synthesis_is_the_published_one(resolution, near):
+# Rounding errors grow from layer to layer; a wrong kernel, border or order gives errors of about 1.
+@pytest.mark.parametrize("resolution, tolerance", [(16, 1e-4), (128, 5e-3)])
+def test_synthesis_equals_the_reference(resolution, tolerance):
     generator = make(TINY.changed(resolution=resolution, channel_base=4 * resolution, channel_max=4))
     ws, noise = latents(generator, 2), noise_of(generator, 2)
     with torch.no_grad():
         image, found = generator.synthesis(ws, noise, raw=True)
-        expected, maps, raw = plainly(generator.synthesis.state_dict(), ws, noise, resolution)
-    torch.testing.assert_close(image, expected, atol=near, rtol=near)
+        expected, maps, raw = reference(generator.synthesis.state_dict(), ws, noise, resolution)
+    torch.testing.assert_close(image, expected, atol=tolerance, rtol=tolerance)
     assert len(found) == 2 * len(generator.layers)
     for ours, theirs in zip(found, [*maps, *raw], strict=True):
-        torch.testing.assert_close(ours, theirs, atol=near, rtol=near)
+        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
     with torch.no_grad():
         again, fewer = generator.synthesis(ws, noise)
     assert torch.equal(again, image) and all(map(torch.equal, fewer, found))
 
 
-def test_same_latent_same_pixels_and_maps_in_any_batch(generator):
+def test_results_do_not_depend_on_the_batch(generator):
     ws, noise = latents(generator), noise_of(generator)
     with torch.no_grad():
         images, maps = generator.synthesis(ws, noise, raw=True)
         again, maps_again = generator.synthesis(ws, noise, raw=True)
         alone, maps_alone = generator.synthesis(ws[1:2], tuple(n[1:2] for n in noise), raw=True)
         other, _ = generator.synthesis(ws, noise_of(generator, seed=3))
-        silent, _ = generator.synthesis(ws)
-        quiet, _ = generator.synthesis(ws, tuple(torch.zeros_like(n) for n in noise))
+        without_noise, _ = generator.synthesis(ws)
+        zero_noise, _ = generator.synthesis(ws, tuple(torch.zeros_like(n) for n in noise))
     assert torch.equal(images, again) and all(map(torch.equal, maps, maps_again))
     torch.testing.assert_close(alone[0], images[1], atol=1e-5, rtol=1e-5)
     for whole, one in zip(maps, maps_alone, strict=True):
         torch.testing.assert_close(one[0], whole[1], atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(images, other) and torch.equal(silent, quiet)
+    assert not torch.allclose(images, other) and torch.equal(without_noise, zero_noise)
 
 
-def test_noise_is_told_by_layer():
+def test_noise_strengths_per_layer():
     generator = Generator(TINY)
     assert generator.synthesis.noise_strengths() == [0.0] * 6
     generator.synthesis.blocks["8x8"].epi2.top_epi["noise"].weight.data[3] = -0.5
     assert generator.synthesis.noise_strengths() == [0, 0, 0, 0.5, 0, 0]
 
 
-def test_parameters_are_those_of_the_official_network():
-    """26,219,627 at 1024 px, says its own summary, which counts a ToRGB of every size; 18 latents."""
+def test_parameter_count_is_the_official_one():
+    """26,219,627 at 1024 px in the official summary, which counts a ToRGB of every size; 18 latents."""
     with torch.device("meta"):
         whole = Generator(shape_of("adain", 1024), (4, 8, 16, 32, 64, 128, 256, 512))
     assert sum(p.numel() for p in whole.parameters()) == 26_219_627
     assert whole.num_ws == 18 and whole.layers[:6] == (4, 4, 8, 8, 16, 16)
 
 
-def test_names_are_those_of_the_converted_checkpoints(generator):
+def test_weight_names_are_those_of_converted_checkpoints(generator):
     expected = {"mapping.w_avg", "synthesis.blocks.4x4.const", "synthesis.blocks.4x4.bias"}
     modules = ["mapping.dense0", "mapping.dense1", "synthesis.torgb", "synthesis.blocks.4x4.conv"]
     modules += [f"synthesis.blocks.{side}x{side}.{conv}" for side in (8, 16) for conv in ("conv0_up", "conv1")]
@@ -196,7 +196,7 @@ def test_names_are_those_of_the_converted_checkpoints(generator):
     assert state["synthesis.blocks.16x16.conv0_up.weight"].shape == (4, 8, 3, 3)
 
 
-def test_growing_begins_as_the_image_enlarged():
+def test_fade_in_starts_from_the_upsampled_image():
     generator = make(exits=(8,))
     ws = latents(generator)
     with torch.no_grad():
@@ -212,7 +212,7 @@ def test_growing_begins_as_the_image_enlarged():
         make().synthesis(ws, resolution=8)
 
 
-def test_bf16_stays_near_float32(generator):
+def test_bf16_is_close_to_float32(generator):
     ws, noise = latents(generator), noise_of(generator)
     with torch.no_grad():
         exact, _ = generator.synthesis(ws, noise)
@@ -222,10 +222,10 @@ def test_bf16_stays_near_float32(generator):
     assert (rough - exact).abs().mean() < 0.05 * exact.abs().mean()
 
 
-def test_it_differentiates_twice():
-    """As path lengths need it."""
+def test_second_derivatives():
+    """Path-length regularization needs them."""
     torch.manual_seed(0)
     x, scale, shift = (torch.randn(*size, dtype=torch.float64) for size in ((2, 2, 3, 3), (2, 2), (2, 2)))
     weight = torch.randn(2, 2, 3, 3, dtype=torch.float64)
-    for function, given in ((adain, (x, scale, shift)), (conv_of_doubled, (x, weight))):
-        assert torch.autograd.gradgradcheck(function, [tensor.requires_grad_() for tensor in given])
+    for function, inputs in ((adain, (x, scale, shift)), (conv_of_doubled, (x, weight))):
+        assert torch.autograd.gradgradcheck(function, [tensor.requires_grad_() for tensor in inputs])

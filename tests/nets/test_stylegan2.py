@@ -1,4 +1,4 @@
-"""StyleGAN2's layers against their definitions, and its names and sizes against the official checkpoints'."""
+"""StyleGAN2's layers against their definitions, and its names and sizes against the official checkpoints."""
 
 import math
 
@@ -22,7 +22,7 @@ def generator():
 
 def latents(generator, count=3, seed=1):
     z = torch.randn(count, generator.shape.z_dim, generator=torch.Generator().manual_seed(seed))
-    return generator.mapping.spread(generator.mapping(z))
+    return generator.mapping.broadcast(generator.mapping(z))
 
 
 def noise_of(generator, count, seed=2):
@@ -31,8 +31,8 @@ def noise_of(generator, count, seed=2):
 
 
 @pytest.mark.parametrize("up", [False, True])
-def test_demodulation_by_its_definition(up):
-    """Weights scaled per image and normalized per output, one convolution each (section 2.2, equations 1 and 3)."""
+def test_demodulation_equals_its_definition(up):
+    """Weights scaled per image and normalize per output, one convolution each (section 2.2, equations 1 and 3)."""
     torch.manual_seed(0)
     x, weight, styles = torch.randn(3, 5, 6, 6), torch.randn(4, 5, 3, 3), torch.randn(3, 5)
     ours = modulated_conv(x, weight, styles, up=up)
@@ -46,13 +46,13 @@ def test_demodulation_by_its_definition(up):
         torch.testing.assert_close(found, expected[0], atol=1e-5, rtol=1e-5)
 
 
-def test_without_demodulation_only_styles_scale():
+def test_modulation_without_demodulation():
     x, weight, styles = torch.randn(2, 5, 6, 6), torch.randn(3, 5, 1, 1), torch.randn(2, 5)
     expected = torch.einsum("oi,bi,bihw->bohw", weight[:, :, 0, 0], styles, x)
     torch.testing.assert_close(modulated_conv(x, weight, styles, demodulate=False), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_mapping_normalizes_and_truncates(generator):
+def test_mapping_normalization_and_truncation(generator):
     z = torch.randn(4, 8)
     w = generator.mapping(z)
     torch.testing.assert_close(generator.mapping(z * 7), w)
@@ -63,14 +63,14 @@ def test_the_mapping_normalizes_and_truncates(generator):
         x = F.leaky_relu(x, 0.2) * math.sqrt(2)
     torch.testing.assert_close(w, x, atol=1e-5, rtol=1e-5)
     generator.mapping.w_avg.fill_(0.25)
-    ws = generator.mapping.spread(w, psi=0.5, cutoff=2)
+    ws = generator.mapping.broadcast(w, psi=0.5, cutoff=2)
     assert ws.shape == (4, generator.num_ws, 12)
     torch.testing.assert_close(ws[:, 0], 0.25 + (w - 0.25) * 0.5)
     torch.testing.assert_close(ws[:, 1], ws[:, 0])
     torch.testing.assert_close(ws[:, 2], w)
 
 
-def test_same_latent_same_pixels_and_features_in_any_batch(generator):
+def test_results_do_not_depend_on_the_batch(generator):
     ws, noise = latents(generator), noise_of(generator, 3)
     for name in ("b4.conv1", "b16.conv1"):
         generator.synthesis.get_submodule(name).noise_strength.data.fill_(0.3)
@@ -86,19 +86,19 @@ def test_same_latent_same_pixels_and_features_in_any_batch(generator):
     assert not torch.allclose(images, other)
 
 
-def test_levels_are_those_that_regan_taps(generator):
+def test_levels_are_those_of_regan(generator):
     images, maps = generator.synthesis(latents(generator))
     assert images.shape == (3, 3, 16, 16)
     assert [tuple(m.shape[1:]) for m in maps] == [(8, 4, 4), (8, 8, 8), (8, 8, 8), (4, 16, 16), (4, 16, 16)]
     assert generator.layers == (4, 8, 8, 16, 16) and generator.num_ws == 6
-    # 5,056 dimensions: every convolution from 8 to 1024 px (method of ReGAN's code).
+    # 5,056 dimensions: all convolutions from 8 to 1024 px, as in ReGAN's code.
     with torch.device("meta"):
         large = Generator(shape_of("config-f", 1024))
     assert sum(large.shape.channels(side) for side in large.layers[1:]) == 5056 and large.num_ws == 18
 
 
-def test_raw_results_are_the_convolutions(generator):
-    """Before noise, bias and activation, of weights scaled and normalized image by image."""
+def test_raw_maps_are_the_outputs_of_the_convolutions(generator):
+    """Before noise, bias and activation, with weights modulated and demodulated for each image."""
     ws, noise = latents(generator), noise_of(generator, 3)
     for name, parameter in generator.synthesis.named_parameters():
         if name.endswith(("noise_strength", "conv0.bias", "conv1.bias")):
@@ -114,11 +114,11 @@ def test_raw_results_are_the_convolutions(generator):
             weight = weight / (weight.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
             plain = F.conv2d(maps[layer - 1][b], weight, padding=1)
             torch.testing.assert_close(found[5 + layer][b], plain, atol=1e-5, rtol=1e-4)
-            heard = plain + conv.bias[:, None, None] + conv.noise_strength * noise[layer][b]
-            torch.testing.assert_close(maps[layer][b], F.leaky_relu(heard, 0.2) * math.sqrt(2), atol=1e-5, rtol=1e-4)
+            expected = plain + conv.bias[:, None, None] + conv.noise_strength * noise[layer][b]
+            torch.testing.assert_close(maps[layer][b], F.leaky_relu(expected, 0.2) * math.sqrt(2), atol=1e-5, rtol=1e-4)
 
 
-def test_parameters_are_those_of_the_official_networks():
+def test_parameter_counts_are_the_official_ones():
     """30.0 and 24.8 million for 256 px (StyleGAN2-ADA's own summaries)."""
     with torch.device("meta"):
         counts = {
@@ -129,7 +129,7 @@ def test_parameters_are_those_of_the_official_networks():
     assert [round(n / 1e6, 2) for n in counts.values()] == [30.03, 28.86, 24.77, 24.0]
 
 
-def test_names_are_the_official_ones(generator):
+def test_weight_names_are_the_official_ones(generator):
     names = set(generator.state_dict())
     assert {"mapping.fc0.weight", "mapping.fc1.bias", "mapping.w_avg", "synthesis.b4.const"} < names
     for layer in ("b4.conv1", "b8.conv0", "b8.conv1", "b16.conv0"):
@@ -151,7 +151,7 @@ def test_names_are_the_official_ones(generator):
     assert "b8.fromrgb.weight" not in discriminator and "b16.skip.bias" not in discriminator
 
 
-def test_growing_begins_as_the_image_enlarged(generator):
+def test_fade_in_starts_from_the_upsampled_image(generator):
     ws = latents(generator)
     with torch.no_grad():
         coarse, maps = generator.synthesis(ws, resolution=8)
@@ -161,7 +161,7 @@ def test_growing_begins_as_the_image_enlarged(generator):
         torch.testing.assert_close(fading, upsample(coarse))
         assert not torch.allclose(fading, whole)
         discriminator = Discriminator(TINY, entries=(8,)).eval()
-        # Not faded in at all, the last block is passed by.
+        # With fade = 0 the last block is bypassed.
         torch.testing.assert_close(discriminator(whole, fade=0.0), discriminator(downsample(whole)))
         assert not torch.allclose(discriminator(whole, fade=0.5), discriminator(whole))
         assert discriminator(coarse).shape == (3,)
@@ -169,7 +169,7 @@ def test_growing_begins_as_the_image_enlarged(generator):
         Discriminator(TINY)(coarse)
 
 
-def test_minibatch_deviation_sees_who_makes_always_the_same():
+def test_minibatch_stddev_is_zero_for_identical_images():
     same = torch.randn(1, 3, 4, 4).expand(8, -1, -1, -1)
     assert float(minibatch_stddev(same).max()) < 2e-4
     varied = torch.randn(8, 3, 4, 4)
@@ -181,15 +181,15 @@ def test_minibatch_deviation_sees_who_makes_always_the_same():
     assert minibatch_stddev(varied[:7]).shape == (7, 1, 4, 4)
 
 
-def test_a_resolution_that_is_no_power_of_two_is_refused_with_the_nearest():
+def test_a_resolution_that_is_not_a_power_of_two_is_refused():
     for side, near in ((100, 128), (70, 64), (48, 64), (1000, 1024)):
-        with pytest.raises(BadRecipe, match=f"{side} px is no power of two; the nearest is {near}"):
+        with pytest.raises(BadRecipe, match=f"{side} px is not a power of two; the nearest is {near}"):
             shape_of("small", side)
     with pytest.raises(BadRecipe, match="unknown StyleGAN net 'config-g'; did you mean 'config-f'"):
         shape_of("config-g", 64)
 
 
-def test_bf16_stays_near_float32(generator):
+def test_bf16_is_close_to_float32(generator):
     ws, noise = latents(generator), noise_of(generator, 3)
     with torch.no_grad():
         exact, _ = generator.synthesis(ws, noise)

@@ -1,4 +1,4 @@
-"""The lazy hypercolumn against the one that is built."""
+"""Lazy hypercolumn operations against the materialized hypercolumn."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_any_shapes_agree(shapes, image_size):
     )
 
 
-def test_both_memory_formats_give_the_same():
+def test_both_memory_formats_give_equal_results():
     pyramid = make_pyramid()
     weights = make_weights(pyramid)
     last = Pyramid(tuple(m.contiguous(memory_format=torch.channels_last) for m in pyramid.maps), pyramid.image_size)
@@ -73,7 +73,7 @@ def test_gradients_equal_those_through_the_materialized_stack():
         torch.testing.assert_close(lazy, dense, atol=1e-5, rtol=1e-4)
 
 
-def test_maps_and_weights_stay_as_they_were():
+def test_maps_and_weights_are_not_modified():
     pyramid = make_pyramid(SHAPES[1:])
     weights, before = make_weights(pyramid), [m.clone() for m in make_pyramid(SHAPES[1:]).maps]
     with torch.no_grad():
@@ -92,14 +92,14 @@ def test_autocast_gives_bfloat16_near_the_exact_result():
     assert (low.float() - exact).abs().max() < 0.03 * exact.abs().max()
 
 
-def test_weights_that_do_not_fit_are_refused():
+def test_weights_of_wrong_shape_are_refused():
     pyramid = make_pyramid()
     with pytest.raises(BadRecipe, match="do not fit maps"):
         project(pyramid, make_weights(pyramid)[:-1])
 
 
 @pytest.mark.parametrize("image_size", [(48, 40), (20, 90)])
-def test_reading_pixels_equals_indexing_the_stack(image_size):
+def test_at_pixels_equals_indexing_the_stack(image_size):
     pyramid = make_pyramid(image_size=image_size)
     rng = torch.Generator().manual_seed(2)
     index = torch.randint(0, 2, (200,), generator=rng)
@@ -110,17 +110,17 @@ def test_reading_pixels_equals_indexing_the_stack(image_size):
     )
 
 
-@pytest.mark.parametrize(("dtype", "apart"), [(torch.float16, 0.01), (torch.bfloat16, 0.06)])
-def test_reading_pixels_of_sixteen_bits_rounds_and_no_more(dtype, apart):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.06)])
+def test_at_pixels_in_half_precision_only_rounds(dtype, tolerance):
     pyramid = make_pyramid()
     half = pyramid.to(dtype, memory_format=torch.channels_last)
     at = torch.randint(0, 2, (50,)), torch.randint(0, 48, (50,)), torch.randint(0, 40, (50,))
     found = at_pixels(half, *at)
     assert found.dtype == dtype
-    torch.testing.assert_close(found.float(), at_pixels(pyramid, *at), atol=apart, rtol=0)
+    torch.testing.assert_close(found.float(), at_pixels(pyramid, *at), atol=tolerance, rtol=0)
 
 
-def test_resizing_averages_where_it_shrinks_and_interpolates_where_it_grows():
+def test_resizing_averages_when_shrinking_and_interpolates_when_growing():
     level = torch.arange(16.0).view(1, 1, 4, 4)
     assert torch.equal(resize(level, (2, 2)), F.avg_pool2d(level, 2))
     assert torch.equal(resize(level, (8, 8)), F.interpolate(level, scale_factor=2, mode="bilinear"))

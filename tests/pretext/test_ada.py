@@ -1,4 +1,4 @@
-"""Adaptive augmentation: its changes against torchvision's, its chances, and what it follows."""
+"""ADA: transformations against torchvision, their probabilities, and the adaptation of p."""
 
 import math
 
@@ -8,14 +8,14 @@ import torch
 from torchvision.transforms.v2 import functional as tv
 
 from partshot.pretext import ada
-from partshot.pretext.ada import Ada, change, coarser, colors, finer, geometry
+from partshot.pretext.ada import Ada, color_matrix, geometric_matrix, transform, wavelet_downsample, wavelet_upsample
 
 SAME = torch.eye(4)[None, :3]
 
 
 @pytest.fixture
 def images():
-    """Smooth images in [-.8, .8], so that ways to interpolate agree."""
+    """Smooth images in [-0.9, 0.9], for which interpolation methods agree."""
     coarse = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
     return torch.nn.functional.interpolate(coarse, size=48, mode="bicubic", align_corners=False).clamp(-0.9, 0.9)
 
@@ -25,109 +25,109 @@ def inner(x):
 
 
 def moved(images, matrix):
-    return change(images, matrix[None, :2].expand(len(images), -1, -1), SAME.expand(len(images), -1, -1))
+    return transform(images, matrix[None, :2].expand(len(images), -1, -1), SAME.expand(len(images), -1, -1))
 
 
-def test_no_change_changes_nothing(images):
+def test_identity_changes_nothing(images):
     assert Ada()(images) is images
-    # Not even noise: what is not chosen must reach the discriminator as sharp as before.
+    # Unaugmented images must stay sharp, even noise.
     noise = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     assert torch.equal(moved(noise, torch.eye(3)), noise)
-    # The way up and down alone is lossless, too, but at the border.
-    torch.testing.assert_close(inner(coarser(finer(noise))), inner(noise), atol=1e-5, rtol=0)
+    # Upsampling and downsampling is lossless except at the border.
+    torch.testing.assert_close(inner(wavelet_downsample(wavelet_upsample(noise))), inner(noise), atol=1e-5, rtol=0)
 
 
-def test_places_are_computed_in_float32_under_autocast(images):
-    aide = Ada()
-    aide.p.fill_(0.8)
+def test_coordinates_are_float32_under_autocast(images):
+    augmentation = Ada()
+    augmentation.p.fill_(0.8)
     torch.manual_seed(0)
-    exact = aide(images)
+    exact = augmentation(images)
     torch.manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(aide(images), exact)
+        assert torch.equal(augmentation(images), exact)
 
 
 @pytest.mark.parametrize("angle", [90.0, 17.0, -40.0])
-def test_turns_are_torchvisions(images, angle):
-    ours = moved(images, ada._turn(torch.tensor([math.radians(angle)]))[0])
+def test_rotations_equal_torchvision(images, angle):
+    ours = moved(images, ada._rotation(torch.tensor([math.radians(angle)]))[0])
     theirs = tv.rotate(images, angle, interpolation=tv.InterpolationMode.BILINEAR)
     assert (inner(ours) - inner(theirs)).abs().mean() < 0.01
 
 
-def test_scales_and_shifts_are_torchvisions(images):
+def test_scaling_and_translation_equal_torchvision(images):
     def affine(scale=1.0, shift=(0, 0)):
         return tv.affine(images, 0, list(shift), scale, [0.0], interpolation=tv.InterpolationMode.BILINEAR)
 
     half = torch.tensor([0.5])
     assert (inner(moved(images, ada._scaling(half, half)[0])) - inner(affine(scale=2.0))).abs().mean() < 0.01
-    shift = ada._shifting(torch.tensor([6 / 24]), torch.tensor([-4 / 24]))[0]
+    shift = ada._translation(torch.tensor([6 / 24]), torch.tensor([-4 / 24]))[0]
     assert (inner(moved(images, shift)) - inner(affine(shift=(-6, 4)))).abs().mean() < 0.01
 
 
-def test_a_mirror_is_exact_but_for_the_filter(images):
-    mirror = ada._scaling(torch.tensor([-1.0]), torch.tensor([1.0]))[0]
-    assert (inner(moved(images, mirror)) - inner(images.flip(3))).abs().max() < 0.03
+def test_flips_are_exact_up_to_the_filter(images):
+    flip = ada._scaling(torch.tensor([-1.0]), torch.tensor([1.0]))[0]
+    assert (inner(moved(images, flip)) - inner(images.flip(3))).abs().max() < 0.03
 
 
 def recolored(images, matrix):
-    where = torch.eye(3)[None, :2].expand(len(images), -1, -1)
-    still = change(images, where, SAME.expand(len(images), -1, -1))
-    return still, change(images, where, matrix[:, :3].expand(len(images), -1, -1))
+    identity = torch.eye(3)[None, :2].expand(len(images), -1, -1)
+    plain = transform(images, identity, SAME.expand(len(images), -1, -1))
+    return plain, transform(images, identity, matrix[:, :3].expand(len(images), -1, -1))
 
 
-def test_colors_are_torchvisions(images):
+def test_color_transformations_equal_torchvision(images):
     unit = lambda x: (x + 1) / 2  # noqa: E731  torchvision's floats are in [0, 1]
     by = torch.tensor([0.3])
-    still, brighter = recolored(images, ada.brightness(by))
-    torch.testing.assert_close(brighter, still + 0.3)
+    plain, brighter = recolored(images, ada.brightness(by))
+    torch.testing.assert_close(brighter, plain + 0.3)
     _, gray = recolored(images, ada.saturation(torch.tensor([0.0])))
-    torch.testing.assert_close(gray, still.mean(1, keepdim=True).expand_as(still), atol=1e-5, rtol=0)
+    torch.testing.assert_close(gray, plain.mean(1, keepdim=True).expand_as(plain), atol=1e-5, rtol=0)
     _, flat = recolored(images, ada.contrast(torch.tensor([0.5])))
-    torch.testing.assert_close(unit(flat), 0.5 + (unit(still) - 0.5) * 0.5)
+    torch.testing.assert_close(unit(flat), 0.5 + (unit(plain) - 0.5) * 0.5)
     _, negative = recolored(images, ada.luma_flip(torch.tensor([1.0])))
-    # A flip of the luma keeps differences between channels and turns their mean.
-    torch.testing.assert_close(negative.mean(1), -still.mean(1), atol=1e-5, rtol=0)
-    torch.testing.assert_close(negative[:, 0] - negative[:, 1], still[:, 0] - still[:, 1], atol=1e-5, rtol=0)
-    # A third of a circle moves red to green to blue, as torchvision's hue does with pure colors.
-    _, turned = recolored(images, ada.hue(torch.tensor([2 * math.pi / 3])))
-    torch.testing.assert_close(turned, still[:, [2, 0, 1]], atol=1e-5, rtol=0)
+    # A luma flip keeps differences between channels and negates their mean.
+    torch.testing.assert_close(negative.mean(1), -plain.mean(1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(negative[:, 0] - negative[:, 1], plain[:, 0] - plain[:, 1], atol=1e-5, rtol=0)
+    # A rotation by 120 degrees maps red to green and green to blue, as torchvision's hue does for pure colors.
+    _, rotated = recolored(images, ada.hue(torch.tensor([2 * math.pi / 3])))
+    torch.testing.assert_close(rotated, plain[:, [2, 0, 1]], atol=1e-5, rtol=0)
     pure = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
     green = tv.adjust_hue(pure, 1 / 3)
     torch.testing.assert_close(green.flatten(), (ada.hue(torch.tensor([2 * math.pi / 3]))[0, :3, :3] @ pure.flatten()))
 
 
-def test_everything_differentiates(images):
-    asked = images.clone().requires_grad_()
+def test_differentiability(images):
+    x = images.clone().requires_grad_()
     torch.manual_seed(0)
-    change(asked, geometry(4, 48, 0.8), colors(4, 0.8)).square().sum().backward()
-    assert asked.grad.abs().sum() > 0
+    transform(x, geometric_matrix(4, 48, 0.8), color_matrix(4, 0.8)).square().sum().backward()
+    assert x.grad.abs().sum() > 0
 
 
-def test_changes_come_with_their_probability():
+def test_transformations_are_applied_with_probability_p():
     torch.manual_seed(0)
     eye = torch.eye(4)
-    assert torch.equal(geometry(50, 32, 0.0), torch.eye(3)[:2].expand(50, -1, -1))
-    assert torch.equal(colors(50, 0.0), eye[:3].expand(50, -1, -1))
+    assert torch.equal(geometric_matrix(50, 32, 0.0), torch.eye(3)[:2].expand(50, -1, -1))
+    assert torch.equal(color_matrix(50, 0.0), eye[:3].expand(50, -1, -1))
     p = 0.2
-    still = (geometry(20_000, 32, p) - torch.eye(3)[:2]).abs().amax((1, 2)) < 1e-6
-    # Five kinds, a turn counted once; half of the mirrors and a quarter of the quarter turns do nothing.
-    wanted = (1 - p / 2) * (1 - 3 / 4 * p) * (1 - p) ** 5
-    np.testing.assert_allclose(still.float().mean(), wanted, atol=0.015)
-    plain = (colors(20_000, p) - eye[:3]).abs().amax((1, 2)) < 1e-6
-    np.testing.assert_allclose(plain.float().mean(), (1 - p) ** 4 * (1 - p / 2), atol=0.015)
+    identity = (geometric_matrix(20_000, 32, p) - torch.eye(3)[:2]).abs().amax((1, 2)) < 1e-6
+    # Both rotations together count as one. Half of the flips and a quarter of the 90 degree rotations are identities.
+    expected = (1 - p / 2) * (1 - 3 / 4 * p) * (1 - p) ** 5
+    np.testing.assert_allclose(identity.float().mean(), expected, atol=0.015)
+    identity = (color_matrix(20_000, p) - eye[:3]).abs().amax((1, 2)) < 1e-6
+    np.testing.assert_allclose(identity.float().mean(), (1 - p) ** 4 * (1 - p / 2), atol=0.015)
 
 
-def test_p_follows_how_sure_the_discriminator_is():
-    aide = Ada(target=0.6, kimg=1.0)
+def test_p_is_adapted_to_the_signs_of_the_logits():
+    augmentation = Ada(target=0.6, kimg=1.0)
     for _ in range(Ada.EVERY):
-        aide.heed(torch.tensor([3.0] * 10))
-        aide.adjust()
-    assert float(aide.p) == pytest.approx(40 / 1000)
+        augmentation.accumulate(torch.tensor([3.0] * 10))
+        augmentation.adjust()
+    assert float(augmentation.p) == pytest.approx(40 / 1000)
     for _ in range(2 * Ada.EVERY):
-        aide.heed(torch.tensor([3.0, -1.0] * 5))
-        aide.adjust()
-    assert float(aide.p) == 0
+        augmentation.accumulate(torch.tensor([3.0, -1.0] * 5))
+        augmentation.adjust()
+    assert float(augmentation.p) == 0
     for _ in range(40 * Ada.EVERY):
-        aide.heed(torch.tensor([3.0] * 10))
-        aide.adjust()
-    assert float(aide.p) == pytest.approx(0.8)
+        augmentation.accumulate(torch.tensor([3.0] * 10))
+        augmentation.adjust()
+    assert float(augmentation.p) == pytest.approx(0.8)

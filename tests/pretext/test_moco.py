@@ -1,4 +1,4 @@
-"""MoCo by its formula, queue and followers; no batch betrays its keys, and a cut run ends with the same bits."""
+"""MoCo: loss, queue, momentum encoder, shuffling BN, recipes, and reproducible resuming."""
 
 import math
 import multiprocessing
@@ -17,13 +17,13 @@ from partshot.pretext.moco import (
     MoCo,
     MoCoRecipe,
     Queue,
+    all_gather,
     dense_info_nce,
-    gathered,
     in_groups,
     in_shuffled_groups,
     info_nce,
 )
-from partshot.pretext.pairs import SPOTS, at_spots, normalized
+from partshot.pretext.pairs import GRID, normalize, point_features
 from partshot.train.journal import read_journal
 from partshot.train.loop import LoopRecipe, run_loop
 
@@ -34,14 +34,14 @@ TINY = PRESETS["small-folder"].changed(size=32, view=1.0, batch=8, queue=16, gro
 
 @pytest.fixture(scope="module")
 def images():
-    """Blobs of color on colored ground, so that there is something to tell apart."""
+    """Random color blocks."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (64, 4, 4, 3), dtype=np.uint8)
     return np.kron(coarse, np.ones((1, 8, 8, 1), np.uint8))
 
 
-def views_of(game, seed=0):
-    return game.batch(torch.Generator().manual_seed(seed), 8)
+def views_of(objective, seed=0):
+    return objective.batch(torch.Generator().manual_seed(seed), 8)
 
 
 def rng(seed):
@@ -52,203 +52,205 @@ def unit(rows, dim, seed):
     return F.normalize(torch.randn(rows, dim, generator=rng(seed)), dim=1)
 
 
-def begun(images, recipe):
-    """A game that has other images' keys in its queues, or it would learn nothing."""
-    game = MoCo(images, recipe)
+def with_filled_queues(images, recipe):
+    """An objective with keys in its queues; without negatives the loss is 0."""
+    objective = MoCo(images, recipe)
     for name in ("queue", "dense_queue"):
-        game.modules[name].push(unit(8, recipe.dim, 3))
-    return game
+        objective.modules[name].push(unit(8, recipe.dim, 3))
+    return objective
 
 
-def by_hand(queries, keys, others, temperature):
-    """Equation 1 one query at a time, in float64; and the share of queries whose own key is the nearest."""
-    q, k, rest = (x.detach().double().numpy() for x in (queries, keys, others))
-    losses, found = [], 0
+def reference(queries, keys, negatives, temperature):
+    """Equation 1 for one query at a time, in float64; and the share of queries whose positive is the nearest."""
+    q, k, rest = (x.detach().double().numpy() for x in (queries, keys, negatives))
+    losses, correct = [], 0
     for i in range(len(q)):
-        own = math.exp(q[i] @ k[i] / temperature)
-        strange = [math.exp(q[i] @ other / temperature) for other in rest]
-        losses.append(-math.log(own / (own + sum(strange))))
-        found += own > max(strange)
-    return sum(losses) / len(q), found / len(q)
+        positive = math.exp(q[i] @ k[i] / temperature)
+        negative = [math.exp(q[i] @ other / temperature) for other in rest]
+        losses.append(-math.log(positive / (positive + sum(negative))))
+        correct += positive > max(negative)
+    return sum(losses) / len(q), correct / len(q)
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
 def test_the_loss_is_equation_one(temperature):
-    queries, others = unit(6, 8, 0), unit(12, 8, 1)
+    queries, negatives = unit(6, 8, 0), unit(12, 8, 1)
     keys = F.normalize(queries + 0.7 * unit(6, 8, 2), dim=1)
     keys[4:] = -queries[4:]
-    loss, accuracy = info_nce(queries, keys, others, temperature)
-    expected, found = by_hand(queries, keys, others, temperature)
+    loss, accuracy = info_nce(queries, keys, negatives, temperature)
+    expected, correct = reference(queries, keys, negatives, temperature)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
-    assert float(accuracy) == pytest.approx(found) and 0 < found < 1
+    assert float(accuracy) == pytest.approx(correct) and 0 < correct < 1
 
 
-def test_a_collapsed_encoder_finds_nothing():
+def test_the_accuracy_of_a_collapsed_encoder_is_0():
     point = unit(1, 8, 0)
     loss, accuracy = info_nce(point.expand(4, 8), point.expand(4, 8), point.expand(7, 8), 0.2)
     assert float(loss) == pytest.approx(math.log(8), rel=1e-5)
     assert accuracy == 0
 
 
-def embedded(game, side, view, spots):
-    """Images and spots as one side of the game embeds them, whole batches at a time."""
-    nets = {name: game.modules[side + name] for name in ("trunk", "head", "dense_head")}
-    levels = nets["trunk"](normalized(view))
-    pair = nets["head"](levels[-1].mean((2, 3))), nets["dense_head"](at_spots(levels[-2:], spots))
+def embed(objective, prefix, view, points):
+    """Global and local embeddings of the query encoder (prefix "") or the key encoder ("key_"), without groups."""
+    nets = {name: objective.modules[prefix + name] for name in ("trunk", "head", "dense_head")}
+    levels = nets["trunk"](normalize(view))
+    pair = nets["head"](levels[-1].mean((2, 3))), nets["dense_head"](point_features(levels[-2:], points))
     return tuple(F.normalize(x, dim=1) for x in pair)
 
 
-def test_the_game_adds_both_terms_and_queues_its_keys(images):
-    game = begun(images, TINY.changed(groups=1, dense=0.3))
-    views = views_of(game)
+def test_the_loss_has_both_terms_and_keys_are_queued(images):
+    objective = with_filled_queues(images, TINY.changed(groups=1, dense=0.3))
+    views = views_of(objective)
     with torch.no_grad():
-        for net in ("key_trunk", "key_head", "key_dense_head"):  # so that a key is not mistaken for a query
-            for parameter in game.modules[net].parameters():
+        for net in ("key_trunk", "key_head", "key_dense_head"):  # so that query and key encoders differ
+            for parameter in objective.modules[net].parameters():
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-        queries, query_spots = embedded(game, "", views.first, views.first_spots)
-        keys, key_spots = embedded(game, "key_", views.second, views.second_spots)
-    others = unit(8, 128, 3)
-    expected, found = by_hand(queries, keys, others, 0.2)
-    dense, _ = by_hand(query_spots, key_spots, others, 0.2)
+        queries, local_queries = embed(objective, "", views.first, views.first_points)
+        keys, local_keys = embed(objective, "key_", views.second, views.second_points)
+    negatives = unit(8, 128, 3)
+    expected, correct = reference(queries, keys, negatives, 0.2)
+    dense, _ = reference(local_queries, local_keys, negatives, 0.2)
 
-    loss = game.loss(views)
+    loss = objective.loss(views)
     assert float(loss.detach()) == pytest.approx(expected + 0.3 * dense, rel=1e-4)
-    assert all(torch.equal(game.modules[name].keys, others) for name in ("queue", "dense_queue"))
+    assert all(torch.equal(objective.modules[name].keys, negatives) for name in ("queue", "dense_queue"))
 
-    figures = game.finish(0.1)
-    assert figures["accuracy"] == pytest.approx(found) and 0 < figures["spread"] < 1.1
-    whole = F.normalize(key_spots.view(8, SPOTS * SPOTS, -1).mean(1), dim=1)
-    for name, fresh in (("queue", keys), ("dense_queue", whole)):
-        torch.testing.assert_close(game.modules[name].keys, torch.cat([others, fresh]), atol=1e-4, rtol=0)
+    figures = objective.finish(0.1)
+    assert figures["accuracy"] == pytest.approx(correct) and 0 < figures["spread"] < 1.1
+    pooled = F.normalize(local_keys.view(8, GRID * GRID, -1).mean(1), dim=1)
+    for name, new in (("queue", keys), ("dense_queue", pooled)):
+        torch.testing.assert_close(objective.modules[name].keys, torch.cat([negatives, new]), atol=1e-4, rtol=0)
 
 
-def spots_by_hand(queries, keys, others, at, near, temperature):
-    """InfoNCE one spot at a time, in float64, with the spots of its own image that are not near, and all others."""
+def dense_reference(queries, keys, negatives, points, min_distance, temperature):
+    """InfoNCE for one point at a time, in float64, with distant points of the same image and `negatives`."""
     losses = []
-    for image in range(len(at)):
+    for image in range(len(points)):
         for i, query in enumerate(queries[image].double()):
-            far = [j for j in range(at.shape[1]) if j != i and (at[image, i] - at[image, j]).norm() >= 2 * near]
-            strange = torch.cat([keys[image, far], others]).double() @ query / temperature
-            own = keys[image, i].double() @ query / temperature
-            losses.append(torch.logsumexp(torch.cat([own[None], strange]), 0) - own)
+            distances = (points[image, i] - points[image]).norm(dim=1)
+            far = [j for j in range(points.shape[1]) if j != i and distances[j] >= 2 * min_distance]
+            negative = torch.cat([keys[image, far], negatives]).double() @ query / temperature
+            positive = keys[image, i].double() @ query / temperature
+            losses.append(torch.logsumexp(torch.cat([positive[None], negative]), 0) - positive)
     return float(torch.stack(losses).mean())
 
 
-def test_spots_are_told_from_far_ones_of_their_image_and_from_others():
+def test_local_negatives_are_distant_points_of_the_same_image_and_the_queue():
     queries, keys = (F.normalize(torch.randn(3, 5, 8, generator=rng(seed)), dim=2) for seed in (0, 1))
-    # The first two lie nearer than .15 of a view, which is .3 of its coordinates.
-    at = torch.tensor([[-0.5, 0.0], [-0.25, 0.0], [0.5, 0.0], [0.0, 0.9], [0.0, -0.9]]).expand(3, 5, 2)
-    others = unit(6, 8, 2)
-    for strange in (others, others[:0]):
-        loss = dense_info_nce(at, queries.flatten(0, 1), keys.flatten(0, 1), strange)
-        assert float(loss) == pytest.approx(spots_by_hand(queries, keys, strange, at, 0.15, 0.1), rel=1e-5)
-    without_near = spots_by_hand(queries, keys, others, at, 0.15, 0.1)
-    assert spots_by_hand(queries, keys, others, at, 0.0, 0.1) > without_near + 1e-3
+    # The first two points are closer than 0.15 of a view, which is 0.3 in its coordinates.
+    points = torch.tensor([[-0.5, 0.0], [-0.25, 0.0], [0.5, 0.0], [0.0, 0.9], [0.0, -0.9]]).expand(3, 5, 2)
+    queue = unit(6, 8, 2)
+    for negatives in (queue, queue[:0]):
+        loss = dense_info_nce(points, queries.flatten(0, 1), keys.flatten(0, 1), negatives)
+        assert float(loss) == pytest.approx(dense_reference(queries, keys, negatives, points, 0.15, 0.1), rel=1e-5)
+    without_close_points = dense_reference(queries, keys, queue, points, 0.15, 0.1)
+    assert dense_reference(queries, keys, queue, points, 0.0, 0.1) > without_close_points + 1e-3
 
 
-def test_a_game_with_spots_for_strangers_queues_some_of_their_keys(images):
-    game = MoCo(images, TINY.changed(strangers="spots", dense=1))
-    assert len(game.modules["dense_queue"].places) == 4096
-    losses = [float(game.loss(views_of(game)).detach())]
-    game.finish(0.1)
-    keys = game.modules["dense_queue"].keys
-    assert keys.shape == (8 * SPOTS * SPOTS, 128)
+def test_local_negatives_are_queued(images):
+    objective = MoCo(images, TINY.changed(dense_negatives="local", dense=1))
+    assert len(objective.modules["dense_queue"].places) == 4096
+    losses = [float(objective.loss(views_of(objective)).detach())]
+    objective.finish(0.1)
+    keys = objective.modules["dense_queue"].keys
+    assert keys.shape == (8 * GRID * GRID, 128)
     torch.testing.assert_close(keys.norm(dim=1), torch.ones(len(keys)))
-    losses.append(float(game.loss(views_of(game)).detach()))
-    assert losses[1] > losses[0] + 1, "the strangers of the queue make it harder"
+    losses.append(float(objective.loss(views_of(objective)).detach()))
+    assert losses[1] > losses[0] + 1, "negatives from the queue increase the loss"
 
 
-def test_views_are_not_mirrored_where_all_things_face_one_way():
+def test_views_are_not_flipped_if_all_objects_face_one_way():
     facing = np.full((40, 32, 32, 3), 90, np.uint8)
     facing[:, 8:24, 4:12] = np.random.default_rng(0).integers(150, 255, (40, 1, 1, 3), dtype=np.uint8)
-    recipe = TINY.changed(color=0, smallest=1)
-    read, half = (MoCo(facing, recipe.changed(mirror=how)) for how in ("read", "half"))
-    left = [views_of(game).first[:, :, :, :16].mean((1, 2, 3)) for game in (read, half)]
-    right = [views_of(game).first[:, :, :, 16:].mean((1, 2, 3)) for game in (read, half)]
+    recipe = TINY.changed(color=0, min_scale=1)
+    auto, half = (MoCo(facing, recipe.changed(flip=flip)) for flip in ("auto", "half"))
+    left = [views_of(objective).first[:, :, :, :16].mean((1, 2, 3)) for objective in (auto, half)]
+    right = [views_of(objective).first[:, :, :, 16:].mean((1, 2, 3)) for objective in (auto, half)]
     assert bool((left[0] > right[0]).all())
     assert 0 < int((left[1] > right[1]).sum()) < 8
     both = np.concatenate([facing, facing[:, :, ::-1]])
-    assert MoCo(both, recipe.changed(mirror="read")).mirror
+    assert MoCo(both, recipe.changed(flip="auto")).flip
 
 
-@pytest.mark.parametrize("pushed", [4, 5, 12])  # 12 is no multiple of 5
-def test_the_queue_holds_nothing_but_keys_and_gives_up_its_oldest_first(pushed):
-    queue, real = Queue(12, 3), deque(maxlen=12)
+@pytest.mark.parametrize("pushed", [4, 5, 12])  # 12 is not a multiple of 5
+def test_the_queue_is_first_in_first_out(pushed):
+    queue, expected = Queue(12, 3), deque(maxlen=12)
     assert queue.keys.shape == (0, 3)
     for step in range(8):
-        fresh = torch.arange(step * 12.0, step * 12 + pushed)[:, None].expand(pushed, 3)
-        queue.push(fresh)
-        real.extend(fresh[:, 0].tolist())
-        assert sorted(queue.keys[:, 0].tolist()) == sorted(real)
+        keys = torch.arange(step * 12.0, step * 12 + pushed)[:, None].expand(pushed, 3)
+        queue.push(keys)
+        expected.extend(keys[:, 0].tolist())
+        assert sorted(queue.keys[:, 0].tolist()) == sorted(expected)
 
 
-def test_without_others_there_is_nothing_to_learn(images):
-    game = MoCo(images, TINY)
-    loss = game.loss(views_of(game))
+def test_without_negatives_the_loss_is_0(images):
+    objective = MoCo(images, TINY)
+    loss = objective.loss(views_of(objective))
     loss.backward()
-    assert loss == 0 and not any(p.grad.any() for p in game.modules["trunk"].parameters())
-    assert game.finish(0.1)["accuracy"] == 1
+    assert loss == 0 and not any(p.grad.any() for p in objective.modules["trunk"].parameters())
+    assert objective.finish(0.1)["accuracy"] == 1
 
 
 def test_keys_get_no_gradient(images):
-    game = begun(images, TINY)
-    followers = {name: net for name, net in game.modules.items() if name.startswith("key_")}
-    assert {name.removeprefix("key_") for name in followers} == {"trunk", "head", "dense_head"}
-    game.loss(views_of(game)).backward()
-    assert not any(p.requires_grad or p.grad is not None for net in followers.values() for p in net.parameters())
-    learning = [p for name in ("trunk", "head", "dense_head") for p in game.modules[name].parameters()]
-    assert all(p.grad is not None and p.grad.any() for p in learning)
-    # Weight decay moves whatever an optimizer holds, gradient or not.
-    stepped = {id(p) for group in game.optimizer.param_groups for p in group["params"]}
-    assert stepped == {id(p) for p in learning}
+    objective = with_filled_queues(images, TINY)
+    key_nets = {name: net for name, net in objective.modules.items() if name.startswith("key_")}
+    assert {name.removeprefix("key_") for name in key_nets} == {"trunk", "head", "dense_head"}
+    objective.loss(views_of(objective)).backward()
+    assert not any(p.requires_grad or p.grad is not None for net in key_nets.values() for p in net.parameters())
+    trained = [p for name in ("trunk", "head", "dense_head") for p in objective.modules[name].parameters()]
+    assert all(p.grad is not None and p.grad.any() for p in trained)
+    # Weight decay changes all parameters of an optimizer, so key encoders must not be in it.
+    optimized = {id(p) for group in objective.optimizer.param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in trained}
 
 
-def test_the_key_encoder_follows_by_its_momentum(images):
-    game = begun(images, TINY.changed(momentum=0.75, lr=3))
-    query, key = game.modules["trunk"], game.modules["key_trunk"]
+def test_momentum_update_of_the_key_encoder(images):
+    objective = with_filled_queues(images, TINY.changed(momentum=0.75, lr=3))
+    query, key = objective.modules["trunk"], objective.modules["key_trunk"]
     assert all(torch.equal(a, b) for a, b in zip(query.parameters(), key.parameters(), strict=True))
-    game.loss(views_of(game)).backward()
-    game.optimizer.step()
+    objective.loss(views_of(objective)).backward()
+    objective.optimizer.step()
     learned = {name: p.detach().clone() for name, p in query.named_parameters()}
     old = {name: p.detach().clone() for name, p in key.named_parameters()}
-    seen = key.bn1.running_mean.clone()
+    running_mean = key.bn1.running_mean.clone()
 
-    game.finish(0.1)
+    objective.finish(0.1)
 
     assert (learned["conv1.weight"] - old["conv1.weight"]).abs().max() > 1e-4
     for name, p in key.named_parameters():
         torch.testing.assert_close(p, 0.75 * old[name] + 0.25 * learned[name])
     assert all(torch.equal(p, learned[name]) for name, p in query.named_parameters())
-    # Its statistics are its own batches'.
-    assert torch.equal(key.bn1.running_mean, seen) and not torch.equal(seen, query.bn1.running_mean)
+    # BatchNorm statistics are not updated.
+    assert torch.equal(key.bn1.running_mean, running_mean)
+    assert not torch.equal(running_mean, query.bn1.running_mean)
 
 
-class Watcher(nn.Module):
-    """A trunk whose levels show each image's number, and how many came together."""
+class RecordingTrunk(nn.Module):
+    """A trunk that records the groups of images it gets; its levels contain each image's number."""
 
     def __init__(self):
         super().__init__()
-        self.together = []
+        self.groups = []
 
     def forward(self, images):
-        self.together.append([int(n) for n in images[:, 0, 0, 0]])
+        self.groups.append([int(n) for n in images[:, 0, 0, 0]])
         return images * 0, images[:, :1, :2, :2], images[:, :2, :1, :1]
 
 
-def test_keys_pass_in_other_company_than_queries_and_come_back_in_order():
+def test_shuffled_groups_differ_and_results_are_in_order():
     numbered = torch.arange(12.0).view(12, 1, 1, 1).expand(12, 3, 4, 4)
-    straight, shuffled = Watcher(), Watcher()
+    ordered, shuffled = RecordingTrunk(), RecordingTrunk()
     torch.manual_seed(0)
-    for levels in (in_groups(straight, numbered, 3, 2), in_shuffled_groups(shuffled, numbered, 3, 2)):
+    for levels in (in_groups(ordered, numbered, 3, 2), in_shuffled_groups(shuffled, numbered, 3, 2)):
         assert [tuple(level.shape[1:]) for level in levels] == [(1, 2, 2), (2, 1, 1)]
         assert all(torch.equal(level[:, 0, 0, 0], torch.arange(12.0)) for level in levels)
-    assert straight.together == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    assert [len(group) for group in shuffled.together] == [4, 4, 4]
-    assert sorted(sum(shuffled.together, [])) == list(range(12))
-    assert all(set(group) not in map(set, straight.together) for group in shuffled.together)
+    assert ordered.groups == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert [len(group) for group in shuffled.groups] == [4, 4, 4]
+    assert sorted(sum(shuffled.groups, [])) == list(range(12))
+    assert all(set(group) not in map(set, ordered.groups) for group in shuffled.groups)
 
 
-def test_batch_statistics_are_a_groups_own():
+def test_groups_have_separate_batch_statistics():
     class Normed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -260,29 +262,29 @@ def test_batch_statistics_are_a_groups_own():
     images = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     _, normed = in_groups(Normed(), images, 2, 2)
     for half in (slice(0, 3), slice(3, 6)):
-        own = images[half]
-        mean, var = own.mean((0, 2, 3), keepdim=True), own.var((0, 2, 3), unbiased=False, keepdim=True)
-        torch.testing.assert_close(normed[half], (own - mean) / (var + 1e-5).sqrt(), atol=1e-5, rtol=0)
+        group = images[half]
+        mean, var = group.mean((0, 2, 3), keepdim=True), group.var((0, 2, 3), unbiased=False, keepdim=True)
+        torch.testing.assert_close(normed[half], (group - mean) / (var + 1e-5).sqrt(), atol=1e-5, rtol=0)
 
 
-def play(game, out, stop_at=None):
+def train(objective, out, stop_at=None):
     recipe = LoopRecipe(kimg=0.032, batch=8, precision="fp32", checkpoint_seconds=0 if stop_at else 60)
     if stop_at is None:
-        run_loop(game, recipe, out, "moco", "f", journal_every=2, quiet=True)
+        run_loop(objective, recipe, out, "moco", "f", journal_every=2, quiet=True)
         return
-    steps, batch = iter(range(stop_at)), game.batch
+    steps, batch = iter(range(stop_at)), objective.batch
 
     def stopping(rng, images):
         if next(steps, None) is None:
             raise KeyboardInterrupt
         return batch(rng, images)
 
-    game.batch = stopping
+    objective.batch = stopping
     with pytest.raises(KeyboardInterrupt):
-        run_loop(game, recipe, out, "moco", "f", journal_every=2, quiet=True)
+        run_loop(objective, recipe, out, "moco", "f", journal_every=2, quiet=True)
 
 
-class Doll(nn.Module):
+class SmallTrunk(nn.Module):
     """A trunk of two levels, small enough to be saved in every step."""
 
     channels = (4, 8)
@@ -297,39 +299,39 @@ class Doll(nn.Module):
         return level, self.last(self.second(level)).relu()
 
 
-def test_a_cut_run_ends_with_the_same_bits(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("partshot.pretext.moco.ResNetTrunk", Doll)
-    whole, cut = MoCo(images, TINY), MoCo(images, TINY)
-    play(whole, tmp_path / "whole")
-    # After the third of four steps: the queue of two batches has begun anew.
-    play(MoCo(images, TINY), tmp_path / "cut", stop_at=3)
-    play(cut, tmp_path / "cut")
+def test_a_resumed_run_gives_the_same_bits(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("partshot.pretext.moco.ResNetTrunk", SmallTrunk)
+    whole, resumed = MoCo(images, TINY), MoCo(images, TINY)
+    train(whole, tmp_path / "whole")
+    # Stopped after three of four steps, when the queue of two batches has started to replace keys.
+    train(MoCo(images, TINY), tmp_path / "resumed", stop_at=3)
+    train(resumed, tmp_path / "resumed")
     for name, module in whole.modules.items():
         for key, value in module.state_dict().items():
-            assert torch.equal(value, cut.modules[name].state_dict()[key]), (name, key)
+            assert torch.equal(value, resumed.modules[name].state_dict()[key]), (name, key)
     figures = [
         [{k: v for k, v in line.items() if k != "seconds"} for line in read_journal(tmp_path / run / "journal.jsonl")]
-        for run in ("whole", "cut")
+        for run in ("whole", "resumed")
     ]
     assert figures[0] == figures[1]
     assert set(figures[0][-1]) == {"step", "images", "loss", "spread", "accuracy"}
 
 
-def queued(rank, folder):
-    # Every process has keys of its own, and the queue gets them all.
+def run_process(rank, folder):
+    # Each process has its own keys; the queue gets all of them.
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     queue = Queue(8, 2)
-    queue.push(gathered(torch.full((2, 2), float(rank + 1))))
+    queue.push(all_gather(torch.full((2, 2), float(rank + 1))))
     torch.save(queue.keys, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 def test_the_queue_is_the_same_in_every_process(tmp_path):
-    alone = unit(3, 2, 0)
-    assert gathered(alone) is alone
-    # Forked, not spawned: importing everything anew would take longer than the test.
+    keys = unit(3, 2, 0)
+    assert all_gather(keys) is keys
+    # Forked instead of spawned, because imports would take longer than the test.
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=queued, args=(rank, tmp_path)) for rank in (0, 1)]
+    processes = [context.Process(target=run_process, args=(rank, tmp_path)) for rank in (0, 1)]
     for process in processes:
         process.start()
     for process in processes:
@@ -339,72 +341,103 @@ def test_the_queue_is_the_same_in_every_process(tmp_path):
         assert torch.load(tmp_path / f"{rank}.pt").tolist() == [[1, 1], [1, 1], [2, 2], [2, 2]]
 
 
-def found_again(game):
-    """Loss and accuracy among 64 images, both views seen by the encoder that learns."""
-    views = game.batch(torch.Generator().manual_seed(99), 64)
+def evaluate(objective):
+    """Loss and accuracy for 64 images, both views embedded by the query encoder."""
+    views = objective.batch(torch.Generator().manual_seed(99), 64)
     with torch.no_grad():
         q, k = (
-            F.normalize(game.modules["head"](game.modules["trunk"](normalized(view))[-1].mean((2, 3))), dim=1)
+            F.normalize(objective.modules["head"](objective.modules["trunk"](normalize(view))[-1].mean((2, 3))), dim=1)
             for view in (views.first, views.second)
         )
-    own = torch.arange(64)
-    return float(F.cross_entropy(q @ k.T / 0.2, own)), float(((q @ k.T).argmax(1) == own).float().mean())
+    target = torch.arange(64)
+    return float(F.cross_entropy(q @ k.T / 0.2, target)), float(((q @ k.T).argmax(1) == target).float().mean())
 
 
-def test_a_short_training_finds_more_images_again(images):
-    game = MoCo(images, TINY.changed(batch=16, lr=0.1, color=0.3, smallest=0.5))
-    loss, accuracy = found_again(game)
+def test_a_short_training_improves_loss_and_accuracy(images):
+    objective = MoCo(images, TINY.changed(batch=16, lr=0.1, color=0.3, min_scale=0.5))
+    loss, accuracy = evaluate(objective)
     for step in range(12):
         torch.manual_seed(step)
-        game.optimizer.zero_grad()
-        game.loss(game.batch(torch.Generator().manual_seed(step), 16)).backward()
-        game.optimizer.step()
-        game.finish(0.1)
-    lower, higher = found_again(game)
-    assert lower < loss and higher > accuracy
+        objective.optimizer.zero_grad()
+        objective.loss(objective.batch(torch.Generator().manual_seed(step), 16)).backward()
+        objective.optimizer.step()
+        objective.finish(0.1)
+    trained_loss, trained_accuracy = evaluate(objective)
+    assert trained_loss < loss and trained_accuracy > accuracy
 
 
-def test_the_rate_falls_to_nothing(images):
-    game = MoCo(images, TINY.changed(lr=0.03))
+def test_the_learning_rate_decays_to_0(images):
+    objective = MoCo(images, TINY.changed(lr=0.03))
     for progress, share in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.0)):
-        game.prepare(progress)
-        assert game.optimizer.param_groups[0]["lr"] == pytest.approx(0.03 * 8 / 256 * share)
+        objective.prepare(progress)
+        assert objective.optimizer.param_groups[0]["lr"] == pytest.approx(0.03 * 8 / 256 * share)
 
 
-def test_what_is_kept_has_torchvisions_names(images):
+def test_trained_weights_have_torchvisions_names(images):
     names = set(torchvision.models.resnet18().state_dict())
     assert set(MoCo(images, TINY).trained()) == {n for n in names if not n.startswith("fc.")}
 
 
-def test_initial_weights_follow_the_seed(images):
+def test_initial_weights_depend_on_the_seed(images):
     one, same, other = (MoCo(images, TINY, seed).trained()["conv1.weight"] for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_can_be_written_and_read(name, tmp_path):
+def test_presets_can_be_written_and_read(name, tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(PRESETS[name].to_toml())
     assert MoCoRecipe.from_toml(path) == PRESETS[name]
     assert math.isclose(PRESETS["moco-v2-paper"].view * PRESETS["moco-v2-paper"].size, 224)
 
 
+def test_fingerprints_of_presets_are_those_of_older_versions():
+    """Settings and values have been renamed since."""
+    expected = {
+        "moco-v2-paper": "3b32a9f21575",
+        "ganorcon": "8b37b750a601",
+        "small-folder": "df07d6607d6d",
+        "small-folder-gpu": "e8344c4a7fdf",
+        "small-folder-long": "8c4ee452879b",
+    }
+    assert {name: recipe.fingerprint for name, recipe in PRESETS.items()} == expected
+
+
+def test_old_names_of_settings_and_values_are_read(tmp_path):
+    path = tmp_path / "recipe.toml"
+    current = PRESETS["small-folder-long"].to_toml()
+    assert 'dense_negatives = "local"' in current and 'flip = "auto"' in current
+    old = current.replace('dense_negatives = "local"', 'strangers = "spots"')
+    old = old.replace('flip = "auto"', 'mirror = "read"').replace("min_scale =", "smallest =")
+    path.write_text(old.replace("lr =", "rate =").replace("weight_decay =", "decay ="))
+    assert MoCoRecipe.from_toml(path) == PRESETS["small-folder-long"]
+    for values in ({"strangers": "pictures"}, {"strangers": "images"}, {"mirror": "half"}):
+        assert TINY == MoCoRecipe.parse({**TINY.model_dump(exclude={"dense_negatives", "flip"}), **values})
+    with pytest.raises(BadRecipe, match="setting 'dense_negatives' = 'spot': Input should be 'images' or 'local'"):
+        TINY.changed(dense_negatives="spot")
+    with pytest.raises(BadRecipe, match="setting 'flip'"):
+        TINY.changed(flip=["auto"])
+
+
 @pytest.mark.parametrize(
-    ("wrong", "cure"),
+    ("wrong", "message"),
     [
-        ({"batch": 32}, "a queue of 16 keys holds no batch of 32; take a batch of 16 or less"),
-        ({"strangers": "spots", "dense": 0}, "in the dense term alone, and dense is 0; set it above 0"),
-        ({"groups": 5}, "a batch of 8 makes no 5 groups of two images or more; take a batch of 10 or more"),
+        ({"batch": 32}, "a batch of 32 does not fit in a queue of 16 keys; use a batch of 16 or less"),
+        ({"dense_negatives": "local", "dense": 0}, "needs the dense loss, but dense is 0; set it above 0"),
+        (
+            {"groups": 5},
+            "cannot be divided into 5 groups of two or more images; use a batch of 10 or more",
+        ),
         ({"batch": 1}, "batch' = 1"),
         ({"temperature": 0}, "temperature' = 0"),
         ({"momentum": 1}, "momentum' = 1"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_with_the_cure(wrong, cure):
-    with pytest.raises(BadRecipe, match=cure):
+def test_messages_for_invalid_settings_say_what_to_change(wrong, message):
+    with pytest.raises(BadRecipe, match=message):
         TINY.changed(**wrong)
 
 
-def test_too_many_groups_for_a_devices_share_are_refused(images):
-    with pytest.raises(BadRecipe, match="3 images a device do not make 2 groups of two or more; raise the batch"):
+def test_too_few_images_per_device_for_the_groups_are_refused(images):
+    with pytest.raises(BadRecipe, match="3 images per device cannot be divided into 2 groups of two or more; raise"):
         MoCo(images, TINY).batch(torch.Generator(), 3)

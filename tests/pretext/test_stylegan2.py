@@ -1,11 +1,11 @@
-"""StyleGAN2's game: who is trained in whose turn, growing, the average, and that a cut run ends with the same bits."""
+"""StyleGAN2's objective: phases, progressive growing, EMA, transfer learning, and reproducible resuming."""
 
 import numpy as np
 import pytest
 import torch
 
 from partshot.errors import BadArtifact, BadImage, BadRecipe
-from partshot.pretext.stylegan2 import FADE, FEWEST, PRESETS, R1_EVERY, StyleGAN2
+from partshot.pretext.stylegan2 import FADE, MIN_IMAGES, PRESETS, R1_EVERY, StyleGAN2
 from partshot.train.journal import read_journal
 from partshot.train.loop import LoopRecipe, run_loop
 
@@ -21,37 +21,37 @@ both = pytest.mark.parametrize("net", ["small", "adain-small"])
 @pytest.fixture(scope="module")
 def images():
     rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (FEWEST, 4, 4, 3), dtype=np.uint8)
+    coarse = rng.integers(0, 256, (MIN_IMAGES, 4, 4, 3), dtype=np.uint8)
     return np.kron(coarse, np.ones((1, 4, 4, 1), np.uint8))
 
 
-def play(game, out, steps=None, seed=0):
+def train(objective, out, steps=None, seed=0):
     recipe = LoopRecipe(kimg=TINY.kimg, batch=TINY.batch, seed=seed, precision="fp32", checkpoint_seconds=0)
     if steps is None:
-        run_loop(game, recipe, out, "gan", "f", journal_every=4, quiet=True)
+        run_loop(objective, recipe, out, "gan", "f", journal_every=4, quiet=True)
         return
     count = iter(range(10**6))
-    batch = game.batch
+    batch = objective.batch
 
     def stopping(rng, images):
         if next(count) == steps:
             raise KeyboardInterrupt
         return batch(rng, images)
 
-    game.batch = stopping
+    objective.batch = stopping
     with pytest.raises(KeyboardInterrupt):
-        run_loop(game, recipe, out, "gan", "f", journal_every=4, quiet=True)
+        run_loop(objective, recipe, out, "gan", "f", journal_every=4, quiet=True)
 
 
-def test_a_cut_run_ends_with_the_same_bits(images, tmp_path):
+def test_a_resumed_run_gives_the_same_bits(images, tmp_path):
     whole = StyleGAN2(images, TINY)
-    play(whole, tmp_path / "whole")
-    play(StyleGAN2(images, TINY), tmp_path / "cut", steps=7)
-    cut = StyleGAN2(images, TINY)
-    play(cut, tmp_path / "cut")
+    train(whole, tmp_path / "whole")
+    train(StyleGAN2(images, TINY), tmp_path / "resumed", steps=7)
+    resumed = StyleGAN2(images, TINY)
+    train(resumed, tmp_path / "resumed")
     for name, module in whole.modules.items():
         for key, value in module.state_dict().items():
-            assert torch.equal(value, cut.modules[name].state_dict()[key]), (name, key)
+            assert torch.equal(value, resumed.modules[name].state_dict()[key]), (name, key)
     lines = read_journal(tmp_path / "whole" / "journal.jsonl")
     assert {"discriminator", "generator", "path", "ada", "resolution"} < set(lines[-1])
     assert (lines[0]["resolution"], lines[-1]["resolution"]) == (8, 16)
@@ -64,61 +64,61 @@ def weights(module):
 
 @both
 @pytest.mark.parametrize("noise", [True, False])
-def test_noise_is_learned_where_it_may_be(images, noise, net):
-    game = StyleGAN2(images, TINY.changed(noise=noise, net=net))
-    game.prepare(0.9)
-    batch = game.batch(torch.Generator().manual_seed(0), 8)
-    for turn in game.phases():
-        turn.optimizer.zero_grad(set_to_none=True)
-        turn.loss(batch).backward()
-        turn.optimizer.step()
+def test_noise_strengths_are_trained_only_if_enabled(images, noise, net):
+    objective = StyleGAN2(images, TINY.changed(noise=noise, net=net))
+    objective.prepare(0.9)
+    batch = objective.batch(torch.Generator().manual_seed(0), 8)
+    for phase in objective.phases():
+        phase.optimizer.zero_grad(set_to_none=True)
+        phase.loss(batch).backward()
+        phase.optimizer.step()
     names = ("noise_strength", "noise.weight")
-    strengths = {n: p for n, p in game.modules["generator"].named_parameters() if n.endswith(names)}
-    assert len(strengths) == len(game.modules["generator"].layers)
+    strengths = {n: p for n, p in objective.modules["generator"].named_parameters() if n.endswith(names)}
+    assert len(strengths) == len(objective.modules["generator"].layers)
     assert all(bool(s.any()) == noise for s in strengths.values())
-    assert all(p.requires_grad for n, p in game.modules["generator"].named_parameters() if n not in strengths)
+    assert all(p.requires_grad for n, p in objective.modules["generator"].named_parameters() if n not in strengths)
 
 
 @both
 @pytest.mark.parametrize("p", [0.0, 0.6])
-def test_each_turn_trains_its_own(images, p, net):
-    game = StyleGAN2(images, TINY.changed(net=net))
-    game.modules["ada"].p.fill_(p)
-    game.prepare(0.9)
-    batch = game.batch(torch.Generator().manual_seed(0), 8)
-    for turn in game.phases():
-        mine = "discriminator" if turn.name in ("discriminator", "r1") else "generator"
-        other = "generator" if mine == "discriminator" else "discriminator"
-        before = weights(game.modules[mine])
-        game.modules[other].zero_grad(set_to_none=True)
-        turn.optimizer.zero_grad(set_to_none=True)
-        turn.loss(batch).backward()
-        # Whoever is not stepped gets no gradient, which would be wasted work.
-        assert all(p.grad is None for p in game.modules[other].parameters()), turn.name
-        turn.optimizer.step()
-        after = weights(game.modules[mine])
-        assert any(not torch.equal(before[name], after[name]) for name in before), turn.name
+def test_each_phase_trains_only_its_network(images, p, net):
+    objective = StyleGAN2(images, TINY.changed(net=net))
+    objective.modules["ada"].p.fill_(p)
+    objective.prepare(0.9)
+    batch = objective.batch(torch.Generator().manual_seed(0), 8)
+    for phase in objective.phases():
+        trained = "discriminator" if phase.name in ("discriminator", "r1") else "generator"
+        other = "generator" if trained == "discriminator" else "discriminator"
+        before = weights(objective.modules[trained])
+        objective.modules[other].zero_grad(set_to_none=True)
+        phase.optimizer.zero_grad(set_to_none=True)
+        phase.loss(batch).backward()
+        # The other network gets no gradient, which would be wasted computation.
+        assert all(p.grad is None for p in objective.modules[other].parameters()), phase.name
+        phase.optimizer.step()
+        after = weights(objective.modules[trained])
+        assert any(not torch.equal(before[name], after[name]) for name in before), phase.name
 
 
 @both
-def test_growing_follows_the_recipe(images, net):
-    game = StyleGAN2(images, TINY.changed(grow=((4, 0.2), (8, 0.5)), net=net))
+def test_progressive_growing_follows_the_recipe(images, net):
+    objective = StyleGAN2(images, TINY.changed(grow=((4, 0.2), (8, 0.5)), net=net))
     seen = []
     for progress in (0.0, 0.19, 0.2, 0.2 + FADE / 2, 0.4, 0.5, 0.5 + 2 * FADE):
-        game.prepare(progress)
-        seen.append((game.resolution, round(game.fade, 3)))
+        objective.prepare(progress)
+        seen.append((objective.resolution, round(objective.fade, 3)))
     assert seen == [(4, 1.0), (4, 1.0), (8, 0.0), (8, 0.5), (8, 1.0), (16, 0.0), (16, 1.0)]
-    game.prepare(0.3)
-    assert game.batch(torch.Generator().manual_seed(0), 5).shape == (5, 3, 8, 8)
-    assert game.samples(3).shape == (3, 8, 8, 3)
+    objective.prepare(0.3)
+    assert objective.batch(torch.Generator().manual_seed(0), 5).shape == (5, 3, 8, 8)
+    assert objective.samples(3).shape == (3, 8, 8, 3)
 
 
-def test_real_images_sharpen_as_the_last_block_comes_in(images):
-    game = StyleGAN2(images, TINY.changed(flip=False))
+def test_real_images_are_faded_in_like_generated_ones(images):
+    objective = StyleGAN2(images, TINY.changed(flip=False))
     found = {}
     for progress in (0.4, 0.5, 0.5 + FADE / 2, 0.9):
-        game.prepare(progress)
-        found[game.resolution, round(game.fade, 2)] = game.batch(torch.Generator().manual_seed(0), 4)
+        objective.prepare(progress)
+        found[objective.resolution, round(objective.fade, 2)] = objective.batch(torch.Generator().manual_seed(0), 4)
     small, blurred, halfway, sharp = found.values()
     assert list(found) == [(8, 1.0), (16, 0.0), (16, 0.5), (16, 1.0)]
     enlarged = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear")
@@ -127,77 +127,79 @@ def test_real_images_sharpen_as_the_last_block_comes_in(images):
 
 
 @pytest.mark.parametrize(
-    "grow, said",
+    "grow, message",
     [
-        (((4, 0.5),), "each is half of the next, up to half of 16"),
-        (((16, 0.5),), "each is half of the next"),
-        (((4, 0.5), (8, 0.5)), "they rise, between 0 and 1"),
-        (((8, 1.0),), "they rise, between 0 and 1"),
+        (((4, 0.5),), "each must be half of the next, up to half of 16"),
+        (((16, 0.5),), "each must be half of the next"),
+        (((4, 0.5), (8, 0.5)), "they must increase, between 0 and 1"),
+        (((8, 1.0),), "they must increase, between 0 and 1"),
     ],
 )
-def test_growing_that_cannot_be_is_refused(grow, said):
-    with pytest.raises(BadRecipe, match=said):
+def test_invalid_growing_is_refused(grow, message):
+    with pytest.raises(BadRecipe, match=message):
         TINY.changed(grow=grow)
 
 
-def test_the_average_forgets_by_images_seen(images):
-    game = StyleGAN2(images, TINY)
-    now, average = game.modules["generator"].synthesis.b4.const, game.modules["ema"].synthesis.b4.const
-    start = average.clone()
-    now.data += 1
-    # Half-life 100 images from 2,000 seen on; a step is 8.
-    game.recipe = TINY.changed(kimg=10.0)
-    game.finish(0.9)
-    torch.testing.assert_close(average - start, torch.full_like(start, 1 - 0.5 ** (8 / 100)))
+def test_ema_half_life_in_images(images):
+    objective = StyleGAN2(images, TINY)
+    current, ema = objective.modules["generator"].synthesis.b4.const, objective.modules["ema"].synthesis.b4.const
+    start = ema.clone()
+    current.data += 1
+    # The half-life is 100 images after 2,000 images; a step is 8 images.
+    objective.recipe = TINY.changed(kimg=10.0)
+    objective.finish(0.9)
+    torch.testing.assert_close(ema - start, torch.full_like(start, 1 - 0.5 ** (8 / 100)))
 
 
 @both
-def test_a_trained_one_is_gone_on_with(images, net):
-    grown = TINY.changed(net=net)
-    first, further = StyleGAN2(images, grown, seed=1), grown.changed(grow=())
+def test_start_from_trained_weights(images, net):
+    growing = TINY.changed(net=net)
+    first, further = StyleGAN2(images, growing, seed=1), growing.changed(grow=())
     kept = first.trained()
-    tensors = {f"generator.{k}": v for k, v in kept.items()} | first.judge()
-    game = StyleGAN2(images, further)
-    game.start_from(tensors)
+    tensors = {f"generator.{k}": v for k, v in kept.items()} | first.discriminator_state()
+    objective = StyleGAN2(images, further)
+    objective.start_from(tensors)
     for name in ("generator", "ema"):
-        own = game.modules[name].state_dict()
+        own = objective.modules[name].state_dict()
         assert all(torch.equal(own[key], value) for key, value in kept.items())
-    discriminator = game.modules["discriminator"].state_dict()
-    assert all(torch.equal(discriminator[k.removeprefix("discriminator.")], v) for k, v in first.judge().items())
-    # Its average is that of something trained: what comes first is not soon forgotten.
+    discriminator = objective.modules["discriminator"].state_dict()
+    assert all(
+        torch.equal(discriminator[k.removeprefix("discriminator.")], v) for k, v in first.discriminator_state().items()
+    )
+    # No EMA ramp-up after a start from trained weights.
     with torch.no_grad():
-        game.modules["generator"].mapping.w_avg.zero_()
-        for p in game.modules["generator"].parameters():
+        objective.modules["generator"].mapping.w_avg.zero_()
+        for p in objective.modules["generator"].parameters():
             p.zero_()
-    game.finish(1e-6)
+    objective.finish(1e-6)
     name = next(k for k in kept if k.endswith("weight"))
-    left = game.modules["ema"].state_dict()[name] / kept[name]
-    torch.testing.assert_close(left, torch.full_like(left, 0.5 ** (game.recipe.batch / 100)))
+    left = objective.modules["ema"].state_dict()[name] / kept[name]
+    torch.testing.assert_close(left, torch.full_like(left, 0.5 ** (objective.recipe.batch / 100)))
 
 
-def test_what_cannot_be_gone_on_with_is_refused(images):
+def test_start_from_unsuitable_weights_is_refused(images):
     first = StyleGAN2(images, TINY)
-    tensors = {f"generator.{k}": v for k, v in first.trained().items()} | first.judge()
+    tensors = {f"generator.{k}": v for k, v in first.trained().items()} | first.discriminator_state()
     with pytest.raises(BadRecipe, match="need not grow"):
         StyleGAN2(images, TINY).start_from(tensors)
     with pytest.raises(BadArtifact, match="the generator to start from"):
         StyleGAN2(images, TINY.changed(size=8, grow=())).start_from(tensors)
 
 
-def test_mirrored_images_only_where_asked(images):
+def test_images_are_flipped_only_if_enabled(images):
     plain = StyleGAN2(images, TINY.changed(flip=False, grow=()))
     plain.prepare(0.9)
     batch = plain.batch(torch.Generator().manual_seed(0), 32)
     known = {p.tobytes() for p in images}
     back = ((batch + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     assert all(p.tobytes() in known for p in back)
-    mirrored = StyleGAN2(images, TINY.changed(grow=()))
-    mirrored.prepare(0.9)
-    batch = mirrored.batch(torch.Generator().manual_seed(0), 32)
+    flipped = StyleGAN2(images, TINY.changed(grow=()))
+    flipped.prepare(0.9)
+    batch = flipped.batch(torch.Generator().manual_seed(0), 32)
     back = ((batch + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     assert 4 < sum(p.tobytes() in known for p in back) < 28
 
 
 def test_too_few_images_are_refused(images):
-    with pytest.raises(BadImage, match=f"{FEWEST - 1} images given; a StyleGAN learns from {FEWEST} or more"):
+    with pytest.raises(BadImage, match=f"{MIN_IMAGES - 1} images given; a StyleGAN needs {MIN_IMAGES} or more"):
         StyleGAN2(images[1:], TINY)

@@ -138,7 +138,7 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path):
         resolve("simsiam", preset="small-folders")
     with pytest.raises(BadRecipe, match="batch"):
         resolve("simsiam", batch=1)
-    with pytest.raises(BadRecipe, match="a queue of 128 keys holds no batch of 200; take a batch of 128 or less"):
+    with pytest.raises(BadRecipe, match="a batch of 200 does not fit in a queue of 128 keys; use a batch of 128"):
         resolve("moco", batch=200)
 
 
@@ -213,8 +213,8 @@ def test_only_some_presets_draw_their_own_images(tmp_path):
 def test_a_generator_needs_more_images_and_a_power_of_two(folder, tmp_path):
     with (
         pytest.warns(UserWarning),
-        pytest.raises(BadImage, match="8 images given; a StyleGAN learns from 50 or more"),
+        pytest.raises(BadImage, match="8 images given; a StyleGAN needs 50 or more"),
     ):
         pretrain("stylegan2", folder, tmp_path / "out", size=32)
-    with pytest.raises(BadRecipe, match="100 px is no power of two; the nearest is 128"):
+    with pytest.raises(BadRecipe, match="100 px is not a power of two; the nearest is 128"):
         pretrain("stylegan2", folder, tmp_path / "out", size=100)

@@ -16,7 +16,7 @@ from partshot.inference.exported_model import ExportedModel
 from partshot.parts import PartSet
 from partshot.pretext.moco import PRESETS as MOCO_PRESETS
 from partshot.pretext.simsiam import PRESETS as SIMSIAM
-from partshot.pretext.stylegan2 import FEWEST
+from partshot.pretext.stylegan2 import MIN_IMAGES
 from partshot.pretext.stylegan2 import PRESETS as GAN_PRESETS
 from partshot.represent import stylegan
 from partshot.represent.cache import VARIABLE, open_store
@@ -208,7 +208,7 @@ def test_wrong_settings_are_told_before_any_work(toy, tmp_path, given, hint):
 
 
 def test_a_generator_is_trained_on_the_folder_and_labels_what_it_draws(tmp_path, monkeypatch):
-    toy, out = make_toy(tmp_path / "toy", count=FEWEST), tmp_path / "out"
+    toy, out = make_toy(tmp_path / "toy", count=MIN_IMAGES), tmp_path / "out"
     quick = GAN_PRESETS["small-folder"].changed(kimg=0.016, batch=8, grow=())
     monkeypatch.setitem(GAN_PRESETS, "small-folder", quick)
     monkeypatch.setattr(run_report, "GENERATED", 6)
@@ -217,7 +217,7 @@ def test_a_generator_is_trained_on_the_folder_and_labels_what_it_draws(tmp_path,
     plan = ran(toy, out, representation="stylegan2", dry_run=True)
     assert plan.representation == "stylegan2" and plan.fit.augment is None
     ran(toy, out, representation="stylegan2")
-    assert len(list((out / "masks").glob("0*.png"))) == FEWEST
+    assert len(list((out / "masks").glob("0*.png"))) == MIN_IMAGES
     assert (out / "representation" / "stylegan2" / "samples").is_dir()
     assert "labels 6 generated images" in (out / "report.html").read_text(encoding="utf-8")
     teacher = Segmenter.load(out / "segmenter")
@@ -273,5 +273,5 @@ def test_a_misspelt_pretext_is_told_beside_those_that_are_trained(toy, tmp_path)
 
 
 def test_too_few_images_for_a_generator_are_told_before_any_work(toy, tmp_path):
-    with pytest.raises(BadImage, match="a StyleGAN learns from 50 or more"):
+    with pytest.raises(BadImage, match="a StyleGAN needs 50 or more"):
         ran(toy, tmp_path / "out", representation="stylegan2", dry_run=True)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import nn
 
 from partshot.ops.hypercolumn import project
-from partshot.ops.standardize import LEAST, floored
+from partshot.ops.standardize import MIN_RELATIVE_STD, floor_std
 from partshot.pyramid import Pyramid
 
 
@@ -69,6 +69,6 @@ class Linear(nn.Module):
         # A part of a head may read the first maps alone.
         for i, level in enumerate(pyramid.maps[: len(self.weights)]):
             deviation, mean = torch.std_mean(level.float(), dim=(0, 2, 3), correction=0)
-            least = 1.0 if proportional and proportional[i] else LEAST
+            least = 1.0 if proportional and proportional[i] else MIN_RELATIVE_STD
             getattr(self, f"shift_{i}").copy_(mean)
-            getattr(self, f"scale_{i}").copy_(1 / floored(deviation, least))
+            getattr(self, f"scale_{i}").copy_(1 / floor_std(deviation, least))

@@ -1,1 +1,1 @@
-"""Shapes of networks; how they are trained or read stands in higher storeys."""
+"""Network architectures, without training or inference code."""

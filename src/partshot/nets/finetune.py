@@ -1,10 +1,14 @@
-"""Makes a pretrained convolutional network cheap to fine-tune on a few images, above all on a CPU.
+"""Makes a pretrained convolutional network cheaper to fine-tune on a few images, especially on a CPU.
 
-Three changes, none of which changes what the network computes at first. BatchNorm's stored statistics are folded into
-the convolution before it, since a handful of images estimates no better ones. Depthwise kernels stay as they were
-pretrained: their gradient alone takes three quarters of a training step on a CPU, and the gradient that passes through
-them becomes an ordinary fast convolution. Early layers can be fixed, which saves the backward pass where maps are
-largest. Knows torch modules; refuses to know which network they make up.
+Three changes, none of which changes the network's initial outputs:
+
+- BatchNorm is folded into the preceding convolution, because a few images give no better statistics than the stored
+  ones.
+- Depthwise kernels are frozen. Their weight gradient takes three quarters of a training step on a CPU, and the gradient
+  of their input becomes an ordinary fast convolution.
+- Early layers can be frozen, which saves the backward pass where the feature maps are largest.
+
+Works on any torch module.
 """
 
 from collections.abc import Callable
@@ -13,19 +17,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Zeros at the left, right, top and bottom; symbols while a graph is exported.
+# Zero padding at the left, right, top and bottom; symbolic during graph export.
 Pads = tuple[int | torch.SymInt, ...]
 
 _NORMS = (nn.BatchNorm2d,)
-# timm's convolution with TensorFlow's padding.
+# timm's convolution with TensorFlow's SAME padding.
 _SAME = "Conv2dSame"
 
 
-class FixedDepthwise(nn.Module):
-    """A depthwise convolution whose kernel and bias are not trained.
+class FrozenDepthwise(nn.Module):
+    """A depthwise convolution with frozen kernel and bias.
 
-    same: pad as TensorFlow does, so that the result has ceil(size / stride) pixels, the odd one at the end.
-    padding: zeros on each side, (height, width); unused with `same`.
+    same: TensorFlow's SAME padding: the output has ceil(size / stride) pixels, and an odd padding pixel is at the end.
+    Otherwise the convolution's own padding is used.
     """
 
     def __init__(self, conv: nn.Conv2d, same: bool):
@@ -46,31 +50,31 @@ class FixedDepthwise(nn.Module):
         return _padded_conv(x, weight, bias, self.stride, pads)
 
     def _pads(self, size, kernel) -> Pads:
-        """Zeros at the left, right, top and bottom."""
+        """Zero padding at the left, right, top and bottom."""
         if self.same:
             return _same_pads(size, kernel, self.stride)
         return (self.padding[1],) * 2 + (self.padding[0],) * 2
 
 
 class SameConv(nn.Conv2d):
-    """A convolution with TensorFlow's padding, for maps of any size, exported graphs included."""
+    """A convolution with TensorFlow's SAME padding, for maps of any size, also in exported graphs."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(F.pad(x, _same_pads(x.shape[2:], self.kernel_size, self.stride)))
 
 
 def _same_pads(size, kernel, stride) -> Pads:
-    """Zeros at the left, right, top and bottom, so that ceil(size / stride) pixels result."""
-    # Without a comparison, which an exporter would have to decide for all sizes.
+    """Zero padding at the left, right, top and bottom for an output of ceil(size / stride) pixels."""
+    # No comparison, because an exporter would have to decide it for all sizes.
     missing = [k - s + (-side) % s for side, k, s in zip(size, kernel, stride, strict=True)]
     (top, left), (down, across) = (m // 2 for m in missing), missing
     return left, across - left, top, down - top
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution with the gradient of its input alone, which is a convolution with the turned kernel.
+    """A depthwise convolution that computes only the gradient of its input: a convolution with the flipped kernel.
 
-    torch's own backward pass takes 3 to 30 times as long as the forward one on CPUs; this one takes about as long.
+    On CPUs torch's own backward pass takes 3 to 30 times as long as the forward pass; this one takes about as long.
     """
 
     @staticmethod
@@ -82,25 +86,25 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (weight,) = ctx.saved_tensors
-        grad = _spread(grad, ctx.stride)
+        grad = _dilate(grad, ctx.stride)
         pads: tuple[int, ...] = ()
-        # What the padding received is cut off, what a stride never reached gets zeros.
+        # The gradient of the padding is cropped; pixels that no stride reached get zeros.
         for axis, before in ((1, ctx.pads[0]), (0, ctx.pads[2])):
-            reach = weight.shape[2 + axis]
-            start = reach - 1 - before
-            pads += (start, ctx.size[axis] - (grad.shape[2 + axis] + start - reach + 1))
+            kernel = weight.shape[2 + axis]
+            start = kernel - 1 - before
+            pads += (start, ctx.size[axis] - (grad.shape[2 + axis] + start - kernel + 1))
         return _padded_conv(grad, weight.flip(2, 3), None, (1, 1), pads), None, None, None, None
 
 
-def _spread(grad: torch.Tensor, stride: tuple[int, int]) -> torch.Tensor:
-    """A strided result's gradient at the places where it was taken, zeros between."""
+def _dilate(grad: torch.Tensor, stride: tuple[int, int]) -> torch.Tensor:
+    """The gradient of a strided output with stride - 1 zeros inserted between its pixels."""
     if stride == (1, 1):
         return grad
     (b, c, h, w), (down, across) = grad.shape, stride
-    wide = grad.new_zeros(b, c, (h - 1) * down + 1, (w - 1) * across + 1)
-    wide = wide.contiguous(memory_format=torch.channels_last)
-    wide[:, :, ::down, ::across] = grad
-    return wide
+    dilated = grad.new_zeros(b, c, (h - 1) * down + 1, (w - 1) * across + 1)
+    dilated = dilated.contiguous(memory_format=torch.channels_last)
+    dilated[:, :, ::down, ::across] = grad
+    return dilated
 
 
 def _padded_conv(x, weight, bias, stride, pads) -> torch.Tensor:
@@ -110,12 +114,12 @@ def _padded_conv(x, weight, bias, stride, pads) -> torch.Tensor:
     return F.conv2d(F.pad(x, pads), weight, bias, stride, groups=groups)
 
 
-def order_of_layers(net: nn.Module, run: Callable[[], object]) -> list[tuple[str, nn.Module, torch.Tensor, object]]:
-    """(name, layer, its input, its output) of every layer without children that `run` calls, in that order."""
-    seen: list[tuple[str, nn.Module, torch.Tensor, object]] = []
+def trace_layers(net: nn.Module, run: Callable[[], object]) -> list[tuple[str, nn.Module, torch.Tensor, object]]:
+    """(name, layer, input, output) of every layer without children that `run` calls, in the order of the calls."""
+    calls: list[tuple[str, nn.Module, torch.Tensor, object]] = []
     handles = [
         layer.register_forward_hook(
-            lambda layer, given, result, name=name: seen.append((name, layer, given[0], result))
+            lambda layer, inputs, output, name=name: calls.append((name, layer, inputs[0], output))
         )
         for name, layer in net.named_modules()
         if isinstance(layer, (nn.Conv2d, *_NORMS)) or not any(layer.children())
@@ -126,37 +130,38 @@ def order_of_layers(net: nn.Module, run: Callable[[], object]) -> list[tuple[str
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return calls
 
 
-def fold_norms(net: nn.Module, run: Callable[[], object]) -> int:
-    """Folds every BatchNorm that directly follows a convolution into it; returns how many.
+def fold_batchnorm(net: nn.Module, run: Callable[[], object]) -> int:
+    """Folds every BatchNorm that directly follows a convolution into this convolution; returns the number of them.
 
-    run: calls the network once on some input, in evaluation mode; which layer feeds which is read off that. A norm that
-    brings its activation along, as timm's do, leaves it behind. Others stay as they are.
+    run: calls the network once on any input, in evaluation mode, to find out which layer follows which. A norm with a
+    built-in activation, such as timm's BatchNormAct2d, is replaced by the activation. Other norms are left unchanged.
     """
-    made_by: dict[int, nn.Conv2d] = {}
+    conv_of_output: dict[int, nn.Conv2d] = {}
     pairs = []
-    layers = order_of_layers(net, run)
-    for name, layer, given, result in layers:
+    # Kept until the end: ids identify tensors only as long as these are alive.
+    calls = trace_layers(net, run)
+    for name, layer, x, output in calls:
         if isinstance(layer, nn.Conv2d):
-            made_by[id(result)] = layer
-        elif isinstance(layer, _NORMS) and id(given) in made_by:
-            pairs.append((name, made_by.pop(id(given)), layer))
+            conv_of_output[id(output)] = layer
+        elif isinstance(layer, _NORMS) and id(x) in conv_of_output:
+            pairs.append((name, conv_of_output.pop(id(x)), layer))
     for name, conv, norm in pairs:
         _fold(conv, norm)
-        _put(net, name, getattr(norm, "act", None) or nn.Identity())
+        _replace(net, name, getattr(norm, "act", None) or nn.Identity())
     return len(pairs)
 
 
-def fix_depthwise(net: nn.Module) -> int:
-    """Puts a FixedDepthwise in the place of every depthwise convolution; returns how many.
+def freeze_depthwise(net: nn.Module) -> int:
+    """Replaces every depthwise convolution by a FrozenDepthwise; returns the number of them.
 
-    What else has TensorFlow's padding becomes a SameConv.
+    Other convolutions with TensorFlow's SAME padding become a SameConv.
     """
     for name, layer in list(net.named_modules()):
         if type(layer).__name__ == _SAME and layer.groups == 1:
-            _put(net, name, _same_conv(layer))
+            _replace(net, name, _same_conv(layer))
     found = [
         (name, layer)
         for name, layer in net.named_modules()
@@ -164,7 +169,7 @@ def fix_depthwise(net: nn.Module) -> int:
         if layer.dilation == (1, 1) and isinstance(layer.padding, tuple)
     ]
     for name, layer in found:
-        _put(net, name, FixedDepthwise(layer, same=type(layer).__name__ == _SAME))
+        _replace(net, name, FrozenDepthwise(layer, same=type(layer).__name__ == _SAME))
     return len(found)
 
 
@@ -183,6 +188,6 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     conv.weight.mul_(scale[:, None, None, None])
 
 
-def _put(net: nn.Module, name: str, layer: nn.Module) -> None:
-    place, _, last = name.rpartition(".")
-    setattr(net.get_submodule(place), last, layer)
+def _replace(net: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, attribute = name.rpartition(".")
+    setattr(net.get_submodule(parent), attribute, layer)

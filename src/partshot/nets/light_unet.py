@@ -1,9 +1,9 @@
-"""A pretrained encoder of timm's under a decoder that costs less than it: students that begin with what it knows.
+"""LightUNet: a student with a pretrained convolutional encoder from timm and a decoder that is cheaper than it.
 
-The encoder is made cheap to fine-tune (nets/finetune.py). The decoder adds where others concatenate, is wide where the
-maps are small, and computes nothing at the image's own size: its last convolution predicts a block of pixels at
-once. Five maps of position tell each level where in the image it is. Knows timm's convolutional encoders by name;
-where their weights come from is its caller's affair.
+The encoder is prepared for cheap fine-tuning (nets/finetune.py). The decoder adds skip connections instead of
+concatenating them, has more channels at lower resolutions, and computes nothing at the image's own resolution: its last
+convolution predicts a block of pixels at once (pixel shuffle). Five coordinate maps are projected and added at each
+level. The caller loads the pretrained weights.
 """
 
 from collections.abc import Mapping
@@ -15,21 +15,21 @@ from jaxtyping import Float
 from torch import nn
 
 from partshot.errors import BadRecipe
-from partshot.nets.finetune import fix_depthwise, fold_norms, order_of_layers
+from partshot.nets.finetune import fold_batchnorm, freeze_depthwise, trace_layers
 from partshot.nets.weights import load_exactly
 from partshot.ops.position import CHANNELS, position_map
 
-# Channels of the decoder's level of each stride.
+# Stride of a decoder level -> its channels.
 WIDTHS = {2: 16, 4: 32, 8: 48, 16: 64, 32: 96}
-# A classifier is no part of an encoder.
+# Name prefixes of classifier weights, which are not part of the encoder.
 _CLASSIFIERS = ("head.", "fc.", "classifier.", "conv_head.", "bn2.")
 
 
 class LightUNet(nn.Module):
     """float [b, 3, h, w] in [-1, 1] -> logits [b, classes, h, w]; h and w are multiples of 32.
 
-    name: of a convolutional encoder of timm whose levels have strides from 2 or 4 to 32; randomly initialized until
-    `begin`. Raises BadRecipe for a name that timm does not know, and for an encoder of other strides.
+    name: a convolutional encoder of timm whose levels have strides from 2 or 4 to 32. Its weights are random until
+    `load_encoder`. Raises BadRecipe for a name that timm does not know, and for an encoder with other strides.
     """
 
     def __init__(self, name: str, classes: int):
@@ -55,36 +55,36 @@ class LightUNet(nn.Module):
         for i in reversed(range(len(levels))):
             z = self.lateral[i](levels[i])
             if y is not None:
-                # Fewer channels first, then more pixels.
+                # Reduce channels before upsampling.
                 y = self.down[i](y)
                 z = z + F.interpolate(y, size=z.shape[2:], mode="bilinear", align_corners=False)
             y = self.up[i](F.relu(z))
         return F.pixel_shuffle(self.head(y), self.block)
 
-    def begin(self, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-        """Takes over an encoder's pretrained weights under timm's names; BadArtifact when they are of another net.
+    def load_encoder(self, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+        """Loads an encoder's pretrained weights, under timm's names; BadArtifact if they are those of another network.
 
-        source: for messages.
+        source: name of the weights in error messages.
         """
         net = _plain_encoder(self.name)
         wanted = net.state_dict().keys()
         kept = {k: v for k, v in tensors.items() if k in wanted or not k.startswith(_CLASSIFIERS)}
         load_exactly(net, kept, source)
-        self.encoder.load_state_dict(_cheap(net).state_dict())
+        self.encoder.load_state_dict(_prepared(net).state_dict())
 
-    def fix_up_to(self, stride: int) -> None:
-        """Fixes the encoder's layers up to the end of the level of that stride; 0 fixes none."""
+    def freeze_up_to(self, stride: int) -> None:
+        """Freezes the encoder's layers up to the end of the level with this stride; 0 freezes none."""
         ends = [info["module"] for info in self.encoder.feature_info if info["reduction"] <= stride]
         if not ends:
             return
-        names = [name for name, *_ in order_of_layers(self.encoder, lambda: _run(self.encoder))]
+        names = [name for name, *_ in trace_layers(self.encoder, lambda: _run(self.encoder))]
         last = max(i for i, name in enumerate(names) if name == ends[-1] or name.startswith(f"{ends[-1]}."))
         for name in names[: last + 1]:
             self.encoder.get_submodule(name).requires_grad_(False)
 
 
 class _Lateral(nn.Module):
-    """An encoder's level, and where in the image it is, in the decoder's channels."""
+    """Projects an encoder level to the decoder's channels and adds projected coordinates."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
@@ -111,18 +111,21 @@ class _Residual(nn.Module):
 
 
 def _encoder(name: str) -> tuple[nn.Module, list[int], list[int], torch.Tensor, torch.Tensor]:
-    """A cheap encoder, randomly initialized, with the strides and channels of its levels, finest first, and the colors'
-    mean and deviation in [0, 1]."""
+    """A randomly initialized encoder, prepared for fine-tuning, and its properties.
+
+    Returns encoder; strides and channels of its levels, finest first; mean and standard deviation of its input, in
+    [0, 1].
+    """
     net = _plain_encoder(name)
     strides = [info["reduction"] for info in net.feature_info]
     if strides not in ([2, 4, 8, 16, 32], [4, 8, 16, 32]):
         raise BadRecipe(
-            f"student 'light-{name}': its encoder has levels of strides {strides}; 2 or 4 to 32 are needed, as those "
-            "of light-tf_efficientnet_lite0, light-resnet18 or light-convnext_tiny"
+            f"student 'light-{name}': its encoder has levels of strides {strides}; needed are 2 or 4 to 32, "
+            "as in light-tf_efficientnet_lite0, light-resnet18 or light-convnext_tiny"
         )
     channels = [info["num_chs"] for info in net.feature_info]
     mean, std = (torch.tensor(net.pretrained_cfg[key]).float().view(1, 3, 1, 1) for key in ("mean", "std"))
-    return _cheap(net), strides, channels, mean, std
+    return _prepared(net), strides, channels, mean, std
 
 
 def _plain_encoder(name: str) -> nn.Module:
@@ -131,15 +134,15 @@ def _plain_encoder(name: str) -> nn.Module:
     net = timm.create_model(name, pretrained=False, num_classes=0)
     if not hasattr(net, "forward_intermediates"):
         raise BadRecipe(f"timm's '{name}' gives no intermediate maps; choose another encoder, such as resnet18")
-    # What comes behind the last level is a classifier's.
+    # Layers after the last level belong to the classifier.
     net.prune_intermediate_layers(len(net.feature_info), prune_norm=True, prune_head=True)
     return net
 
 
-def _cheap(net: nn.Module) -> nn.Module:
+def _prepared(net: nn.Module) -> nn.Module:
     net.eval()
-    fold_norms(net, lambda: _run(net))
-    fix_depthwise(net)
+    fold_batchnorm(net, lambda: _run(net))
+    freeze_depthwise(net)
     return net
 
 

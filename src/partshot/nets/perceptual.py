@@ -1,8 +1,8 @@
-"""How far apart two images look: distances between what a network makes of them, not between their pixels.
+"""Perceptual distances between images: distances of a network's feature maps instead of pixels.
 
-LPIPS where its weights are at hand (Zhang et al. 2018); else the same formula without learned weights, on the features
-of any network that returns its levels: the discriminator that a generator was trained against, or an encoder of the
-user's. Knows networks only by images in [-1, 1] in, maps out; downloads nothing.
+LPIPS (Zhang et al. 2018) if its weights are available. Otherwise the same formula without learned weights, on the
+feature maps of any network that takes images in [-1, 1]: the discriminator that a generator was trained with, or a
+user's encoder. Nothing is downloaded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,48 +20,47 @@ from partshot.ops.precision import best_device
 
 Levels = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 Distance = Callable[[torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]
-"""Images [b, 3, h, w] in [-1, 1] -> a measure: others -> [b], how far apart each pair is; differentiable in these.
+"""Target images [b, 3, h, w] in [-1, 1] -> a function: images -> [b], the distance of each image to its target.
 
-What the first look like to the network is worked out once, however often others are measured against them.
+Differentiable by the images. The features of the targets are computed once.
 """
 
-# LPIPS compares images at this side at most, as projectors do.
+# LPIPS compares images of at most this side, as StyleGAN's projectors do.
 LARGEST = 256
-# Keeps the length of a vector of zeros from being zero.
-_TINY = 1e-10
-# Of torchvision's vgg16.features: behind which layers LPIPS taps, and ImageNet's statistics as it applies them.
+# Avoids division by zero for zero vectors.
+_EPS = 1e-10
+# Layers of torchvision's vgg16.features whose outputs LPIPS uses, and its normalization of images (ImageNet).
 _TAPS = (3, 8, 15, 22, 29)
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 def feature_distance(levels: Levels, pixels: float = 0.0, weights: Sequence[torch.Tensor] | None = None) -> Distance:
-    """Mean squared difference of unit feature vectors, summed over levels (LPIPS' formula, equation 1).
+    """Mean squared difference of unit-normalized feature vectors, summed over levels (LPIPS, equation 1).
 
-    pixels: weight of the pixels' own mean squared difference beside it. weights: of each level's channels; None: all 1.
+    pixels: weight of the mean squared pixel difference, which is added. weights: channel weights of each level; None
+    means all 1.
     """
 
     def distance(target: Float[torch.Tensor, "b 3 h w"]) -> Callable[[torch.Tensor], torch.Tensor]:
         with torch.no_grad():
-            goals = [_unit(maps) for maps in levels(target)]
-        scales = [None] * len(goals) if weights is None else [w[:, None, None] for w in weights]
-        told = [
-            (goal if w is None else goal * w, _sum(goal.square(), w)) for goal, w in zip(goals, scales, strict=True)
-        ]
+            unit = [_unit(maps) for maps in levels(target)]
+        scales = [None] * len(unit) if weights is None else [w[:, None, None] for w in weights]
+        targets = [(v if w is None else v * w, _sum(v.square(), w)) for v, w in zip(unit, scales, strict=True)]
 
-        def apart(images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, " b"]:
-            found = zip(levels(images), told, scales, strict=True)
-            total = sum(_apart(maps, *goal, w).mean((1, 2)) for maps, goal, w in found)
+        def distance_to_target(images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, " b"]:
+            pairs = zip(levels(images), targets, scales, strict=True)
+            total = sum(_squared_distance(maps, *features, w).mean((1, 2)) for maps, features, w in pairs)
             return total + pixels * (images - target).float().square().mean((1, 2, 3))
 
-        return apart
+        return distance_to_target
 
     return distance
 
 
 class Lpips(nn.Module):
-    """What LPIPS looks at: levels of VGG-16, and weights of their channels.
+    """The VGG-16 feature maps of LPIPS and their channel weights.
 
-    tensors: torchvision's vgg16 ("features.0.weight", ...) and, as the lpips package names them, the five linear layers
+    tensors: torchvision's vgg16 ("features.0.weight", ...) and the five linear layers under the lpips package's names
     ("lin0.model.1.weight", ...), in one mapping.
     """
 
@@ -77,20 +76,20 @@ class Lpips(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, images: Float[torch.Tensor, "b 3 h w"]) -> list[torch.Tensor]:
-        """The levels, finest first."""
-        images = _small(images)
-        x, found = (images - self.shift) / self.scale, []
+        """Feature maps, finest first."""
+        images = _downscale(images)
+        x, maps = (images - self.shift) / self.scale, []
         for i, layer in enumerate(self.features):
             x = layer(x)
             if i in _TAPS:
-                found.append(x)
-        return found
+                maps.append(x)
+        return maps
 
 
 def load_lpips(path: Path | str) -> Distance:
-    """LPIPS from a safetensors file with the names of `Lpips`, where this machine computes best.
+    """LPIPS from a safetensors file with the tensor names of `Lpips`, on the best device of this machine.
 
-    Raises BadArtifact when the file cannot be read or lacks one.
+    Raises BadArtifact when the file cannot be read or a tensor is missing.
     """
     try:
         lpips = Lpips(load_file(path)).to(best_device())
@@ -101,7 +100,7 @@ def load_lpips(path: Path | str) -> Distance:
     return feature_distance(lpips, weights=list(lpips.lins))
 
 
-def _small(images: torch.Tensor) -> torch.Tensor:
+def _downscale(images: torch.Tensor) -> torch.Tensor:
     while images.shape[2] > LARGEST:
         images = F.avg_pool2d(images, 2)
     return images
@@ -109,19 +108,21 @@ def _small(images: torch.Tensor) -> torch.Tensor:
 
 def _unit(maps: torch.Tensor) -> torch.Tensor:
     maps = maps.float()
-    return maps * (maps.square().sum(1, keepdim=True) + _TINY).rsqrt()
+    return maps * (maps.square().sum(1, keepdim=True) + _EPS).rsqrt()
 
 
-def _apart(maps: torch.Tensor, goal: torch.Tensor, square: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-    """Weighed squared distances [b, h, w] of the maps' unit vectors u from v, as u^2 - 2 u v + v^2.
+def _squared_distance(
+    maps: torch.Tensor, target: torch.Tensor, square: torch.Tensor, weights: torch.Tensor | None
+) -> torch.Tensor:
+    """Weighted squared distances [b, h, w] of unit vectors u (of maps) and v (of the target), as u^2 - 2 u v + v^2.
 
-    maps: [b, c, h, w]. goal: weighed v, alike. square: weighed v^2, [b, h, w]. weights: [c, 1, 1]. Half as many passes
-    over the maps as by way of the differences, and passes are what a batch costs.
+    maps: [b, c, h, w]. target: weighted v, [b, c, h, w]. square: weighted v^2, [b, h, w]. weights: [c, 1, 1]. Needs
+    half as many passes over the maps as computing u - v, and the passes dominate the time of a batch.
     """
     maps = maps.float()
     squares = maps.square()
-    scale = (squares.sum(1) + _TINY).rsqrt()
-    return _sum(squares, weights) * scale.square() - 2 * (maps * goal).sum(1) * scale + square
+    scale = (squares.sum(1) + _EPS).rsqrt()
+    return _sum(squares, weights) * scale.square() - 2 * (maps * target).sum(1) * scale + square
 
 
 def _sum(squares: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""ResNet trunks: the stem and the four stages, without the classifier; they return their levels.
+"""ResNet trunks: stem and four stages without the classifier. They return the feature maps of all stages.
 
-The layers are torchvision's and so are the names in the state dict, which timm's ResNets share. Knows shapes only; how
-a trunk is trained stands in pretext/, how it is read in represent/resnet.py.
+Layers and state-dict names are torchvision's, which are also those of timm's ResNets. pretext/ trains trunks;
+represent/resnet.py uses them as a representation.
 """
 
 import torch
@@ -21,8 +21,8 @@ CHANNELS = {
 class ResNetTrunk(nn.Module):
     """layer1 to layer4 of a ResNet, He-initialized by torchvision.
 
-    name: a key of CHANNELS. stem_stride: of the first convolution; 2 as published, 1 to keep small images large.
-    Raises BadRecipe for another name.
+    name: a key of CHANNELS. stem_stride: stride of the first convolution; 2 as published, 1 for small images. Raises
+    BadRecipe for an unknown name.
     """
 
     def __init__(self, name: str = "resnet18", stem_stride: int = 2):

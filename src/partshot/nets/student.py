@@ -1,11 +1,11 @@
-"""Students: the fast networks that ship. Images in [-1, 1] in, logits of the same size out.
+"""Student networks: the fast networks that are distilled and exported. Images in [-1, 1] -> logits of the same size.
 
-"fast-unet" is this project's own, the default: a residual U-Net laid out for processors. Its stem folds 2 x 2 pixels
-into channels and its head unfolds them again, so that no convolution runs at full size; wide layers stand where the
-maps are small; the decoder adds where others concatenate; and five maps of position tell it where in the image it is,
-which aligned kinds of things reward. "light-ENCODER" puts a light decoder on an encoder of timm's (nets/light_unet.py),
-whose pretrained weights it can start from. "regan-unet" is the published student. Every network of
-segmentation-models-pytorch is one by name: "unet-resnet34", "deeplabv3plus-mobilenet_v2", ...
+- "fast-unet" (default): a residual U-Net designed for CPUs. Pixel unshuffle before the stem and pixel shuffle after the
+  head avoid convolutions at full resolution. Lower resolutions have more channels, skip connections are added instead
+  of concatenated, and five coordinate maps are inputs, which helps with aligned objects.
+- "light-ENCODER": a light decoder on an encoder of timm (nets/light_unet.py), which can start from pretrained weights.
+- "regan-unet": ReGAN's published student.
+- Any network of segmentation-models-pytorch by name: "unet-resnet34", "deeplabv3plus-mobilenet_v2", ...
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,20 +21,20 @@ from partshot.nets.unet import ReganUNet
 from partshot.ops.position import CHANNELS, position_map
 
 LIGHT = "light-"
-"""Before the encoder's name in that of a LightUNet."""
+"""Prefix of the names of LightUNets; the encoder's name follows."""
 
 STRIDE = 32
-"""Every student's images have sides that this divides; the exported model resizes to such a size by itself."""
+"""Divides the sides of every student's input; exported models resize their images accordingly."""
 
 
 def build_student(name: str, classes: int) -> nn.Module:
     """An untrained student: float [b, 3, s, s] in [-1, 1] -> logits [b, classes, s, s].
 
     name: "fast-unet", "light-ENCODER" with timm's name of the encoder, "regan-unet", or "ARCHITECTURE-ENCODER" of
-    segmentation-models-pytorch. Raises BadRecipe with the nearest known name, MissingExtra when that library is not
-    installed.
+    segmentation-models-pytorch. Raises BadRecipe with the nearest known name for an unknown one, MissingExtra when
+    segmentation-models-pytorch is needed and not installed.
     """
-    if name in ("fast-unet", "swift"):  # its name in partshot 0.1
+    if name in ("fast-unet", "swift"):  # "swift" is the name in partshot 0.1
         return FastUNet(classes)
     if name.startswith(LIGHT):
         return LightUNet(name.removeprefix(LIGHT), classes)
@@ -51,7 +51,7 @@ def build_student(name: str, classes: int) -> nn.Module:
              smp.DeepLabV3, smp.DeepLabV3Plus, smp.PAN, smp.UPerNet, smp.Segformer, smp.DPT)}  # fmt: skip
     if architecture not in known or not encoder:
         raise BadRecipe(f"unknown student '{name}'; {nearest(architecture, ['fast-unet', 'regan-unet', *known])}, "
-                        "the last ones with an encoder: unet-resnet18")  # fmt: skip
+                        "the last ones need an encoder: unet-resnet18")  # fmt: skip
     try:
         return known[architecture](encoder, encoder_weights=None, in_channels=3, classes=classes)
     except KeyError as error:
@@ -60,33 +60,34 @@ def build_student(name: str, classes: int) -> nn.Module:
 
 
 def start_from(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> nn.Module:
-    """Transfer learning: the net takes over every weight that fits it by name and shape, and keeps its own others.
+    """Transfer learning: loads every tensor that matches the net by name and shape; other weights stay unchanged.
 
-    tensors: another student's, whose classifier may be of other classes; or an encoder's under its own names, which a
-    net of segmentation-models-pytorch has behind "encoder.". source: for messages. Raises BadArtifact when less than
-    half of the net's encoder is there: then they are weights of another net.
+    tensors: another student's weights, whose classifier may have other classes; or the weights of an encoder under its
+    own names, which get the prefix "encoder." in networks of segmentation-models-pytorch. source: name of the weights
+    in error messages. Raises BadArtifact when tensors match less than half of the net's encoder, because they are then
+    weights of another network.
     """
     own = net.state_dict()
     if isinstance(net, LightUNet) and not any(name.startswith("encoder.") for name in tensors):
-        net.begin(tensors, source)
+        net.load_encoder(tensors, source)
         return net
-    # Norms fit many nets: only what convolves tells one from another.
+    # Only convolution weights identify a network; norms of equal shape occur in many networks.
     weights = {name for name, tensor in own.items() if tensor.ndim == 4}
     named = {name if name in own else f"encoder.{name}": tensor for name, tensor in tensors.items()}
-    taken = {name: tensor for name, tensor in named.items() if name in own and tensor.shape == own[name].shape}
-    inner = [name for name in weights if name.startswith("encoder.")] or list(weights)
-    if 2 * sum(name in taken for name in inner) < len(inner):
+    matching = {name: tensor for name, tensor in named.items() if name in own and tensor.shape == own[name].shape}
+    encoder = [name for name in weights if name.startswith("encoder.")] or list(weights)
+    if 2 * sum(name in matching for name in encoder) < len(encoder):
         raise BadArtifact(
-            f"{source}: {len(taken)} of its {len(tensors)} tensors fit the student; use weights of the same network"
+            f"{source}: {len(matching)} of its {len(tensors)} tensors fit the student; use weights of the same network"
         )
-    net.load_state_dict(taken, strict=False)
+    net.load_state_dict(matching, strict=False)
     return net
 
 
 class FlipTTA(nn.Module):
-    """A student that looks at every image and at its mirror image, and says the mean of its logits.
+    """Flip test-time augmentation: averages the logits of an image and of its horizontal flip.
 
-    mirrored_ids: the part that each part is in a mirror, as `PartSet.mirrored_ids` gives them.
+    mirrored_ids: for each id the id that it becomes in a flipped image, as returned by `PartSet.mirrored_ids`.
     """
 
     def __init__(self, net: nn.Module, mirrored_ids: list[int]):
@@ -94,13 +95,13 @@ class FlipTTA(nn.Module):
         self.net, self.mirrored_ids = net, mirrored_ids
 
     def forward(self, images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b k h w"]:
-        """Logits at the images' size, as the net's own."""
-        plain, mirrored = self.net(images), self.net(images.flip(3))
-        return (plain + mirrored.flip(3)[:, self.mirrored_ids]) / 2
+        """Logits at the images' size."""
+        logits, flipped = self.net(images), self.net(images.flip(3))
+        return (logits + flipped.flip(3)[:, self.mirrored_ids]) / 2
 
 
 class Offset(nn.Module):
-    """A student whose logits get an offset for each class, so that other classes than the most probable win."""
+    """A student whose logits get a constant offset per class (see ops/decision.py)."""
 
     def __init__(self, net: nn.Module, offsets: Sequence[float]):
         super().__init__()
@@ -108,14 +109,14 @@ class Offset(nn.Module):
         self.register_buffer("offsets", torch.tensor(offsets)[:, None, None], persistent=False)
 
     def forward(self, images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b k h w"]:
-        """Logits at the images' size, as the net's own, with the offsets."""
+        """Logits at the images' size, with the offsets added."""
         return self.net(images) + self.offsets
 
 
 class FastUNet(nn.Module):
-    """The default student; see the module's docstring. 1.3 M parameters, 0.2 G multiplications at 128 px.
+    """The default student; see the module's docstring. 1.3 M parameters, 0.2 G multiply-adds at 128 px.
 
-    widths: channels at 1/2, 1/4, ... of the image's size.
+    widths: channels at 1/2, 1/4, ... of the image's resolution.
     """
 
     def __init__(self, classes: int, widths: tuple[int, ...] = (16, 32, 64, 128, 192)):
@@ -130,10 +131,10 @@ class FastUNet(nn.Module):
         self.head = nn.Conv2d(widths[0], classes * 4, 1)
 
     def forward(self, images: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b k h w"]:
-        """Logits at the images' size, whose sides are even."""
+        """Logits at the images' size; both sides must be even."""
         kind = images.device.type
         if torch.is_autocast_enabled(kind):
-            # The stem computes in these numbers anyway; in fewer bytes pixels are folded faster.
+            # The stem computes in this dtype anyway, and pixel unshuffle is faster with fewer bytes.
             images = images.to(torch.get_autocast_dtype(kind))
         x = F.pixel_unshuffle(images, 2)
         position = position_map(*x.shape[2:]).to(x).expand(x.shape[0], -1, -1, -1)
@@ -143,15 +144,16 @@ class FastUNet(nn.Module):
             x = step(x)
             skips.append(x)
         for lateral, up, skip in reversed(list(zip(self.lateral, self.up, skips, strict=False))):
-            # To the skip's size, not times 2: a size that 32 does not divide leaves odd maps, as a coarse start may.
+            # To the skip's size instead of by a factor of 2: sizes not divisible by 32, which the low-resolution phase
+            # can have, lead to maps with odd sides.
             x = up(F.interpolate(lateral(x), size=skip.shape[2:], mode="bilinear", align_corners=False) + skip)
-        return self._headed(x) if torch.is_grad_enabled() else F.pixel_shuffle(self.head(x), 2)
+        return self._logits(x) if torch.is_grad_enabled() else F.pixel_shuffle(self.head(x), 2)
 
-    def _headed(self, x: torch.Tensor) -> torch.Tensor:
-        """The same as pixel_shuffle behind the head, in two thirds of the time with its gradient (LOG.md).
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Equals the head followed by pixel_shuffle, in two thirds of its time for forward and backward pass (LOG.md).
 
-        With each pixel's classes side by side, they are moved as they lie in memory, there and back. What ships is
-        pixel_shuffle, which runtimes know.
+        The classes of a pixel are adjacent in memory, so whole rows are copied. The exported model uses pixel_shuffle,
+        which all runtimes support.
         """
         (b, _, h, w), classes = x.shape, len(self.head.bias) // 4
         weight = self.head.weight.unflatten(0, (classes, 4)).transpose(0, 1).flatten(0, 1)

@@ -1,7 +1,7 @@
-"""What the two StyleGANs share: their sizes, layers of equalized learning rate, and the mapping.
+"""What StyleGAN and StyleGAN2 share: network sizes, linear layers with equalized learning rate, the mapping network.
 
-Knows numbers and names of channels and layers. What is synthesized from a latent stands in nets/stylegan1.py (AdaIN)
-and nets/stylegan2.py (modulated convolutions), which also has the discriminator of both.
+The synthesis networks are in nets/stylegan1.py (AdaIN) and nets/stylegan2.py (modulated convolutions). The latter also
+has the discriminator that both use.
 """
 
 import math
@@ -15,16 +15,16 @@ from torch import nn
 from partshot.errors import BadRecipe, nearest
 from partshot.recipe import Recipe
 
-# Slope below zero; the gain keeps the variance (section 4.1 of the StyleGAN2 code's layers; He et al. 2015).
+# Negative slope of LeakyReLU, and the gain that preserves the variance (official StyleGAN2 code; He et al. 2015).
 SLOPE, GAIN = 0.2, math.sqrt(2)
 
 
 class Shape(Recipe):
-    """resolution: side of the images, a power of two. z_dim, w_dim: of latents before and after the mapping.
+    """resolution: side of the images, a power of two. z_dim, w_dim: dimensions of latents before and after the mapping.
 
-    mapping_layers: 8 as published, 2 in ADA's "auto". channel_base, channel_max: a block of r px has
-    min(channel_base / r, channel_max) channels; 32768 and 512 are config F. clamp: activations of StyleGAN2 and of the
-    discriminator stay within +-clamp (256 in ADA's checkpoints); None leaves them.
+    mapping_layers: 8 as published, 2 in ADA's "auto". channel_base, channel_max: the block of resolution r has
+    min(channel_base / r, channel_max) channels; 32768 and 512 in config F. clamp: activations of StyleGAN2 and of the
+    discriminator are clamped to +-clamp (256 in ADA's checkpoints); None does not clamp.
     """
 
     resolution: int = Field(ge=8)
@@ -41,44 +41,45 @@ class Shape(Recipe):
         if side & (side - 1):
             low = 1 << side.bit_length() - 1
             near = low if side * side < low * low * 2 else 2 * low
-            raise ValueError(f"{side} px is no power of two; the nearest is {near}")
+            raise ValueError(f"{side} px is not a power of two; the nearest is {near}")
         return side
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """4, 8, ... up to the full one: the sides of the blocks' maps."""
+        """Resolutions of the blocks: 4, 8, ... up to the full one."""
         return tuple(1 << i for i in range(2, self.resolution.bit_length()))
 
     def channels(self, resolution: int) -> int:
-        """Of the block at that resolution."""
+        """Number of channels of the block of this resolution."""
         return min(self.channel_base // resolution, self.channel_max)
 
 
-# Two cores: 1.2 M parameters at 64 px.
+# For training on two CPU cores: 1.2 M parameters at 64 px.
 _SMALL = {"z_dim": 128, "w_dim": 128, "mapping_layers": 2, "channel_base": 2048, "channel_max": 128}
 NETS = {
     "config-f": {},
-    # The official "paper256" and "auto": half the channels.
+    # The official "paper256" and "auto": half the channels of config F.
     "half": {"channel_base": 16384},
     "small": _SMALL,
-    # StyleGAN, whose channels were half of config F's.
+    # StyleGAN, which had half the channels of config F.
     "adain": {"channel_base": 16384},
     "adain-small": _SMALL,
 }
-"""Name -> sizes. Those that begin with "adain" are of nets/stylegan1.py, the others of nets/stylegan2.py."""
+"""Name -> sizes. Names that begin with "adain" belong to nets/stylegan1.py, the others to nets/stylegan2.py."""
 
 
 def shape_of(net: str, resolution: int) -> Shape:
-    """The Shape of a name of NETS; BadRecipe for another one, or a resolution that is no power of two."""
+    """The Shape of a key of NETS; BadRecipe for an unknown name or a resolution that is not a power of two."""
     if net not in NETS:
         raise BadRecipe(f"unknown StyleGAN net '{net}'; {nearest(net, NETS)}")
     return Shape.parse({"resolution": resolution, **NETS[net]})
 
 
-class Mapping(nn.Module):
-    """z -> w: what is drawn to what is mixed. Buffer w_avg: the mean latent, towards which truncation goes.
+class MappingNetwork(nn.Module):
+    """Mapping network, z -> w. Buffer w_avg: the mean latent, towards which truncation moves latents.
 
-    num_ws: latents of one image. name: of the layers, before their number. bias_rate: see Linear.
+    num_ws: number of latents w per image. name: attribute name of the layers, before their number. bias_rate: see
+    Linear.
     """
 
     def __init__(self, shape: Shape, num_ws: int, name: str, bias_rate: float | None = None):
@@ -90,28 +91,30 @@ class Mapping(nn.Module):
         self.register_buffer("w_avg", torch.zeros(shape.w_dim))
 
     def forward(self, z: Float[torch.Tensor, "b z"]) -> Float[torch.Tensor, "b w"]:
-        """Latents of standard normal z, which are brought to unit mean square first."""
+        """Latents w for standard normal z; z is first normalized to unit mean square."""
         x = z.float()
         x = x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
         for layer in self.children():
             x = layer(x)
         return x
 
-    def spread(self, w: Float[torch.Tensor, "b w"], psi: float = 1.0, cutoff: int | None = None) -> torch.Tensor:
-        """One latent for each layer, [b, num_ws, w], the first `cutoff` (None: all) at psi times their distance from
-        the mean latent (truncation; Karras et al. 2019, appendix B)."""
+    def broadcast(self, w: Float[torch.Tensor, "b w"], psi: float = 1.0, cutoff: int | None = None) -> torch.Tensor:
+        """One latent per layer, [b, num_ws, w], with truncation by `psi` in the first `cutoff` layers (None: all).
+
+        Truncation scales the distance from the mean latent by psi (Karras et al. 2019, appendix B).
+        """
         ws = w[:, None].repeat(1, self.num_ws, 1)
         if psi == 1:
             return ws
-        near = self.w_avg.lerp(ws[:, :cutoff], psi)
-        return near if cutoff is None else torch.cat([near, ws[:, cutoff:]], 1)
+        truncated = self.w_avg.lerp(ws[:, :cutoff], psi)
+        return truncated if cutoff is None else torch.cat([truncated, ws[:, cutoff:]], 1)
 
 
 class Linear(nn.Module):
     """A fully connected layer with equalized learning rate (Karras et al. 2018, section 4.1); computes in float32.
 
-    rate: multiplies the learning rate. bias: its initial value, after scaling. activate: LeakyReLU and its gain behind
-    it. bias_rate: multiplies the bias; None takes rate.
+    rate: learning-rate multiplier. bias: initial value of the bias, after scaling. activate: apply LeakyReLU and its
+    gain. bias_rate: factor of the bias; None means `rate`.
     """
 
     def __init__(

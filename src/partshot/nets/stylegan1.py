@@ -1,12 +1,12 @@
-"""StyleGAN: mapping and AdaIN synthesis, from Karras et al. 2019 ("A style-based generator architecture").
+"""StyleGAN generator: mapping and AdaIN synthesis (Karras et al. 2019, "A style-based generator architecture").
 
-Layers, shapes and names of weights are those of the widely used PyTorch conversion of the official checkpoints (that
-DatasetGAN reads, too): its state loads name by name once `g_mapping` is called `mapping`, `g_synthesis` is called
-`synthesis`, and what has no weights of its own (`*.intermediate.kernel`, `truncation.*`) is left out. It holds no mean
-latent; `mapping.w_avg` is the mean w of some thousand z. The discriminator is nets/stylegan2.py's.
+Layers, shapes and weight names are those of the widely used PyTorch conversion of the official checkpoints, which
+DatasetGAN also uses. Its state dict loads after renaming `g_mapping` to `mapping` and `g_synthesis` to `synthesis`, and
+after dropping entries that are not weights (`*.intermediate.kernel`, `truncation.*`). The conversion has no mean
+latent; set `mapping.w_avg` to the mean w of some thousand z. The discriminator is in nets/stylegan2.py.
 
-The synthesis returns every layer's map beside the image. An image may be made at a lower resolution than the full
-one where an exit was built: that is how it grows in training (Karras et al. 2018).
+The synthesis returns the image and the feature maps of all layers. For progressive growing (Karras et al. 2018) it can
+generate images at lower resolutions, for which it then has ToRGB layers ("exits").
 """
 
 import math
@@ -16,34 +16,34 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import nn
 
-from partshot.nets.stylegan import GAIN, SLOPE, Linear, Mapping, Shape
+from partshot.nets.stylegan import GAIN, SLOPE, Linear, MappingNetwork, Shape
 from partshot.ops.fir import smooth, upsample
 
-# The filter behind every enlargement.
+# Filter after every upsampling.
 _BLUR = (1.0, 2.0, 1.0)
-# Beside the variance. The conversion is read with this; the official code has 1e-8, which makes more of flat maps.
+# Added to the variance in AdaIN. The conversion uses 1e-5; the official 1e-8 amplifies nearly constant maps more.
 _EPS = 1e-5
-# From this side on the official code enlarges and convolves in one, by a transposed convolution; the kernels of its
-# checkpoints stand turned by half a circle there.
-_TURNED_FROM = 128
+# From this resolution on, the official code upsamples and convolves in one transposed convolution. Kernels of its
+# checkpoints are rotated by 180 degrees there.
+_ROTATED_FROM = 128
 
 
 class Generator(nn.Module):
-    """Mapping and synthesis. exits: resolutions besides the full one at which images may be made, for growing."""
+    """Mapping and synthesis. exits: lower resolutions at which images can be generated, for progressive growing."""
 
     def __init__(self, shape: Shape, exits: tuple[int, ...] = ()):
         super().__init__()
         self.layers = tuple(side for side in shape.resolutions for _ in range(2))
-        """Sides of the synthesis' maps, coarsest first: 4, 4, 8, 8, ..."""
+        """Resolutions of the synthesis layers, coarsest first: 4, 4, 8, 8, ..."""
         self.num_ws = len(self.layers)
-        """Latents of one image, one per layer."""
-        # The gain of the activation stands before the bias here, behind it in Linear.
-        self.shape, self.mapping = shape, Mapping(shape, self.num_ws, "dense", bias_rate=0.01 / GAIN)
-        self.synthesis = Synthesis(shape, exits)
+        """Number of latents w per image, one per layer."""
+        # Here the gain of the activation is applied before the bias; in Linear it is applied after the bias.
+        self.shape, self.mapping = shape, MappingNetwork(shape, self.num_ws, "dense", bias_rate=0.01 / GAIN)
+        self.synthesis = SynthesisNetwork(shape, exits)
 
 
-class Synthesis(nn.Module):
-    """w -> image and maps."""
+class SynthesisNetwork(nn.Module):
+    """Synthesis network: w -> image and feature maps."""
 
     def __init__(self, shape: Shape, exits: tuple[int, ...] = ()):
         super().__init__()
@@ -60,39 +60,39 @@ class Synthesis(nn.Module):
         fade: float = 1.0,
         raw: bool = False,
     ) -> tuple[Float[torch.Tensor, "b 3 r r"], list[torch.Tensor]]:
-        """Images, about [-1, 1], and every layer's AdaIN output, coarsest first.
+        """Images, about in [-1, 1], and the AdaIN outputs of all layers, coarsest first.
 
-        ws: num_ws latents each. noise: standard normal [b or 1, 1, r, r] for each of `Generator.layers`; None adds
-        none. resolution: of the images, None the full one. fade: share of its say that the last block has, for
-        growing. raw: behind all AdaIN outputs come the convolutions' own results, bias included, before noise,
-        LeakyReLU and AdaIN, in the same order; the first of them is the learned constant.
+        ws: num_ws latents per image. noise: standard normal [b or 1, 1, r, r] for each of `Generator.layers`; None adds
+        no noise. resolution: of the images; None means full. fade: weight of the last block while it is faded in
+        (progressive growing). raw: also return the outputs of the convolutions, with bias, before noise, LeakyReLU and
+        AdaIN, in the same order after the AdaIN outputs; the first of them is the learned constant.
         """
-        x, maps, plain = None, [], []
+        x, maps, raw_maps = None, [], []
         for i, side in enumerate(self.shape.resolutions):
             pair = slice(2 * i, 2 * i + 2)
             pair_noise = (None, None) if noise is None else noise[pair]
             styled, before = self.blocks[f"{side}x{side}"](x, ws[:, pair], pair_noise)
             maps += styled
-            plain += before
+            raw_maps += before
             x = styled[-1]
             if side == resolution:
                 break
         image = (self.torgb if side == self.shape.resolution else self.exits[str(side)])(x).float()
         if fade < 1:
-            # Beside what the block before makes alone.
+            # Blended with the image of the block before.
             coarse = self.exits[str(side // 2)](maps[-3]).float()
             with torch.autocast(x.device.type, enabled=False):
                 image = upsample(coarse).lerp(image, fade)
-        return image, [*maps, *plain] if raw else maps
+        return image, [*maps, *raw_maps] if raw else maps
 
     def noise_strengths(self) -> list[float]:
-        """By how much, at most, each of `Generator.layers` multiplies its noise; 0 hears none."""
+        """Largest absolute noise weight of each of `Generator.layers`; 0 where noise is not used."""
         layers = [layer for block in self.blocks.values() for layer in (block.epi1, block.epi2)]
         return [float(layer.top_epi["noise"].weight.detach().abs().max()) for layer in layers]
 
 
 class _Block(nn.Module):
-    """Two layers of one size: an enlarging convolution (at 4 px the learned constant), and another."""
+    """Two layers of one resolution: an upsampling convolution (at 4 px the learned constant) and a convolution."""
 
     def __init__(self, shape: Shape, side: int):
         super().__init__()
@@ -102,13 +102,13 @@ class _Block(nn.Module):
             self.bias = nn.Parameter(torch.zeros(outputs))
         else:
             self.conv0_up = _Conv(shape.channels(side // 2), outputs, up=side)
-        # Called so in the conversion.
+        # Names of the conversion.
         self.second = "conv" if side == 4 else "conv1"
         self.add_module(self.second, _Conv(outputs, outputs))
         self.epi1, self.epi2 = _Epilogue(shape, outputs), _Epilogue(shape, outputs)
 
     def forward(self, x: torch.Tensor | None, ws: torch.Tensor, noise) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        # AdaIN outputs of both layers, and what their convolutions gave.
+        # AdaIN outputs of both layers, and the outputs of their convolutions.
         if x is None:
             first = (self.const + self.bias[:, None, None]).expand(len(ws), -1, -1, -1)
         else:
@@ -119,7 +119,7 @@ class _Block(nn.Module):
 
 
 class _Epilogue(nn.Module):
-    """What follows a convolution: noise, LeakyReLU and AdaIN. Its parts are called as in the conversion."""
+    """Noise, LeakyReLU and AdaIN after a convolution; submodules have the names of the conversion."""
 
     def __init__(self, shape: Shape, channels: int):
         super().__init__()
@@ -133,7 +133,7 @@ class _Epilogue(nn.Module):
 
 
 class _Noise(nn.Module):
-    """One noise map for all channels, each of which hears it by its own weight."""
+    """Adds a noise map, shared by all channels, with a learned weight per channel."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -146,15 +146,15 @@ class _Noise(nn.Module):
 def adain(
     x: Float[torch.Tensor, "b c h w"], scale: Float[torch.Tensor, "b c"], shift: Float[torch.Tensor, "b c"]
 ) -> Float[torch.Tensor, "b c h w"]:
-    """Every map of every image brought to the mean `shift` and the deviation `scale` (equation 1)."""
-    # One batch normalization whose channels are all maps of all images. As lines of pixels: in two dimensions torch's
-    # gradients for a single image are wrong on CPUs where layouts are mixed.
+    """AdaIN: normalizes each map of each image to the mean `shift` and the standard deviation `scale` (equation 1)."""
+    # One batch normalization whose channels are all maps of all images. Maps are flattened, because torch's 2D
+    # gradients for a single image are wrong on CPUs when memory formats are mixed.
     lines = x.reshape(1, -1, x.shape[2] * x.shape[3])
     return F.batch_norm(lines, None, None, scale.flatten(), shift.flatten(), training=True, eps=_EPS).reshape(x.shape)
 
 
 class _Conv(nn.Module):
-    """A convolution with equalized learning rate. up: side that its maps are enlarged to; None leaves their size."""
+    """A convolution with equalized learning rate. up: resolution to which its input is upsampled, if any."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, gain: float = GAIN, up: int | None = None):
         super().__init__()
@@ -166,14 +166,14 @@ class _Conv(nn.Module):
         weight = self.weight * self.scale
         if self.up is None:
             return F.conv2d(x, weight, self.bias, padding=weight.shape[2] // 2)
-        x = conv_of_doubled(x, weight if self.up < _TURNED_FROM else weight.flip(2, 3))
+        x = conv_of_doubled(x, weight if self.up < _ROTATED_FROM else weight.flip(2, 3))
         return smooth(x, 1, taps=_BLUR) + self.bias[:, None, None].to(x.dtype)
 
 
 def conv_of_doubled(
     x: Float[torch.Tensor, "b i h w"], weight: Float[torch.Tensor, "o i 3 3"]
 ) -> Float[torch.Tensor, "b o 2*h 2*w"]:
-    """The convolution of maps whose every pixel was doubled in height and width, without making them."""
-    # A pixel reaches 4 x 4 others. Turned, because a transposed convolution scatters what a convolution gathers.
+    """Nearest-neighbor upsampling by 2 followed by a 3 x 3 convolution, as one transposed convolution."""
+    # Each pixel contributes to 4 x 4 outputs. The kernel is flipped because a transposed convolution scatters.
     kernel = F.avg_pool2d(weight.flip(2, 3), 2, stride=1, padding=1, divisor_override=1)
     return F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2, padding=1)

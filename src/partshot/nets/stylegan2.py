@@ -1,13 +1,13 @@
-"""StyleGAN2: mapping, synthesis and discriminator, from Karras et al. 2020 ("Analyzing and
-improving the image quality of StyleGAN").
+"""StyleGAN2: mapping, synthesis and discriminator (Karras et al. 2020, "Analyzing and improving the image quality of
+StyleGAN").
 
-Skip generator and residual discriminator. Layers, shapes and names of weights are those of the official PyTorch release
-(stylegan2-ada-pytorch), so that its checkpoints load name by name. Modulation is computed on activations, not on
-weights, which is the same and lets a batch share one convolution. Nothing is compiled; everything differentiates twice.
+Skip generator and residual discriminator. Layers, shapes and weight names are those of the official PyTorch release
+(stylegan2-ada-pytorch), so its checkpoints load by name. Modulation scales activations instead of weights; this is
+equivalent, and a batch shares one convolution. No custom kernels are compiled; everything is differentiable twice.
 
-Images may be made, and judged, at a lower resolution than the full one, by the coarser blocks alone: that is how a
-small training budget starts (progressive growing, Karras et al. 2018). The synthesis returns the activations of every
-convolution beside the image.
+For progressive growing (Karras et al. 2018), with which small training budgets start, generator and discriminator can
+run at a lower resolution, with the coarser blocks only. The synthesis returns the image and the activations of all
+convolutions.
 """
 
 import math
@@ -17,24 +17,25 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import nn
 
-from partshot.nets.stylegan import GAIN, SLOPE, Linear, Mapping, Shape
+from partshot.nets.stylegan import GAIN, SLOPE, Linear, MappingNetwork, Shape
 from partshot.ops.fir import downsample, smooth, upsample
 
 
 class Generator(nn.Module):
-    """Mapping and synthesis under the official names: mapping.fc0.weight, synthesis.b4.const, ..."""
+    """Mapping and synthesis with the official weight names: mapping.fc0.weight, synthesis.b4.const, ..."""
 
     def __init__(self, shape: Shape):
         super().__init__()
         self.layers = (4, *(side for side in shape.resolutions[1:] for _ in range(2)))
-        """Sides of the synthesis' convolutions, coarsest first: 4, 8, 8, 16, 16, ..."""
+        """Resolutions of the convolutions of the synthesis, coarsest first: 4, 8, 8, 16, 16, ..."""
         self.num_ws = len(self.layers) + 1
-        """Latents of one image: one per convolution, and one more for the last ToRGB."""
-        self.shape, self.mapping, self.synthesis = shape, Mapping(shape, self.num_ws, "fc"), Synthesis(shape)
+        """Number of latents w per image: one per convolution, and one for the last ToRGB."""
+        self.shape = shape
+        self.mapping, self.synthesis = MappingNetwork(shape, self.num_ws, "fc"), SynthesisNetwork(shape)
 
 
-class Synthesis(nn.Module):
-    """w -> image and activations."""
+class SynthesisNetwork(nn.Module):
+    """Synthesis network: w -> image and activations."""
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -50,14 +51,15 @@ class Synthesis(nn.Module):
         fade: float = 1.0,
         raw: bool = False,
     ) -> tuple[Float[torch.Tensor, "b 3 r r"], list[torch.Tensor]]:
-        """Images, about [-1, 1], and every convolution's activations after noise, bias and LeakyReLU, coarsest first.
+        """Images, about in [-1, 1], and the activations of all convolutions, coarsest first.
 
-        ws: num_ws latents each. noise: standard normal [b or 1, 1, r, r] for each of `Generator.layers`; None takes the
-        checkpoint's own constant noise. resolution: of the images, None the full one. fade: share of its say that
-        the last block has, for growing. raw: behind all activations come the convolutions' own results, before noise,
-        bias and LeakyReLU, in the same order.
+        Activations are taken after noise, bias and LeakyReLU. ws: num_ws latents per image. noise: standard normal
+        [b or 1, 1, r, r] for each of `Generator.layers`; None uses the constant noise of the checkpoint. resolution: of
+        the images; None means full. fade: weight of the last block while it is faded in (progressive growing). raw:
+        also return the outputs of the convolutions before noise, bias and LeakyReLU, in the same order after the
+        activations.
         """
-        x, image, maps, plain = None, None, [], []
+        x, image, maps, raw_maps = None, None, [], []
         for i, r in enumerate(self.shape.resolutions):
             block = getattr(self, f"b{r}")
             for name in ("conv0", "conv1") if i else ("conv1",):
@@ -66,18 +68,18 @@ class Synthesis(nn.Module):
                 layer_noise = None if noise is None else noise[layer]
                 x, before = getattr(block, name)(x, ws[:, layer], layer_noise, raw)
                 maps.append(x)
-                plain.append(before)
-            colors = block.torgb(x, ws[:, len(maps)]).float()
+                raw_maps.append(before)
+            rgb = block.torgb(x, ws[:, len(maps)]).float()
             last = r == (resolution or self.shape.resolution)
-            # In float32 throughout: rounding at every level would add up.
+            # In float32, because rounding errors of all levels would add up.
             with torch.autocast(x.device.type, enabled=False):
-                image = colors if image is None else upsample(image) + (colors * fade if last else colors)
+                image = rgb if image is None else upsample(image) + (rgb * fade if last else rgb)
             if last:
                 break
-        return image, [*maps, *plain] if raw else maps
+        return image, [*maps, *raw_maps] if raw else maps
 
     def noise_strengths(self) -> list[float]:
-        """By how much each of `Generator.layers` multiplies its noise; 0 hears none."""
+        """Noise strength of each of `Generator.layers`; 0 where noise is not used."""
         blocks = [getattr(self, f"b{r}") for r in self.shape.resolutions]
         layers = [layer for block in blocks for name, layer in block.named_children() if name != "torgb"]
         return [float(layer.noise_strength.detach()) for layer in layers]
@@ -96,7 +98,7 @@ class _SynthesisBlock(nn.Module):
 
 
 class _StyledConv(nn.Module):
-    """3 x 3, modulated by w and demodulated, then noise, bias and LeakyReLU (section 2.2, equations 1 to 3)."""
+    """3 x 3 convolution, modulated and demodulated, then noise, bias and LeakyReLU (section 2.2, equations 1 to 3)."""
 
     def __init__(self, shape: Shape, inputs: int, outputs: int, resolution: int, up: bool = False):
         super().__init__()
@@ -110,16 +112,16 @@ class _StyledConv(nn.Module):
     def forward(
         self, x: torch.Tensor, w: torch.Tensor, noise: torch.Tensor | None, raw: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        # Activations and, if `raw`, the convolution's own result. The gain of the activation is carried by what comes
-        # before it, and two of three passes write in place.
+        # Returns activations and, if `raw`, the output of the convolution. The activation's gain is applied to weight,
+        # bias and noise beforehand, so that two of three passes can be in place.
         x = modulated_conv(x, self.weight, self.affine(w), up=self.up, bias=self.bias, gain=GAIN)
-        plain = (x / GAIN - self.bias[:, None, None]).to(x.dtype) if raw else None
+        before = (x / GAIN - self.bias[:, None, None]).to(x.dtype) if raw else None
         noise = self.noise_const if noise is None else noise
-        return _activate_in_place(x.add_((noise * (self.noise_strength * GAIN)).to(x.dtype)), self.clamp), plain
+        return _activate_in_place(x.add_((noise * (self.noise_strength * GAIN)).to(x.dtype)), self.clamp), before
 
 
 class _ToRGB(nn.Module):
-    """1 x 1 to three colors, modulated but not demodulated."""
+    """1 x 1 convolution to RGB with modulation and without demodulation."""
 
     def __init__(self, shape: Shape, inputs: int):
         super().__init__()
@@ -143,10 +145,11 @@ def modulated_conv(
     bias: Float[torch.Tensor, " o"] | None = None,
     gain: float = 1.0,
 ) -> torch.Tensor:
-    """A convolution whose input channels are scaled by each image's own styles (section 2.2).
+    """Modulated convolution: input channels are scaled by the styles of each image (section 2.2).
 
-    demodulate: outputs are scaled back to the variance they would have for independent inputs. up: to twice the size,
-    by a transposed convolution and the FIR filter. bias: added to the outputs. gain: multiplies all, bias included.
+    demodulate: divide outputs by their expected standard deviation, assuming independent inputs of unit variance. up:
+    upsample by 2, with a transposed convolution and the FIR filter. bias: added to the outputs. gain: factor of the
+    result, bias included.
     """
     x = x * styles[:, :, None, None].to(x.dtype)
     if up:
@@ -155,7 +158,8 @@ def modulated_conv(
         x = F.conv2d(x, weight.to(x.dtype), padding=weight.shape[2] // 2)
     scale = torch.full((1, 1), gain, device=x.device)
     if demodulate:
-        # sum over inputs and taps of (weight * style)^2, for all images in one product; in float32, being squared.
+        # Sum of (weight * style)^2 over inputs and kernel positions, for all images in one product. In float32, because
+        # values are squared.
         with torch.autocast(x.device.type, enabled=False):
             variance = styles.float().square() @ weight.float().square().sum((2, 3)).T
             scale = (variance + 1e-8).rsqrt() * gain
@@ -164,9 +168,10 @@ def modulated_conv(
 
 
 class Discriminator(nn.Module):
-    """Images -> verdicts; above 0 says real.
+    """Images -> logits; above 0 means real.
 
-    entries: resolutions at which images may come in, for growing; the official discriminator has the full one alone.
+    entries: further resolutions at which images can enter, for progressive growing; the official discriminator has only
+    the full resolution.
     """
 
     def __init__(self, shape: Shape, entries: tuple[int, ...] = ()):
@@ -177,7 +182,7 @@ class Discriminator(nn.Module):
         self.b4 = _DiscriminatorEpilogue(shape, 4 in self.entries)
 
     def forward(self, images: Float[torch.Tensor, "b 3 r r"], fade: float = 1.0) -> Float[torch.Tensor, " b"]:
-        """Verdicts on images of one of the resolutions of `entries`; fade: the share of the first block's say."""
+        """Logits of images at a resolution of `entries`. fade: weight of the first block while it is faded in."""
         resolution = images.shape[2]
         x = getattr(self, f"b{resolution}").fromrgb(images)
         while resolution > 4:
@@ -188,18 +193,18 @@ class Discriminator(nn.Module):
         return self.b4(x)
 
     def levels(self, images: Float[torch.Tensor, "b 3 r r"]) -> list[torch.Tensor]:
-        """What the blocks make of images, finest first: features that a distance between images can be taken in."""
-        resolution, found = images.shape[2], []
+        """Outputs of the blocks, finest first; features for perceptual distances."""
+        resolution, features = images.shape[2], []
         x = getattr(self, f"b{resolution}").fromrgb(images)
         while resolution > 4:
             x = getattr(self, f"b{resolution}")(x)
-            found.append(x)
+            features.append(x)
             resolution //= 2
-        return found
+        return features
 
 
 class _DiscriminatorBlock(nn.Module):
-    """Two convolutions to half the size beside a 1 x 1 shortcut; both halves of the sum keep the variance."""
+    """Residual block that downsamples by 2: two convolutions and a 1 x 1 shortcut; the sum is scaled by sqrt(1/2)."""
 
     def __init__(self, shape: Shape, resolution: int, entry: bool):
         super().__init__()
@@ -230,18 +235,23 @@ class _DiscriminatorEpilogue(nn.Module):
 
 
 def minibatch_stddev(x: Float[torch.Tensor, "b c h w"], group: int = 4) -> Float[torch.Tensor, "b 1 h w"]:
-    """How much images of a group differ, as one more map: it betrays a generator that makes always the same (Karras
-    et al. 2018, section 3). Groups of 4, or of the largest divisor of the batch below that."""
+    """Minibatch standard deviation as an additional map, against mode collapse (Karras et al. 2018, section 3).
+
+    Computed in groups of `group` images, or of the largest smaller divisor of the batch size.
+    """
     b, _, h, w = x.shape
     size = max(n for n in range(1, group + 1) if b % n == 0)
-    # Images of a group lie b / size apart, as in the official code.
+    # Images of a group are b / size apart in the batch, as in the official code.
     groups = x.float().reshape(size, b // size, *x.shape[1:])
-    deviation = ((groups - groups.mean(0)).square().mean(0) + 1e-8).sqrt().mean((1, 2, 3))
-    return deviation.repeat(size)[:, None, None, None].expand(b, 1, h, w).to(x.dtype)
+    std = ((groups - groups.mean(0)).square().mean(0) + 1e-8).sqrt().mean((1, 2, 3))
+    return std.repeat(size)[:, None, None, None].expand(b, 1, h, w).to(x.dtype)
 
 
 class _Conv(nn.Module):
-    """A convolution with equalized learning rate (Karras et al. 2018, section 4.1); those with a bias activate."""
+    """A convolution with equalized learning rate (Karras et al. 2018, section 4.1).
+
+    Convolutions with a bias are followed by LeakyReLU.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, clamp: float | None, down: bool = False, bias=True):
         super().__init__()
@@ -251,14 +261,14 @@ class _Conv(nn.Module):
         self.scale = 1 / math.sqrt(inputs * kernel * kernel)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # As in synthesis, weight and bias carry the activation's gain.
-        gain, reach = 1.0 if self.bias is None else GAIN, self.weight.shape[2] // 2
+        # As in the synthesis, the activation's gain is applied to weight and bias.
+        gain, pad = 1.0 if self.bias is None else GAIN, self.weight.shape[2] // 2
         weight = (self.weight * (self.scale * gain)).to(x.dtype)
         bias = None if self.bias is None else (self.bias * gain).to(x.dtype)
         if self.down:
-            x = F.conv2d(smooth(x, reach + 1), weight, bias, stride=2)
+            x = F.conv2d(smooth(x, pad + 1), weight, bias, stride=2)
         else:
-            x = F.conv2d(x, weight, bias, padding=reach)
+            x = F.conv2d(x, weight, bias, padding=pad)
         return x if self.bias is None else _activate_in_place(x, self.clamp)
 
 

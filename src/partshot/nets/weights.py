@@ -1,4 +1,4 @@
-"""Weights into nets, exactly: nothing missing, nothing left over, every shape as the net has it."""
+"""Strict loading of state dicts: no missing names, no unexpected names, equal shapes."""
 
 import re
 from collections.abc import Mapping
@@ -10,20 +10,22 @@ from partshot.errors import BadArtifact
 
 
 def load_exactly(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-    """Loads a state dict with every name and shape as the net has them; BadArtifact names the first that differs."""
-    wanted = net.state_dict()
-    # Counters of batches seen: older files lack them, and nothing here reads them.
-    missing = sorted(k for k in wanted.keys() - tensors.keys() if not k.endswith("num_batches_tracked"))
-    unknown = sorted(tensors.keys() - wanted.keys())
+    """Loads a state dict whose names and shapes are those of the net; BadArtifact names the first difference."""
+    expected = net.state_dict()
+    # num_batches_tracked is missing in older files and not used here.
+    missing = sorted(k for k in expected.keys() - tensors.keys() if not k.endswith("num_batches_tracked"))
+    unknown = sorted(tensors.keys() - expected.keys())
     if missing or unknown:
-        what = f"lacks '{missing[0]}'" if missing else f"holds '{unknown[0]}', which the net has not"
-        raise BadArtifact(f"{source}: {what} ({len(missing)} missing, {len(unknown)} unknown); weights of another net?")
+        what = f"lacks '{missing[0]}'" if missing else f"has '{unknown[0]}', which the net does not have"
+        raise BadArtifact(
+            f"{source}: {what} ({len(missing)} missing, {len(unknown)} unknown); are these weights of another network?"
+        )
     for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            raise BadArtifact(f"{source}: '{name}' is {list(tensor.shape)}, the net has {list(wanted[name].shape)}")
+        if tensor.shape != expected[name].shape:
+            raise BadArtifact(f"{source}: '{name}' is {list(tensor.shape)}, the net has {list(expected[name].shape)}")
     net.load_state_dict(dict(tensors), strict=False)
 
 
 def current_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A generator's tensors, whose discriminator partshot 0.1 named "critic", under today's names."""
+    """A generator's tensors under current names; partshot 0.1 called the discriminator "critic"."""
     return {re.sub(r"^critic\.", "discriminator.", name): tensor for name, tensor in tensors.items()}

@@ -1,1 +1,1 @@
-"""Pure functions on tensors and counts: no files, no modules with weights."""
+"""Functions on tensors and arrays, without file access and without modules that have weights."""

@@ -1,8 +1,8 @@
-"""Resampling with a FIR filter: images and feature maps twice or half as large, or smoothed, without aliasing.
+"""FIR filtering, and upsampling and downsampling by 2 with a FIR filter against aliasing (StyleGAN2's upfirdn2d).
 
-The filter is StyleGAN2's binomial [1, 3, 3, 1] unless another is given, the same for both directions (after Zhang
-2019); outside the image is zero. Depthwise convolutions only, so that nothing is compiled and everything
-differentiates twice.
+The default filter is StyleGAN2's binomial [1, 3, 3, 1] (after Zhang 2019), applied separably in both directions with
+zero padding. It is implemented with depthwise convolutions: no custom kernel has to be compiled, and all functions are
+differentiable twice.
 """
 
 import torch
@@ -15,24 +15,27 @@ TAPS = (1.0, 3.0, 3.0, 1.0)
 def smooth(
     x: Float[torch.Tensor, "b c h w"], pad: int, gain: float = 1.0, taps: tuple[float, ...] = TAPS
 ) -> torch.Tensor:
-    """The maps through the filter; each side grows by 2 * pad + 1 - len(taps). gain: what a constant is multiplied by.
-    taps: of the filter, symmetric."""
+    """The filtered maps; height and width change by 2 * pad + 1 - len(taps).
+
+    gain: factor by which a constant input is multiplied. taps: coefficients of the filter, symmetric.
+    """
     return _Smooth.apply(x, pad, gain, taps)
 
 
 def upsample(x: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b c 2*h 2*w"]:
-    """Twice the size: zeros between the pixels, then the filter; a constant stays one, but for the border."""
+    """Upsamples by 2: inserts zeros between the pixels, then filters. Keeps constants except at the border."""
     return F.conv_transpose2d(x, _kernel(x, 4.0, TAPS), stride=2, padding=1, groups=x.shape[1])
 
 
 def downsample(x: Float[torch.Tensor, "b c h w"]) -> torch.Tensor:
-    """Half the size, [b, c, h/2, w/2]: the filter, then every other pixel; h and w are even."""
-    # Not with stride 2: on a CPU, in bf16, that is slower than filtering everywhere.
+    """Downsamples by 2 to [b, c, h/2, w/2]: filters, then keeps every other pixel. h and w must be even."""
+    # Without stride=2: on a CPU in bf16, a strided convolution is slower than filtering at full size.
     return smooth(x, 1)[:, :, ::2, ::2]
 
 
 class _Smooth(torch.autograd.Function):
-    """Its gradient is the same filter with the rest of the padding; torch's own takes several times as long on CPUs."""
+    """The gradient is the same filter with the complementary padding; torch's own gradient is several times slower on
+    CPUs."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, pad: int, gain: float, taps: tuple[float, ...]) -> torch.Tensor:
@@ -45,6 +48,6 @@ class _Smooth(torch.autograd.Function):
 
 
 def _kernel(x: torch.Tensor, gain: float, taps: tuple[float, ...]) -> torch.Tensor:
-    # [c, 1, taps, taps]; symmetric, so that convolution and correlation are one.
+    # [c, 1, taps, taps]; symmetric, so convolution and cross-correlation are the same.
     line = torch.tensor(taps, dtype=x.dtype, device=x.device)
     return (torch.outer(line, line) * (gain / sum(taps) ** 2)).expand(x.shape[1], 1, -1, -1)

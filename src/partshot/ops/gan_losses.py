@@ -1,6 +1,6 @@
-"""The losses of two adversaries: the non-saturating game, R1 on the discriminator, path length on the generator.
+"""GAN losses: the non-saturating loss, the R1 penalty of the discriminator, path lengths of the generator.
 
-Formulas only; who computes images and verdicts is the caller's affair.
+Formulas only; the caller computes images and logits.
 """
 
 import math
@@ -11,12 +11,18 @@ from jaxtyping import Float
 
 
 def discriminator_loss(real: Float[torch.Tensor, " b"], fake: Float[torch.Tensor, " b"]) -> Float[torch.Tensor, ""]:
-    """How badly the discriminator tells real images (verdicts above 0) from made ones (Goodfellow et al. 2014)."""
+    """Logistic loss of the discriminator (Goodfellow et al. 2014).
+
+    real, fake: discriminator logits of real and of generated images; above 0 means real.
+    """
     return F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean()
 
 
 def generator_loss(fake: Float[torch.Tensor, " b"]) -> Float[torch.Tensor, ""]:
-    """How badly the generator deceives the discriminator: the non-saturating form (same paper, section 3)."""
+    """Non-saturating loss of the generator (Goodfellow et al. 2014, section 3).
+
+    fake: discriminator logits of generated images.
+    """
     return F.softplus(-fake.float()).mean()
 
 
@@ -27,7 +33,7 @@ def r1_penalty(
 
     Mescheder et al. 2018, equation 9.
 
-    real: the discriminator's verdicts, computed from `images`, which require a gradient.
+    real: the discriminator's logits, computed from `images`, which require a gradient.
     """
     (gradient,) = torch.autograd.grad(real.float().sum(), images, create_graph=True)
     return gamma / 2 * gradient.float().square().sum((1, 2, 3)).mean()
@@ -36,12 +42,12 @@ def r1_penalty(
 def path_lengths(
     images: Float[torch.Tensor, "b c h w"], ws: Float[torch.Tensor, "b n d"], noise: Float[torch.Tensor, "b c h w"]
 ) -> Float[torch.Tensor, " b"]:
-    """How far an image moves for a step in its latent: |J^T y| with y a random image.
+    """Path length |J^T y| of each image, where J is the Jacobian of the image by its latent and y is noise.
 
     Karras et al. 2020 (StyleGAN2), section 3.2. images: computed from `ws`, one latent per layer, which require a
-    gradient; over layers the squares are averaged. noise: standard normal, as large as the images; scaled here so
-    that the length does not depend on their size.
+    gradient; squared norms are averaged over layers. noise: standard normal, of the images' shape. It is scaled here so
+    that the length does not depend on the image size.
     """
-    shown = (images.float() * noise).sum() / math.sqrt(images.shape[2] * images.shape[3])
-    (gradient,) = torch.autograd.grad(shown, ws, create_graph=True)
+    projected = (images.float() * noise).sum() / math.sqrt(images.shape[2] * images.shape[3])
+    (gradient,) = torch.autograd.grad(projected, ws, create_graph=True)
     return gradient.float().square().sum(2).mean(1).sqrt()

@@ -1,12 +1,11 @@
-"""The hypercolumn, computed without ever building it.
+"""1x1 convolutions and pixel lookups on the hypercolumn, without building the hypercolumn in memory.
 
-Resizing is linear and acts on each channel alone, so a 1x1 convolution commutes with it: project every map at its own
-size, add what has equal size, and only then resize the few projected channels and add. The result is that of the
-stack of all maps at image size, which is never held. Knows maps, weights and sizes; refuses to know what the
-channels mean or where the weights come from.
+The hypercolumn is the concatenation of all feature maps, resized to the image's size. Resizing is linear and acts on
+each channel separately, so it commutes with a 1x1 convolution. Every map is projected at its own size, results of equal
+size are added, and only the few projected channels are resized and added. The result equals that of the full stack.
 
-Resizing is bilinear with align_corners=False along an axis that grows and area averaging (as adaptive average pooling
-has it) along one that shrinks, each axis for itself.
+Each axis is resized separately: bilinearly with align_corners=False if it grows, by area averaging (as in adaptive
+average pooling) if it shrinks.
 """
 
 from collections.abc import Sequence
@@ -18,8 +17,8 @@ from jaxtyping import Float, Int64
 from partshot.errors import BadRecipe
 from partshot.pyramid import Pyramid
 
-# Maps enlarged at least this much go through one shared matrix product, which writes the large result once for all of
-# them; below it the matrix is mostly zeros and a plain interpolation costs less. Measured at 256 and 512 px.
+# Maps that are upsampled by at least this factor share one matrix product, which writes the large result only once.
+# Below it the matrix is mostly zeros, and plain interpolation is faster. Measured at 256 and 512 px.
 SHARED_FROM = 4
 
 
@@ -29,11 +28,11 @@ def project(
     bias: Float[torch.Tensor, " o"] | None = None,
     size: tuple[int, int] | None = None,
 ) -> Float[torch.Tensor, "b o h w"]:
-    """A 1x1 convolution over the hypercolumn, applied lazily; equal to the convolution of `stack` to rounding.
+    """A 1x1 convolution of the hypercolumn, computed lazily; equals the convolution of `stack` up to rounding.
 
     weights: one [outputs, channels of the map] per map. bias: [outputs]. size: (height, width) of the result, the
-    pyramid's image size when None. The result is channels_last in memory and of the weights' type, or of autocast's
-    where that is on. Gradients reach the weights, the bias and, where asked for, the maps.
+    pyramid's image size when None. The result is channels_last in memory. It has the weights' dtype, or autocast's if
+    autocast is enabled. Differentiable by the weights, the bias and the maps.
 
     Raises BadRecipe when the weights do not fit the maps.
     """
@@ -64,10 +63,10 @@ def project(
 
 
 def stack(pyramid: Pyramid, size: tuple[int, int] | None = None) -> Float[torch.Tensor, "b c h w"]:
-    """The hypercolumn itself: every map resized and concatenated, finest first.
+    """The hypercolumn: all maps resized and concatenated, finest first.
 
-    The definition that `project` and `at_pixels` are held to. It takes channels x height x width x 4 bytes per
-    image: 5 GB at 512 px and 5,000 channels.
+    Reference for `project` and `at_pixels`. It takes channels x height x width x 4 bytes per image: 5 GB at 512 px and
+    5,000 channels.
     """
     return torch.cat([resize(m, size or pyramid.image_size) for m in pyramid.maps], dim=1)
 
@@ -81,24 +80,24 @@ def at_pixels(
     """The hypercolumn at single pixels: `stack(pyramid)[batch_index, :, rows, columns]`, interpolated only there.
 
     rows, columns: pixels of the image, in 0..height-1 and 0..width-1. Maps that are not channels_last in memory are
-    copied first. The result is of the maps' type, to which the shares of neighboring pixels are rounded, too.
+    copied first. The result has the maps' dtype; the interpolation weights are rounded to it as well.
     """
-    found, places = [], {}
+    features, corners_by_size = [], {}
     for level in pyramid.maps:
-        # A map finer than the image is averaged first; at image size it is no larger than it was.
+        # A map that is finer than the image is first averaged to the image's size.
         level = _shrink(level, pyramid.image_size)
         size = tuple(level.shape[2:])
-        if size not in places:
-            places[size] = _corners(batch_index, rows, columns, pyramid.image_size, size)
-        corners, shares = places[size]
-        # Four rows of memory per pixel, weighed and added in one pass.
+        if size not in corners_by_size:
+            corners_by_size[size] = _corners(batch_index, rows, columns, pyramid.image_size, size)
+        corners, weights = corners_by_size[size]
+        # The weighted sum of four rows per pixel, in one pass.
         pixels = level.permute(0, 2, 3, 1).reshape(-1, level.shape[1])
-        found.append(F.embedding_bag(corners, pixels, per_sample_weights=shares.to(level.dtype), mode="sum"))
-    return torch.cat(found, dim=1)
+        features.append(F.embedding_bag(corners, pixels, per_sample_weights=weights.to(level.dtype), mode="sum"))
+    return torch.cat(features, dim=1)
 
 
 def resize(level: Float[torch.Tensor, "b c _ _"], size: tuple[int, int]) -> Float[torch.Tensor, "b c h w"]:
-    """One map at another size (height, width): area averaging where it shrinks, bilinear where it grows."""
+    """One map resized to (height, width): area averaging along axes that shrink, bilinear along axes that grow."""
     level = _shrink(level, size)
     if tuple(level.shape[2:]) == tuple(size):
         return level
@@ -111,12 +110,12 @@ def _shrink(level: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _sum_by_size(pyramid: Pyramid, weights: Sequence[torch.Tensor], dtype: torch.dtype) -> dict:
-    """(h, w) -> [b, h, w, outputs], the maps of that size projected and added; coarsest first."""
+    """(h, w) -> [b, h, w, outputs], the sum of the projected maps of that size; coarsest first."""
     sums = {}
     for level, weight in reversed(list(zip(pyramid.maps, weights, strict=True))):
         b, c, h, w = level.shape
         level = level.to(dtype)
-        # Both memory formats are read as they lie: a product takes either operand transposed at no cost.
+        # No copy for either memory format: a matrix product accepts transposed operands at no cost.
         if level.is_contiguous(memory_format=torch.channels_last) and not level.is_contiguous():
             pixels = level.permute(0, 2, 3, 1).reshape(b, h * w, c)
         else:
@@ -128,47 +127,47 @@ def _sum_by_size(pyramid: Pyramid, weights: Sequence[torch.Tensor], dtype: torch
 
 
 def _zeros(sums: dict, height: int, width: int) -> torch.Tensor:
-    some = next(iter(sums.values()))
-    return some.new_zeros(some.shape[0], height, width, some.shape[3])
+    like = next(iter(sums.values()))
+    return like.new_zeros(like.shape[0], height, width, like.shape[3])
 
 
 def _added(total: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
-    # In place, the large result is held once. Autograd would pay for it with copies of the gradient.
+    # In place, so that the large result is in memory once. With autograd this would cost copies of the gradient.
     return total + more if torch.is_grad_enabled() else total.add_(more)
 
 
 def _add_enlarged(total: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
-    """total [b, h, w, o] plus every part [b, h_i, w_i, o] enlarged to it, in one product over all their rows."""
+    """total [b, h, w, o] plus all parts [b, h_i, w_i, o], upsampled to its size in one product over all their rows."""
     b, height, width, outputs = total.shape
-    down = torch.cat([_enlarging(p.shape[1], height, p) for p in parts], dim=1)
-    wide = torch.cat([torch.matmul(_enlarging(p.shape[2], width, p), p) for p in parts], dim=1)
+    vertical = torch.cat([_upsampling_matrix(p.shape[1], height, p) for p in parts], dim=1)
+    wide = torch.cat([torch.matmul(_upsampling_matrix(p.shape[2], width, p), p) for p in parts], dim=1)
     rows = total.reshape(b, height, width * outputs)
     add = torch.Tensor.baddbmm if torch.is_grad_enabled() else torch.Tensor.baddbmm_
-    rows = add(rows, down.expand(b, -1, -1), wide.flatten(2))
+    rows = add(rows, vertical.expand(b, -1, -1), wide.flatten(2))
     return rows.view(b, height, width, outputs)
 
 
-def _enlarging(source: int, target: int, like: torch.Tensor) -> torch.Tensor:
-    """[target, source]: the matrix of bilinear enlargement along one axis, read off what interpolation does."""
+def _upsampling_matrix(source: int, target: int, like: torch.Tensor) -> torch.Tensor:
+    """[target, source]: the matrix of bilinear upsampling along one axis, obtained by interpolating the identity."""
     eye = torch.eye(source, device=like.device)[None]
     return F.interpolate(eye, size=target, mode="linear", align_corners=False)[0].t().to(like.dtype)
 
 
 def _neighbors(at: torch.Tensor, target: int, source: int):
-    """For positions in 0..target-1: the two rows of a map with `source` rows between which they lie, and how far."""
+    """For positions in 0..target-1: the two nearest rows of a map with `source` rows, and the weight of the second."""
     exact = ((at + 0.5) * (source / target) - 0.5).clamp(min=0)
     first = exact.floor().long()
     return first, (first + 1).clamp(max=source - 1), exact - first
 
 
 def _corners(batch_index, rows, columns, target, source) -> tuple[torch.Tensor, torch.Tensor]:
-    """For pixels of images of size `target`: the four around each in maps of size `source`, and their shares [n, 4].
+    """For pixels of images of size `target`: the four nearest pixels in maps of size `source`, and their weights.
 
-    They are told by their places among all pixels of all maps.
+    Both are [n, 4]. Pixels are given by their indices in the flattened batch of maps.
     """
     top, bottom, down = _neighbors(rows, target[0], source[0])
     left, right, across = _neighbors(columns, target[1], source[1])
     above, below = ((batch_index * source[0] + row) * source[1] for row in (top, bottom))
     up, back = 1 - down, 1 - across
-    places = torch.stack([above + left, above + right, below + left, below + right], dim=1)
-    return places, torch.stack([up * back, up * across, down * back, down * across], dim=1)
+    indices = torch.stack([above + left, above + right, below + left, below + right], dim=1)
+    return indices, torch.stack([up * back, up * across, down * back, down * across], dim=1)

@@ -1,7 +1,7 @@
-"""Overlap of predicted and true parts, all read off one confusion matrix that pools as many pixels as are given.
+"""IoU metrics, computed from one confusion matrix over all pixels.
 
-Knows the two conventions for a class that occurs nowhere (the papers count it as 0, most libraries leave it out) and
-ReGAN's weighting by pixel share. Refuses to know images, part names and files.
+Two conventions exist for a class that occurs neither in the truth nor in the prediction: the papers count it as 0, most
+libraries leave it out. Both are supported, and so is ReGAN's weighting by pixel share.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,14 @@ from partshot.errors import BadLabels
 from partshot.parts import IGNORE
 
 Absent = Literal["zero", "nan"]
-"""What a class counts that occurs neither in the truth nor in the prediction: 0, or NaN (left out of means)."""
+"""IoU of a class that occurs neither in the truth nor in the prediction: 0, or NaN (left out of means)."""
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """How many pixels of each true class were given each class.
+    """Confusion matrix in pixels, int64 [classes, classes]: rows are the truth, columns the prediction.
 
-    truth, predicted: integer arrays of one shape, any number of dimensions, ids 0..classes-1; pixels whose truth is
-    255 count nowhere. A prediction may not say 255: a segmenter has to decide.
-    Returns int64 [classes, classes]: rows are the truth, columns the prediction. Matrices of several images add up.
+    truth, predicted: integer arrays of one shape, any number of dimensions, ids 0..classes-1. Pixels whose truth is 255
+    are ignored. 255 is not allowed in a prediction at other pixels. Matrices of several images can be added.
 
     Raises BadLabels when the shapes differ or an id is outside 0..classes-1.
     """
@@ -40,20 +39,20 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
 def iou(confusion: np.ndarray, absent: Absent = "zero") -> np.ndarray:
     """Intersection over union of every class, float64 [classes] in 0..1.
 
-    absent: "zero" as DatasetGAN's and DDPM-segmentation's released code have it, "nan" to mark such classes. A class
-    that was predicted but is not in the truth has a union and scores 0 in both.
+    absent: "zero" as in DatasetGAN's and DDPM-segmentation's released code, "nan" to mark absent classes. A class that
+    was predicted but is not in the truth has a non-empty union, so its IoU is 0 in both conventions.
     """
-    both = np.diagonal(confusion).astype(float)
-    either = confusion.sum(0) + confusion.sum(1) - both
+    intersection = np.diagonal(confusion).astype(float)
+    union = confusion.sum(0) + confusion.sum(1) - intersection
     missing = 0.0 if absent == "zero" else np.nan
-    return np.divide(both, either, out=np.full(len(both), missing), where=either > 0)
+    return np.divide(intersection, union, out=np.full(len(intersection), missing), where=union > 0)
 
 
 def mean_iou(confusion: np.ndarray, absent: Absent = "zero", leave_out: Sequence[int] = ()) -> float:
-    """Plain mean of `iou` over the classes, background included; NaN when no class is left to average.
+    """Unweighted mean of `iou` over the classes, background included; NaN when there is no class to average.
 
-    leave_out: ids that do not enter the mean although their pixels still count against the others, as
-    DDPM-segmentation treats its ignored class.
+    leave_out: ids that are excluded from the mean. Their pixels still count in the unions of other classes, as in
+    DDPM-segmentation's treatment of its ignored class.
     """
     kept = np.delete(iou(confusion, absent), list(leave_out))
     kept = kept[~np.isnan(kept)]
@@ -63,8 +62,8 @@ def mean_iou(confusion: np.ndarray, absent: Absent = "zero", leave_out: Sequence
 def weighted_iou(confusion: np.ndarray, leave_out: Sequence[int] = ()) -> float:
     """ReGAN's weighted IoU, also used by GANORCON: the sum over classes of (share of the true pixels) * IoU, in 0..1.
 
-    leave_out: ids that get no weight; ReGAN's three-class figure leaves the background out. NaN when no true pixel is
-    left. A class that is not in the truth has no weight, so its convention does not matter.
+    leave_out: ids with weight 0; ReGAN's three-class figure excludes the background. NaN when no true pixel remains. A
+    class that is not in the truth has weight 0, so the convention for absent classes does not matter.
     """
     weights = confusion.sum(1).astype(float)
     weights[list(leave_out)] = 0

@@ -1,7 +1,7 @@
-"""Where in the image a pixel lies, as feature maps.
+"""Pixel coordinates as feature maps (CoordConv).
 
-Aligned kinds of things (faces, museum ants, cells in the middle) keep their parts in place; contrastive crops wash
-that out of a representation, and convolutions alone cannot see it.
+Parts of aligned objects (faces, museum ants, centered cells) are always at about the same place. Contrastive training
+with random crops removes this information from a representation, and convolutions alone cannot compute it.
 """
 
 import torch
@@ -11,10 +11,10 @@ CHANNELS = 5
 
 
 def position_map(height: int | torch.SymInt, width: int | torch.SymInt) -> Float[torch.Tensor, "1 5 h w"]:
-    """x, y, x^2, y^2, xy at the pixels' centers, from -1 to 1 along the long side.
+    """x, y, x^2, y^2, xy at pixel centers, from -1 to 1 along the long side.
 
-    The short side spans less, by its share of the long one, so that a pixel of an oblong image is where it would be if
-    the image stood in the middle of a square.
+    The short side spans less, in proportion to its length. A pixel of a non-square image therefore has the coordinates
+    that it would have in the centered letterbox of the image.
     """
     longest = torch.sym_max(height, width)
     y = (((torch.arange(height) + 0.5) / height * 2 - 1) * (height / longest))[:, None].expand(height, width)

@@ -1,26 +1,26 @@
-"""Images read at other places, differentiable twice.
+"""Bilinear grid sampling that is differentiable twice.
 
-`torch.nn.functional.grid_sample` is linear in the images, yet in older versions (torch 2.11) its gradient has no
-gradient of its own, which penalties on gradients (R1 with ADA) need.
+`torch.nn.functional.grid_sample` is linear in the images, but in older versions (torch 2.11) its gradient has no
+gradient. Gradient penalties (R1 with ADA) need one.
 """
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 
-# How grid_sample's own operator names them.
+# Enum values of grid_sample's operator.
 _BILINEAR, _REFLECTION = 0, 2
 
 
-def sampled(images: Float[torch.Tensor, "b c h w"], grid: Float[torch.Tensor, "b u v 2"]) -> torch.Tensor:
-    """[b, c, u, v]: images bilinearly at places (x, y) in [-1, 1] of the image, reflected beyond its border.
+def grid_sample(images: Float[torch.Tensor, "b c h w"], grid: Float[torch.Tensor, "b u v 2"]) -> torch.Tensor:
+    """[b, c, u, v]: images sampled bilinearly at points (x, y) in [-1, 1], reflected beyond the border.
 
-    No gradients flow to the places.
+    The grid gets no gradient.
     """
-    return _Sampled.apply(images, grid)
+    return _GridSample.apply(images, grid)
 
 
-class _Sampled(torch.autograd.Function):
+class _GridSample(torch.autograd.Function):
     @staticmethod
     def forward(ctx, images, grid):
         ctx.save_for_backward(images, grid)
@@ -28,18 +28,18 @@ class _Sampled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        return _Spread.apply(gradient, *ctx.saved_tensors), None
+        return _GridSampleBackward.apply(gradient, *ctx.saved_tensors), None
 
 
-class _Spread(torch.autograd.Function):
-    """The transposed map: what each pixel of an image with that shape gave, back to it."""
+class _GridSampleBackward(torch.autograd.Function):
+    """Transpose of grid sampling: scatters the gradient of the samples to the pixels of the images."""
 
     @staticmethod
     def forward(ctx, gradient, images, grid):
         ctx.save_for_backward(grid)
-        given = (gradient, images, grid, _BILINEAR, _REFLECTION, False, [True, False])
-        return torch.ops.aten.grid_sampler_2d_backward(*given)[0]
+        arguments = (gradient, images, grid, _BILINEAR, _REFLECTION, False, [True, False])
+        return torch.ops.aten.grid_sampler_2d_backward(*arguments)[0]
 
     @staticmethod
     def backward(ctx, gradient):
-        return _Sampled.apply(gradient, *ctx.saved_tensors), None, None
+        return _GridSample.apply(gradient, *ctx.saved_tensors), None, None

@@ -1,15 +1,18 @@
-"""Deviations to divide by, so that channels that hardly vary are not blown up.
+"""Lower bound for standard deviations before dividing by them, so that nearly constant channels are not amplified.
 
-For everything that brings channels to one scale. Knows numbers only.
+Used wherever channels are standardized.
 """
 
 import torch
 from jaxtyping import Float
 
-# Of a map's largest deviation, what a channel counts as having at least.
-LEAST = 1 / 100
+# Lower bound of a channel's standard deviation, as a fraction of the largest one in its map.
+MIN_RELATIVE_STD = 1 / 100
 
 
-def floored(deviation: Float[torch.Tensor, " c"], least: float = LEAST) -> Float[torch.Tensor, " c"]:
-    """Each deviation, but at least that share of the largest, 0..1; above 0 in any case. 1 makes all the largest."""
-    return deviation.clamp(min=max(float(deviation.max()) * least, 1e-6))
+def floor_std(std: Float[torch.Tensor, " c"], min_relative: float = MIN_RELATIVE_STD) -> Float[torch.Tensor, " c"]:
+    """Standard deviations, raised to at least `min_relative` (0..1) times the largest one, and always above 0.
+
+    min_relative = 1 sets all of them to the largest one.
+    """
+    return std.clamp(min=max(float(std.max()) * min_relative, 1e-6))

@@ -1,4 +1,4 @@
-"""What a network says of a letterboxed image, back at the image's own size."""
+"""Inverse of letterboxing for predictions: removes the padding and resizes to the image's size."""
 
 import torch
 import torch.nn.functional as F
@@ -7,12 +7,12 @@ from jaxtyping import Float
 from partshot.ops.letterbox import Box
 
 
-def uncropped(
+def remove_letterbox(
     maps: Float[torch.Tensor, "b k s t"], size: tuple[int, int], square: int | None
 ) -> Float[torch.Tensor, "b k h w"]:
-    """Maps of an image in a square, bilinearly at size = (h, w), that of the image, without what was filled up.
+    """Maps of a letterboxed image without its padding, resized bilinearly to size = (h, w) of the image.
 
-    square: side of the square that the image was put into; None for an image that fills its maps.
+    square: side of the square that the image was letterboxed to; None for maps without padding.
     """
     box = None if square is None else Box.of(*size, square)
     if box is not None and not box.whole:

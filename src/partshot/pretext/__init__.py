@@ -1,1 +1,1 @@
-"""How representations are trained, one training game per file."""
+"""Pretraining of representations: one training objective per file."""

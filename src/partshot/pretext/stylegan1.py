@@ -1,6 +1,6 @@
-"""StyleGAN as a pretext: the game of StyleGAN2, played by the generator whose maps DatasetGAN reads.
+"""StyleGAN pretraining: the objective of StyleGAN2 with StyleGAN's generator, whose feature maps DatasetGAN uses.
 
-Discriminator, losses, augmentation and growing are pretext/stylegan2.py's; the recipes name another net.
+Discriminator, losses, augmentation and progressive growing are those of pretext/stylegan2.py; only `net` differs.
 """
 
 import numpy as np
@@ -10,8 +10,8 @@ from partshot.pretext.stylegan2 import PRESETS as STYLEGAN2
 from partshot.pretext.stylegan2 import StyleGAN2, StyleGAN2Recipe
 
 PRESETS = {
-    # FFHQ at 1024 px (Karras et al. 2019, appendix C, and the official code): 600 thousand images of 8 px, then 1,200
-    # of each further size, half of them while it comes in; rate and batch are those of 1024 px.
+    # FFHQ at 1024 px (Karras et al. 2019, appendix C, and the official code): 600 thousand images at 8 px, then 1,200
+    # thousand at each higher resolution, half of them during fade-in; lr and batch are those for 1024 px.
     "stylegan1-paper": StyleGAN2Recipe(
         size=1024,
         kimg=25_000,
@@ -22,14 +22,14 @@ PRESETS = {
         path=0,
         ada=0,
     ),
-    # What two cores train; hundreds to a few thousand images.
+    # For two CPU cores, and hundreds to a few thousand images.
     "small-folder": STYLEGAN2["small-folder"].changed(net="adain-small"),
     "further": STYLEGAN2["further"].changed(net="adain-small"),
 }
 
 
 def stylegan1(images: UInt8[np.ndarray, "n s s 3"], recipe: StyleGAN2Recipe, seed: int = 0) -> StyleGAN2:
-    """The game on these images; arguments and errors are StyleGAN2's."""
+    """The training objective; arguments and errors are those of StyleGAN2."""
     return StyleGAN2(images, recipe, seed)
 
 

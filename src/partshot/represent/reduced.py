@@ -17,7 +17,7 @@ from torch import nn
 
 from partshot.errors import BadRecipe
 from partshot.ops.precision import native_bf16
-from partshot.ops.standardize import floored
+from partshot.ops.standardize import floor_std
 from partshot.pyramid import Pyramid
 from partshot.represent.position import Positioned
 from partshot.represent.spec import Latents, Representation, Spec, fingerprint
@@ -61,7 +61,7 @@ class PrincipalComponents(nn.Module):
         """
         points = points.double()
         deviation, mean = torch.std_mean(points, dim=0, correction=0)
-        deviation = floored(deviation) if standardized else torch.ones_like(deviation)
+        deviation = floor_std(deviation) if standardized else torch.ones_like(deviation)
         points = (points - mean) / deviation
         values, vectors = torch.linalg.eigh(points.T @ points / len(points))
         # The last have the largest values. A component's sign means nothing: its largest part is positive.

@@ -123,7 +123,7 @@ class StyleGAN(nn.Module):
             drawn.append((z, [torch.randn(1, side, side, generator=rng) for side in self.generator.layers]))
         mapping, device = self.generator.mapping, self.device
         w = mapping(torch.stack([z for z, _ in drawn]).to(device))
-        ws = mapping.spread(w, self.psi if psi is None else psi, self.cutoff)
+        ws = mapping.broadcast(w, self.psi if psi is None else psi, self.cutoff)
         noise = tuple(torch.stack(maps).to(device) for maps in zip(*(n for _, n in drawn), strict=True))
         return Latents(ws, noise, self.weights)
 

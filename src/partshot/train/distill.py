@@ -76,7 +76,7 @@ class Distillation:
         read_every: int = 1,
     ):
         if recipe.frozen_stride and isinstance(student, LightUNet):
-            student.fix_up_to(recipe.frozen_stride)
+            student.freeze_up_to(recipe.frozen_stride)
         ema = copy.deepcopy(student).requires_grad_(False)
         self.recipe, self.mirrored_ids = recipe, mirrored_ids
         self.shots, self.labels, self.images, self.soft, self.drawn = shots, labels.long(), images, soft, drawn
