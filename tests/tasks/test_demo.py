@@ -80,7 +80,7 @@ def test_a_first_report_is_there_before_training_begins(tmp_path, monkeypatch):
     assert set(json.loads((tmp_path / "results.json").read_text())) == {"head", "forest"}
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Not measured yet: student, supervised, auto_shot, few_shot." in page
-    assert "From 10 labeled images the head reaches" in page
+    assert "With 10 labeled images, head has a mean IoU of" in page
     assert Image.open(tmp_path / "demo.png").width > 3 * 128
 
 
