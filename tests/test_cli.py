@@ -33,12 +33,12 @@ WHOLE_LINES = {
     "invert": "--images i --out o --generator g --preset p --steps 5 --lpips l --batch 2",
     "fit": "--images i --labels l --out o --representation pixels --head linear --preset p --size 32 --seed 1 "
     "--rgb-masks",
-    "distill": "--images i --labels l --out o --teacher t --student swift --preset p --size 32 --kimg 1 --drawn 5 "
-    "--seed 1 --start w --rgb-masks",
+    "distill": "--images i --labels l --out o --teacher t --student fast-unet --preset p --size 32 --kimg 1 "
+    "--generated 5 --seed 1 --start w --rgb-masks",
     "predict": "m.onnx i --out o --overlays --confidence --batch 2 --overwrite",
     "evaluate": "m.onnx --images i --masks m --out o --rgb-masks",
     "export": "s s.onnx",
-    "run": "--images i --labels l --out o --representation auto --size 32 --minutes 1 --student swift --seed 1 "
+    "run": "--images i --labels l --out o --representation auto --size 32 --minutes 1 --student fast-unet --seed 1 "
     "--rgb-masks --dry-run --auto-minutes 3",
     "bench": "heads --data toy-car --out o --work w --ks 1,2 --seeds 0 --size 32 --kimg 1 --generator g",
     "encoders": "dinov2-small --download --accept-license DINOv3",
@@ -95,6 +95,13 @@ def test_every_argument_and_option_says_what_it_is(verb):
         assert info.help, f"{verb} {parameter.name}"
 
 
+def settings(source: Path, recipe: str) -> list[str]:
+    """Names of a recipe's settings, read from its source."""
+    classes = (node for node in ast.parse(source.read_text()).body if isinstance(node, ast.ClassDef))
+    found = next(node for node in classes if node.name == recipe)
+    return [node.target.id for node in found.body if isinstance(node, ast.AnnAssign)]
+
+
 def declared(verb: str) -> inspect.Signature:
     """A task's signature, read from its source: importing training libraries takes longer than all of these tests."""
     source = Path(find_spec(module_of(verb)).origin)
@@ -102,6 +109,11 @@ def declared(verb: str) -> inspect.Signature:
     arguments = next(node.args for node in functions if node.name == verb)
     for argument in arguments.posonlyargs + arguments.args + arguments.kwonlyargs:
         argument.annotation = None
+    if arguments.kwarg is not None:
+        # The options that it takes by name.
+        arguments.kwarg, named = None, settings(source, f"{verb.capitalize()}Options")
+        arguments.args += [ast.arg(name) for name in named]
+        arguments.defaults += [ast.Constant(None) for _ in named]
     arguments.defaults = [ast.Constant(None) for _ in arguments.defaults]
     arguments.kw_defaults = [default and ast.Constant(None) for default in arguments.kw_defaults]
     return inspect.signature(eval(f"lambda {ast.unparse(arguments)}: 0"))

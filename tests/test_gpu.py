@@ -11,9 +11,9 @@ from partshot.represent.choose import open_representation
 from partshot.represent.invert import PRESETS as INVERT
 from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.distill import train_student
 from partshot.tasks.pretrain import pretrain
 from partshot.tasks.sample import embedded_shots, latents_of_names
+from partshot.tasks.train_student import Teachers, train_student
 from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS as DISTILL
 from partshot.train.fit_head import PRESETS as FIT
@@ -100,8 +100,8 @@ def test_a_student_learns(preset, tmp_path):
         teacher = Segmenter(generator, faces.parts, "cnn-s", 64, SHORT)
         teacher.fit(faces, True, latents_of_names(generator, faces))
         shots = faces
-    given = (shots, recipe, tmp_path / "out", plain, teacher)
-    trained = train_student(*given, quiet=True, drawn=32)
+    teachers = Teachers(teacher, generated=32)
+    trained = train_student(shots, recipe, tmp_path / "out", plain, teachers=teachers, quiet=True)
     again = Student.load(tmp_path / "out" / "student")
     assert agreement(trained.predict(shots.images), again.predict(shots.images)) == 1
 

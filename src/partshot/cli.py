@@ -1,7 +1,7 @@
 """The command `partshot`: one thin command per verb.
 
-Each command imports its task only when it is called, so that help answers at once and predicting needs no torch.
-Knows arguments and what they mean to the tasks; how tasks are found and what is said of them is terminal.py's affair.
+Each command imports its task only when it is called, so that help is fast and predicting needs no torch. A command has
+one parameter per option, because typer builds the command line from the signature.
 """
 
 from pathlib import Path
@@ -64,32 +64,32 @@ def _global(
 
 @app.command(epilog="Example:  partshot doctor")
 def doctor() -> None:
-    """Find what is broken, and the cure.
+    """Check the installation.
 
-    Prints versions and devices, imports every library, and names the line that cures what does not work.
+    Prints versions and devices, imports every library, and gives the command that repairs what does not work.
     """
     checkup = task_of("doctor")()
     typer.echo("\n".join(checkup.lines))
     for problem in checkup.problems:
         typer.echo(f"problem: {problem}")
-    typer.echo("all is well" if checkup.healthy else "cure the first problem first, then look again")
+    typer.echo("all is well" if checkup.healthy else "solve the first problem first, then run doctor again")
     raise typer.Exit(0 if checkup.healthy else 1)
 
 
 @app.command(epilog="Example:  partshot demo --out demo/")
 def demo(
     out: Out,
-    kind: Annotated[str, typer.Option(help="What is drawn: faces, faces-lr, cars or horses.")] = "faces",
+    kind: Annotated[str, typer.Option(help="What the images show: faces, faces-lr, cars or horses.")] = "faces",
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 64,
     seed: Seed = 0,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Trainings beside each other; default: two, where there are two cores.")
+        int | None, typer.Option(min=1, help="Trainings in parallel; default: two, where there are two cores.")
     ] = None,
 ) -> None:
-    """Do the whole job on toy images.
+    """Run the whole method on toy images.
 
-    Splits them, labels one and ten, and goes all the way to a report: first results within two minutes, all of it in
-    about ten minutes, no network.
+    Makes the images, takes the labels of one and of ten, and ends with a report: first results within two minutes, all
+    of it in about eight minutes on two cores, without a network.
     """
     show(task_of("demo")(out=out, kind=kind, size=size, seed=seed, jobs=jobs))
 
@@ -102,7 +102,7 @@ def toy(
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 64,
     seed: Seed = 0,
 ) -> None:
-    """Draw images with exact masks."""
+    """Write toy images with exact masks."""
     show(task_of("toy")(kind=kind, count=count, size=size, folder=folder, seed=seed))
 
 
@@ -110,9 +110,9 @@ def toy(
 def pretrain(
     out: Out,
     images: Annotated[
-        Path | None, typer.Option("--images", "-i", help="Folder of images; toy-face-64 draws its own.")
+        Path | None, typer.Option("--images", "-i", help="Folder of images; toy-face-64 makes its own.")
     ] = None,
-    pretext: Annotated[str, typer.Argument(help="How: moco, simsiam, stylegan1 or stylegan2.")] = "simsiam",
+    pretext: Annotated[str, typer.Argument(help="moco, simsiam, stylegan1 or stylegan2.")] = "simsiam",
     preset: Annotated[
         str | None,
         typer.Option(
@@ -123,11 +123,11 @@ def pretrain(
     ] = None,
     size: Size = None,
     kimg: Kimg = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step; default: the preset's.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per step; default: the preset's.")] = None,
     seed: Seed = 0,
     devices: Annotated[int, typer.Option(help="How many GPUs, or processes, share the work.")] = 1,
     start: Annotated[
-        Path | None, typer.Option(help="A trained generator to go on from, for the stylegan pretexts.")
+        Path | None, typer.Option(help="A trained generator to start from, for the stylegan pretexts.")
     ] = None,
 ) -> None:
     """Train a representation without labels."""
@@ -141,9 +141,9 @@ def sample(
     generator: Generator = None,
     count: Annotated[int, typer.Option(help="How many images.")] = 10,
     seed: Seed = 0,
-    psi: Annotated[float, typer.Option(help="Truncation: below 1 images are more alike and better drawn.")] = 1.0,
+    psi: Annotated[float, typer.Option(help="Truncation: below 1, images are more alike and look better.")] = 1.0,
 ) -> None:
-    """Draw images to label with a trained generator.
+    """Generate images to label with a trained generator.
 
     Writes images/ and, beside them, latents/, from which `partshot fit` reads their features.
     """
@@ -158,13 +158,13 @@ def invert(
     preset: Annotated[str, typer.Option(help="fast, or stylegan2-paper: 1,000 steps in W.")] = "fast",
     steps: Annotated[int | None, typer.Option(min=1, help="Of the search; default: the preset's.")] = None,
     lpips: Annotated[
-        Path | None, typer.Option(help="LPIPS' weights, a safetensors file; without: the discriminator's eyes.")
+        Path | None, typer.Option(help="LPIPS' weights, a safetensors file; without: the discriminator's features.")
     ] = None,
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 16,
 ) -> None:
-    """Find what a generator would draw given images from.
+    """Project images into a generator's latent space (GAN inversion).
 
-    Writes latents/, what they draw, how far it is from the images, and names images that do not invert.
+    Writes latents/, the reconstructions and their distances, and lists images that are poorly inverted.
     """
     show(task_of("invert")(generator, images, out, preset=preset, steps=steps, lpips=lpips, batch=batch))
 
@@ -178,8 +178,8 @@ def fit(
         str | None,
         typer.Option(
             help="pixels, random, stylegan2[:LAYERS], a pretrained encoder (see `partshot encoders`), "
-            "timm:NAME[@WEIGHTS], or a trained one's folder; +position behind. Default: a pretrained encoder that is "
-            "here, else random+position."
+            "timm:NAME[@WEIGHTS], or the folder of a trained one; append +position. Default: a pretrained encoder that "
+            "is on this machine, else random+position."
         ),
     ] = None,
     head: Annotated[
@@ -195,7 +195,9 @@ def fit(
     ] = "fast",
     size: Annotated[
         int | None,
-        typer.Option(help="Side in pixels that images are worked on at; default: 128, or as heads of points read."),
+        typer.Option(
+            help="Side of the images in pixels; default: 128, or larger for mlp-pair on a pretrained encoder."
+        ),
     ] = None,
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
@@ -205,7 +207,7 @@ def fit(
 ) -> None:
     """Fit a head to a few labeled images.
 
-    The head reads a representation; together they are the few-shot teacher of a student.
+    The head classifies the features of a representation; together they are the few-shot teacher of a student.
     """
     fetch_weights([representation or ""], download, accept_license)
     task = task_of("fit")
@@ -219,7 +221,7 @@ def distill(
     labels: Labels,
     out: Out,
     teacher: Annotated[
-        Path | None, typer.Option(help="What `partshot fit` wrote, or a larger student; without: from the labels.")
+        Path | None, typer.Option(help="What `partshot fit` wrote, or a larger student; default: none.")
     ] = None,
     student: Student = "auto",
     preset: Annotated[
@@ -227,19 +229,20 @@ def distill(
         typer.Option(
             help="pretrained, default, compact, supervised, "
             "auto-shot, auto-shot-consistent, auto-shot-pretrained, auto-shot-many, "
-            "many-objects, regan-autoshot, ganorcon; without: what fits the student."
+            "many-objects, regan-autoshot, ganorcon; default: the one for the student."
         ),
     ] = None,
     size: Size = None,
     kimg: Kimg = None,
-    drawn: Annotated[
-        int, typer.Option(min=1, help="Labeled images that a teacher draws, if it reads a generator.")
+    generated: Annotated[
+        int, typer.Option(min=1, help="Labeled images that a teacher generates, if it reads a generator.")
     ] = 2000,
+    older: Annotated[int | None, typer.Option("--drawn", hidden=True, help="--generated in partshot 0.1.")] = None,
     start: Annotated[
-        Path | None, typer.Option(help="Weights to begin with: a student, a trained encoder of its net, or a file.")
+        Path | None, typer.Option(help="Initial weights: a student, a trained encoder of the same network, or a file.")
     ] = None,
     snapshots: Annotated[
-        int, typer.Option(min=0, max=50, help="How many times to keep it on the way, for evaluate --folds.")
+        int, typer.Option(min=0, max=50, help="How many snapshots to export during training, for evaluate --folds.")
     ] = 0,
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
@@ -249,8 +252,8 @@ def distill(
     """Train a fast student on all images."""
     fetch_weights([student], download, accept_license)
     task = task_of("distill")
-    options = {"student": student, "preset": preset, "size": size, "kimg": kimg, "drawn": drawn, "seed": seed}
-    options |= {"start": start, "snapshots": snapshots}
+    options = {"student": student, "preset": preset, "size": size, "kimg": kimg, "seed": seed, "start": start}
+    options |= {"generated": older or generated, "snapshots": snapshots}
     show(task(images, labels, out, teacher=teacher, **options, rgb_masks=rgb_masks))
 
 
@@ -259,24 +262,25 @@ def predict(
     model: Annotated[Path, typer.Argument(help="ONNX file that `partshot export` or `partshot run` wrote.")],
     images: Annotated[Path, typer.Argument(help="Folder of images, or one image.")],
     out: Out,
-    overlays: Annotated[bool, typer.Option("--overlays", help="Also draw the parts on the images.")] = False,
-    confidence: Annotated[bool, typer.Option("--confidence", help="Also write how sure each pixel is.")] = False,
+    overlays: Annotated[bool, typer.Option("--overlays", help="Also write images with the parts in color.")] = False,
+    confidence: Annotated[bool, typer.Option("--confidence", help="Also write the probability of each label.")] = False,
     batch: Annotated[int, typer.Option(help="Images of one size that are predicted together.")] = 8,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo and replace what is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict again what is there.")] = False,
     window: Annotated[
-        str, typer.Option(help="Read in windows of so many pixels; off: all whole; auto: very large images.")
+        str,
+        typer.Option(help="Predict in windows of so many pixels; off: images whole; auto: large images in windows."),
     ] = "auto",
-    scale: Annotated[
-        str, typer.Option(help="How many times as large things are in windows as they were; several: 0.5,1,2.")
-    ] = "1",
-    max_megapixels: Annotated[float, typer.Option(help="Leave out images that are larger.")] = 500,
-    refine: Annotated[bool, typer.Option("--refine", help="Move labels onto the edges of the image.")] = False,
+    scale: Annotated[str, typer.Option(help="Factor by which windows are enlarged; several: 0.5,1,2.")] = "1",
+    max_megapixels: Annotated[float, typer.Option(help="Skip images that are larger.")] = 500,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Move labels to the edges of the image (guided filter).")
+    ] = False,
 ) -> None:
     """Write a mask for every image; needs no torch.
 
-    Each is an indexed PNG of the image's name and size. Run again after a stop, it goes on where it was. An image
-    more than twice as large as those that the model learned from is read in overlapping windows of their size. --refine
-    filters the labels with the image as guide, where it is larger than what the model sees of it.
+    Each is an indexed PNG of the image's name and size. Resumes after a stop. An image more than twice as large as
+    those that the model was trained on is predicted in overlapping windows of their size. --refine filters the labels
+    with the image as guide, where the image is larger than the network's input.
     """
     summary = task_of("predict")(
         model,
@@ -304,16 +308,14 @@ def evaluate(
     images: Images,
     masks: Annotated[Path, typer.Option("--masks", "-m", help="Folder of true masks STEM.png.")],
     out: Out,
-    by_folds: Annotated[
-        bool, typer.Option("--folds", help="Choose among a folder of models on a fifth of the images, five times.")
-    ] = False,
+    by_folds: Annotated[bool, typer.Option("--folds", help="Five-fold selection among a folder of models.")] = False,
     rgb_masks: RgbMasks = False,
 ) -> None:
     """Score a model against true masks.
 
     Writes results.json and report.html. The model is an ONNX file or a folder of predicted masks. With --folds it is a
     folder of models, such as a student's snapshots: the best on one fold is scored on the others. Writes folds.json.
-    The folds' other images overlap, so their deviation is no deviation over seeds; leave out what was learned from.
+    The test images of the folds overlap, so their standard deviation is not one over seeds. Leave out training images.
     """
     if by_folds:
         several, mean = task_of("folds")(model, images, masks, out, rgb_masks=rgb_masks)
@@ -336,7 +338,7 @@ def export(
 ) -> None:
     """Write a student as one ONNX file.
 
-    Resizing, normalization and argmax are inside; refused unless onnxruntime computes what torch does.
+    Resizing, normalization and argmax are in the model. Fails unless onnxruntime computes what torch does.
     """
     show(task_of("export")(student, out))
 
@@ -358,7 +360,7 @@ def run(
         float | None, typer.Option(help="About how long all of it may take (--compact comes on top).")
     ] = None,
     auto_minutes: Annotated[
-        float, typer.Option(min=0, help="About how long auto may compare representations on left-out shots.")
+        float, typer.Option(min=0, help="About how long auto may compare representations by cross-validation.")
     ] = 2,
     student: Student = "auto",
     seed: Seed = 0,
@@ -367,7 +369,7 @@ def run(
     download: Download = False,
     accept_license: AcceptLicense = None,
     compact: Annotated[
-        bool, typer.Option("--compact", help="Also train a faster student of the student's labels: compact.onnx.")
+        bool, typer.Option("--compact", help="Also train a faster student on the student's labels: compact.onnx.")
     ] = False,
     preview: Annotated[
         bool, typer.Option("--preview/--no-preview", help="Write first masks before the student is trained.")
@@ -376,19 +378,19 @@ def run(
         Path | None,
         typer.Option(
             help="Folder of masks of further images of --images, never trained on: the student is scored on them "
-            "instead of estimated. Their images stay among the unlabeled ones."
+            "instead of estimated by cross-validation. Their images stay among the unlabeled ones."
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
 ) -> None:
-    """Do everything: images and a few masks in, parts out.
+    """Do everything: from images and a few masks to masks for all images.
 
-    Writes masks for all images, student.onnx and a report.
+    Also writes student.onnx and a report.
     """
     fetch_weights([representation, student], download, accept_license)
     task = task_of("run")
     options = {"representation": representation, "size": size, "minutes": minutes, "student": student, "seed": seed}
-    options |= {"auto_minutes": auto_minutes, "previewed": preview, "compacted": compact, "check_masks": check_masks}
+    options |= {"auto_minutes": auto_minutes, "preview": preview, "compact": compact, "check_masks": check_masks}
     show(task(images, labels, out, **options, rgb_masks=rgb_masks, dry_run=dry_run, cache=cache))
 
 
@@ -410,23 +412,23 @@ def bench(
     work: Annotated[
         Path | None, typer.Option(file_okay=False, help="Folder for what is trained; default: OUT/work.")
     ] = None,
-    ks: Annotated[str, typer.Option(help="Numbers of labels, with commas between; default: 1,5,10.")] = "",
-    seeds: Annotated[str, typer.Option(help="Splits of the labels, with commas between; default: the data's.")] = "",
+    ks: Annotated[str, typer.Option(help="Numbers of labels, comma-separated; default: 1,5,10.")] = "",
+    seeds: Annotated[str, typer.Option(help="Splits of the labels, comma-separated; default: the data's.")] = "",
     size: Size = None,
     kimg: Annotated[float | None, typer.Option(help="Thousands of images that each encoder sees.")] = None,
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Of contrastive encoders: small-folder (the default), small-folder-gpu, ganorcon; behind a comma "
+            help="Of contrastive encoders: small-folder (the default), small-folder-gpu, ganorcon; after a comma "
             "another for one pretext, as in small-folder-gpu,moco=small-folder-long."
         ),
     ] = None,
     student_kimg: Annotated[float | None, typer.Option(help="Thousands of shots that each student sees.")] = None,
     generator: Generator = None,
 ) -> None:
-    """Compare representations, heads and more, on the same work.
+    """Compare representations, heads and more on the same splits.
 
-    Writes the table as Markdown and JSON with a plot, and every row's recipe; goes on where it stopped.
+    Writes the table as Markdown and JSON with a plot, and the recipe of every row. Resumes after a stop.
     """
     options = {"data": data, "out": out, "work": work, "size": size, "kimg": kimg, "generator": generator}
     options |= {"preset": preset, "student_kimg": student_kimg}
@@ -436,14 +438,15 @@ def bench(
 @app.command(epilog="Example:  partshot encoders dinov2-small --download")
 def encoders(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Those to tell more of, or with --download to get; default: all.")
+        list[str] | None, typer.Argument(help="Encoders to show in detail, or with --download to get; default: all.")
     ] = None,
     download: Download = False,
     accept_license: AcceptLicense = None,
 ) -> None:
-    """List pretrained encoders, and which are here.
+    """List pretrained encoders, and which are on this machine.
 
-    Each can be given as --representation where it is here, or with --download. Nothing is downloaded without that.
+    Each can be given as --representation where it is on this machine, or with --download. Nothing is downloaded without
+    --download.
     """
     options = {"download": download, "accept_license": accept_license or (), "ask": asker()}
     show(task_of("encoders")(names or (), fetch=download, **options))

@@ -1,6 +1,6 @@
-"""Options that several commands of `partshot` share: what each is called, and what help says of it.
+"""Options that several commands of `partshot` share: name, type and help.
 
-Knows no command and loads no library but the one that reads command lines.
+Imports nothing but typer.
 """
 
 from pathlib import Path
@@ -10,42 +10,47 @@ import typer
 
 Out = Annotated[
     Path,
-    typer.Option("--out", "-o", file_okay=False, help="Folder to write to; running again goes on where it stopped."),
+    typer.Option("--out", "-o", file_okay=False, help="Folder to write to; the same command again resumes."),
 ]
 Images = Annotated[Path, typer.Option("--images", "-i", help="Folder of images.")]
 Labels = Annotated[Path, typer.Option("--labels", "-l", help="Folder of masks STEM.png for some of the images.")]
-Size = Annotated[int | None, typer.Option(help="Side in pixels that images are worked on at; default: the preset's.")]
+Size = Annotated[int | None, typer.Option(help="Side in pixels that images are processed at; default: the preset's.")]
 Kimg = Annotated[
     float | None, typer.Option(help="Thousands of images (distill: of labeled ones) to see; default: the preset's.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything that is left to chance.")]
-RgbMasks = Annotated[bool, typer.Option("--rgb-masks", help="Read RGB masks by the exact colors in classes.json.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
+RgbMasks = Annotated[
+    bool, typer.Option("--rgb-masks", help="Masks are RGB images in the exact colors of classes.json.")
+]
 Generator = Annotated[
     Path | None,
     typer.Option(
-        "--generator", "-g", help="What `partshot pretrain stylegan2` (or 1) wrote; without: the faces it comes with."
+        "--generator", "-g", help="What `partshot pretrain stylegan2` (or stylegan1) wrote; default: toy faces."
     ),
 ]
 Cache = Annotated[
     bool,
-    typer.Option("--cache/--no-cache", help="Keep what is read and trained here for later runs; see PARTSHOT_CACHE."),
+    typer.Option(
+        "--cache/--no-cache", help="Keep features and trained encoders for later runs; folder: PARTSHOT_CACHE."
+    ),
 ]
 Student = Annotated[
     str,
     typer.Option(
         help="The network: light-ENCODER (see `partshot encoders`; light-efficientnet-lite0), fast-unet, regan-unet, "
-        "or ARCHITECTURE-ENCODER such as unet-resnet18; auto: what this machine affords."
+        "or ARCHITECTURE-ENCODER such as unet-resnet18; auto: the best that this machine can train."
     ),
 ]
 Download = Annotated[
     bool,
     typer.Option(
-        "--download", help="Let weights of a pretrained encoder be downloaded; else nothing is. Or PARTSHOT_DOWNLOAD=1."
+        "--download",
+        help="Allow the download of pretrained weights; nothing is downloaded otherwise. Or PARTSHOT_DOWNLOAD=1.",
     ),
 ]
 AcceptLicense = Annotated[
     list[str] | None,
     typer.Option(
-        help="A license that you read and accept, by its name in `partshot encoders`. Or PARTSHOT_ACCEPT_LICENSE."
+        help="A license that you have read and accept, by its name in `partshot encoders`. Or PARTSHOT_ACCEPT_LICENSE."
     ),
 ]

@@ -169,7 +169,7 @@ def test_names_tell_seed_and_truncation(generator):
     found = latents_of_names(generator, Shots(images, labels, (sample_name(3, 0.5), sample_name(4)), PARTS))
     torch.testing.assert_close(found.ws, wanted.ws)
     for names in (("photo", "000004"), ("000003-psix", "000004")):
-        with pytest.raises(BadArtifact, match="tells no seed"):
+        with pytest.raises(BadArtifact, match="is not the name of a sample"):
             latents_of_names(generator, Shots(images, labels, names, PARTS))
     with pytest.raises(BadArtifact, match="'000003' is not the image"):
         latents_of_names(generator, Shots(images, labels, ("000003", "000004"), PARTS))

@@ -120,7 +120,7 @@ def toy(tmp_path_factory):
 
 
 def ran(toy, out, **given):
-    given = {"student": "fast-unet", "previewed": False, "quiet": True, "check_masks": toy / "images", **given}
+    given = {"student": "fast-unet", "preview": False, "quiet": True, "check_masks": toy / "images", **given}
     return run(toy / "images", toy / "masks", out, **given)
 
 
@@ -138,12 +138,12 @@ def test_a_run_measures_instead_of_estimating(toy, tmp_path, monkeypatch, pixel_
 
     def preview(shots, images, *_):
         previewed.extend(images)
-        return SimpleNamespace(reader=None)
+        return SimpleNamespace(segmenter=None)
 
     monkeypatch.setattr(task, "preview", preview)
     # A real export takes longer than all the rest.
     monkeypatch.setattr(task, "export", lambda student, onnx, _: pixel_model(onnx, parts=student.parts))
-    page = ran(toy, tmp_path, previewed=True).read_text(encoding="utf-8")
+    page = ran(toy, tmp_path, preview=True).read_text(encoding="utf-8")
     # The check masks are no shots, and their images are among those without labels.
     assert trained == [(("00000", "00001"), 4)]
     assert [path.name for path in previewed] == [f"{i:05d}.bmp" for i in range(4)]

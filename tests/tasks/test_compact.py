@@ -6,8 +6,8 @@ from partshot.inference.exported_model import ExportedModel
 from partshot.segmenter import Student
 from partshot.tasks import compact as task
 from partshot.tasks.compact import compact
-from partshot.tasks.distill import train_student
 from partshot.tasks.export import export
+from partshot.tasks.train_student import train_student
 from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS
 

@@ -14,11 +14,12 @@ from partshot.inference.exported_model import ExportedModel
 from partshot.nets.student import build_student, start_from
 from partshot.represent.choose import open_representation
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks import distill as task
-from partshot.tasks.distill import distill, facing, teacher_size, unlabeled_stack
+from partshot.tasks import train_student as task
+from partshot.tasks.distill import distill, unlabeled_stack
 from partshot.tasks.export import export
 from partshot.tasks.fit import fit
 from partshot.tasks.pretrain import pretrain
+from partshot.tasks.train_student import teacher_size, without_flips
 from partshot.toy.dataset import write_toy
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
@@ -174,9 +175,9 @@ def test_what_distill_was_told_as_out_can_be_exported(whole, tmp_path):
 
 def test_one_sided_images_switch_mirroring_off(monkeypatch):
     recipe, images = PRESETS["default"], np.zeros((2, 32, 32, 3), np.uint8)
-    assert facing(recipe, images) == recipe
+    assert without_flips(recipe, images) == recipe
     monkeypatch.setattr(task, "one_sided", lambda images: True)
-    assert facing(recipe, images) == recipe.one_sided()
+    assert without_flips(recipe, images) == recipe.one_sided()
 
 
 def test_the_teacher_reads_half_size_and_masks_are_no_images(toy):
@@ -214,7 +215,7 @@ def test_what_a_preset_needs_and_has_not_is_told(toy, tmp_path):
     few = tmp_path / "few"
     few.mkdir()
     (few / "00000.png").write_bytes((toy / "images" / "00000.png").read_bytes())
-    with pytest.warns(UserWarning, match="no images but the labeled ones"):
+    with pytest.warns(UserWarning, match="holds only labeled images"):
         distill(few, toy / "masks", tmp_path / "plain", size=32, kimg=0.016, quiet=True)
 
 
@@ -226,7 +227,7 @@ def test_a_frozen_encoder_is_asked_with_the_fewest_labels_alone(toy, tmp_path, m
         quick = FIT_PRESETS["fast"].changed(images=8)
         return Segmenter(open_representation("pixels"), shots.parts, "linear", 32, quick).fit(shots, quiet=True)
 
-    monkeypatch.setattr(task, "frozen_reader", reader)
+    monkeypatch.setattr(task, "frozen_segmenter", reader)
     given = {"preset": "pretrained", "student": "light-efficientnet-lite0", "kimg": 0.016}
     distilled(toy, tmp_path / "one", **given)
     assert asked == [(1, (6, 16, 16, 3), "efficientnet-lite0[4-32]+position")]
@@ -238,7 +239,7 @@ def test_a_frozen_encoder_is_asked_with_the_fewest_labels_alone(toy, tmp_path, m
     # More labels, or a student that starts from no encoder.
     shots = load_shots(toy / "masks", toy / "images")
     recipe = PRESETS["pretrained"].changed(size=32)
-    assert task.uses_frozen_reader("light-efficientnet-lite0", recipe, shots)
-    assert not task.uses_frozen_reader("light-efficientnet-lite0", recipe, shots.subset([0, 0, 0]))
-    assert not task.uses_frozen_reader("fast-unet", recipe, shots)
-    assert not task.uses_frozen_reader("light-efficientnet-lite0", PRESETS["default"], shots)
+    assert task.needs_frozen_segmenter("light-efficientnet-lite0", recipe, shots)
+    assert not task.needs_frozen_segmenter("light-efficientnet-lite0", recipe, shots.subset([0, 0, 0]))
+    assert not task.needs_frozen_segmenter("fast-unet", recipe, shots)
+    assert not task.needs_frozen_segmenter("light-efficientnet-lite0", PRESETS["default"], shots)

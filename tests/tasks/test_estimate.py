@@ -6,6 +6,7 @@ import pytest
 from partshot.segmenter import Prediction
 from partshot.tasks import estimate as task
 from partshot.tasks.estimate import FOLDS, estimate, expected
+from partshot.tasks.train_student import Training
 from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS
 
@@ -30,31 +31,31 @@ class Knows:
 def test_each_fold_is_trained_without_what_it_predicts_for_a_share_of_the_horizon(tmp_path, monkeypatch):
     shots, trained = toy_shots("faces", 32, 5, seed=3), []
 
-    def train(kept, recipe, out, images, student, seed, quiet):
-        trained.append((kept.names, recipe.kimg, student, seed))
+    def train(kept, recipe, out, images, training, quiet):
+        trained.append((kept.names, recipe.kimg, training.student, training.seed))
         return Knows(shots, range(5))
 
     monkeypatch.setattr(task, "train_student", train)
-    found = estimate(shots, RECIPE, tmp_path, None, "fast-unet", seed=7, quiet=True, share=0.25)
+    found = estimate(shots, RECIPE, tmp_path, None, Training(seed=7), quiet=True, share=0.25)
     assert len(trained) == FOLDS and {one[1:] for one in trained} == {(0.016, "fast-unet", 7)}
     # Each image is left out once.
     assert sorted(name for kept, *_ in trained for name in set(shots.names) - set(kept)) == sorted(shots.names)
     assert found.folds.miou_nan == 1 == found.miou and found.error == 0 and found.share == 0.25
-    again = estimate(shots, RECIPE, tmp_path, None, "fast-unet", seed=7, quiet=True, share=0.25)
+    again = estimate(shots, RECIPE, tmp_path, None, Training(seed=7), quiet=True, share=0.25)
     assert len(trained) == FOLDS and again.miou == found.miou and again.folds.per_part == found.folds.per_part
-    estimate(shots, RECIPE.changed(kimg=0.1), tmp_path, None, "fast-unet", seed=7, quiet=True, share=0.25)
+    estimate(shots, RECIPE.changed(kimg=0.1), tmp_path, None, Training(seed=7), quiet=True, share=0.25)
     assert len(trained) == 2 * FOLDS
 
 
 def test_images_that_differ_give_a_standard_error(tmp_path, monkeypatch):
     shots = toy_shots("faces", 32, 4, seed=3)
     monkeypatch.setattr(task, "train_student", lambda *_, **__: Knows(shots, [0, 1]))
-    found = estimate(shots, RECIPE, tmp_path, None, "fast-unet", quiet=True)
+    found = estimate(shots, RECIPE, tmp_path, None, Training(), quiet=True)
     assert 0 < found.folds.miou_nan < found.miou < 1 and found.error > 0.01
 
 
 def test_one_image_leaves_none_to_test_on(tmp_path):
-    assert estimate(toy_shots("faces", 32, 1), RECIPE, tmp_path / "out", None, "fast-unet") is None
+    assert estimate(toy_shots("faces", 32, 1), RECIPE, tmp_path / "out", None, Training()) is None
     assert not (tmp_path / "out").exists()
 
 
@@ -65,6 +66,6 @@ def test_the_share_of_errors_that_remains_is_taken_off():
 def test_a_real_training_resumes_and_leaves_no_folds(tmp_path):
     shots = toy_shots("faces", 32, 2, seed=3)
     images = np.stack(toy_shots("faces", 32, 4, seed=4).images)
-    found = estimate(shots, RECIPE.changed(kimg=0.016), tmp_path, images, "fast-unet", quiet=True)
+    found = estimate(shots, RECIPE.changed(kimg=0.016), tmp_path, images, Training(), quiet=True)
     assert 0 <= found.folds.miou <= 1
     assert [path.name for path in tmp_path.iterdir()] == ["estimate.json"]

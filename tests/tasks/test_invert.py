@@ -34,7 +34,7 @@ def images(generator, tmp_path):
 def test_every_image_is_found_or_named(generator, images, tmp_path):
     found = invert(generator, images, tmp_path / "out", steps=120, batch=2, quiet=True)
     assert list(found.errors) == ["000000", "000001", "000002", "000003", "board"]
-    assert found.astray == ("board",) and [name for name, _ in found.skipped] == ["torn.png"]
+    assert found.failed == ("board",) and [name for name, _ in found.skipped] == ["torn.png"]
     assert "1 of 5 do not invert: board" in str(found) and "torn.png skipped" in str(found)
     with open(tmp_path / "out" / "inversion.csv", newline="") as file:
         rows = list(csv.DictReader(file))

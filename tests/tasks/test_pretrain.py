@@ -72,7 +72,7 @@ def test_a_run_stopped_halfway_goes_on(folder, tmp_path, monkeypatch):
 
     # Stopped after the loop, before the representation was written.
     with monkeypatch.context() as patch:
-        patch.setattr("partshot.tasks.pretrain._as_it_is_read", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("partshot.tasks.pretrain._calibrated", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(folder, tmp_path / "cut")
     assert not (tmp_path / "cut" / "representation").exists()
@@ -156,7 +156,7 @@ def test_a_preset_grows_to_any_size():
 def test_a_generator_is_trained_on_drawn_images_and_shows_samples(tmp_path, monkeypatch):
     small = PRESETS["toy-face-64"].changed(size=32, kimg=0.032, batch=8, grow=((16, 0.5),))
     monkeypatch.setitem(PRESETS, "toy-face-64", small)
-    monkeypatch.setitem(task.GENERATED, "toy-face-64", ("faces", 50, 7))
+    monkeypatch.setitem(task.DRAWN, "toy-face-64", ("faces", 50, 7))
     options = {"preset": "toy-face-64", "quiet": True}
     made = pretrain("stylegan2", None, tmp_path / "out", **options)
     card = read_card(made)
@@ -182,7 +182,7 @@ def test_a_trained_generator_is_gone_on_with(tmp_path):
     # What was made from another start is another run.
     with pytest.raises(BadArtifact, match="another recipe"):
         pretrain("stylegan2", images, tmp_path / "second", start=made, **given)
-    with pytest.raises(BadRecipe, match="first/representation: draws 32 px, and --size 64 was given"):
+    with pytest.raises(BadRecipe, match="first/representation: generates 32 px, and --size 64 was given"):
         pretrain("stylegan2", images, tmp_path / "third", start=first, **{**given, "size": 64})
     with pytest.raises(BadRecipe, match="--start is for stylegan1 and stylegan2"):
         pretrain("simsiam", images, tmp_path / "third", start=first, **given)

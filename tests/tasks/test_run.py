@@ -21,13 +21,14 @@ from partshot.pretext.stylegan2 import PRESETS as GAN_PRESETS
 from partshot.represent import stylegan
 from partshot.represent.cache import VARIABLE, open_store
 from partshot.segmenter import Segmenter
-from partshot.tasks import distill as distilling
 from partshot.tasks import pretrain as pretraining
 from partshot.tasks import run as task
 from partshot.tasks import run_auto as auto
+from partshot.tasks import run_report, run_teacher, train_student
 from partshot.tasks.predict import Summary
 from partshot.tasks.run import run
 from partshot.tasks.run_plan import Plan
+from partshot.tasks.run_teacher import Folder
 from partshot.toy.dataset import write_toy
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
@@ -63,7 +64,7 @@ def ran(toy, out, **given):
         toy / "images",
         toy / "masks",
         out,
-        **{"representation": "pixels", "student": "fast-unet", "previewed": False, "quiet": True, **given},
+        **{"representation": "pixels", "student": "fast-unet", "preview": False, "quiet": True, **given},
     )
 
 
@@ -98,14 +99,14 @@ def test_the_report_names_what_was_skipped_and_asks_for_nothing(out):
 
 def test_a_second_call_trains_nothing(toy, out, monkeypatch):
     trained = (out / "distill" / "student" / "card.json").stat().st_mtime_ns
-    monkeypatch.setattr(distilling, "run_loop", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(train_student, "run_loop", lambda *_, **__: pytest.fail("trained again"))
     assert ran(toy, out) == out / "report.html"
     assert (out / "distill" / "student" / "card.json").stat().st_mtime_ns == trained
 
 
 def test_a_teacher_that_stands_is_kept_so_that_other_sums_refuse_no_resume(toy, out, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(task.Segmenter, "fit", lambda *_, **__: pytest.fail("fitted again"))
+        patch.setattr(Segmenter, "fit", lambda *_, **__: pytest.fail("fitted again"))
         patch.setattr(task, "estimate", lambda *_, **__: None)
         ran(toy, out)
     shots = load_shots(toy / "masks", toy / "images")
@@ -132,7 +133,7 @@ def test_other_labels_extract_nothing_and_train_no_encoder(toy, tmp_path, monkey
     for path in (toy / "masks").glob("*.png"):
         Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(masks / path.name)
     monkeypatch.setattr(pretraining, "run_loop", lambda *_, **__: pytest.fail("an encoder was trained again"))
-    run(toy / "images", masks, out, "simsiam", student="fast-unet", previewed=False, quiet=True)
+    run(toy / "images", masks, out, "simsiam", student="fast-unet", preview=False, quiet=True)
     assert stores[1].extracted == 0 and stores[1].found > 0
     assert (out / "representation" / "simsiam" / "journal.jsonl").read_bytes() == journal
     assert PartSet.load(out / "masks" / "classes.json").names == ("background", "face")
@@ -144,7 +145,7 @@ def test_other_labels_extract_nothing_and_train_no_encoder(toy, tmp_path, monkey
     # In another folder: the encoder is there without a training, and the student owes nothing to earlier labels.
     monkeypatch.setattr(task, "export", lambda *_: None)
     monkeypatch.setattr(task, "predict", lambda *_, **__: Summary(other, 24, 0, (), 1.0))
-    run(toy / "images", masks, other, "simsiam", student="fast-unet", previewed=False, quiet=True)
+    run(toy / "images", masks, other, "simsiam", student="fast-unet", preview=False, quiet=True)
     assert stores[2].extracted == 0 and not (other / "representation" / "simsiam" / "journal.jsonl").exists()
     for part in ("representation/simsiam/representation", "segmenter", "distill/student"):
         one, two = (Artifact.load(folder / part).tensors for folder in (out, other))
@@ -157,7 +158,7 @@ def read_mask(out, index):
 
 def test_without_a_cache_nothing_is_kept(toy, tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(task, "cached", lambda reads, store: pytest.fail(f"asks {store}"))
+    monkeypatch.setattr(run_teacher, "cached", lambda reads, store: pytest.fail(f"asks {store}"))
     with pytest.raises(pytest.fail.Exception, match="asks None"):
         ran(toy, tmp_path / "out", cache=False)
 
@@ -178,7 +179,7 @@ def test_masks_may_lie_beside_their_images(tmp_path):
         Image.open(path).save(beside / f"{path.stem}.bmp")
     for path in (toy / "masks").iterdir():
         shutil.copy(path, beside)
-    run(beside, beside, tmp_path / "out", "pixels", student="fast-unet", previewed=False, quiet=True)
+    run(beside, beside, tmp_path / "out", "pixels", student="fast-unet", preview=False, quiet=True)
     assert len(list((tmp_path / "out" / "masks").glob("*.png"))) == 4
 
 
@@ -194,7 +195,7 @@ def test_a_corrupt_label_is_fatal_before_anything_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("given", "hint"),
     [
-        ({"student": "swfit"}, "did you mean 'fast-unet'"),
+        ({"student": "fast-unte"}, "did you mean 'fast-unet'"),
         ({"representation": "pixls"}, "did you mean 'pixels'"),
         ({"size": 33}, "size"),
         ({"minutes": float("inf")}, "not for ever"),
@@ -210,7 +211,7 @@ def test_a_generator_is_trained_on_the_folder_and_labels_what_it_draws(tmp_path,
     toy, out = make_toy(tmp_path / "toy", count=FEWEST), tmp_path / "out"
     quick = GAN_PRESETS["small-folder"].changed(kimg=0.016, batch=8, grow=())
     monkeypatch.setitem(GAN_PRESETS, "small-folder", quick)
-    monkeypatch.setattr(task, "GENERATED", 6)
+    monkeypatch.setattr(run_report, "GENERATED", 6)
     slow = stylegan.invert
     monkeypatch.setattr(stylegan, "invert", lambda g, x, d, recipe, _: slow(g, x, d, recipe.changed(steps=2)))
     plan = ran(toy, out, representation="stylegan2", dry_run=True)
@@ -218,7 +219,7 @@ def test_a_generator_is_trained_on_the_folder_and_labels_what_it_draws(tmp_path,
     ran(toy, out, representation="stylegan2")
     assert len(list((out / "masks").glob("0*.png"))) == FEWEST
     assert (out / "representation" / "stylegan2" / "samples").is_dir()
-    assert "labels 6 images that it draws" in (out / "report.html").read_text(encoding="utf-8")
+    assert "labels 6 generated images" in (out / "report.html").read_text(encoding="utf-8")
     teacher = Segmenter.load(out / "segmenter")
     assert isinstance(teacher.representation, stylegan.StyleGAN) and teacher.size == 32
 
@@ -228,7 +229,7 @@ def test_an_encoder_is_trained_on_the_folder_and_read_as_a_resnet(toy, tmp_path,
     monkeypatch.setitem(MOCO_PRESETS, "small-folder", quick)
     plan = ran(toy, tmp_path, representation="moco", dry_run=True)
     assert plan.representation == "moco+position"
-    reads = task._representation(plan, toy / "images", [], tmp_path, True)
+    reads = run_teacher._representation(plan, Folder(toy / "images", [], tmp_path), True, None)
     assert reads.spec.channels == (5, 64, 128, 256, 512)
     card = read_card(tmp_path / "representation" / "moco" / "representation")
     assert (card["pretext"], card["size"], card["kimg"]) == ("moco", 32, 0.032)
@@ -236,12 +237,12 @@ def test_an_encoder_is_trained_on_the_folder_and_read_as_a_resnet(toy, tmp_path,
 
 def test_a_gpu_trains_for_longer(toy, tmp_path, monkeypatch):
     plan = ran(toy, tmp_path, representation="moco", dry_run=True)
-    here = task._training_of("moco", plan)
+    here = run_teacher._pretraining("moco", plan)
     assert here == {"preset": "small-folder", "size": 32, "kimg": 4 * plan.distill.kimg}
-    monkeypatch.setattr(task, "best_device", lambda: torch.device("cuda"))
-    there = task._training_of("moco", plan)
+    monkeypatch.setattr(run_teacher, "best_device", lambda: torch.device("cuda"))
+    there = run_teacher._pretraining("moco", plan)
     assert there == {"preset": "small-folder-long", "size": 32, "kimg": MOCO_PRESETS["small-folder-long"].kimg}
-    assert task._training_of("simsiam", plan)["preset"] == "small-folder"
+    assert run_teacher._pretraining("simsiam", plan)["preset"] == "small-folder"
 
 
 def test_auto_chooses_says_why_and_keeps_to_it(toy, tmp_path, monkeypatch):
@@ -251,16 +252,16 @@ def test_auto_chooses_says_why_and_keeps_to_it(toy, tmp_path, monkeypatch):
         tried.append(head)
         return SimpleNamespace(miou_nan=0.9 if head == "linear" else 0.5)
 
-    monkeypatch.setattr(auto, "estimated", estimated)
-    monkeypatch.setitem(task._KIMG_PER_MINUTE, "cpu", 1e-3)
+    monkeypatch.setattr(auto, "leave_one_out_score", estimated)
+    monkeypatch.setitem(run_teacher._KIMG_PER_MINUTE, "cpu", 1e-3)
     plan = ran(toy, tmp_path / "out", representation="auto", auto_minutes=10, dry_run=True)
-    assert "in 10 min" in str(plan) and not tried
+    assert "(10 min)" in str(plan) and not tried
     ran(toy, tmp_path / "out", representation="auto", auto_minutes=10)
     # Encoders would take longer.
     assert len(tried) == len(auto.READY)
     assert Segmenter.load(tmp_path / "out" / "segmenter").head_name == "linear"
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "linear on random+position: mean IoU of left-out shots: linear on random+position 0.90" in page
+    assert "linear on random+position: mean IoU in cross-validation: linear on random+position 0.90" in page
     assert "too little time left for cnn-s on moco+position" in page
     ran(toy, tmp_path / "out", representation="auto", auto_minutes=10)
     assert len(tried) == len(auto.READY)

@@ -77,7 +77,7 @@ def test_time_ends_it_and_is_told(monkeypatch):
 def test_why_tells_a_lead_that_counts_as_none_and_a_choice_of_one():
     first, second = candidates()
     near = auto.Choice(first, ((first, 0.140), (second, 0.149)), (), 30, 20.0)
-    assert "less than 0.01 apart counts as equal" in near.why
+    assert "differences below 0.01 count as equal" in near.why
     assert "equal" not in auto.Choice(second, ((first, 0.14), (second, 0.2)), (), 30, 20.0).why
     assert "the only one there was time for" in auto.Choice(first, ((first, 0.14),), (second,), 30, 20.0).why
 
@@ -97,7 +97,7 @@ def test_what_other_images_have_shown_counts_beside_the_shots(monkeypatch):
         choice = choose([one("pixels", 0.0), one("placed", favor)], halves(2, by_place=True), FIT, 32)
         assert choice.taken.name == taken
     assert choice.why.startswith("linear on placed: ")
-    assert "linear on placed 0.36 (and 0.06 for what other images have shown), linear on pixels 0.40" in choice.why
+    assert "linear on placed 0.36 (plus a bonus of 0.06, measured on other images), linear on pixels 0.40" in choice.why
 
 
 def test_the_ready_ones_open():

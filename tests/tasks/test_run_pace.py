@@ -24,7 +24,7 @@ def images():
 
 
 def horizon(shots, images, seconds, trainings=1.0):
-    return pace.horizon(shots, RECIPE, images, "fast-unet", seconds, trainings, images=100, read_seconds=0.01)
+    return pace.horizon(shots, RECIPE, images, "fast-unet", seconds, trainings, to_predict=100, read_seconds=0.01)
 
 
 def test_the_rest_is_taken_off_and_folds_share_what_is_left(shots, images, monkeypatch):

@@ -76,7 +76,7 @@ def test_a_image_that_its_latent_does_not_draw_is_refused(generator, labeled):
     image = np.asarray(Image.open(images / "000005.png")).copy()
     image[:8] = 255 - image[:8]
     Image.fromarray(image).save(images / "000005.png")
-    with pytest.raises(BadArtifact, match="'000005' is not the image that its latent draws"):
+    with pytest.raises(BadArtifact, match="'000005' is not the image that its latent generates"):
         latents_of(reads, load_shots(masks, images), images)
     for folder in (images, masks):
         (folder / "000005.png").rename(folder / "000099.png")

@@ -1,7 +1,6 @@
-"""compact: a large student teaches a fast one, and both are compared as they ship.
+"""compact: a large student teaches a fast one, and the exported models of both are compared.
 
-The compact student learns from the large one's soft labels of all images, beside the labeled ones. Knows students and
-ONNX files; which images there are is its caller's affair.
+The compact student is trained on the large one's soft labels of all images, beside the labeled ones.
 """
 
 import time
@@ -15,10 +14,9 @@ from partshot.data.shots import Shots
 from partshot.inference.exported_model import ExportedModel
 from partshot.metrics import score
 from partshot.segmenter import Student
-from partshot.tasks.distill import train_student
 from partshot.tasks.export import export
+from partshot.tasks.train_student import Teachers, Training, train_student
 from partshot.train.distill_recipe import PRESETS
-from partshot.train.student_choice import STUDENT
 
 _COMPARED, _SECONDS, _AT_ONCE = 64, 2.0, 8
 
@@ -37,12 +35,12 @@ def compact(
 ) -> Compared:
     """Trains out/student on the large student's labels and writes it beside `onnx` as compact.onnx.
 
-    onnx: the large student's file. images: unlabeled, uint8 [n, s, s, 3]. one_sided: whether things face one way.
+    onnx: the large student's file. images: unlabeled, uint8 [n, s, s, 3]. one_sided: whether objects face one way.
     """
     recipe = PRESETS["compact"]
     recipe = recipe.one_sided() if one_sided else recipe
     small = resize_images(list(images), recipe.size)
-    trained = train_student(shots, recipe, out, small, large, STUDENT, seed, quiet)
+    trained = train_student(shots, recipe, out, small, Training(seed=seed), Teachers(large), quiet)
     file = onnx.with_name("compact.onnx")
     export(trained, file, shots.images)
     some = list(images[:: max(1, len(images) // _COMPARED)][:_COMPARED])
@@ -51,13 +49,13 @@ def compact(
     return Compared(speeds, score(theirs, ours, shots.parts).miou_nan)
 
 
-def _speed(shipped: ExportedModel, side: int) -> float:
-    """Images a second of this side, several at a time; the best round counts, since others only ever slow it down."""
+def _speed(network: ExportedModel, side: int) -> float:
+    """Images a second of this side in pixels, several at a time: the best of several rounds."""
     images = np.random.default_rng(0).integers(0, 256, (_AT_ONCE, side, side, 3), dtype=np.uint8)
-    shipped.predict(images)
+    network.predict(images)
     best, until = 0.0, time.monotonic() + _SECONDS
     while time.monotonic() < until:
         began = time.perf_counter()
-        shipped.predict(images)
+        network.predict(images)
         best = max(best, _AT_ONCE / (time.perf_counter() - began))
     return best

@@ -50,10 +50,10 @@ from partshot.represent.choose import open_representation
 from partshot.represent.invert import PRESETS as INVERT_PRESETS
 from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Segmenter, Student
-from partshot.tasks.distill import GENERATED, teacher_size
 from partshot.tasks.export import export
-from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit, frozen_reader
+from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit, frozen_segmenter
 from partshot.tasks.sample import embedded_shots
+from partshot.tasks.train_student import GENERATED, teacher_size
 from partshot.toy.dataset import draw, toy_shots, write_toy
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
@@ -242,7 +242,7 @@ class _Roads:
             return Segmenter.load(folder)
         if self.choice.preset == "pretrained":
             plain = partial(resize_images, self.plain)
-            fitted = frozen_reader(shots, plain, self.seed, self.sided, recipe=self.recipe.points)
+            fitted = frozen_segmenter(shots, plain, self.seed, self.sided, recipe=self.recipe.points)
         else:
             given = (shots.parts, HEAD, teacher_size(self.distill), self.fit.changed(images=self.recipe.fit_images))
             fitted = Segmenter(open_representation(REPRESENTATION), *given).fit(shots, self.quiet)

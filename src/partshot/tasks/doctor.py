@@ -54,11 +54,11 @@ _PATIENCE = 300  # seconds for all imports: a cold disk takes a minute for torch
 # Runs in the other process. Lines of its own begin with a mark, since libraries print what they like.
 _PROBE = """
 import importlib, importlib.metadata, json, sys
-def say(**values):
+def tell(**values):
     print("@partshot", json.dumps(values), flush=True)
 for pair in sys.argv[1:]:
     name, project = pair.split("=")
-    say(begun=name)
+    tell(begun=name)
     version, error = "", ""
     try:
         version = importlib.metadata.version(project)
@@ -69,7 +69,7 @@ for pair in sys.argv[1:]:
         version = str(getattr(module, "__version__", "") or version)
     except BaseException as caught:
         error = type(caught).__name__ + ": " + (str(caught).strip().splitlines() or [""])[0]
-    say(name=name, version=version, error=error)
+    tell(name=name, version=version, error=error)
     if name == "torch" and not error:
         found = []
         try:
@@ -80,7 +80,7 @@ for pair in sys.argv[1:]:
                 found.append("mps")
         except BaseException as caught:
             found.append(f"none usable ({caught})")
-        say(devices=found)
+        tell(devices=found)
 """
 
 

@@ -1,9 +1,8 @@
-"""How good a student will be, estimated from its labeled images alone, by cross-validation of its own training.
+"""Estimates a student's quality from the labeled images alone, by cross-validation of its own training.
 
-The labeled images are dealt into folds. For each, a student is trained by the same recipe without that fold, for a
-stated share of the horizon, and predicts the images of the fold. So the figure is of the model that is delivered, only
-trained on fewer labels and for less time. For both reasons its errors are more; by how much they usually shrink was
-measured and is taken into account. Knows students by their training; refuses to know where images lie.
+The labeled images are split into folds. For each fold a student is trained by the same recipe without it, for a stated
+share of the horizon, and predicts its images. Such a student has fewer labels and less training than the delivered one,
+and so makes more errors; the usual ratio of the two was measured and is applied (REMAINING).
 """
 
 import json
@@ -18,18 +17,18 @@ from partshot.artifact import replacing_file
 from partshot.data.shots import Shots
 from partshot.metrics import Score, score
 from partshot.ops.overlap import confusion, mean_iou
-from partshot.tasks.distill import train_student
+from partshot.tasks.train_student import Training, train_student
 from partshot.train.distill_recipe import Distill
 from partshot.train.progress import say
 
 FOLDS = 3
-"""More folds cost more trainings and say little more."""
+"""More folds cost more trainings and estimate little better."""
 
 SHARE = 0.5
-"""Of the student's horizon, for each fold."""
+"""Share of the student's horizon that each fold is trained for."""
 
 REMAINING = 0.85
-"""Share of the folds' error, 1 - mean IoU, that the delivered student still makes (LOG.md, 2026-11-28)."""
+"""Error of the delivered student, 1 - mean IoU, as a share of the folds' error (LOG.md, 2026-11-28)."""
 
 _RESAMPLES = 200
 
@@ -37,7 +36,7 @@ _RESAMPLES = 200
 @dataclass(frozen=True)
 class Estimate:
     """miou: expected mean IoU over all classes of the delivered student, 0..1. error: standard error of it, from
-    resampling the labeled images. folds: what they showed, pooled. share: of the horizon that each fold was trained.
+    resampling the labeled images. folds: their pooled score. share: of the horizon that each fold was trained for.
     """
 
     miou: float
@@ -60,21 +59,21 @@ def estimate(
     recipe: Distill,
     out: Path,
     images: np.ndarray | None,
-    student: str,
-    seed: int = 0,
+    training: Training,
     quiet: bool = False,
     share: float = SHARE,
 ) -> Estimate | None:
-    """Cross-validates a student's training; None with one shot, which leaves none to test on.
+    """Cross-validates a student's training; None with one shot.
 
-    shots, recipe, images, student, seed: as `tasks.distill.train_student` takes them. out: where folds are trained,
-    so that a stopped estimate goes on; holds estimate.json in the end.
+    shots, recipe, images, training: as `train_student` takes them. out: where folds are trained,
+    so that a stopped estimate resumes; gets estimate.json.
     """
     if len(shots) < 2:
         return None
-    told, state = out / "estimate.json", f"{shots.fingerprint}/{recipe.fingerprint}/{student}/{seed}/{share}/{FOLDS}"
-    if told.exists():
-        before = json.loads(told.read_text(encoding="utf-8"))
+    path, student = out / "estimate.json", f"{training.student}/{training.seed}"
+    state = f"{shots.fingerprint}/{recipe.fingerprint}/{student}/{share}/{FOLDS}"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
         if before.pop("state") == state:
             return Estimate.from_dict(before)
         shutil.rmtree(out)
@@ -84,31 +83,31 @@ def estimate(
         held = [i for i in range(len(shots)) if i % count == fold]
         kept = shots.subset([i for i in range(len(shots)) if i % count != fold])
         say(f"estimate: fold {fold + 1} of {count}", quiet)
-        trained = train_student(kept, short, out / f"fold-{fold}", images, student=student, seed=seed, quiet=quiet)
+        trained = train_student(kept, short, out / f"fold-{fold}", images, training, quiet=quiet)
         for i, found in zip(held, trained.predict([shots.images[i] for i in held]), strict=True):
             labels[i] = found.labels
     found = score(shots.labels, labels, shots.parts, shots.names)
     error = standard_error(shots.labels, labels, len(shots.parts))
     result = Estimate(expected(found.miou_nan), error, found, share)
-    with replacing_file(told) as path:
-        path.write_text(json.dumps({"state": state, **result.to_dict()}, indent=1), encoding="utf-8")
+    with replacing_file(path) as temporary:
+        temporary.write_text(json.dumps({"state": state, **result.to_dict()}, indent=1), encoding="utf-8")
     for fold in range(count):
         shutil.rmtree(out / f"fold-{fold}", ignore_errors=True)
     return result
 
 
 def trainings(shots: int, share: float = SHARE) -> float:
-    """How many of the student's horizons an estimate from so many labeled images trains in all."""
+    """How many of the student's horizons an estimate from so many labeled images trains for in all."""
     return min(FOLDS, shots) * share if shots > 1 else 0.0
 
 
 def expected(folds: float, remaining: float = REMAINING) -> float:
-    """Mean IoU, 0..1, of a student whose folds have that one."""
+    """Expected mean IoU, 0..1, of the delivered student, from that of its folds."""
     return 1 - remaining * (1 - folds)
 
 
 def standard_error(truths: Iterable[np.ndarray], predictions: Iterable[np.ndarray], classes: int) -> float:
-    """Of the pooled mean IoU, by drawing the images anew with replacement (bootstrap).
+    """Bootstrap standard error of the pooled mean IoU: images are resampled with replacement.
 
     truths, predictions: one uint8 [h, w] each per image. NaN where fewer than two images have a labeled pixel.
     """
@@ -117,5 +116,5 @@ def standard_error(truths: Iterable[np.ndarray], predictions: Iterable[np.ndarra
     counts = counts[counts.any((1, 2))]
     if len(counts) < 2:
         return float("nan")
-    drawn = np.random.default_rng(0).integers(len(counts), size=(_RESAMPLES, len(counts)))
-    return float(np.std([mean_iou(counts[some].sum(0), absent="nan") for some in drawn]))
+    resampled = np.random.default_rng(0).integers(len(counts), size=(_RESAMPLES, len(counts)))
+    return float(np.std([mean_iou(counts[some].sum(0), absent="nan") for some in resampled]))

@@ -47,7 +47,7 @@ def evaluate(
     own size. rgb_masks: map RGB masks by the parts' exact colors.
 
     Images are read one at a time. Raises BadLabels or BadImage for the first mask, image or prediction that is
-    missing or wrong, BadArtifact when the model cannot be read, BadParts when nothing says what the ids mean or the
+    missing or wrong, BadArtifact when the model cannot be read, BadParts when no classes.json gives the meaning of the ids or the
     model and the masks disagree about it.
     """
     model, out = Path(model), Path(out)
@@ -98,7 +98,7 @@ def _refuse_other_folders(model: Path) -> None:
 def _agreed(ours: PartSet | None, theirs: PartSet | None, model: Path, masks: Path) -> PartSet:
     parts = ours or theirs
     if parts is None:
-        raise BadParts(f"{masks}: no classes.json there or beside {model} says what the ids mean; write one")
+        raise BadParts(f"{masks}: no classes.json there or beside {model} gives the meaning of the ids; write one")
     if ours and theirs and ours.names != theirs.names:
         raise BadParts(
             f"{model} has the parts {', '.join(ours.names)}, the masks in {masks} have {', '.join(theirs.names)}; "

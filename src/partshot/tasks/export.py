@@ -13,7 +13,7 @@ from partshot.segmenter import Student
 def export(student: Path | str | Student, out: Path | str, sample: Sequence[np.ndarray] = ()) -> Path:
     """Writes a student, or the one in a folder that `distill` or `run` wrote, as the ONNX file `out`.
 
-    sample: images, uint8 [h, w, 3], on which the file is compared with the student, beside drawn noise.
+    sample: images, uint8 [h, w, 3], on which the file is compared with the student, beside random noise.
     Raises BadArtifact when the folder holds no student, or when onnxruntime's answers differ from torch's.
     """
     found = student if isinstance(student, Student) else Student.load(_trained(Path(student)))

@@ -14,6 +14,7 @@ from partshot.data.symmetry import one_sided
 from partshot.metrics import Score, score_confusion
 from partshot.ops.images import as_tensors
 from partshot.ops.precision import best_device
+from partshot.recipe import Recipe
 from partshot.recipe import preset as row_of
 from partshot.represent.cache import open_store
 from partshot.represent.choose import POSITION, cached, open_representation, reduced_on, working_size
@@ -35,16 +36,36 @@ F = TypeVar("F", FitHead, FitPoints, FitEnsemble)
 HEAD = "cnn-s"
 REPRESENTATION = "random+position"
 ENCODER_LEVELS = "[4-32]"
-"""The levels of a pretrained encoder that are read: finer ones gain nothing, and stride 32 is worth .06 on cars."""
+"""Levels of a pretrained encoder that are used: finer ones gain nothing, and stride 32 gains .06 mIoU on cars."""
 POINTS_HEAD = "mlp-pair"
-"""The head for a pretrained encoder, of which principal components are read."""
+"""The head on the principal components of a pretrained encoder."""
 
-# Side of the square that whole images are read at where nothing else is said.
+# Default side in pixels of the square that images are resized to.
 _SIZE = 128
-# Leaving out more groups than this says little more and costs a fit each.
+# More folds estimate little better and cost a fit each.
 _FOLDS = 5
-# Unlabeled images that principal components are taken from: 200 gave none that were better.
+# Unlabeled images that principal components are fitted to; 200 were no better.
 _REDUCED_ON = 100
+
+
+class FitOptions(Recipe):
+    """How `fit` fits.
+
+    head: a name of catalog.HEADS; None: see `teacher_names`. preset: a row of the head's `train.fitting.fit_presets`.
+    size: side in pixels of the square that images are resized to; None takes 128, for a head that is fitted to points
+    `represent.choose.working_size`; a generator has its own. rgb_masks: labels are RGB images in the parts' colors.
+    cache: use features that earlier fits computed, whatever their labels, and keep new ones (represent/cache.py).
+    """
+
+    head: str | None = None
+    preset: str = "fast"
+    size: int | None = None
+    seed: int = 0
+    rgb_masks: bool = False
+    cache: bool = True
+
+
+_DEFAULTS = FitOptions()
 
 
 def fit(
@@ -52,35 +73,29 @@ def fit(
     labels: Path,
     out: Path,
     representation: str | None = None,
-    head: str | None = None,
-    preset: str = "fast",
-    size: int | None = None,
-    seed: int = 0,
-    rgb_masks: bool = False,
+    options: FitOptions = _DEFAULTS,
     quiet: bool = False,
-    cache: bool = True,
+    **changes,
 ) -> Path:
     """Fits a head to the labeled images; returns out/segmenter.
 
     images, labels: see data.shots.load_shots. representation: a name of represent.choose, or the folder of a
-    pretrained one; "+position" behind either adds the map of positions. head: a name of catalog.HEADS. None: see
-    `teacher_names`. preset: a row of the head's `train.fitting.fit_presets`. size: side of the square that images
-    are resized to; None takes 128, and of a head that is fitted to points `represent.choose.working_size`; a generator
-    has its own. Such a head reads principal components, taken from the folder's images. With two or more shots,
-    out/leave_one_out.json holds the estimate from them alone, but for a generator. cache: take features from earlier
-    fits, whatever their labels, and keep them for later ones (represent/cache.py).
+    pretrained one; "+position" appended to either adds position channels; None: see `teacher_names`. changes: options
+    by name. A head that is fitted to points reads principal components, which are fitted to the folder's images. With
+    two or more shots, out/leave_one_out.json holds their leave-one-out score, except with a generator.
     """
-    representation, head = teacher_names(representation, head)
-    shots = load_shots(labels, images, rgb_masks=rgb_masks)
+    options = options.changed(**changes)
+    representation, head = teacher_names(representation, options.head)
+    shots = load_shots(labels, images, rgb_masks=options.rgb_masks)
     masks = [pair.mask for pair in find_pairs(labels, images)]
     paths = list_images(images, leave_out=masks)
-    recipe = row_of(fit_presets(head), preset).changed(seed=seed)
+    recipe = row_of(fit_presets(head), options.preset).changed(seed=options.seed)
     recipe = facing_fit(recipe, one_sided(read_stack(paths, 64, skip_corrupt=True).images))
-    store = open_store(cache)
+    store, size = open_store(options.cache), options.size
     found = cached(open_representation(representation), store)
-    drawn, latents = isinstance(found, StyleGAN), None
-    if drawn:
-        # Inverted images are read once; an augmented one would have to be inverted anew in every step.
+    generates, latents = isinstance(found, StyleGAN), None
+    if generates:
+        # Each image is inverted once; augmented images would have to be inverted again in every step.
         recipe = recipe.changed(augment=None) if isinstance(recipe, FitHead) else recipe
         size = found.size
         latents = latents_of(found, shots, images, quiet)
@@ -89,24 +104,28 @@ def fit(
         found = reduced_to(found, paths, size, components_for(len(shots)))
     size = size or _SIZE
     teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet, latents)
-    # Leaving out would invert every image once per fold.
-    estimate = None if drawn else estimated(found, head, shots, recipe, size, quiet)
+    # With a generator, every fold would invert every image.
+    estimate = None if generates else leave_one_out_score(found, head, shots, recipe, size, quiet)
     if store is not None and store.found + store.extracted:
         say(f"features: {store}", quiet)
-    told = Path(out) / "leave_one_out.json"
-    told.unlink(missing_ok=True)
-    if estimate is not None:
-        with replacing_file(told) as path:
-            path.write_text(json.dumps(estimate.to_dict(), indent=1), encoding="utf-8")
-        say(f"left-out shots: mean IoU {estimate.miou_nan:.3f} ({told.name})", quiet)
+    _write_estimate(Path(out) / "leave_one_out.json", estimate, quiet)
     return teacher.save(Path(out) / "segmenter")
 
 
-def teacher_names(representation: str | None = None, head: str | None = None) -> tuple[str, str]:
-    """Representation and head of a few-shot teacher, where they are not named.
+def _write_estimate(path: Path, estimate: Score | None, quiet: bool) -> None:
+    path.unlink(missing_ok=True)
+    if estimate is None:
+        return
+    with replacing_file(path) as temporary:
+        temporary.write_text(json.dumps(estimate.to_dict(), indent=1), encoding="utf-8")
+    say(f"leave-one-out on the labeled images: mean IoU {estimate.miou_nan:.3f} ({path.name})", quiet)
 
-    The default encoder that is here, its levels from stride 4 with a map of positions, else random weights; mlp-pair on
-    a pretrained encoder, cnn-s on everything else.
+
+def teacher_names(representation: str | None = None, head: str | None = None) -> tuple[str, str]:
+    """Default representation and head of a few-shot teacher, where none is given.
+
+    The default pretrained encoder on this machine, its levels from stride 4, with position channels; else a randomly
+    initialized ResNet. mlp-pair on a pretrained encoder, cnn-s on everything else.
     """
     if representation is None:
         encoder = default_encoder()
@@ -114,7 +133,7 @@ def teacher_names(representation: str | None = None, head: str | None = None) ->
     return representation, head or (POINTS_HEAD if encoders_in(representation) else HEAD)
 
 
-def frozen_reader(
+def frozen_segmenter(
     shots: Shots,
     images: Callable[[int], np.ndarray],
     seed: int = 0,
@@ -122,11 +141,12 @@ def frozen_reader(
     name: str | None = None,
     recipe: Fit | None = None,
 ) -> Segmenter:
-    """A pretrained encoder, frozen, with a small head that is fitted to the shots, in half a minute.
+    """A frozen pretrained encoder with a small head, fitted to the shots in half a minute.
 
-    images: side in pixels -> plain images, uint8 [n, side, side, 3]; of some hundred of them principal components
-    are taken. sided: whether the things face one way; None asks these images. name: of the representation, None takes
-    that of `teacher_names`. recipe: how the head is fitted, None takes "fast". Raises what `open_representation` does.
+    images: side in pixels -> unlabeled images, uint8 [n, side, side, 3]; principal components are fitted to about 100
+    of them. sided: whether objects face one way; None determines it from these images. name: of the representation;
+    None takes that of `teacher_names`. recipe: how the head is fitted; None takes "fast". Raises what
+    `open_representation` does.
     """
     name, head = teacher_names(name)
     found = open_representation(name).to(best_device())
@@ -142,7 +162,7 @@ def frozen_reader(
 def reduced_to(
     representation: Representation, paths: Sequence[Path], size: int, components: int = COMPONENTS
 ) -> Representation:
-    """Its principal components, taken from some of the images, evenly spread over them, at that size."""
+    """The representation's principal components, fitted to some of the images, evenly spaced, at that size."""
     if all(representation.spec.proportional):
         return representation
     some = read_stack(paths[:: max(1, len(paths) // _REDUCED_ON)][:_REDUCED_ON], size, skip_corrupt=True).images
@@ -150,13 +170,13 @@ def reduced_to(
 
 
 def facing_fit(recipe: F, faces_one_way: bool) -> F:
-    """The recipe, of any kind, without mirroring for things that face one way."""
+    """The recipe, of any kind, without mirroring for objects that face one way."""
     if isinstance(recipe, FitEnsemble) or recipe.augment is None or not faces_one_way:
         return recipe
     return recipe.model_copy(update={"augment": recipe.augment.changed(flip=False)})
 
 
-def estimated(
+def leave_one_out_score(
     representation: Representation,
     head: str,
     shots: Shots,
@@ -164,7 +184,7 @@ def estimated(
     size: int,
     quiet: bool = True,
 ) -> Score | None:
-    """What leaving out one shot (or a fifth of them) at a time says of a head; None with a single shot."""
+    """Cross-validated score of a head: leave-one-out, or five folds of more shots; None with a single shot."""
     if len(shots) < 2:
         return None
     maker = Segmenter(representation, shots.parts, head, size, recipe)

@@ -1,6 +1,6 @@
-"""invert: from which latents a generator draws given images, how near it comes, and which ones it cannot draw.
+"""invert: projects images into a generator's latent space, and names those that it cannot reproduce.
 
-Batch by batch, each kept on disk as soon as it is found, so that a stopped run goes on where it was.
+Each batch is saved as soon as it is done, so that a stopped run resumes.
 """
 
 import csv
@@ -28,24 +28,24 @@ from partshot.represent.spec import Latents
 from partshot.represent.stylegan import StyleGAN, load_stylegan
 from partshot.train.progress import Ticker
 
-# Columns of the sheet.
+# Images on the sheet.
 _SHOWN = 12
 
 
 @dataclass(frozen=True)
 class Inversions:
-    """out: the folder. errors: name -> distance between an image and what its latent draws. astray: names of those
-    that do not invert. skipped: file and reason of those that could not be read."""
+    """out: the folder. errors: name -> distance between an image and its reconstruction. failed: names of images whose
+    reconstruction is poor. skipped: file and reason of those that could not be read."""
 
     out: Path
     errors: dict[str, float]
-    astray: tuple[str, ...]
+    failed: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
         lines = [f"written: {self.out}", f"mean distance {np.mean(list(self.errors.values())):.4f}"]
-        if self.astray:
-            lines.append(f"{len(self.astray)} of {len(self.errors)} do not invert: {', '.join(self.astray)}")
+        if self.failed:
+            lines.append(f"{len(self.failed)} of {len(self.errors)} do not invert: {', '.join(self.failed)}")
         lines += [f"{name} skipped: {reason}" for name, reason in self.skipped]
         return "\n".join(lines)
 
@@ -60,83 +60,91 @@ def invert(
     batch: int = 16,
     quiet: bool = False,
 ) -> Inversions:
-    """Projects every image of a folder; writes out/images (what is drawn), latents, inversion.csv and inversion.png.
+    """Projects every image of a folder; writes out/images (reconstructions), latents, inversion.csv and inversion.png.
 
-    generator: what `partshot pretrain stylegan2` (or 1) wrote; None takes the embedded one. preset: a row of
-    represent.invert.PRESETS; steps replaces its own. lpips: a safetensors file with LPIPS' weights; None measures in
-    the eyes of the generator's discriminator. batch: images at a time. Raises BadImage for a folder without images,
-    BadArtifact for what is no generator or no LPIPS, BadRecipe for a setting that cannot be.
+    generator: what `partshot pretrain stylegan2` (or stylegan1) wrote; None takes the embedded one. preset: a row of
+    represent.invert.PRESETS; steps replaces its own. lpips: a safetensors file of LPIPS' weights; None measures in the
+    features of the generator's discriminator. batch: images at a time. Raises BadImage for a folder without images,
+    BadArtifact for a file that is no generator or no LPIPS, BadRecipe for an invalid setting.
     """
     if batch < 1:
         raise BadRecipe(f"batch {batch} given; 1 or more images are inverted at a time")
     recipe = row_of(PRESETS, preset)
     recipe = recipe if steps is None else recipe.changed(steps=steps)
     found = load_stylegan(generator, recipe=recipe)
-    distance, eyes = found.distance(), "discriminator"
+    distance, metric = found.distance(), "discriminator"
     if lpips is not None:
-        distance, eyes = load_lpips(lpips), f"LPIPS {_digest_of(lpips.read_bytes())}"
+        distance, metric = load_lpips(lpips), f"LPIPS {_digest_of(lpips.read_bytes())}"
     paths, out = list_images(images), Path(out)
     stack = read_stack(paths, found.size, skip_corrupt=True)
     unread = {path for path, _ in stack.skipped}
     names = [path.stem for path in paths if path not in unread]
 
-    several, errors, worst = [], [], []
+    latents, errors, worst = [], [], []
     with Ticker("invert", len(names) * recipe.steps, 0, quiet) as ticker:
         for first in range(0, len(names), batch):
-            several, told = stack.images[first : first + batch], names[first : first + batch]
+            chosen, their_names = stack.images[first : first + batch], names[first : first + batch]
             folder = out / "batches" / f"{first:06d}"
-            card = {"names": told, "made": _digest(found, recipe, eyes, several)}
+            card = {"names": their_names, "made": _digest(found, recipe, metric, chosen)}
             if not (standing(folder).exists() and read_card(folder).get("made") == card["made"]):
-                tell = partial(_tell, ticker, first * recipe.steps, len(told))
-                done = found.invert(as_tensors(several), distance, tell)
+                tick = partial(_tick, ticker, first * recipe.steps, len(their_names))
+                done = found.invert(as_tensors(chosen), distance, tick)
                 card |= {"errors": done.errors.tolist(), "worst": done.worst.tolist()}
                 done.latents.save(folder, card)
             kept = read_card(folder)
-            several.append(Latents.load(folder))
+            latents.append(Latents.load(folder))
             errors, worst = errors + kept["errors"], worst + kept["worst"]
-            ticker.tick((first + len(told)) * recipe.steps)
+            ticker.tick((first + len(their_names)) * recipe.steps)
 
-    drawn = _drawn(found, several)
-    for name, image in zip(names, drawn, strict=True):
-        with replacing_file(out / "images" / f"{name}.png") as path:
-            Image.fromarray(image).save(path)
-    lost = astray(torch.tensor(errors), torch.tensor(worst)).tolist()
-    _write_table(out / "inversion.csv", names, errors, worst, lost)
-    # The worst first: there is nothing to look at in the others.
-    order = np.argsort(-np.array(errors) / np.array(worst))[:_SHOWN]
-    write_sheet(out / "inversion.png", list(stack.images[order]), {"images": None, "what is drawn": list(drawn[order])})
-    Latents.join(several).save(out / "latents", {"names": names, "errors": errors, "eyes": eyes})
+    failed = astray(torch.tensor(errors), torch.tensor(worst)).tolist()
+    _write_images(out, found, latents, names, stack.images, np.array(errors) / np.array(worst))
+    _write_table(out / "inversion.csv", names, errors, worst, failed)
+    Latents.join(latents).save(out / "latents", {"names": names, "errors": errors, "distance": metric})
     shutil.rmtree(out / "batches")
     return Inversions(
         out,
         dict(zip(names, errors, strict=True)),
-        tuple(name for name, gone in zip(names, lost, strict=True) if gone),
+        tuple(name for name, is_failed in zip(names, failed, strict=True) if is_failed),
         tuple((path.name, reason) for path, reason in stack.skipped),
     )
 
 
-def _tell(ticker: Ticker, before: int, batch: int, step: int) -> None:
+def _write_images(
+    out: Path,
+    generator: StyleGAN,
+    latents: Sequence[Latents],
+    names: Sequence[str],
+    images: np.ndarray,
+    far: np.ndarray,
+) -> None:
+    """Reconstructions, and the sheet of the worst ones. far: relative distances, [n]."""
+    with torch.no_grad():
+        reconstructed = np.concatenate([as_uint8(generator.synthesize(some)[0]) for some in latents])
+    for name, image in zip(names, reconstructed, strict=True):
+        with replacing_file(out / "images" / f"{name}.png") as path:
+            Image.fromarray(image).save(path)
+    worst = np.argsort(-far)[:_SHOWN]
+    rows = {"images": None, "reconstructions": list(reconstructed[worst])}
+    write_sheet(out / "inversion.png", list(images[worst]), rows)
+
+
+def _tick(ticker: Ticker, before: int, batch: int, step: int) -> None:
     ticker.tick(before + batch * step)
 
 
-def _digest(generator: StyleGAN, recipe, eyes: str, images: np.ndarray) -> str:
-    return _digest_of(f"{generator.weights}/{recipe.fingerprint}/{eyes}".encode() + images.tobytes())
+def _digest(generator: StyleGAN, recipe, metric: str, images: np.ndarray) -> str:
+    return _digest_of(f"{generator.weights}/{recipe.fingerprint}/{metric}".encode() + images.tobytes())
 
 
 def _digest_of(blob: bytes) -> str:
     return hashlib.sha256(blob).hexdigest()[:12]
 
 
-def _drawn(generator: StyleGAN, several: Sequence[Latents]) -> np.ndarray:
-    with torch.no_grad():
-        return np.concatenate([as_uint8(generator.synthesize(latents)[0]) for latents in several])
-
-
-def _write_table(path: Path, names, errors, worst, lost) -> None:
+def _write_table(path: Path, names, errors, worst, failed) -> None:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["image", "distance", "share_of_mean_image", "inverts"])
-    for name, error, far, gone in zip(names, errors, worst, lost, strict=True):
-        table.writerow([name, f"{error:.5f}", f"{error / far:.3f}", "no" if gone else "yes"])
+    for name, error, far, is_failed in zip(names, errors, worst, failed, strict=True):
+        table.writerow([name, f"{error:.5f}", f"{error / far:.3f}", "no" if is_failed else "yes"])
     with replacing_file(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")

@@ -1,8 +1,7 @@
 """predict: masks for a folder of images by an exported student, without torch.
 
-Knows how a long prediction stays busy. The net, and what is done to an image before and after it, is the ONNX file's
-affair; what lies where in the folder of masks is tasks/predictions.py's; what is read in windows, tasks/reading.py's;
-how labels are moved onto edges, refine.py's.
+Images are read and masks written in threads beside the network. The ONNX file resizes and normalizes images itself.
+See also inference/: predictions.py for the folder of masks, reading.py for windows, refine.py for edges.
 """
 
 import io
@@ -27,12 +26,13 @@ from partshot.inference.reading import Reading
 from partshot.inference.refine import refine
 from partshot.inference.windows import read_in_windows
 from partshot.machine import available_cores
+from partshot.recipe import Recipe
 from partshot.train.progress import Ticker
 
-# A net that looks at a few hundred pixels says nothing finer than a 4-megapixel mask shows, and the logits of a much
-# larger one would fill the memory: larger images are predicted at this size and their labels enlarged.
+# Images that are predicted whole are shrunk to so many pixels, and their labels enlarged: the network works at a few
+# hundred pixels a side, and logits of larger images would fill the memory.
 _MOST_PIXELS = 2**22
-# Images of more pixels, and those that are read in windows, are taken one by one, so that no two fill the memory.
+# Images of more pixels, and those predicted in windows, are processed one by one, to limit memory.
 _MOST_AHEAD = 2**25
 _READERS = 4
 _WAITING_BATCHES = 4  # of images whose sizes are too rare to fill a batch
@@ -40,9 +40,9 @@ _WAITING_BATCHES = 4  # of images whose sizes are too rare to fill a batch
 
 @dataclass(frozen=True)
 class Summary:
-    """What a prediction did: images predicted now, kept from before, and skipped, each with the one-line reason.
+    """Counts of images predicted now, kept from before, and skipped, each with a one-line reason.
 
-    windowed: how many of those predicted now were read in windows.
+    windowed: how many of those predicted now were predicted in windows.
     """
 
     out: Path
@@ -56,15 +56,15 @@ class Summary:
         kept = f", {self.kept} kept from before" if self.kept else ""
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         speed = f" ({self.written / self.seconds:.0f} a second)" if self.written and self.seconds else ""
-        windowed = f", {self.windowed} read in windows (--window)" if self.windowed else ""
+        windowed = f", {self.windowed} predicted in windows (--window)" if self.windowed else ""
         return f"{self.written} masks written to {self.out}{speed}{windowed}{kept}{skipped}"
 
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """An image as the net gets it. size: height and width of the file's own image, which `image` may be below.
+    """An image as the network gets it.
 
-    error: why it could not be read, else empty.
+    size: height and width of the image in the file; `image` may be smaller. error: why it could not be read, or "".
     """
 
     path: Path
@@ -73,56 +73,69 @@ class LoadedImage:
     error: str = ""
 
 
+class PredictOptions(Recipe):
+    """How `predict` reads images and what it writes.
+
+    overlays: also write the images with their parts in color, as out/overlays/STEM.jpg. confidence: also write each
+    label's probability times 255, as out/confidence/STEM.png. batch: images of one size that are predicted together.
+    overwrite: predict again what is there. window: side in pixels of the overlapping windows in which images are
+    predicted; "off": all images whole; "auto": images at most twice as large as those that the model was trained on,
+    or all if the model does not know their size, whole, and others in windows of that size. scale: by what factor windows are
+    enlarged, or several factors, as in "0.5,1,2", whose probabilities are averaged. max_megapixels: larger images are
+    skipped. refined: labels are moved to the edges of the image (a guided filter), where the image is larger than the
+    network's input; images of more than 4 megapixels that are predicted whole are shrunk to that first.
+    """
+
+    overlays: bool = False
+    confidence: bool = False
+    batch: int = 8
+    overwrite: bool = False
+    window: str | int = "auto"
+    scale: str | int | float = "1"
+    max_megapixels: float = 500
+    refined: bool = False
+
+
+_DEFAULTS = PredictOptions()
+
+
 def predict(
     model: Path | str,
     images: Path | str,
     out: Path | str,
-    overlays: bool = False,
-    confidence: bool = False,
-    batch: int = 8,
-    overwrite: bool = False,
-    quiet: bool = False,
+    options: PredictOptions = _DEFAULTS,
     leave_out: Iterable[Path] = (),
-    window: str | int = "auto",
-    scale: str | int | float = "1",
-    max_megapixels: int | float = 500,
-    refined: bool = False,
+    quiet: bool = False,
+    **changes,
 ) -> Summary:
     """Writes an indexed PNG of the same stem and size for every image, ids and palette as in out/classes.json.
 
-    model: an ONNX file that `partshot export` wrote. images: a folder of images, or one image.
-    overlays: also draw the parts on the images, as out/overlays/STEM.jpg. confidence: also write each label's
-    probability times 255, as out/confidence/STEM.png. batch: images of one size that are predicted together.
-    leave_out: files that are no images, such as masks that lie beside them. window: side in pixels of the overlapping
-    windows in which images are read; "off" reads all of them whole; "auto" those that are at most twice as large as the
-    images that the model learned from, or all where it does not say, and others in windows of that size. scale: how
-    many times as large things are in windows as in those images, or several numbers, as in "0.5,1,2", whose votes are
-    averaged. max_megapixels: larger images are left out. refined: labels are moved onto the edges of the image, where
-    that is larger than what the model sees of it; of images of more than 4 megapixels that are read whole, onto those
-    of the image shrunk to that.
+    model: an ONNX file that `partshot export` wrote. images: a folder of images, or one image. leave_out: files that
+    are no images, such as masks that lie beside them. changes: options by name, as in `predict(..., overlays=True)`.
 
-    An image that cannot be read is left out and listed in the summary. Run again after a stop, it goes on where it
-    was: what this model wrote and no image is newer than is kept, unless `overwrite`. Another model's predictions
-    are replaced, those corrected by hand too; masks in a folder that holds no predictions are not.
+    An image that cannot be read is skipped and listed in the summary. Resumes after a stop: masks of this model that
+    are newer than their image are kept, unless `overwrite`. Another model's predictions are replaced, also those
+    corrected by hand; masks in a folder that holds no predictions are not.
 
     Raises BadArtifact for a file that is no exported student; BadImage when there is no image, none can be read, or
     two share a stem; BadLabels when `out` holds masks that partshot did not predict; DiskFull.
     """
-    if batch < 1:
-        raise BadRecipe(f"batch {batch} given; 1 or more images are needed")
-    began, reading = time.monotonic(), Reading.parse(window, scale, refined)
-    shipped, paths = ExportedModel(model), _paths(Path(images), leave_out)
-    reading.windows(shipped, 1, 1)  # refuses a scale of nothing, before any work
-    places = Places(Path(out), overlays, confidence)
-    author = Author(shipped.sha256, shipped.version, shipped.parts)
-    manifest = claim(places, author, paths, overwrite, reading)
+    options = options.changed(**changes)
+    if options.batch < 1:
+        raise BadRecipe(f"batch {options.batch} given; 1 or more images are needed")
+    began, reading = time.monotonic(), Reading.parse(options.window, options.scale, options.refined)
+    network, paths = ExportedModel(model), _paths(Path(images), leave_out)
+    reading.windows(network, 1, 1)  # raises for an invalid scale, before any work
+    places = Places(Path(out), options.overlays, options.confidence)
+    author = Author(network.sha256, network.version, network.parts)
+    manifest = claim(places, author, paths, options.overwrite, reading)
 
     todo = [path for path in paths if not places.done(path, manifest["since"])]
-    with allowing(max_megapixels), Ticker("predicting", total=len(todo), done=0, quiet=quiet) as ticker:
-        alone = _alone(shipped, todo, reading)
+    with allowing(options.max_megapixels), Ticker("predicting", total=len(todo), done=0, quiet=quiet) as ticker:
+        alone = _alone(network, todo, reading)
         together = [path for path in todo if path not in alone]
-        skipped = _predict_together(shipped, together, places, reading, batch, ticker)
-        skipped += _predict_alone(shipped, alone, places, reading, ticker, len(together))
+        skipped = _predict_together(network, together, places, reading, options.batch, ticker)
+        skipped += _predict_alone(network, alone, places, reading, ticker, len(together))
     windowed = sum(bool(windows) for windows in alone.values())
     write_json(places.out / MANIFEST, {**manifest, "skipped": {path.name: reason for path, reason in skipped}})
 
@@ -132,22 +145,22 @@ def predict(
     return Summary(places.out, written, kept, tuple(skipped), time.monotonic() - began, windowed)
 
 
-def _alone(shipped: ExportedModel, todo: Sequence[Path], reading: Reading) -> dict[Path, tuple[int, ...]]:
-    # Which images are read one by one, each with its windows; none for one that is read whole.
+def _alone(network: ExportedModel, todo: Sequence[Path], reading: Reading) -> dict[Path, tuple[int, ...]]:
+    # Images that are processed one by one, each with its windows; () for one that is predicted whole.
     found = {}
     for path in todo:
         try:
             height, width = image_size(path)
         except BadImage:
-            continue  # reading it says so
-        windows = reading.windows(shipped, height, width)
+            continue  # reported when it is read
+        windows = reading.windows(network, height, width)
         if windows or height * width > _MOST_AHEAD:
             found[path] = windows
     return found
 
 
 def _predict_alone(
-    shipped: ExportedModel,
+    network: ExportedModel,
     todo: Mapping[Path, tuple[int, ...]],
     places: Places,
     reading: Reading,
@@ -158,20 +171,20 @@ def _predict_alone(
     for path, windows in todo.items():
         for loaded in _readable([_read(path, whole=not windows)], skipped):
             if windows:
-                given = (loaded.image, windows, len(shipped.parts), shipped.size)
-                labels, confidence = read_in_windows(shipped.predict, *given)
+                given = (loaded.image, windows, len(network.parts), network.size)
+                labels, confidence = read_in_windows(network.predict, *given)
             else:
-                (labels,), (confidence,) = shipped.predict(loaded.image[None])
-            _write(places, loaded, labels, confidence, shipped, reading)
+                (labels,), (confidence,) = network.predict(loaded.image[None])
+            _write(places, loaded, labels, confidence, network, reading)
         done += 1
         ticker.tick(done)
     return skipped
 
 
 def _predict_together(
-    shipped: ExportedModel, todo: Sequence[Path], places: Places, reading: Reading, batch: int, ticker: Ticker
+    network: ExportedModel, todo: Sequence[Path], places: Places, reading: Reading, batch: int, ticker: Ticker
 ) -> list[tuple[Path, str]]:
-    # Reading and writing run in threads beside the net, each a bounded number of images ahead or behind.
+    # Reading and writing run in threads beside the network, at most `ahead` images ahead or behind.
     skipped: list[tuple[Path, str]] = []
     ahead = batch * 2
     readers, writers = ThreadPoolExecutor(_READERS), ThreadPoolExecutor(max(2, available_cores()))
@@ -180,9 +193,9 @@ def _predict_together(
         done = 0
         read = _readable(_ahead(readers, _read, todo, ahead), skipped)
         for group in in_batches(read, batch):
-            labels, confidence = shipped.predict(np.stack([loaded.image for loaded in group]))
-            for loaded, ids, sure in zip(group, labels, confidence, strict=True):
-                writing.append(writers.submit(_write, places, loaded, ids, sure, shipped, reading))
+            labels, confidence = network.predict(np.stack([loaded.image for loaded in group]))
+            for loaded, ids, probability in zip(group, labels, confidence, strict=True):
+                writing.append(writers.submit(_write, places, loaded, ids, probability, network, reading))
             while len(writing) > ahead:
                 writing.popleft().result()
             done += len(group)
@@ -190,17 +203,17 @@ def _predict_together(
         for future in writing:
             future.result()
     finally:
-        # A stop or a full disk must not wait for what was only queued.
+        # After a stop or on a full disk, what is only queued is dropped.
         readers.shutdown(cancel_futures=True)
         writers.shutdown(cancel_futures=True)
     return skipped
 
 
 def in_batches(images: Iterable[LoadedImage], most: int) -> Iterator[list[LoadedImage]]:
-    """Groups of up to `most` images of one size, whatever order the sizes come in.
+    """Groups of up to `most` images of one size, for sizes in any order.
 
-    When images of many sizes wait, the largest group goes as it is, so that memory stays bounded; and a group holds
-    no more pixels than one image may.
+    When images of many sizes wait, the largest group is yielded as it is, to limit memory. A group holds no more pixels
+    than one image may have.
     """
     waiting: dict[tuple[int, ...], list[LoadedImage]] = {}
     for loaded in images:
@@ -244,7 +257,7 @@ def _readable(images: Iterable[LoadedImage], skipped: list[tuple[Path, str]]) ->
 
 
 def _ahead(pool: ThreadPoolExecutor, work: Callable, items: Sequence, count: int) -> Iterator:
-    # Like map, but never more than `count` results wait to be taken.
+    # Like map, with at most `count` results waiting.
     waiting: deque[Future] = deque()
     rest = iter(items)
     waiting.extend(pool.submit(work, item) for item in itertools.islice(rest, count))
@@ -259,21 +272,21 @@ def _write(
     loaded: LoadedImage,
     labels: np.ndarray,
     confidence: np.ndarray,
-    shipped: ExportedModel,
+    network: ExportedModel,
     reading: Reading,
 ) -> None:
     if reading.refined:
-        factor = reading.factor(shipped, *loaded.image.shape[:2])
+        factor = reading.factor(network, *loaded.image.shape[:2])
         labels, confidence = refine(loaded.image, labels, confidence, factor)
-    # The labels last: without them the image counts as not done.
+    # Labels are written last: without them the image counts as not done.
     if places.overlays:
-        # Of a very large image every second pixel: Pillow would copy all of it, twice.
+        # Every second pixel of a very large image: Pillow would copy all of it twice.
         step = 1 if loaded.image.shape[0] * loaded.image.shape[1] <= _MOST_AHEAD else 2
         image = _shrunk(loaded.image[::step, ::step])
-        write_overlay(places.overlay(loaded.path), image, _resized(labels, image.shape[:2]), shipped.parts)
+        write_overlay(places.overlay(loaded.path), image, _resized(labels, image.shape[:2]), network.parts)
     if places.confidence:
         _write_gray(places.sureness(loaded.path), _resized(confidence, loaded.size))
-    write_labels(places.labels(loaded.path), _resized(labels, loaded.size), shipped.parts)
+    write_labels(places.labels(loaded.path), _resized(labels, loaded.size), network.parts)
 
 
 def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

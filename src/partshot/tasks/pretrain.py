@@ -1,7 +1,4 @@
-"""pretrain: from a folder of unlabeled images to a representation on disk.
-
-One verb; what is trained is the pretext's affair, how a run goes on after a kill is the loop's.
-"""
+"""pretrain: from a folder of unlabeled images to a representation on disk."""
 
 import hashlib
 import os
@@ -23,6 +20,7 @@ from partshot.data.images import list_images, read_stack
 from partshot.data.symmetry import one_sided
 from partshot.errors import BadArtifact, BadRecipe, DiskFull
 from partshot.nets.resnet import ResNetTrunk
+from partshot.objective import Objective
 from partshot.pretext.stylegan2 import StyleGAN2, StyleGAN2Recipe
 from partshot.recipe import Recipe
 from partshot.recipe import preset as row_of
@@ -32,23 +30,46 @@ from partshot.train.loop import LoopRecipe, run_loop
 from partshot.train.progress import Ticker
 
 DEFAULT = "small-folder"
-# What MoCo takes on a GPU; hours without one.
+# MoCo's default on a GPU; hours without one.
 LONG = "small-folder-long"
-# When it starts from a trained generator.
+# The default that starts from a trained generator.
 FURTHER = "further"
-# BatchNorm's statistics settle long before; more images would only cost time.
+# Images for BatchNorm's statistics; more change nothing.
 CALIBRATED_ON = 256
-# Presets whose images are drawn: kind, how many, seed of the toy.
+# Presets that train on toy images: kind, how many, seed.
 _FACES = "faces", 10_000, 7
-GENERATED = {"toy-face-64": _FACES, "toy-face-64-further": _FACES}
-# Share of a run after which nothing grows any more.
+TOY_PRESETS = {"toy-face-64": _FACES, "toy-face-64-further": _FACES}
+# Share of a run after which resolution no longer grows.
 _GROWN = 0.9
 # Images across and down in a grid of samples.
 GRID = 8, 4
-# Trained representations on a shelf, of 45 to 250 MB each.
+# Trained representations kept on a shelf, of 45 to 250 MB each.
 SHELVED = 10
-# Files of a folder that are looked into, and bytes of each, to tell it from others.
+# Files, and bytes of each, that identify a folder.
 _LOOKED_INTO = 64, 1 << 20
+
+
+class PretrainOptions(Recipe):
+    """How `pretrain` trains.
+
+    size: side of the images in pixels; kimg: horizon in thousands of images seen; batch: images per step; each replaces
+    the preset's. devices: GPUs or processes that share the work. leave_out: files of the folder that are no images,
+    such as masks. shelf: a folder of trained representations, whatever their `out`: one of the same settings and images
+    is taken from there instead of trained, and what is trained now is added. start: a trained generator's folder to
+    start from instead of random initialization; net and size are then its own, and resolution does not grow.
+    """
+
+    size: int | None = None
+    kimg: float | None = None
+    batch: int | None = None
+    seed: int = 0
+    devices: int = 1
+    leave_out: tuple[Path, ...] = ()
+    shelf: Path | None = None
+    start: Path | None = None
+
+
+_DEFAULTS = PretrainOptions()
 
 
 def pretrain(
@@ -56,89 +77,83 @@ def pretrain(
     images: Path | None,
     out: Path,
     preset: str | None = None,
-    size: int | None = None,
-    kimg: float | int | None = None,
-    batch: int | None = None,
-    seed: int = 0,
-    devices: int = 1,
+    options: PretrainOptions = _DEFAULTS,
     quiet: bool = False,
-    leave_out: Sequence[Path] = (),
-    shelf: Path | None = None,
-    start: Path | None = None,
+    **changes,
 ) -> Path:
     """Trains a pretext on a folder of images; returns out/representation, for `open_representation`.
 
-    pretext: a name of `catalog.PRETEXTS`. images: the folder; None for a preset that draws its own (GENERATED).
-    preset: a row of the pretext's table; None takes DEFAULT. size: side of the images in pixels; kimg: horizon in
-    thousands of images seen; batch: images per step; each replaces the preset's. leave_out: files of the folder
-    that are no images, such as masks. Images that cannot be read are left out, and a warning names them. A pretext
-    that makes images shows some in out/samples/. shelf: a folder of what was trained for any `out`; what these
-    settings made of these images before is taken from there and not trained, what is trained now is put there.
-    start: a trained generator's folder to begin with instead of chance; the net and the size are then its own, and
-    nothing grows.
+    pretext: a name of `catalog.PRETEXTS`. images: the folder; None for a preset that makes toy images (TOY_PRESETS). preset:
+    a row of the pretext's table; None takes DEFAULT. changes: options by name. Images that cannot be read are left out
+    with a warning. A generator writes sample grids to out/samples/. Resumes a stopped training.
 
-    Running it again goes on where it stopped, and returns at once when it was done. Raises BadImage for a folder
-    without images, BadRecipe for a setting that cannot be, BadArtifact when `out` holds a run of other settings or
-    images.
+    Raises BadImage for a folder without images, BadRecipe for an invalid setting, BadArtifact when `out` holds a run of
+    other settings or images.
     """
-    begun = None if start is None else Artifact.load(inside(Path(start), "representation"), kind="representation")
-    if begun is None:
-        recipe = resolve(pretext, preset, size, kimg, batch)
-    else:
-        _refuse_start(Path(start), begun.card, pretext, size)
-        recipe = resolve(pretext, preset or FURTHER, None, kimg, batch)
-        recipe = recipe.changed(net=begun.card["net"], size=begun.card["shape"]["resolution"], grow=())
-    if images is None and preset not in GENERATED:
-        raise BadRecipe(f"--images is missing; only these presets draw their own images: {', '.join(GENERATED)}")
-    paths = [] if images is None else list_images(images, leave_out)
-    source = f"drawn {GENERATED[preset]}" if images is None else _listing(paths)
-    since = "" if begun is None else f"/{begun.card['sha256']}"
-    fingerprint = hashlib.sha256(f"{recipe.fingerprint}/{seed}/{source}{since}".encode()).hexdigest()[:12]
+    options = options.changed(**changes)
+    start = None
+    if options.start is not None:
+        start = Artifact.load(inside(options.start, "representation"), kind="representation")
+        _refuse_start(options.start, start.card, pretext, options.size)
+    recipe = _recipe(pretext, preset, options, start)
+    if images is None and preset not in TOY_PRESETS:
+        raise BadRecipe(f"--images is missing; only these presets make their own images: {', '.join(TOY_PRESETS)}")
+    paths = [] if images is None else list_images(images, options.leave_out)
+    source = f"toys {TOY_PRESETS[preset]}" if images is None else _listing(paths)
+    since = "" if start is None else f"/{start.card['sha256']}"
+    fingerprint = hashlib.sha256(f"{recipe.fingerprint}/{options.seed}/{source}{since}".encode()).hexdigest()[:12]
     folder = Path(out) / "representation"
     if standing(folder).exists():
         Artifact.load(folder, kind="representation", fingerprint=fingerprint)
         return folder
-    place = None if shelf is None else Path(shelf) / f"{fingerprint}-{_contents(paths)}"
+    place = None if options.shelf is None else options.shelf / f"{fingerprint}-{_contents(paths)}"
     earlier = None if place is None else _shelved(place, fingerprint)
     if earlier is not None:
         return earlier.save(folder)
 
-    stack = _drawn(preset, recipe.size, quiet) if images is None else _read(paths, recipe.size)
+    stack = _toy_images(preset, recipe.size, quiet) if images is None else _read(paths, recipe.size)
     if isinstance(recipe, StyleGAN2Recipe) and one_sided(stack):
         recipe = recipe.changed(flip=False)
-    game = lookup(PRETEXTS, pretext, "pretext")(stack, recipe, seed)
-    if begun is not None:
-        game.start_from({name: torch.from_numpy(np.array(tensor)) for name, tensor in begun.tensors.items()})
-    loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=seed, devices=devices)
-    show = partial(_show, Path(out) / "samples") if isinstance(game, StyleGAN2) else None
-    # With the recipe as it is played: whether things face one way is read off the images, not off their names.
-    played = f"{fingerprint}-{recipe.fingerprint}"
-    run_loop(game, loop, Path(out), f"{pretext} on {len(stack)} images", played, quiet=quiet, show=show)
-
-    title = f"{pretext} {recipe.net}"
-    card = {
-        "net": recipe.net,
-        "title": title,
-        "pretext": pretext,
-        "images": len(stack),
-        "fingerprint": fingerprint,
-        **recipe.model_dump(mode="json"),
-    }
-    if begun is not None:
-        card["started_from"] = begun.card["title"]
-    tensors = game.trained()
-    if isinstance(game, StyleGAN2):
-        card["shape"] = game.shape.model_dump(mode="json")
-        tensors = {f"generator.{k}": v for k, v in tensors.items()} | game.judge()
-        kept = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-    else:
-        # Only MoCo's recipe has the setting; naming its class here would load lightly for every pretext.
-        kept = _as_it_is_read(recipe.net, title, tensors, stack, getattr(recipe, "components", 0))
-    trained = Artifact("representation", card, kept)
+    objective = lookup(PRETEXTS, pretext, "pretext")(stack, recipe, options.seed)
+    if start is not None:
+        objective.start_from({name: torch.from_numpy(np.array(tensor)) for name, tensor in start.tensors.items()})
+    loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=options.seed, devices=options.devices)
+    show = partial(_show, Path(out) / "samples") if isinstance(objective, StyleGAN2) else None
+    # With the recipe as it is used: whether objects face one way is determined from the images.
+    used = f"{fingerprint}-{recipe.fingerprint}"
+    run_loop(objective, loop, Path(out), f"{pretext} on {len(stack)} images", used, quiet=quiet, show=show)
+    trained = _artifact(objective, pretext, recipe, stack, {"fingerprint": fingerprint}, start)
     trained.save(folder)
     if place is not None:
         _put_on_shelf(trained, place)
     return folder
+
+
+def _recipe(pretext: str, preset: str | None, options: PretrainOptions, start: Artifact | None) -> Recipe:
+    if start is None:
+        return resolve(pretext, preset, options.size, options.kimg, options.batch)
+    recipe = resolve(pretext, preset or FURTHER, None, options.kimg, options.batch)
+    return recipe.changed(net=start.card["net"], size=start.card["shape"]["resolution"], grow=())
+
+
+def _artifact(
+    objective: Objective, pretext: str, recipe: Recipe, stack: np.ndarray, card: dict, start: Artifact | None
+) -> Artifact:
+    """The trained representation, with all that `open_representation` needs."""
+    title = f"{pretext} {recipe.net}"
+    card = {"net": recipe.net, "title": title, "pretext": pretext, "images": len(stack), **card}
+    card |= recipe.model_dump(mode="json")
+    if start is not None:
+        card["started_from"] = start.card["title"]
+    tensors = objective.trained()
+    if isinstance(objective, StyleGAN2):
+        card["shape"] = objective.shape.model_dump(mode="json")
+        tensors = {f"generator.{k}": v for k, v in tensors.items()} | objective.judge()
+        kept = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    else:
+        # Only MoCo's recipe has the setting; importing its class here would load lightly for every pretext.
+        kept = _calibrated(recipe.net, title, tensors, stack, getattr(recipe, "components", 0))
+    return Artifact("representation", card, kept)
 
 
 def _read(paths: Sequence[Path], size: int) -> np.ndarray:
@@ -149,20 +164,20 @@ def _read(paths: Sequence[Path], size: int) -> np.ndarray:
     return stack.images
 
 
-def _drawn(preset: str, size: int, quiet: bool) -> np.ndarray:
-    kind, count, seed = GENERATED[preset]
-    drawn = np.empty((count, size, size, 3), np.uint8)
+def _toy_images(preset: str, size: int, quiet: bool) -> np.ndarray:
+    kind, count, seed = TOY_PRESETS[preset]
+    images = np.empty((count, size, size, 3), np.uint8)
     with Ticker(f"draw {kind}", count, 0, quiet) as ticker:
         for i in range(count):
-            drawn[i] = draw(kind, size, seed, i)[0]
+            images[i] = draw(kind, size, seed, i)[0]
             ticker.tick(i + 1)
-    return drawn
+    return images
 
 
-def _show(folder: Path, game: StyleGAN2, seen: int) -> None:
-    """A grid of what a generator makes, as folder/IMAGES_SEEN.png."""
-    side = GRID[0] * game.recipe.size, GRID[1] * game.recipe.size
-    images = game.samples(GRID[0] * GRID[1])
+def _show(folder: Path, objective: StyleGAN2, seen: int) -> None:
+    """Writes a grid of generated images as folder/IMAGES_SEEN.png."""
+    side = GRID[0] * objective.recipe.size, GRID[1] * objective.recipe.size
+    images = objective.samples(GRID[0] * GRID[1])
     rows = images.reshape(GRID[1], GRID[0], *images.shape[1:]).swapaxes(1, 2)
     grid = Image.fromarray(rows.reshape(rows.shape[0] * rows.shape[1], -1, 3)).resize(side, Image.Resampling.NEAREST)
     with replacing_file(folder / f"{seen:09d}.png") as path:
@@ -185,7 +200,7 @@ def resolve(
 
 
 def _growing(grow: tuple[tuple[int, float], ...], size: int) -> tuple[tuple[int, float], ...]:
-    """How a preset grows to another size: sides that it does not name share half of what is left of the run."""
+    """A preset's growth schedule for another size: each added side takes half of the remaining run."""
     sides = [(side, until) for side, until in grow if side < size]
     while sides and 2 * sides[-1][0] < size:
         side, until = sides[-1]
@@ -201,7 +216,7 @@ def _refuse_start(start: Path, card: dict, pretext: str, size: int | None) -> No
         raise BadRecipe(f"{start}: holds {card['title']}; --start takes what `partshot pretrain {pretext}` wrote")
     side = card["shape"]["resolution"]
     if size not in (None, side):
-        raise BadRecipe(f"{start}: draws {side} px, and --size {size} was given; leave --size out")
+        raise BadRecipe(f"{start}: generates {side} px, and --size {size} was given; leave --size out")
 
 
 def _listing(paths: Sequence[Path]) -> str:
@@ -210,7 +225,7 @@ def _listing(paths: Sequence[Path]) -> str:
 
 
 def _contents(paths: Sequence[Path]) -> str:
-    """12 hex digits of some of the files: files of one format and size, such as bitmaps, all have one listing."""
+    """12 hex digits of some files' contents: names and sizes alone are equal for bitmaps of one size."""
     digest, (files, most) = hashlib.sha256(__version__.encode()), _LOOKED_INTO
     for path in paths[:: max(1, len(paths) // files)]:
         with suppress(OSError), path.open("rb") as file:
@@ -221,7 +236,7 @@ def _contents(paths: Sequence[Path]) -> str:
 def _shelved(place: Path, fingerprint: str) -> Artifact | None:
     try:
         found = Artifact.load(place, kind="representation", fingerprint=fingerprint)
-    except BadArtifact:  # not there, half thrown out, or damaged: trained anew
+    except BadArtifact:  # missing or damaged: trained again
         return None
     with suppress(OSError):
         os.utime(place)
@@ -229,7 +244,7 @@ def _shelved(place: Path, fingerprint: str) -> Artifact | None:
 
 
 def _put_on_shelf(trained: Artifact, place: Path) -> None:
-    """Puts it there in the place of those used longest ago; a shelf that takes nothing costs a training, no error."""
+    """Keeps it, removing those used longest ago. Warns where it cannot be written."""
     try:
         shutil.rmtree(place, ignore_errors=True)
         trained.save(place)
@@ -237,18 +252,18 @@ def _put_on_shelf(trained: Artifact, place: Path) -> None:
         for other in shelved[:-SHELVED]:
             shutil.rmtree(other, ignore_errors=True)
     except (OSError, DiskFull) as error:
-        warnings.warn(f"what was trained is not kept for other runs ({error})", stacklevel=2)
+        warnings.warn(f"the trained representation is not kept for other runs ({error})", stacklevel=2)
 
 
-def _as_it_is_read(
+def _calibrated(
     net: str, title: str, tensors: dict[str, torch.Tensor], images: np.ndarray, components: int
 ) -> dict[str, np.ndarray]:
-    """The trunk with BatchNorm's statistics taken anew, and the principal components that are read of it, as arrays.
+    """The trunk with recomputed BatchNorm statistics, and its principal components, as arrays.
 
     images: uint8 [n, s, s, 3]. components: how many of each stage, 0 for all channels.
 
     In training the statistics came from augmented crops and the first convolution's own stride; `represent.resnet`
-    shows the trunk whole images at another one.
+    computes features of whole images at another stride.
     """
     trunk = ResNetTrunk(net)
     trunk.load_state_dict(tensors)

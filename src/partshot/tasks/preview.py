@@ -24,26 +24,26 @@ from partshot.inference.reading import Reading
 from partshot.report import Example, Gallery, Headline, shots_gallery, write_report
 from partshot.represent.encoders import default_encoder
 from partshot.segmenter import Segmenter
-from partshot.tasks.fit import frozen_reader
+from partshot.tasks.fit import frozen_segmenter
 from partshot.train.progress import Ticker
 
 EXPECTED_SECONDS = 50.0
-"""What a preview of a usual folder takes, for a plan that has to allow for it."""
+"""Usual duration of a preview, for plans."""
 
-_SECONDS = 45.0  # in which the folder is labeled; with the fit, about a minute
-_LARGEST = 512  # longest side that is read; masks are enlarged to the image's own size
+_SECONDS = 45.0  # for prediction; with the fit, about a minute
+_LARGEST = 512  # longest side of the network's input; masks are enlarged to the image's size
 _BATCH, _SPREAD, _SHOWN = 8, 16, 12
-_PLAIN = 100  # images, about, that principal components are taken from
+_FITTED_TO = 100  # images, about, that principal components are fitted to
 
 
 @dataclass(frozen=True)
 class Preview:
-    """written: masks, of so many images. seconds: since it began. reader: what made them."""
+    """written: masks, of so many images. seconds: since it began. segmenter: what predicted them."""
 
     written: int
     images: int
     seconds: float
-    reader: Segmenter
+    segmenter: Segmenter
 
     def __str__(self) -> str:
         rest = "" if self.written == self.images else f" of {self.images}"
@@ -51,7 +51,7 @@ class Preview:
 
 
 def is_due(out: Path) -> bool:
-    """Whether a run that writes to `out` begins with a preview: no masks are there yet, and an encoder is here."""
+    """Whether a run begins with a preview: `out` holds no masks yet, and a pretrained encoder is on this machine."""
     return not (out / "masks" / MANIFEST).exists() and default_encoder() is not None
 
 
@@ -62,11 +62,11 @@ def preview(shots: Shots, images: Sequence[Path], out: Path, title: str, seed: i
     """
     began = time.monotonic()
     places = Places(out / "masks", False, False)
-    some = images[:: max(1, len(images) // _PLAIN)]
-    reader = frozen_reader(shots, lambda side: read_stack(some, side, skip_corrupt=True).images, seed)
-    author = Author(f"preview {reader.fitted}", partshot.__version__, shots.parts)
+    some = images[:: max(1, len(images) // _FITTED_TO)]
+    segmenter = frozen_segmenter(shots, lambda side: read_stack(some, side, skip_corrupt=True).images, seed)
+    author = Author(f"preview {segmenter.fitted}", partshot.__version__, shots.parts)
     claim(places, author, images, False, Reading())
-    # Every sixteenth first, so that a part of the folder is a part of all of it.
+    # Every sixteenth image first, so that a preview of a part covers the whole folder.
     ordered = [path for first in range(_SPREAD) for path in images[first::_SPREAD]]
     shown: list[Example] = []
     written = 0
@@ -76,7 +76,7 @@ def preview(shots: Shots, images: Sequence[Path], out: Path, title: str, seed: i
             if time.monotonic() > until:
                 break
             several = [one for one in pool.map(_read, ordered[first : first + _BATCH]) if one is not None]
-            labels = [one.labels for one in reader.predict([image for _, image, _ in several])]
+            labels = [one.labels for one in segmenter.predict([image for _, image, _ in several])]
             writing = [
                 pool.submit(_write, places.labels(path), found, size, shots)
                 for (path, _, size), found in zip(several, labels, strict=True)
@@ -87,13 +87,13 @@ def preview(shots: Shots, images: Sequence[Path], out: Path, title: str, seed: i
             if len(shown) < _SHOWN:
                 pairs = zip(several, labels, strict=True)
                 shown += [Example(path.stem, image, prediction=found) for (path, image, _), found in pairs]
-    result = Preview(written, len(images), time.monotonic() - began, reader)
+    result = Preview(written, len(images), time.monotonic() - began, segmenter)
     _report(result, shots, shown[:_SHOWN], out, title)
     return result
 
 
 def _read(path: Path) -> tuple[Path, np.ndarray, tuple[int, int]] | None:
-    """An image no larger than is read, and its own size; None for one that cannot be read, which predict will name."""
+    """The image, shrunk to at most _LARGEST, and its own size; None if it cannot be read, which `predict` reports."""
     try:
         image = read_image(path)
     except BadImage:

@@ -1,10 +1,7 @@
-"""auto: which representation, which of its layers and which head read these shots best, found by leaving shots out.
+"""auto: chooses representation, layers and head by cross-validation on the labeled images.
 
-Candidates come in the order in which they would be taken without any measurement. Each is fitted, shortly, to all shots
-but some, and asked for those; the best wins. A handful of shots is a small sample, so what other images have shown of
-a candidate counts beside them; of equals it decides, and then the order. The time that this may take is
-given, and what was not tried for lack of it is told. Knows candidates by name and opener; which there are is the
-caller's affair.
+Candidates are ordered by preference. Each is fitted briefly, without some of the shots, and scored on those; the best
+is taken, and of equal ones the first.
 """
 
 import math
@@ -16,12 +13,12 @@ from functools import partial
 from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
 from partshot.represent.spec import Representation
-from partshot.tasks.fit import HEAD, estimated
+from partshot.tasks.fit import HEAD, leave_one_out_score
 from partshot.train.fit_head import FitHead
 from partshot.train.progress import say
 
-# What needs no training, in the order in which it is tried: name and head. Random weights under a map of positions are
-# hard to beat from a handful of labels (LOG.md).
+# Representations that need no training, and heads, in the order in which they are tried. Random initialization with
+# position channels is hard to beat with a handful of labels (LOG.md).
 READY = (
     ("random+position", HEAD),
     ("random,pixels+position", HEAD),
@@ -29,32 +26,31 @@ READY = (
     ("random+position", "linear"),
     ("pixels+position", HEAD),
 )
-# What a pretext trains, tried after those. SimSiam takes as long to train and was behind MoCo wherever both were
-# measured (LOG.md).
+# Representations that a pretext trains, tried after those. SimSiam takes as long to train and was worse than MoCo
+# wherever both were measured (LOG.md).
 TRAINED = ("moco",)
-# What left-out shots are thought to miss of an encoder that was trained on these images for long: from five labels a
-# head on it was ahead of the next by .04 and .06 of mean IoU on cells and ants, and left-out shots were off by as much
-# either way (LOG.md).
+# Bonus in mIoU for encoders that were trained for long. Cross-validation with five shots is off by about 0.05 either
+# way, and such encoders were better than the next by 0.04 and 0.06 on cells and ants (LOG.md, 2026-11-26).
 LONG_TRAINED_BONUS = 0.05
-# Differences in mean IoU below this are chance, with a handful of shots.
+# Smaller differences in mean IoU are not significant with a handful of shots.
 _MARGIN = 0.01
-# Images that a head sees in each of the fits that are compared; more would settle the same order later.
+# Images that a head is trained on in each compared fit; more give the same order.
 _IMAGES = 300
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """name: of the representation, its layers included. opened: gives it. head: a name of catalog.HEADS.
+    """name: of the representation, with its layers. opened: returns it. head: a name of catalog.HEADS.
 
-    seconds: about how long opening takes, as training an encoder does. favor: mean IoU that is added to what is found
-    of it, for what other images have shown.
+    seconds: about how long opening takes, for encoders that are trained first. bonus: added to its mean IoU, from
+    measurements on other images.
     """
 
     name: str
     opened: Callable[[], Representation]
     head: str = HEAD
     seconds: float = 0.0
-    favor: float = 0.0
+    bonus: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.head} on {self.name}"
@@ -62,7 +58,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """taken: the winner. tried: with the mean IoU of its left-out shots, 0..1, each. untried: for lack of time.
+    """taken: the best. tried: candidates with their cross-validated mean IoU, 0..1. untried: for lack of time.
 
     given, took: seconds.
     """
@@ -75,16 +71,16 @@ class Choice:
 
     @property
     def why(self) -> str:
-        """A sentence for people: what was taken, and what was found of all."""
+        """A sentence for the report: what was chosen, and the scores of all."""
         if not self.tried:
-            return f"{self.taken}: one labeled image leaves none to compare on, so the first of the order is taken"
-        ranking = sorted(self.tried, key=lambda one: -one[1] - one[0].favor)
-        found = ", ".join(f"{candidate} {miou:.2f}{_favor(candidate)}" for candidate, miou in ranking)
-        close = "" if ranking[0][0] is self.taken else f"; less than {_MARGIN:g} apart counts as equal"
+            return f"{self.taken}: with one labeled image nothing can be compared, so the first is taken"
+        ranking = sorted(self.tried, key=lambda one: -one[1] - one[0].bonus)
+        found = ", ".join(f"{candidate} {miou:.2f}{_bonus(candidate)}" for candidate, miou in ranking)
+        close = "" if ranking[0][0] is self.taken else f"; differences below {_MARGIN:g} count as equal"
         late = f"; too little time left for {', '.join(map(str, self.untried))}" if self.untried else ""
         alone = ", the only one there was time for" if self.untried and len(self.tried) == 1 else ""
         spent = _spent(self.took, self.given)
-        return f"{self.taken}{alone}: mean IoU of left-out shots: {found}{close}{late} ({spent})"
+        return f"{self.taken}{alone}: mean IoU in cross-validation: {found}{close}{late} ({spent})"
 
 
 def ready(opened: Callable[[str], Representation]) -> list[Candidate]:
@@ -100,11 +96,11 @@ def choose(
     seconds: float | int = 120,
     quiet: bool = True,
 ) -> Choice:
-    """Tries the candidates in their order, each if there is time for it, as slow as the slowest so far.
+    """Cross-validates the candidates in their order, as long as there is time for one as slow as the slowest so far.
 
-    fit: how the winner will be fitted; the comparison sees fewer images. size: side of the images that are read.
-    seconds: for all of it; the first candidate is tried in any case. quiet: say nothing of each. With one shot nothing
-    can be left out, and the first candidate is taken. Raises BadRecipe without candidates.
+    fit: how the best will be fitted; the comparison uses fewer images. size: side of the images in pixels. seconds: for
+    all candidates; the first is tried in any case. quiet: print nothing about each. With one shot the first candidate
+    is taken. Raises BadRecipe without candidates.
     """
     if not candidates:
         raise BadRecipe("auto has no candidates to choose from; name a representation")
@@ -120,18 +116,18 @@ def choose(
             untried.append(candidate)
             continue
         reads, started = candidate.opened(), time.monotonic()
-        miou = estimated(reads, candidate.head, shots, short, size).miou_nan
+        miou = leave_one_out_score(reads, candidate.head, shots, short, size).miou_nan
         tried.append((candidate, miou))
         say(f"auto: {candidate}: {miou:.2f}; {_spent(time.monotonic() - began, seconds)}", quiet)
         slowest = max(slowest, time.monotonic() - started)
-    best = max(miou + candidate.favor for candidate, miou in tried)
-    equals = [candidate for candidate, miou in tried if miou + candidate.favor >= best - _MARGIN]
-    taken = max(equals, key=lambda candidate: candidate.favor)
+    best = max(miou + candidate.bonus for candidate, miou in tried)
+    equals = [candidate for candidate, miou in tried if miou + candidate.bonus >= best - _MARGIN]
+    taken = max(equals, key=lambda candidate: candidate.bonus)
     return Choice(taken, tuple(tried), tuple(untried), seconds, time.monotonic() - began)
 
 
-def _favor(candidate: Candidate) -> str:
-    return f" (and {candidate.favor:g} for what other images have shown)" if candidate.favor else ""
+def _bonus(candidate: Candidate) -> str:
+    return f" (plus a bonus of {candidate.bonus:g}, measured on other images)" if candidate.bonus else ""
 
 
 def _spent(took: float, given: float | int) -> str:

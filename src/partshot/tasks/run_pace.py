@@ -19,7 +19,7 @@ from partshot.artifact import replacing_file
 from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
 from partshot.segmenter import Student
-from partshot.tasks.distill import train_student, uses_frozen_reader
+from partshot.tasks.train_student import Training, needs_frozen_segmenter, train_student
 from partshot.train.distill_recipe import Distill
 from partshot.train.journal import read_journal
 
@@ -59,7 +59,7 @@ def horizon(
     step, look = _measured(shots, recipe, images, student)
     # Prediction reads every image again and writes its mask.
     rest = _FIXED + to_predict * (2 * read_seconds + look)
-    if uses_frozen_reader(student, recipe, shots):
+    if needs_frozen_segmenter(student, recipe, shots):
         rest += _READER
     thousand = 1000 / recipe.batch * step * trainings
     left = seconds - (time.monotonic() - began)
@@ -93,7 +93,7 @@ def _measured(shots: Shots, recipe: Distill, images: np.ndarray, student: str) -
     """Seconds of a training step, as the mean over a horizon, and of the student's look at one image."""
     short = _without_reader(recipe).changed(kimg=_STEPS * recipe.batch / 1000)
     with tempfile.TemporaryDirectory() as folder:
-        trained = train_student(shots, short, Path(folder), images, student=student, quiet=True)
+        trained = train_student(shots, short, Path(folder), images, Training(student), quiet=True)
         ends = [line["seconds"] for line in read_journal(Path(folder) / "journal.jsonl")]
     return _usual(np.diff([0.0, *ends]).tolist()), _look(trained, images)
 

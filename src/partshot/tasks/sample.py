@@ -1,7 +1,7 @@
-"""sample: images that a generator draws, to be labeled by hand, with what they were drawn from beside them.
+"""sample: generated images to label by hand, with their latents beside them.
 
-The latents lie in a folder of their own, noise included, with the images' names on their card; an image that is no
-longer what its latent draws (renamed, resized, edited) is refused, so that labels never belong to other features.
+The latents, noise included, are in a folder of their own, whose card holds the images' names. An image that differs
+from what its latent generates (renamed, resized, edited) is refused, so that labels always belong to its features.
 """
 
 import math
@@ -21,33 +21,33 @@ from partshot.represent.stylegan import EMBEDDED, load_stylegan
 from partshot.train.progress import Ticker, say
 
 _BATCH = 16
-# PNGs hold whole gray levels, and another machine's sums may round one of them otherwise.
+# Largest difference in gray levels: PNGs are rounded, and other machines round differently.
 _ROUNDING = 2
 
 
 def sample(
     generator: Path | None, out: Path, count: int = 10, seed: int = 0, psi: float | int = 1.0, quiet: bool = False
 ) -> Path:
-    """Splits `count` images of the seeds seed, seed + 1, ...; returns out/images, beside which lie out/latents.
+    """Generates `count` images of the seeds seed, seed + 1, ...; returns out/images, beside which lie out/latents.
 
-    generator: what `partshot pretrain stylegan2` (or 1) wrote, its representation/; None takes the embedded one. psi:
-    truncation; below 1 images are more alike and better drawn. Raises BadArtifact when the folder holds no generator,
+    generator: the representation/ that `partshot pretrain stylegan2` (or stylegan1) wrote; None takes the embedded one.
+    psi: truncation; below 1, images are more alike and look better. Raises BadArtifact when the folder holds no generator,
     or `out` other samples.
     """
     if count < 1:
-        raise BadRecipe(f"count {count} given; 1 or more images are drawn")
+        raise BadRecipe(f"count {count} given; 1 or more images are needed")
     if not math.isfinite(psi):
-        raise BadRecipe(f"psi {psi} given; take 0 for the mean image, 1 for images as they come")
+        raise BadRecipe(f"psi {psi} given; 0 gives the mean image, 1 does not truncate")
     found = load_stylegan(generator, psi=psi)
     seeds, several = range(seed, seed + count), []
     names = [sample_name(s, float(psi)) for s in seeds]
-    # Written last, so that a folder with latents is whole.
+    # Written last, so that a folder with latents is complete.
     card = {"names": names, "psi": float(psi)}
     if standing(out / "latents").exists():
         before = read_card(out / "latents")
         if before.get("generator") != found.weights or {key: before.get(key) for key in card} != card:
             raise BadArtifact(
-                f"{out}: holds samples of other seeds, another psi or another generator, whose masks would be misread; "
+                f"{out}: holds samples of other seeds, another psi or another generator, to which masks would not belong; "
                 "choose another --out"
             )
         if all((out / "images" / f"{name}.png").exists() for name in names):
@@ -67,42 +67,42 @@ def sample(
 
 
 def latents_of(generator: Generator, shots: Shots, images: Path | None = None, quiet: bool = True) -> Latents:
-    """What a generator draws shots from: the latents beside the images, or what the images are inverted to.
+    """Latents of shots: those beside the images, or else those found by inversion.
 
-    images: the folder that `sample` returned, or a copy with latents/ beside it. quiet: whether an inversion, which
-    takes seconds an image, goes unsaid. Raises BadArtifact when a shot is not what its latent draws, or has none.
+    images: the folder that `sample` returned, or a copy with latents/ beside it. quiet: do not announce an inversion, which
+    takes seconds an image. Raises BadArtifact when a shot has no latent or is not what its latent generates.
     """
     folder = None if images is None else Path(images).parent / "latents"
     if folder is None or not folder.is_dir():
-        say("no latents/ beside the images, as `partshot sample` writes: each is searched for (seconds each)", quiet)
+        say("no latents/ beside the images, as `partshot sample` writes: the images are inverted (seconds each)", quiet)
         return generator.latents(as_tensors(resize_images(shots.images, generator.size)))
     latents, known = Latents.load(folder), {name: i for i, name in enumerate(read_card(folder)["names"])}
     unknown = [name for name in shots.names if name not in known]
     if unknown:
-        raise BadArtifact(f"{folder}: holds no latent of '{unknown[0]}'; label images that `partshot sample` drew")
+        raise BadArtifact(f"{folder}: holds no latent of '{unknown[0]}'; label images that `partshot sample` wrote")
     chosen = latents[torch.tensor([known[name] for name in shots.names])]
     _refuse_others(generator, chosen, shots, str(images))
     return chosen
 
 
 def embedded_shots() -> Shots:
-    """Ten faces that the embedded generator drew, with the annotator's masks, in the order in which to label them.
+    """Ten faces of the embedded generator with masks by an annotator network, in the order in which to label them.
 
-    The mean face comes first, then each time the face that shows most of what those before it did not.
+    The mean face is first; each next face shows most of what the faces before it do not.
     """
     shots = load_shots(EMBEDDED / "masks", EMBEDDED / "images")
     return shots.subset([shots.names.index(name) for name in read_card(EMBEDDED)["faces"]])
 
 
 def sample_name(seed: int, psi: float = 1.0) -> str:
-    """The name of an image that a seed and a truncation decide: "000170", or "000170-psi0.5" where it is not 1."""
+    """The name of the image of a seed and a truncation: "000170", or "000170-psi0.5" where psi is not 1."""
     return f"{seed:06d}" if psi == 1 else f"{seed:06d}-psi{str(psi).removesuffix('.0')}"
 
 
 def latents_of_names(generator: Generator, shots: Shots) -> Latents:
-    """The latents of shots that bear the names of `sample_name`.
+    """Latents of shots that are named by `sample_name`.
 
-    Raises BadArtifact for another name, and for an image that its name does not draw.
+    Raises BadArtifact for another name, and for an image that differs from the one of its name.
     """
     several = []
     for name in shots.names:
@@ -111,7 +111,7 @@ def latents_of_names(generator: Generator, shots: Shots) -> Latents:
             several.append(generator.sample([int(seed)], float(psi or 1)))
         except ValueError as error:
             raise BadArtifact(
-                f"labeled images: '{name}' tells no seed; keep the names that `partshot sample` gave"
+                f"labeled images: '{name}' is not the name of a sample; keep the names that `partshot sample` gave"
             ) from error
     latents = Latents.join(several)
     _refuse_others(generator, latents, shots, "labeled images")
@@ -120,10 +120,10 @@ def latents_of_names(generator: Generator, shots: Shots) -> Latents:
 
 def _refuse_others(generator: Generator, latents: Latents, shots: Shots, where: str) -> None:
     with torch.no_grad():
-        drawn, _ = generator.synthesize(latents)
-    for name, made, image in zip(shots.names, as_uint8(drawn), shots.images, strict=True):
+        images, _ = generator.synthesize(latents)
+    for name, made, image in zip(shots.names, as_uint8(images), shots.images, strict=True):
         same = made.shape == image.shape
         if not same or np.abs(made.astype(int) - image.astype(int)).max() > _ROUNDING:
             raise BadArtifact(
-                f"{where}: '{name}' is not the image that its latent draws; restore it, or sample anew and label it"
+                f"{where}: '{name}' is not the image that its latent generates; restore it, or sample again and label it"
             )

@@ -1,6 +1,6 @@
-"""`partshot toy`: draws a folder of faces, cars or horses with exact masks, to try everything on.
+"""toy: writes a folder of toy faces, cars or horses with exact masks, to try everything on.
 
-Knows how to show progress; the drawing and the layout are data/toy's.
+The images are drawn by toy/.
 """
 
 from pathlib import Path
@@ -10,9 +10,9 @@ from partshot.train.progress import Ticker
 
 
 def toy(kind: str, count: int, size: int, folder: Path | str, seed: int = 0) -> Path:
-    """Splits images 0 .. count - 1 of a kind into folder/images, /masks and /classes.json, showing progress.
+    """Draws images 0 .. count - 1 of a kind into folder/images, /masks and /classes.json, showing progress.
 
-    Run again after a stop, it goes on where it was; with a larger count, it adds the missing ones. See
+    Resumes after a stop; with a larger count, it adds the missing ones. See
     `partshot.toy.dataset.write_toy` for the layout and the errors.
     """
     with Ticker(f"drawing {kind}", total=count, done=0, quiet=False) as ticker:

@@ -1,0 +1,380 @@
+"""train_student: a student from labeled images, unlabeled ones and, where there are any, teachers.
+
+Trains the network, resumes a stopped training, or loads a finished one. The training objective is train/distill.py's.
+"""
+
+import copy
+import hashlib
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from partshot.artifact import Artifact, inside, standing
+from partshot.data.images import resize_images
+from partshot.data.shots import Shots
+from partshot.data.soft_labels import SoftLabels
+from partshot.data.symmetry import one_sided
+from partshot.errors import BadArtifact
+from partshot.metrics import score
+from partshot.nets.student import LIGHT, build_student, start_from
+from partshot.represent.choose import POSITION
+from partshot.represent.reduced import Reduced
+from partshot.represent.spec import fingerprint as weights_of
+from partshot.represent.stylegan import StyleGAN
+from partshot.represent.vit import read_weights
+from partshot.segmenter import DOUBTED, Segmenter, Student
+from partshot.tasks.export import export
+from partshot.tasks.fit import ENCODER_LEVELS, frozen_segmenter
+from partshot.train.distill import Distillation
+from partshot.train.distill_recipe import Distill
+from partshot.train.loop import LoopRecipe, run_loop
+from partshot.train.progress import Ticker, say
+from partshot.train.student_choice import STUDENT, is_pretrained, pretrained_student
+
+MIN_TEACHER_MIOU = 0.8
+"""Mean IoU on its own shots that a few-shot teacher needs to be used. Measured (LOG.md, 2026-11-21): teachers of blood
+cells with about .7 on their shots cost the student .008 over twelve splits."""
+
+GENERATED = 2000
+"""Labeled images that a generator adds to the shots; ReGAN's auto-shot takes 5,000 of 512 px."""
+
+# Least probability of a label on a generated image; others are ignored.
+_MIN_CONFIDENCE = 0.6
+
+FEW = 2
+"""Labeled images up to which a frozen encoder labels the unlabeled ones, too (`Consistency.agree`)."""
+
+# Images that it labels at most.
+_MOST_FROZEN = 1000
+# Generated images have seeds from here on; seeds below are for people to label.
+_FIRST_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Models whose labels a student learns from, beside the labeled images.
+
+    few_shot: its soft labels of the unlabeled images start the student, if it segments its own shots well enough
+    (MIN_TEACHER_MIOU); a recipe without consistency follows any, another student too. One that reads a generator adds
+    `generated` images with its labels instead, which take the recipe's share of the batch. frozen: what
+    `frozen_segmenter` fitted to these shots, for a recipe that needs one (`needs_frozen_segmenter`); None fits it.
+    """
+
+    few_shot: Segmenter | Student | None = None
+    generated: int = GENERATED
+    frozen: Segmenter | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """Which network is trained, and how it begins.
+
+    student: see nets.student. start: weights to begin with (transfer learning): another student's folder, that of an
+    encoder of the same net, as `pretrain` wrote it, or a file of an encoder's weights. snapshots: how many times during
+    the training, at equal intervals, the student is exported to out/snapshots/001.onnx and so on.
+    """
+
+    student: str = STUDENT
+    seed: int = 0
+    start: Path | None = None
+    snapshots: int = 0
+
+
+def train_student(
+    shots: Shots,
+    recipe: Distill,
+    out: Path,
+    images: np.ndarray | None = None,
+    training: Training = Training(),
+    teachers: Teachers = Teachers(),
+    quiet: bool = False,
+) -> Student:
+    """Trains a student, resumes a stopped training, or loads a finished one.
+
+    shots: the labeled images, in every batch. recipe: where objects face one way (see data.symmetry), pass
+    `recipe.one_sided()`. out: the run's folder. images: uint8 [n, s, s, 3] at the recipe's size, unlabeled; None trains
+    on the shots alone. A recipe with self-training first trains a student in out/first, which helps the teacher to
+    label generated images. BadArtifact when `out` holds a run of other settings, or `training.start` other weights.
+    """
+    student, pretrained = pretrained_student(training.student)
+    begin = pretrained if training.start is None else _weights(training.start, student)
+    fingerprint = _fingerprint(shots, recipe, images, teachers, student, training.seed, begin)
+    finished = _finished(out, fingerprint, training.snapshots)
+    if finished is not None:
+        return finished
+    source = student if training.start is None else str(training.start)
+    labels = _Labels()
+    if teachers.few_shot is not None and reads_generator(teachers.few_shot):
+        first = None
+        if recipe.self_training:
+            first = _self_training_round(shots, recipe, out / "first", images, training, teachers, quiet)
+            begin, source = first.net.state_dict(), str(out / "first")
+        labels = _Labels(generated=_generated(teachers, training.seed, quiet, first, recipe.size))
+    elif teachers.few_shot is not None and images is not None and is_teacher_used(teachers.few_shot, shots, recipe):
+        with Ticker("teacher labels images", len(images), 0, quiet) as ticker:
+            labels = _Labels(soft=teachers.few_shot.soft_labels(images, ticker.tick))
+    elif teachers.few_shot is None and images is not None and needs_frozen_segmenter(training.student, recipe, shots):
+        labels = _frozen_labels(shots, recipe, out / "reader", images, training, teachers.frozen, quiet)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        net = build_student(student, len(shots.parts))
+    if begin is not None:
+        start_from(net, begin, source)
+    objective = _objective(net, shots, recipe, images, labels)
+    # The size of generated images is not that of the images to predict.
+    native = shots.native if labels.generated is None else None
+    card = {"fingerprint": fingerprint, "recipe": recipe.model_dump(mode="json")}
+    current = partial(_current, objective, student, shots, recipe, images, native, card)
+    show = _Snapshots(out, training.snapshots, recipe, current) if training.snapshots else None
+    loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=training.seed)
+    run_loop(objective, loop, out, _title(shots, labels), fingerprint, quiet=quiet, show=show)
+    trained = current()
+    trained.save(out / "student")
+    return trained
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Labels beside the shots' own.
+
+    soft: the few-shot teacher's, of all unlabeled images. generated: images, uint8 [n, s, s, 3], and their labels,
+    uint8 [n, s, s]. frozen: a frozen encoder's, of every `every`-th unlabeled image.
+    """
+
+    soft: SoftLabels | None = None
+    generated: tuple[torch.Tensor, torch.Tensor] | None = None
+    frozen: SoftLabels | None = None
+    every: int = 1
+
+
+def _finished(out: Path, fingerprint: str, snapshots: int) -> Student | None:
+    folder = out / "student"
+    if not standing(folder).exists():
+        return None
+    if snapshots > len(list((out / "snapshots").glob("*.onnx"))):
+        warnings.warn(f"{folder} is finished, so no snapshots of it are kept; choose another --out", stacklevel=3)
+    return Student.load(folder, fingerprint)
+
+
+def _objective(
+    net: torch.nn.Module, shots: Shots, recipe: Distill, images: np.ndarray | None, labels: _Labels
+) -> Distillation:
+    stack, ids = shots.stack(recipe.size)
+    return Distillation(
+        net,
+        torch.from_numpy(stack),
+        torch.from_numpy(ids).long(),
+        shots.parts.mirrored_ids(),
+        recipe,
+        None if images is None else torch.from_numpy(images),
+        labels.soft,
+        labels.generated,
+        labels.frozen,
+        labels.every,
+    )
+
+
+def _title(shots: Shots, labels: _Labels) -> str:
+    title = f"student from {len(shots)} label{'s' if len(shots) > 1 else ''}"
+    return title if labels.generated is None else f"{title} and {len(labels.generated[0])} generated images"
+
+
+def _current(
+    objective: Distillation,
+    student: str,
+    shots: Shots,
+    recipe: Distill,
+    images: np.ndarray | None,
+    native: int | None,
+    card: dict,
+) -> Student:
+    """The student as trained so far: the EMA of the network, with offsets for the largest expected overlap."""
+    net = copy.deepcopy(objective.modules["ema"]).to("cpu")
+    if "agreement" in objective.modules:
+        card = {**card, "agreement": round(float(objective.modules["agreement"].overlap), 3)}
+    found = Student(net, student, shots.parts, recipe.size, card, recipe.flip_tta, native=native)
+    if images is None or not recipe.decision_temperature:
+        return found
+    return found.decide(images, objective.lean.tolist(), recipe.decision_temperature)
+
+
+def reads_generator(teacher: Segmenter | Student) -> bool:
+    """Whether a teacher reads a generator's features, and so generates the images that it labels."""
+    if isinstance(teacher, Student):
+        return False
+    representation = teacher.representation
+    inner = representation.representation if isinstance(representation, Reduced) else representation
+    return isinstance(inner, StyleGAN)
+
+
+def generated_shots(
+    teacher: Segmenter, count: int, seed: int = 0, quiet: bool = False, second: Student | None = None
+) -> Shots:
+    """Images of a teacher's generator with the teacher's labels.
+
+    Labels of a probability below _MIN_CONFIDENCE are 255: most wrong ones are, where parts meet. Of an ensemble, the
+    share DOUBTED of the images, the most uncertain ones, is left out. second: a student whose labels must agree; see
+    Segmenter.generate.
+    """
+    first = _FIRST_SEED + seed * count
+    with Ticker("generate labeled images", count, 0, quiet) as ticker:
+        return teacher.generate(range(first, first + count), _MIN_CONFIDENCE, ticker.tick, second=second)
+
+
+def _generated(
+    teachers: Teachers, seed: int, quiet: bool, second: Student | None, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    labeled = generated_shots(teachers.few_shot, teachers.generated, seed, quiet, second)
+    images, labels = labeled.stack(size)
+    return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def _frozen_labels(
+    shots: Shots,
+    recipe: Distill,
+    folder: Path,
+    images: np.ndarray,
+    training: Training,
+    frozen: Segmenter | None,
+    quiet: bool,
+) -> _Labels:
+    """Soft labels of a head on the frozen encoder, which is fitted where none is given, and kept in `folder`."""
+    every = -(-len(images) // _MOST_FROZEN)
+    some = images[::every]
+    if not _is_fitted(folder, shots):
+        if frozen is None:
+            say("fitting a head to the frozen encoder", quiet)
+            several, sided = partial(resize_images, some), not recipe.augment.flip
+            encoder = training.student.removeprefix(LIGHT) + ENCODER_LEVELS + POSITION
+            frozen = frozen_segmenter(shots, several, training.seed, sided, encoder)
+        frozen.save(folder)
+    # Loaded from disk, so that a resumed run uses the same one.
+    frozen = Segmenter.load(folder)
+    with Ticker("frozen encoder labels images", len(some), 0, quiet) as ticker:
+        return _Labels(frozen=frozen.soft_labels(some, ticker.tick), every=every)
+
+
+def needs_frozen_segmenter(student: str, recipe: Distill, shots: Shots) -> bool:
+    """Whether a head on the frozen encoder labels the unlabeled images, too.
+
+    It does with the fewest labels (FEW), for students that start from a pretrained encoder.
+    """
+    wanted = recipe.consistency is not None and recipe.consistency.agree > 0 and recipe.unlabeled > 0
+    return wanted and len(shots) <= FEW and is_pretrained(student)
+
+
+def _is_fitted(folder: Path, shots: Shots) -> bool:
+    """Whether the folder holds a few-shot model of these shots."""
+    if not standing(folder).exists():
+        return False
+    found = Segmenter.load(folder)
+    return found.fitted == found.fingerprint(shots)
+
+
+def _self_training_round(
+    shots: Shots,
+    recipe: Distill,
+    out: Path,
+    images: np.ndarray | None,
+    training: Training,
+    teachers: Teachers,
+    quiet: bool,
+) -> Student:
+    """The first of two rounds: a smaller student, which helps the teacher to label for the second round."""
+    first = recipe.self_training_round()
+    say(f"first of two rounds, at {first.size} px", quiet)
+    if images is not None:
+        images = resize_images(images, first.size)
+    trained = train_student(shots, first, out, images, replace(training, snapshots=0), teachers, quiet)
+    say(f"second of two rounds, at {recipe.size} px: the first round's student helps to label", quiet)
+    return trained
+
+
+class _Snapshots:
+    """Exports the student `count` times during training to out/snapshots/; removes those of an earlier run."""
+
+    def __init__(self, out: Path, count: int, recipe: Distill, student: Callable[[], Student]):
+        self.folder, self.count, self.recipe, self.student = out / "snapshots", count, recipe, student
+        self.written = 0
+        if not standing(out / "checkpoint").exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __call__(self, objective: Distillation, seen: int) -> None:
+        number = min(self.count, int(seen * self.count // (self.recipe.kimg * 1000)))
+        if number > self.written:
+            export(self.student(), self.folder / f"{number:03d}.onnx")
+            self.written = number
+
+
+def without_flips(recipe: Distill, images: np.ndarray) -> Distill:
+    """The recipe, without mirroring where the images show that their objects face one way."""
+    return recipe.one_sided() if one_sided(images) else recipe
+
+
+def teacher_size(recipe: Distill) -> int:
+    """Side in pixels of the images that a student's few-shot teacher is given: half, at a quarter of the cost.
+
+    The teacher's labels only start the student, and they are kept at half size anyway.
+    """
+    return max(32, recipe.size // 2)
+
+
+def is_teacher_used(teacher: Segmenter | Student, shots: Shots, recipe: Distill) -> bool:
+    """Whether a teacher's labels start the student.
+
+    With consistency, only those of a teacher with MIN_TEACHER_MIOU on its own shots do.
+    """
+    if recipe.consistency is None or not recipe.unlabeled:
+        return recipe.unlabeled > 0
+    if recipe.consistency.teacher == 0:
+        return False
+    own = [one.labels for one in teacher.predict(shots.images)]
+    return score(shots.labels, own, shots.parts, shots.names).miou_nan >= MIN_TEACHER_MIOU
+
+
+def _weights(start: Path, student: str) -> Mapping[str, torch.Tensor]:
+    """Weights to begin with: another student's, a trained encoder's, or those of a file."""
+    if not start.is_dir():
+        return read_weights(start)
+    folder = inside(start, "student")
+    stored = Artifact.load(inside(start, "representation") if folder == start else folder)
+    if stored.kind not in ("student", "representation"):
+        raise BadArtifact(f"{start}: holds a {stored.kind}; a student or a trained encoder is needed to start from")
+    net = stored.card.get("net")
+    if stored.kind == "representation" and not student.endswith(f"-{net}"):
+        raise BadArtifact(f"{start}: an encoder of '{net}', which no '{student}' has; take --student light-{net}")
+    return {name: torch.from_numpy(np.array(tensor)) for name, tensor in stored.tensors.items()}
+
+
+def _fingerprint(
+    shots: Shots,
+    recipe: Distill,
+    images: np.ndarray | None,
+    teachers: Teachers,
+    student: str,
+    seed: int,
+    begin: Mapping[str, torch.Tensor] | None,
+) -> str:
+    """12 hex digits of all that the trained student depends on."""
+    digest = hashlib.sha256(f"{recipe.fingerprint}/{student}/{seed}/{shots.fingerprint}".encode())
+    digest.update(b"/letterboxed" if shots.oblong else b"")
+    if images is not None:
+        digest.update(f"{images.shape}".encode())
+        digest.update(np.ascontiguousarray(images[:: max(1, len(images) // 64)]).tobytes())
+    teacher = teachers.few_shot
+    if teacher is not None:
+        # Not its weights: fitted anew on another number of threads, they differ in the last digits.
+        digest.update(teacher.fitted.encode())
+        if reads_generator(teacher):
+            digest.update(f"{teachers.generated}/{_MIN_CONFIDENCE}".encode())
+            if teacher.head_name == "ensemble":
+                digest.update(f"/{DOUBTED}".encode())
+    if begin is not None:
+        digest.update(weights_of({}, begin).encode())
+    return digest.hexdigest()[:12]
