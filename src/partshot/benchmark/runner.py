@@ -30,7 +30,7 @@ from partshot.ops.precision import best_device
 from partshot.recipe import Recipe
 from partshot.tasks.pretrain import resolve
 from partshot.train.journal import Journal, read_journal
-from partshot.train.progress import say
+from partshot.train.progress import print_status
 
 # What is drawn at 64 px in minutes, and what real images of 128 px and more need.
 PRESETS = {
@@ -128,7 +128,7 @@ class _Teller:
 
     def begin(self, name: str, seed: int) -> None:
         """Rows of that name are measured now."""
-        say(f"{name}, draw {seed} ({self.done + self.new} of {self.total} rows are there)", self.quiet)
+        print_status(f"{name}, draw {seed} ({self.done + self.new} of {self.total} rows are there)", self.quiet)
 
     def tell(self, row: Row) -> None:
         """One more row was measured."""

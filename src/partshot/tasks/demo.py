@@ -61,7 +61,7 @@ from partshot.train.fit_head import FitHead
 from partshot.train.fit_points import PRESETS as POINT_PRESETS
 from partshot.train.fit_points import FitPoints
 from partshot.train.journal import Journal, read_journal
-from partshot.train.progress import Ticker, say
+from partshot.train.progress import Ticker, print_status
 from partshot.train.student_choice import Choice, choose_student
 from partshot.workers import side_by_side
 
@@ -144,7 +144,7 @@ def demo(
 
     began = time.monotonic()
     story.add("head", side_by_side(roads.first, KS, jobs), "fit a head and a forest", began)
-    say(f"first results: {story.tell()}; students are trained next", quiet)
+    print_status(f"first results: {story.tell()}; students are trained next", quiet)
 
     began = time.monotonic()
     story.add("student", side_by_side(roads.students, KS, jobs), "train students", began)

@@ -102,7 +102,7 @@ def _without_reader(recipe: Distill) -> Distill:
     """The same where nobody is asked whether pseudo-labels are right."""
     if recipe.consistency is None:
         return recipe
-    return recipe.changed(consistency=recipe.consistency.changed(agree=0.0))
+    return recipe.changed(consistency=recipe.consistency.changed(min_agreement=0.0))
 
 
 def _usual(seconds: list[float]) -> float:
