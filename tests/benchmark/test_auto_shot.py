@@ -79,7 +79,7 @@ def test_an_ensemble_leaves_out_what_its_members_disagree_on(road, generator, tm
     # The student learns from what is left: a tenth of twelve is one.
     seen = []
     monkeypatch.setattr(
-        "partshot.tasks.distill.Distillation", lambda *given: seen.append(given[7]) or pytest.fail("seen")
+        "partshot.tasks.distill.Distillation", lambda *given: seen.append(given[1].generated) or pytest.fail("seen")
     )
     with pytest.raises(pytest.fail.Exception, match="seen"):
         auto.student(shots)

@@ -233,9 +233,7 @@ def _log(run: _Run, phases: Sequence[Phase], recipe: LoopRecipe, journal: Journa
     means = {name: float(total) / count for name, (total, count) in run.sums.items()}
     run.sums = {}
     if journal is not None:
-        journal.write(
-            {"step": run.step, "images": run.step * recipe.batch, "seconds": round(run.seconds, 3)} | means
-        )
+        journal.write({"step": run.step, "images": run.step * recipe.batch, "seconds": round(run.seconds, 3)} | means)
     return means
 
 
