@@ -1,15 +1,16 @@
-"""Many objects at other scales and rotations: a 4000 x 3000 collage of drawn faces, read in windows (ReGAN, figure 10).
+"""Many objects at different scales and rotations: sliding windows on a 4000 x 3000 px collage (ReGAN, figure 10).
 
-30 faces, each drawn at its own size (x0.5 to x1.5 of 450 px, log-uniform), stand at rotations of up to +-45 degrees
-without overlap on drawn scenery, each as a rotated square with the background that it was drawn with; all scenery is
-background. Masks are exact. The students know single upright faces only: they learn from ten labeled faces of 64 px by
-way of the embedded generator, as in the demo (auto-shot), and from 600 unlabeled ones. Rows: the demo's student and one
-that learned from mosaics (preset auto-shot-many), each reading the collage whole, in windows, and in windows at several
-scales; beside them the same 30 faces alone, upright, at their own sizes.
+The collage has 30 synthetic faces without overlap. Their sizes are log-uniform, 0.5 to 1.5 times 450 px; their
+rotations are up to +-45 degrees. Each face is a rotated square with its own background, on synthetic scenery, which is
+all background. Masks are exact. The students are trained on single upright faces only: on images from the embedded
+generator, labeled from ten faces of 64 px (auto-shot, as in the demo), and on 600 unlabeled faces.
+
+Rows: the demo's student, and one trained on mosaics (preset auto-shot-many). Each predicts on the whole collage, in
+windows, and in windows at several scales; for comparison also on the same 30 faces, upright and at their own sizes.
 
     python bench/bench_collage.py [--work FOLDER] [--seed 0] [--students ...]
 
-Writes bench/results/collage.json and collage.png. What was trained is kept in --work.
+Writes bench/results/collage.json and collage.png. Trained students are kept in --work.
 """
 
 import argparse
@@ -24,34 +25,34 @@ import numpy as np
 import torch
 from PIL import Image
 
-from partshot.benchmark.auto_shot import AutoShot
+from partshot.benchmark.auto_shot import AutoShot, AutoShotConfig
 from partshot.data.images import overlay, resize_images
 from partshot.data.labels import read_labels
 from partshot.data.shots import Shots
 from partshot.metrics import score
 from partshot.represent.stylegan import load_stylegan
-from partshot.segmenter import Student
+from partshot.student import Student
 from partshot.tasks.export import export
 from partshot.tasks.predict import predict
 from partshot.tasks.sample import embedded_shots
 from partshot.toy.canvas import Canvas
 from partshot.toy.dataset import draw, toy_parts
 from partshot.toy.faces import draw_face
-from partshot.toy.scenery import backdrop, light
+from partshot.toy.scenery import backdrop, illumination
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH, HEIGHT, FACES = 4000, 3000, 30
-NATIVE, SCALES, TURN = 450, (0.5, 1.5), 45
-TILE = 1000  # side of one place of the scenery
-PLAIN, PLAIN_SEED = 600, 1
+NATIVE, SCALES, MAX_ANGLE = 450, (0.5, 1.5), 45
+TILE = 1000  # side of one tile of the scenery
+UNLABELED, UNLABELED_SEED = 600, 1
 STUDENTS = {"auto-shot": "auto-shot-consistent", "many objects": "auto-shot-many"}
-READINGS = {"whole": ("off", "1"), "windows": (NATIVE, "1"), "windows, three scales": (NATIVE, "0.7,1,1.4")}
+MODES = {"whole": ("off", "1"), "windows": (NATIVE, "1"), "windows, three scales": (NATIVE, "0.7,1,1.4")}
 
 
 class Placed(NamedTuple):
-    """A face in the collage: side in pixels, its middle, and its rotation in degrees."""
+    """A face in the collage: side in pixels, center, and rotation in degrees."""
 
     side: int
     x: int
@@ -62,7 +63,7 @@ class Placed(NamedTuple):
 def main() -> None:
     """Prints a card and one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="keeps what was trained; a temporary folder by default")
+    parser.add_argument("--work", type=Path, help="keeps the trained students; default: a temporary folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS))
     args = parser.parse_args()
@@ -73,18 +74,18 @@ def main() -> None:
         image, truth, singles = collage(placed, args.seed)
         (work / "collage").mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(work / "collage" / "collage.png", compress_level=1)
-        rows = [one for name in args.students for one in measured(name, work, truth, singles)]
+        rows = [one for name in args.students for one in measure(name, work, truth, singles)]
         report(placed, rows, work, image)
 
 
 def places(rng: np.random.Generator) -> list[Placed]:
-    """Where the faces stand, the largest first; those that find no room in many tries are drawn anew."""
+    """Positions of the faces, largest first; samples all again if one does not fit after many tries."""
     low, high = (math.log(NATIVE * scale) for scale in SCALES)
     sides = sorted((round(math.exp(rng.uniform(low, high))) for _ in range(FACES)), reverse=True)
     found: list[Placed] = []
     for side in sides:
         for _ in range(20_000):
-            angle = rng.uniform(-TURN, TURN)
+            angle = rng.uniform(-MAX_ANGLE, MAX_ANGLE)
             reach = half_extent(side, angle)
             one = Placed(side, int(rng.uniform(reach, WIDTH - reach)), int(rng.uniform(reach, HEIGHT - reach)), angle)
             if all(apart(one, other) for other in found):
@@ -102,13 +103,13 @@ def half_extent(side: int, angle: float) -> float:
 
 
 def apart(a: Placed, b: Placed) -> bool:
-    """Whether the upright squares around two faces do not meet."""
+    """Whether the upright squares around two faces do not overlap."""
     reach = half_extent(a.side, a.angle) + half_extent(b.side, b.angle)
     return max(abs(a.x - b.x), abs(a.y - b.y)) > reach
 
 
 def collage(placed: list[Placed], seed: int) -> tuple[np.ndarray, np.ndarray, Shots]:
-    """The image, its labels, and the faces alone."""
+    """The image, its labels, and the single faces."""
     image, labels, faces = scenery(np.random.default_rng([seed, 1])), np.zeros((HEIGHT, WIDTH), np.uint8), []
     for i, place in enumerate(placed):
         face, ids = draw_face(np.random.default_rng([seed, 2, i]), place.side)
@@ -125,12 +126,12 @@ def scenery(rng: np.random.Generator) -> np.ndarray:
         for left in range(0, WIDTH, TILE):
             canvas = Canvas(TILE)
             backdrop(canvas, rng, [])
-            image[top : top + TILE, left : left + TILE] = canvas.develop(rng, light(rng, TILE), 0.001, 4)[0]
+            image[top : top + TILE, left : left + TILE] = canvas.render(rng, illumination(rng, TILE), 0.001, 4)[0]
     return image
 
 
 def paste(image: np.ndarray, labels: np.ndarray, face: np.ndarray, ids: np.ndarray, place: Placed) -> None:
-    """Turns a face about its middle and lays it down."""
+    """Rotates a face about its center and pastes it."""
     how = {"angle": place.angle, "expand": True}
     turned = np.array(Image.fromarray(face).rotate(resample=Image.Resampling.BICUBIC, **how))
     turned_ids = np.array(Image.fromarray(ids).rotate(resample=Image.Resampling.NEAREST, **how))
@@ -141,56 +142,57 @@ def paste(image: np.ndarray, labels: np.ndarray, face: np.ndarray, ids: np.ndarr
 
 
 def trained(name: str, work: Path) -> tuple[Student, float]:
-    """A student by the demo's generator road, and the processor seconds that it took, fit of the head included."""
+    """A student from the demo's generator route, and the CPU seconds of its training, fit of the head included."""
     recipe, began = PRESETS[STUDENTS[name]], time.process_time()
-    plain = resize_images([draw("faces", recipe.size, PLAIN_SEED, i)[0] for i in range(PLAIN)], recipe.size)
+    faces = [draw("faces", recipe.size, UNLABELED_SEED, i)[0] for i in range(UNLABELED)]
+    unlabeled = resize_images(faces, recipe.size)
     fit = FIT_PRESETS["fast"].changed(images=1200)
-    road = AutoShot(work / name.replace(" ", "-"), load_stylegan(), recipe, fit, quiet=False, images=plain)
+    auto = AutoShot(work / name.replace(" ", "-"), load_stylegan(), AutoShotConfig(recipe, fit), unlabeled)
     known, shots = work / f"{name}.json", embedded_shots()
-    if known.exists():  # without fitting the head once more
-        return Student.load(road.training(shots) / "student"), json.loads(known.read_text())
-    student = road.student(shots)
+    if known.exists():  # does not fit the head again
+        return Student.load(auto.training(shots) / "student"), json.loads(known.read_text())
+    student = auto.student(shots)
     known.write_text(json.dumps(time.process_time() - began))
     return student, json.loads(known.read_text())
 
 
-def measured(name: str, work: Path, truth: np.ndarray, singles: Shots) -> list[dict]:
-    """The rows of a student."""
+def measure(name: str, work: Path, truth: np.ndarray, singles: Shots) -> list[dict]:
+    """Measures the rows of a student."""
     student, seconds = trained(name, work)
     onnx = export(student, work / f"{name}.onnx")
     alone = score(singles.labels, [one.labels for one in student.predict(singles.images)], singles.parts, singles.names)
     rows = [row(name, "each face alone, upright", alone, 0.0, seconds)]
-    for reading, (window, scales) in READINGS.items():
-        began, out = time.monotonic(), work / "masks" / f"{name}, {reading}"
+    for mode, (window, scales) in MODES.items():
+        began, out = time.monotonic(), work / "masks" / f"{name}, {mode}"
         predict(onnx, work / "collage", out, window=window, scale=scales, overwrite=True, quiet=True)
         found = score([truth], [read_labels(out / "collage.png")], singles.parts, ["collage"])
-        rows.append(row(name, reading, found, time.monotonic() - began, seconds))
+        rows.append(row(name, mode, found, time.monotonic() - began, seconds))
         print(rows[-1], flush=True)
     return rows
 
 
-def row(name: str, reading: str, found, predicting: float, training: float) -> dict:
-    """One line of the card."""
+def row(name: str, mode: str, found, predicting: float, training: float) -> dict:
+    """One row of the results."""
     numbers = {"wiou": round(found.wiou, 3), "miou": round(found.miou, 3)}
     seconds = {"predict_seconds": round(predicting, 1), "train_cpu_seconds": round(training)}
     per_part = {part: round(value, 3) for part, value in found.per_part.items()}
-    return {"student": name, "reading": reading, **numbers, **seconds, "per_part": per_part}
+    return {"student": name, "reading": mode, **numbers, **seconds, "per_part": per_part}
 
 
 def report(placed: list[Placed], rows: list[dict], work: Path, image: np.ndarray) -> None:
-    """Table, image and the last line."""
+    """Prints the table and the last line; writes the results and the image."""
     for one in rows:
         print(f"{one['student']:13} {one['reading']:26} weighted IoU {one['wiou']:.3f}  mIoU {one['miou']:.3f}")
     of_collage = [one for one in rows if one["predict_seconds"]]
     best = max(of_collage, key=lambda one: one["wiou"])
     last = {"collage_wiou": best["wiou"], "student": best["student"], "reading": best["reading"]}
     last["alone_wiou"] = rows[0]["wiou"]
-    card = {"faces": len(placed), "size": [WIDTH, HEIGHT], "sides": [one.side for one in placed], "turn": TURN}
+    card = {"faces": len(placed), "size": [WIDTH, HEIGHT], "sides": [one.side for one in placed], "turn": MAX_ANGLE}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "collage.json").write_text(json.dumps({**card, "rows": rows, **last}, indent=1))
     found = read_labels(work / "masks" / f"{best['student']}, {best['reading']}" / "collage.png")
-    drawn = overlay(image, found, toy_parts("faces"))
-    small = Image.fromarray(drawn).resize((1000, 750), Image.Resampling.LANCZOS)
+    shown = overlay(image, found, toy_parts("faces"))
+    small = Image.fromarray(shown).resize((1000, 750), Image.Resampling.LANCZOS)
     small.quantize(128).save(RESULTS / "collage.png", optimize=True)
     print(json.dumps(last))
 

@@ -1,11 +1,12 @@
-"""DatasetGAN's ten MLPs, trained in one batched pass and one after the other: time, and quality after as many steps.
+"""DatasetGAN's ten MLPs, trained in one batched pass and one after the other: time and mIoU after equally many steps.
 
-The images are the ten labeled faces of the embedded generator, 64 px and 704 channels; five are learned from and the
-other five measured on, another split for each seed. One after the other is as published: the same network in plain
-torch, a DataLoader that shuffles the hypercolumn of all labeled pixels, 64 a step, and Adam. The hypercolumn's making
-is not counted; what the batched way reads of the pyramids, step by step, is. A second figure does without the
-DataLoader, whose part is large where networks are small: rows are taken by index. On one thread times are processor
-seconds, since on a machine that is shared the wall clock counts others' work; on several they are the wall clock's.
+The images are the ten labeled faces of the embedded generator, 64 px and 704 channels; five are for training and five
+for test, in another split for each seed. "published" trains one network after the other, as the published code: the
+same network in plain torch, a DataLoader that shuffles the hypercolumn of all labeled pixels with 64 pixels a step, and
+Adam. Its time does not include computing the hypercolumn; the time of "batched" includes reading the pyramids in every
+step. "by index" is the same without the DataLoader, whose overhead is large for small networks: rows are selected by
+index. Times are CPU seconds on one thread, since wall time on a shared machine includes other processes; on several
+threads they are wall time.
 
     python bench/bench_ensemble.py [--threads 2]
 """
@@ -77,7 +78,7 @@ def one_after_the_other(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            loss.item()  # what the published early stop looks at
+            loss.item()  # needed by the published early stopping
         nets.append(net.eval())
     return nets
 
@@ -108,53 +109,55 @@ def main() -> None:
     generator, faces = load_stylegan(), embedded_shots()
     with torch.no_grad():
         pyramid = generator.synthesize(latents_of_names(generator, faces))[1]
-    ways = ("batched", "published", "by index")
-    seconds, quality = ({way: [] for way in ways} for _ in "sq")
+    variants = ("batched", "published", "by index")
+    seconds, quality = ({variant: [] for variant in variants} for _ in "sq")
     # Libraries allocate their own buffers on first use.
     batched(pyramid[:1], generator, faces.subset([0]), 0)
     for seed in range(SEEDS):
         order = np.random.default_rng(seed).permutation(len(faces))
-        learned, held = (sorted(half.tolist()) for half in np.split(order, 2))
-        shots, test = faces.subset(learned), faces.subset(held)
-        read, unseen = pyramid[torch.tensor(learned)], pyramid[torch.tensor(held)]
+        train, held_out = (sorted(half.tolist()) for half in np.split(order, 2))
+        shots, test = faces.subset(train), faces.subset(held_out)
+        read, unseen = pyramid[torch.tensor(train)], pyramid[torch.tensor(held_out)]
         rows, classes = rows_of(read, shots), len(faces.parts)
 
         spent, head = timed(batched, read, generator, shots, seed)
         seconds["batched"].append(spent)
         with torch.no_grad():
             found = {"batched": verdict(head.members(unseen)).labels}
-        for way, batches in (("published", published_loader), ("by index", by_index)):
+        for variant, batches in (("published", published_loader), ("by index", by_index)):
             spent, nets = timed(one_after_the_other, rows, classes, seed, batches)
-            seconds[way].append(spent)
+            seconds[variant].append(spent)
             with torch.no_grad():
-                ballots = torch.stack([net(rows_of(unseen, test)[0]).argmax(1) for net in nets])
-            found[way] = vote(ballots.view(MEMBERS, *found["batched"].shape), classes).byte()
-        for way, labels in found.items():
-            quality[way].append(score(test.labels, list(labels.cpu().numpy()), test.parts).miou)
-        told = (f"{way} {seconds[way][-1]:.1f} s, mIoU {quality[way][-1]:.3f}" for way in ways)
-        print(f"seed {seed}: " + "; ".join(told), flush=True)
+                votes = torch.stack([net(rows_of(unseen, test)[0]).argmax(1) for net in nets])
+            found[variant] = vote(votes.view(MEMBERS, *found["batched"].shape), classes).byte()
+        for variant, labels in found.items():
+            quality[variant].append(score(test.labels, list(labels.cpu().numpy()), test.parts).miou)
+        line = (f"{variant} {seconds[variant][-1]:.1f} s, mIoU {quality[variant][-1]:.3f}" for variant in variants)
+        print(f"seed {seed}: " + "; ".join(line), flush=True)
 
     threads = torch.get_num_threads()
     print(f"{MEMBERS} members, {STEPS} steps of {BATCH} pixels, {sum(pyramid.channels)} channels; threads: {threads}")
-    for way in ways:
+    for variant in variants:
         print(
-            f"{way:10} {1e3 * np.mean(seconds[way]) / STEPS:6.2f} ms per step of all members"
-            f"   mIoU {np.mean(quality[way]):.4f} +- {np.std(quality[way]):.4f} over splits"
+            f"{variant:10} {1e3 * np.mean(seconds[variant]) / STEPS:6.2f} ms per step of all members"
+            f"   mIoU {np.mean(quality[variant]):.4f} +- {np.std(quality[variant]):.4f} over splits"
         )
-    # Both ways of one after the other train alike; their mean is the less noisy reference.
-    apart = np.subtract(quality["batched"], (np.array(quality["published"]) + quality["by index"]) / 2)
-    error = apart.std(ddof=1) / np.sqrt(SEEDS)
-    ratios = {way: round(float(np.median(np.divide(seconds[way], seconds["batched"]))), 2) for way in ways[1:]}
-    result = {"speed_ratio": ratios["published"], "miou_difference": round(float(apart.mean()), 4)}
+    # "published" and "by index" train the same networks; their mean is a less noisy reference.
+    difference = np.subtract(quality["batched"], (np.array(quality["published"]) + quality["by index"]) / 2)
+    error = difference.std(ddof=1) / np.sqrt(SEEDS)
+    ratios = {
+        variant: round(float(np.median(np.divide(seconds[variant], seconds["batched"]))), 2) for variant in variants[1:]
+    }
+    result = {"speed_ratio": ratios["published"], "miou_difference": round(float(difference.mean()), 4)}
     more = {
         "speed_ratio_by_index": ratios["by index"],
         "miou_difference_error": round(float(error), 4),
-        "miou": {way: np.round(quality[way], 4).tolist() for way in ways},
-        "seconds": {way: np.round(seconds[way], 2).tolist() for way in ways},
+        "miou": {variant: np.round(quality[variant], 4).tolist() for variant in variants},
+        "seconds": {variant: np.round(seconds[variant], 2).tolist() for variant in variants},
         "steps": STEPS,
         "machine": {"cpu": platform.machine(), "threads": threads, "torch": torch.__version__},
     }
-    print(f"without the DataLoader {ratios['by index']} times; mIoU apart {apart.mean():.4f} +- {error:.4f}")
+    print(f"without the DataLoader {ratios['by index']} times; mIoU difference {difference.mean():.4f} +- {error:.4f}")
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "bench_ensemble.json").write_text(json.dumps({**result, **more}, indent=1) + "\n")
     print(json.dumps(result))

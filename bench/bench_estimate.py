@@ -1,7 +1,8 @@
-"""Is the report's estimate true? Cross-validation of a student's training against its score on held-out images.
+"""How accurate is the report's estimate? Cross-validation of a student's training against its score on test images.
 
-For each pack, split and k: what `tasks.estimate` expects from the labeled images alone, and what the pretrained student
-trained on all of them has on `val`, as bench_packs measured it (run that first). Rows are written down as they come.
+For each pack, split and k: the mean IoU that `tasks.estimate` expects from the labeled images alone, and that of the
+pretrained student trained on all of them, on `val`, as measured by bench_packs (run that first). Rows are saved as soon
+as they are measured.
 
     python bench/bench_estimate.py [--packs wbc,ants] [--ks 5,10] [--splits 0,1] [--jobs 2]
 """
@@ -16,8 +17,8 @@ import torch
 
 from bench_packs import DATA, LIGHT, PACKS, RESULTS, folder_of, pretrained_recipe, read_rows
 from partshot.benchmark.datasets import open_dataset
-from partshot.tasks.distill import facing
 from partshot.tasks.estimate import FOLDS, SHARE, estimate, expected
+from partshot.tasks.train_student import Training, without_flips
 from partshot.workers import workers
 
 KS, SPLITS = (5, 10), (0, 1, 2, 3, 4)
@@ -40,54 +41,55 @@ def main() -> None:
 
 
 def measure(pack: str, k: int, split: int, out: Path) -> None:
-    """The estimate from one split's labeled images."""
-    told = _told(pack, k, split, out)
-    if told.exists():
+    """The estimate from the labeled images of one split."""
+    saved = _path(pack, k, split, out)
+    if saved.exists():
         return
     torch.set_num_threads(1)
-    field = open_dataset(str(DATA / pack), out / "fields", quiet=True)
+    dataset = open_dataset(str(DATA / pack), out / "fields", quiet=True)
     recipe = pretrained_recipe(pack)
-    images = field.images(recipe.size)
-    shots = field.pool.subset([field.pool.names.index(name) for name in field.splits[k][split]])
+    images = dataset.images(recipe.size)
+    shots = dataset.pool.subset([dataset.pool.names.index(name) for name in dataset.splits[k][split]])
     began = time.monotonic()
-    found = estimate(shots, facing(recipe, images), told.parent / "folds", images, LIGHT, quiet=True)
+    found = estimate(shots, without_flips(recipe, images), saved.parent / "folds", images, Training(LIGHT), quiet=True)
     row = {"folds": found.folds.miou_nan, "error": found.error, "seconds": time.monotonic() - began}
-    told.write_text(json.dumps(row), encoding="utf-8")
+    saved.write_text(json.dumps(row), encoding="utf-8")
     print(f"{pack} k={k} split={split} {row} {time.strftime('%H:%M')}", flush=True)
 
 
-def _told(pack: str, k: int, split: int, out: Path) -> Path:
+def _path(pack: str, k: int, split: int, out: Path) -> Path:
     folder = out / "estimate" / f"{pack}-{pretrained_recipe(pack).fingerprint}-{FOLDS}-{SHARE}" / f"{k}-{split}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / "row.json"
 
 
 def report(out: Path) -> None:
-    """The table of all rows whose truth is known; writes bench/results/estimate.{json,md}."""
+    """The table of all rows whose score on `val` is known; writes bench/results/estimate.{json,md}."""
     rows = []
     for pack in PACKS:
         for k in KS:
             for split in SPLITS:
                 truth = read_rows(folder_of(pack, k, split, "pretrained student", out))
-                told = _told(pack, k, split, out)
-                if truth and told.exists():
+                saved = _path(pack, k, split, out)
+                if truth and saved.exists():
                     rows.append({"pack": pack, "k": k, "split": split, "truth": truth[0].score.miou_nan})
-                    rows[-1] |= json.loads(told.read_text())
-    made, left = (np.array([1 - row[key] for row in rows]) for key in ("folds", "truth"))
-    # The share of errors that remains was measured on these very rows; each is judged by that of the others.
-    others = (left.sum() - left) / np.maximum(1e-9, made.sum() - made)
+                    rows[-1] |= json.loads(saved.read_text())
+    in_folds, on_val = (np.array([1 - row[key] for row in rows]) for key in ("folds", "truth"))
+    # `remaining` is the share of the error that remains. It was fitted to these rows, so each row is evaluated with
+    # the share of the other rows.
+    others = (on_val.sum() - on_val) / np.maximum(1e-9, in_folds.sum() - in_folds)
     for row, remaining in zip(rows, others, strict=True):
         row["expected"] = expected(row["folds"], float(remaining))
     errors = np.array([row["expected"] - row["truth"] for row in rows])
     last = {
         "rows": len(rows),
-        "remaining": round(float(left.sum() / made.sum()), 3),
+        "remaining": round(float(on_val.sum() / in_folds.sum()), 3),
         "mean_absolute_error": round(float(np.abs(errors).mean()), 3),
         "bias": round(float(errors.mean()), 3),
         "mean_absolute_error_by_k": {k: _mean_error(rows, errors, "k", k) for k in KS},
         "bias_by_pack": {pack: _bias(rows, errors, pack) for pack in PACKS},
     }
-    text = ["# Is the estimate true?", "", __doc__.strip().split("\n\n")[1].replace("\n", " "), ""]
+    text = ["# How accurate is the estimate?", "", __doc__.strip().split("\n\n")[1].replace("\n", " "), ""]
     text += ["| pack | k | split | folds | expected | truth | seconds |", "|---|---|---|---|---|---|---|"]
     text += [
         f"| {r['pack']} | {r['k']} | {r['split']} | {r['folds']:.3f} | {r['expected']:.3f} ± {r['error']:.3f} | "

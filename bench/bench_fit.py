@@ -1,7 +1,7 @@
-"""One-shot fit of ReGAN's CNN-L on a 256 px pyramid of 5,000 channels, 100 epochs of the published schedule.
+"""One-shot fit of ReGAN's CNN-L on a 256 px pyramid with 5,000 channels, 100 epochs of the published schedule.
 
-The features are fixed, as they are for one annotated image, so the time is the head's alone: 100 whole images
-forward and backward. Memory is the peak of the whole process, libraries included.
+The features are computed once, as for one annotated image, so only the head is timed: 100 forward and backward passes
+of a whole image. Memory is the peak of the whole process, libraries included.
 
     python bench/bench_fit.py
 """
@@ -30,7 +30,7 @@ MAPS = tuple((side, c) for side, c in ((256, 196), (128, 256), (64, 512), (32, 5
 
 
 class Fixed(torch.nn.Module):
-    """A representation that has one image's maps and knows nothing else."""
+    """A representation that returns the same maps for every image."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ class Fixed(torch.nn.Module):
 
 
 def one_shot() -> Shots:
-    """A gray image whose mask is ten rings, so that every class has pixels and borders."""
+    """A gray image whose mask is ten rings, so that every class has pixels and boundaries."""
     y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2
     labels = np.clip(np.hypot(x, y) / SIZE * 2 * CLASSES, 0, CLASSES - 1).astype(np.uint8)
     parts = PartSet.of(*(f"ring {i}" for i in range(CLASSES)))
@@ -71,7 +71,7 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"CNN-L, 1 shot, {SIZE} px, {sum(representation.spec.channels)} channels, {EPOCHS} epochs, {threads} threads")
     print(f"wall {seconds:.1f} s   all cores {busy:.1f} s   peak memory {peak:.2f} GB   pixels learned {learned:.3f}")
-    print(f"load of the machine when done {os.getloadavg()[0]:.1f}: above {threads}, the wall time counts others' work")
+    print(f"load average at the end {os.getloadavg()[0]:.1f}: above {threads}, the wall time includes other processes")
     result = {"seconds": round(seconds, 1), "peak_gb": round(peak, 2)}
     more = {"core_seconds": round(busy, 1), "threads": threads, "load": os.getloadavg()[0], "pixels_learned": learned}
     results = Path(__file__).parent / "results"

@@ -1,9 +1,9 @@
-"""Frozen features, read in several ways, of real images: no student, no training but that of a small head.
+"""Small heads on frozen features of real images, with several variants of features and heads; no student.
 
-Reads the packs under PARTSHOT_DATA (default ../shared/data); nothing of them is written. Measured on `val` at the
-masks' own size, mean over classes with background, pooled over the images, over five splits of k = 1, 5, 10 labels.
-Principal components are taken from the pack's train images without their masks. Rows are written down as they come:
-run it again to go on. When all are there, bench/results/frozen.{md,json} are written.
+Reads the packs under PARTSHOT_DATA (default ../shared/data) and does not write to them. Scores are mean IoU on `val` at
+the masks' own size, background included, pooled over the images, for five splits of k = 1, 5, 10 labels. Principal
+components are computed from the pack's training images without their masks. Each row is saved as soon as it is
+measured: run it again to resume. Writes bench/results/frozen.{md,json}.
 
     python bench/bench_frozen.py [--packs ants] [--ks 5] [--seeds 0,1] [--rows "mlp-s,linear"] [--moco FOLDER]
 """
@@ -49,23 +49,24 @@ from partshot.train.journal import Journal, read_journal
 PACKS, KS, SEEDS = ("ants", "carparts", "wbc"), (1, 5, 10), (0, 1, 2, 3, 4)
 DATA = Path(os.environ.get("PARTSHOT_DATA", "../shared/data"))
 RESULTS = Path(__file__).parent / "results"
-WHAT = "mIoU on `val` at the masks' own size, background included; mean and deviation over the splits."
+WHAT = "mIoU on `val` at the masks' own size, background included; mean and standard deviation over the splits."
 ENCODER = "efficientnet-lite0"
 FIT = PRESETS["fast"]
-# What is read is kept, since most rows read the same; so a row's time says most of all how long its head learns.
+# Features are cached, since most rows use the same; so the time of a row is mostly that of fitting its head.
 STORE = Path("bench/work/frozen/features")
-# Unlabeled images that components are taken from.
+# Unlabeled images from which principal components are computed.
 UNLABELED = 100
-# Prototypes of each class, and rounds of k-means.
-PROTOTYPES, ROUNDS = 8, 10
+# Prototypes per class, and iterations of k-means.
+PROTOTYPES, ITERATIONS = 8, 10
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One row. representation: a name of represent.choose, or "untrained" for the encoder's net with random weights.
+class Features:
+    """The features and the head of one row.
 
-    components: of each map; None takes what `fit` does, 0 reads all channels. size: of the images, None takes
-    `working_size`. head: a name of the catalog, or "prototypes". fit: how it is fitted.
+    representation: a name of represent.choose, or "untrained..." for the encoder's network with random initialization.
+    components: number of principal components of each map; None takes the default of `fit`, 0 takes all channels. size:
+    side of the images; None takes `working_size`. head: a name of the catalog, or "prototypes". fit: how it is fitted.
     """
 
     representation: str = f"{ENCODER}{ENCODER_LEVELS}{POSITION}"
@@ -75,26 +76,26 @@ class Reading:
     fit: Fit = FIT
 
 
-USUAL = Reading()
+DEFAULT = Features()
 ROWS = {
-    "mlp-pair": USUAL,
-    "mlp-s": replace(USUAL, head="mlp-s"),
-    "linear": replace(USUAL, head="linear"),
-    "prototypes": replace(USUAL, head="prototypes"),
-    "random weights": replace(USUAL, representation=f"untrained{ENCODER_LEVELS}{POSITION}"),
-    "no views": replace(USUAL, fit=FIT.changed(views=0)),
-    "8 views": replace(USUAL, fit=FIT.changed(views=8)),
-    "strides 2-32": replace(USUAL, representation=f"{ENCODER}{POSITION}"),
-    "strides 4-16": replace(USUAL, representation=f"{ENCODER}[4-16]{POSITION}"),
-    "no position": replace(USUAL, representation=f"{ENCODER}{ENCODER_LEVELS}"),
-    "16 components": replace(USUAL, components=16),
-    "32 components": replace(USUAL, components=32),
-    "64 components": replace(USUAL, components=64),
-    "all channels": replace(USUAL, components=0),
-    "384 px": replace(USUAL, size=384),
-    "128 px": replace(USUAL, size=128),
-    "cnn-s, 128 px": replace(USUAL, size=128, head="cnn-s", fit=HEAD_PRESETS["fast"].changed(images=600)),
-    "before": Reading(
+    "mlp-pair": DEFAULT,
+    "mlp-s": replace(DEFAULT, head="mlp-s"),
+    "linear": replace(DEFAULT, head="linear"),
+    "prototypes": replace(DEFAULT, head="prototypes"),
+    "random weights": replace(DEFAULT, representation=f"untrained{ENCODER_LEVELS}{POSITION}"),
+    "no views": replace(DEFAULT, fit=FIT.changed(views=0)),
+    "8 views": replace(DEFAULT, fit=FIT.changed(views=8)),
+    "strides 2-32": replace(DEFAULT, representation=f"{ENCODER}{POSITION}"),
+    "strides 4-16": replace(DEFAULT, representation=f"{ENCODER}[4-16]{POSITION}"),
+    "no position": replace(DEFAULT, representation=f"{ENCODER}{ENCODER_LEVELS}"),
+    "16 components": replace(DEFAULT, components=16),
+    "32 components": replace(DEFAULT, components=32),
+    "64 components": replace(DEFAULT, components=64),
+    "all channels": replace(DEFAULT, components=0),
+    "384 px": replace(DEFAULT, size=384),
+    "128 px": replace(DEFAULT, size=128),
+    "cnn-s, 128 px": replace(DEFAULT, size=128, head="cnn-s", fit=HEAD_PRESETS["fast"].changed(images=600)),
+    "before": Features(
         f"{ENCODER}{POSITION}", 0, 128, "cnn-s", HEAD_PRESETS["fast"].changed(images=600)
     ),
 }  # fmt: skip
@@ -106,14 +107,14 @@ def main() -> None:
     parser.add_argument("--packs", type=names, default=PACKS)
     parser.add_argument("--ks", type=numbers, default=KS)
     parser.add_argument("--seeds", type=numbers, default=SEEDS)
-    parser.add_argument("--rows", type=names, default=tuple(ROWS), help="their names, with commas between")
-    parser.add_argument("--moco", type=Path, help="a trained encoder of one pack's folder: two rows more of that pack")
+    parser.add_argument("--rows", type=names, default=tuple(ROWS), help="names, separated by commas")
+    parser.add_argument("--moco", type=Path, help="an encoder pretrained on one pack: two more rows for that pack")
     parser.add_argument("--out", type=Path, default=Path("bench/work/frozen"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = {name: ROWS[name] for name in args.rows if name in ROWS}
     rows |= moco_rows(args.moco) if args.moco else {}
-    # Whole splits first, so that a run that is cut short has complete ones to show.
+    # One split after the other, so that a stopped run has complete splits to show.
     for seed in args.seeds:
         for pack in args.packs:
             for k in args.ks:
@@ -122,51 +123,51 @@ def main() -> None:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Of an option; a comma followed by a space belongs to a name."""
+    """Parses an option. A comma followed by a space is part of a name."""
     return tuple(name.replace("\0", ", ") for name in text.replace(", ", "\0").split(","))
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """Of an option with commas between."""
+    """Parses an option with comma-separated numbers."""
     return tuple(map(int, text.split(",")))
 
 
-def moco_rows(folder: Path) -> dict[str, Reading]:
-    """An encoder that a folder's images trained, read the new way and the old."""
+def moco_rows(folder: Path) -> dict[str, Features]:
+    """Rows of an encoder pretrained on a folder's images: with the default settings and with those before."""
     old = replace(ROWS["before"], representation=f"{folder}{POSITION}")
-    return {"MoCo": replace(USUAL, representation=f"{folder}{POSITION}"), "MoCo, before": old}
+    return {"MoCo": replace(DEFAULT, representation=f"{folder}{POSITION}"), "MoCo, before": old}
 
 
-def measure(pack: str, k: int, seed: int, rows: dict[str, Reading], out: Path) -> None:
-    """All rows on one draw of a pack."""
+def measure(pack: str, k: int, seed: int, rows: dict[str, Features], out: Path) -> None:
+    """Measures all rows on one split of a pack."""
     split = json.loads((DATA / pack / "split.json").read_text())
     pool, test = (load_shots(DATA / pack, names=split[part]) for part in ("train", "val"))
     splits = {int(k): {int(s): names for s, names in by.items()} for k, by in split["fewshot"].items()}
-    for name, reading in rows.items():
-        folder = folder_of(pack, name, reading, out)
+    for name, features in rows.items():
+        folder = folder_of(pack, name, features, out)
         journal = Journal(folder / "rows.jsonl")
 
         def keep(row: Row, journal: Journal = journal) -> None:
             journal.write(row.to_dict())
-            told = f"{row.method:16s} {row.score.miou:.3f} fit {row.fit_seconds:4.0f} s"
-            print(f"{pack} k={row.k} seed={row.seed} {told} {time.strftime('%H:%M')}", flush=True)
+            line = f"{row.method:16s} {row.score.miou:.3f} fit {row.fit_seconds:4.0f} s"
+            print(f"{pack} k={row.k} seed={row.seed} {line} {time.strftime('%H:%M')}", flush=True)
 
-        kshot({name: method(pack, reading, seed)}, pool, test, [k], [seed], splits, keep, read_rows(folder))
+        kshot({name: method(pack, features, seed)}, pool, test, [k], [seed], splits, keep, read_rows(folder))
 
 
-def method(pack: str, reading: Reading, seed: int) -> Method:
-    """What fits one row, as `evaluate.kshot` takes it; its time is that of a fit whose components are known."""
+def method(pack: str, features: Features, seed: int) -> Method:
+    """The method of one row, as `kshot.kshot` takes it. Its time is that of a fit with known principal components."""
 
     def fit(shots: Shots):
-        components = components_for(len(shots)) if reading.components is None else reading.components
-        found = opened(pack, reading.representation, components, reading.size)
-        size = reading.size or working_size(found)
-        recipe = facing_fit(reading.fit.changed(seed=seed), one_sided(unlabeled(pack, 64)))
-        if reading.head == "prototypes":
+        components = components_for(len(shots)) if features.components is None else features.components
+        found = opened(pack, features.representation, components, features.size)
+        size = features.size or working_size(found)
+        recipe = facing_fit(features.fit.changed(seed=seed), one_sided(unlabeled(pack, 64)))
+        if features.head == "prototypes":
             fitted = Segmenter(found, shots.parts, "mlp-s", size, recipe)
             fitted.head_ = Prototypes(found, shots.parts, sample_points(found, shots, recipe, size))
         else:
-            fitted = Segmenter(found, shots.parts, reading.head, size, recipe).fit(shots, quiet=True)
+            fitted = Segmenter(found, shots.parts, features.head, size, recipe).fit(shots, quiet=True)
         return predictor(fitted)
 
     return fit
@@ -174,7 +175,7 @@ def method(pack: str, reading: Reading, seed: int) -> Method:
 
 @lru_cache(maxsize=2)
 def opened(pack: str, name: str, components: int, size: int | None) -> Representation:
-    """The representation of a row, with components of the pack's images."""
+    """The representation of a row, with principal components computed from the pack's images."""
     found = untrained(name) if name.startswith("untrained") else open_representation(name)
     if components == 0:
         return cached(found, Store(STORE))
@@ -183,7 +184,7 @@ def opened(pack: str, name: str, components: int, size: int | None) -> Represent
 
 
 def untrained(name: str) -> Representation:
-    """The encoder's net with random weights, read as `name` says."""
+    """The encoder's network with random initialization, with the default levels and the position features."""
     torch.manual_seed(0)
     net = ENCODERS[ENCODER].net
     low, high = ENCODER_LEVELS.strip("[]").split("-")
@@ -192,14 +193,14 @@ def untrained(name: str) -> Representation:
 
 @lru_cache
 def unlabeled(pack: str, size: int) -> np.ndarray:
-    """Some of the pack's train images, evenly spread, uint8 [n, size, size, 3]."""
+    """Some of the pack's training images, evenly spaced, uint8 [n, size, size, 3]."""
     wanted = set(json.loads((DATA / pack / "split.json").read_text())["train"])
     paths = [path for path in list_images(DATA / pack / "images") if path.stem in wanted]
     return read_stack(paths[:: max(1, len(paths) // UNLABELED)][:UNLABELED], size, skip_corrupt=True).images
 
 
 class Prototypes(nn.Module):
-    """Nearest of some k-means centers of each class, of its points: no training, and no more than distances."""
+    """Nearest-prototype classifier: the prototypes are k-means centers of each class's points; nothing is trained."""
 
     reach = 0
 
@@ -211,7 +212,7 @@ class Prototypes(nn.Module):
         centers, features = [], points.features.float()
         for part in range(len(parts)):
             own = features[points.ids == part]
-            # A part that no shot shows is nearest nowhere.
+            # A part without labeled points is never the nearest.
             centers.append(k_means(own) if len(own) else torch.full((PROTOTYPES, features.shape[1]), 1e3))
         center = torch.cat(centers)
         for weight, own in zip(self.first.weights, (2 * center).split(channels, 1), strict=True):
@@ -219,15 +220,15 @@ class Prototypes(nn.Module):
         self.first.bias.copy_(-center.square().sum(1))
 
     def forward(self, pyramid: Pyramid) -> torch.Tensor:
-        """Minus the squared distance to the nearest center of each class, but for the pixel's own square."""
+        """Negative squared distance to the nearest prototype of each class, plus the pixel's own squared norm."""
         with torch.autocast("cpu", enabled=False):
             return self.first(pyramid.to(torch.float32)).unflatten(1, (self.classes, PROTOTYPES)).amax(2)
 
 
 def k_means(points: torch.Tensor) -> torch.Tensor:
-    """PROTOTYPES centers of points [n, c], begun at points that are evenly spread over them."""
+    """PROTOTYPES centers of points [n, c], initialized with evenly spaced points."""
     centers = points[torch.linspace(0, len(points) - 1, PROTOTYPES).long()].clone()
-    for _ in range(ROUNDS):
+    for _ in range(ITERATIONS):
         nearest = torch.cdist(points, centers).argmin(1)
         for i in range(PROTOTYPES):
             if (nearest == i).any():
@@ -235,22 +236,24 @@ def k_means(points: torch.Tensor) -> torch.Tensor:
     return centers
 
 
-def folder_of(pack: str, name: str, reading: Reading, out: Path) -> Path:
-    """Where one row of a pack is written down; other settings elsewhere, so that no table mixes two."""
-    state = f"{reading.representation}/{reading.components}/{reading.size}/{reading.head}/{reading.fit.fingerprint}"
+def folder_of(pack: str, name: str, features: Features, out: Path) -> Path:
+    """The folder of one row of a pack. It depends on the settings, so that no table mixes different ones."""
+    state = (
+        f"{features.representation}/{features.components}/{features.size}/{features.head}/{features.fit.fingerprint}"
+    )
     return out / pack / f"{name.replace(' ', '-')}-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """Rows that were written so far."""
+    """The rows saved so far."""
     return [Row.from_dict(line) for line in read_journal(folder / "rows.jsonl")]
 
 
-def report(out: Path, rows: dict[str, Reading]) -> None:
-    """Prints the tables of all rows there are, and writes bench/results/frozen.{json,md}."""
-    tables, text, whole = {}, ["# Frozen features, read in several ways", "", WHAT, ""], True
+def report(out: Path, rows: dict[str, Features]) -> None:
+    """Prints the tables of all rows measured so far and writes them to bench/results/frozen.{json,md}."""
+    tables, text, whole = {}, ["# Frozen features: variants of features and heads", "", WHAT, ""], True
     for pack in PACKS:
-        found = [row for name, reading in rows.items() for row in read_rows(folder_of(pack, name, reading, out))]
+        found = [row for name, features in rows.items() for row in read_rows(folder_of(pack, name, features, out))]
         whole = whole and len(found) >= len(ROWS) * len(KS) * len(SEEDS)
         if not found:
             continue
@@ -267,16 +270,16 @@ def report(out: Path, rows: dict[str, Reading]) -> None:
 
 
 def counted(rows: Sequence[Row]) -> str:
-    """How many splits stand behind the table."""
+    """The splits of the table, as text."""
     seeds = sorted({row.seed for row in rows})
-    return f"Splits {', '.join(map(str, seeds))}, unless a row says fewer."
+    return f"Splits {', '.join(map(str, seeds))}; some rows may have fewer."
 
 
 def seconds(rows: Sequence[Row]) -> str:
-    """How long a fit of each row takes, with five labels, in wall time."""
+    """Wall time of a fit with five labels for each row, as text."""
     by = {row.method: [r.fit_seconds for r in rows if r.method == row.method and r.k == 5] for row in rows}
-    told = [f"{name} {np.mean(found):.0f} s" for name, found in by.items() if found]
-    return f"A fit with five labels, wall time: {', '.join(told)}."
+    times = [f"{name} {np.mean(found):.0f} s" for name, found in by.items() if found]
+    return f"A fit with five labels, wall time: {', '.join(times)}."
 
 
 if __name__ == "__main__":

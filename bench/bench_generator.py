@@ -1,12 +1,12 @@
-"""The generator route on real images: few-shot by inversion, and auto-shot, beside the encoder's (bench_packs.py).
+"""The generator route on real images: few-shot by inversion, and auto-shot.
 
-The generator is trained on the pack's unlabeled images first:
+bench_packs.py measures the encoder route. The generator must be trained first, on the pack's unlabeled images:
 
     partshot pretrain stylegan2 --images ../shared/data/wbc/unlabeled --size 64 --kimg 100 --out trained-wbc
     python bench/bench_generator.py --trained trained-wbc [--pack wbc] [--ks 1,5,10] [--seeds 0,1,2,3,4]
 
-The same splits, the same `val` and the same measure as there. Labeled images and those to measure on are inverted;
-students learn from what the generator generates, at 128 px. Writes bench/results/generator.md with the sample grid.
+Splits, test images (`val`) and scores are those of bench_packs.py. Labeled images and test images are inverted;
+students are trained on generated images at 128 px. Writes bench/results/generator.md with the grid of samples.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from PIL import Image
 
 from bench_packs import DATA, RESULTS, WHAT, numbers, read_rows
 from partshot.artifact import read_card
-from partshot.benchmark.auto_shot import AutoShot
+from partshot.benchmark.auto_shot import AutoShot, AutoShotConfig
 from partshot.benchmark.kshot import kshot, table_to_dict, table_to_markdown, tabulate
 from partshot.data.shots import load_shots
 from partshot.machine import available_cores
@@ -29,7 +29,7 @@ from partshot.train.journal import Journal
 
 
 def main() -> None:
-    """Measures what is missing, writes and prints the table."""
+    """Measures missing rows, then writes and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trained", type=Path, required=True, help="the --out of `partshot pretrain stylegan2`")
     parser.add_argument("--pack", default="wbc")
@@ -42,9 +42,9 @@ def main() -> None:
     split = json.loads((DATA / args.pack / "split.json").read_text())
     pool, test = (load_shots(DATA / args.pack, names=split[part]) for part in ("train", "val"))
     splits = {int(k): {int(s): names for s, names in by.items()} for k, by in split["fewshot"].items()}
-    auto = AutoShot(
-        out, generator, PRESETS["auto-shot"].changed(kimg=12), FIT_PRESETS["fast"].changed(images=600), own=False
-    )
+    fit = FIT_PRESETS["fast"].changed(images=600)
+    config = AutoShotConfig(PRESETS["auto-shot"].changed(kimg=12), fit, generated_shots=False)
+    auto = AutoShot(out, generator, config)
     journal = Journal(out / "rows.jsonl")
     journal.rewind(0)
     methods = {"auto-shot": auto.auto_shot, "few-shot, inverted": auto.few_shot}
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def report(pack: str, trained: Path, table: dict, text: str, seeds) -> None:
-    """Table and grid, with the encoder's rows from packs.json below."""
+    """Writes the table and the grid, followed by the encoder's rows from packs.json."""
     card = read_card(trained / "representation")
     grid = sorted((trained / "samples").glob("*.png"))[-1]
     Image.open(grid).save(RESULTS / f"generator_{pack}.png", optimize=True)
@@ -67,11 +67,11 @@ def report(pack: str, trained: Path, table: dict, text: str, seeds) -> None:
         f"# The generator route: {pack}",
         "",
         WHAT,
-        f"A StyleGAN2 of {card['size']} px, {card['kimg']:g} thousand of {card['images']} unlabeled images seen; "
-        f"splits {', '.join(map(str, seeds))}. Generated images: ![samples](generator_{pack}.png)",
+        f"A StyleGAN2 of {card['size']} px, trained for {card['kimg']:g} thousand images on {card['images']} unlabeled "
+        f"ones; splits {', '.join(map(str, seeds))}. Generated images: ![samples](generator_{pack}.png)",
         "",
         text,
-        "The encoder route and the rivals (packs.md), five splits:",
+        "The encoder route and the baselines (packs.md), five splits:",
         "",
         "| mIoU | k = 1 | k = 5 | k = 10 |\n|---|---|---|---|",
         *lines,

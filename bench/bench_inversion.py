@@ -1,7 +1,7 @@
-"""Projection of many images at once against one by one: images a second, at equal reconstruction.
+"""Inversion of many images in one batch against one by one: images per second at equal reconstruction error.
 
-The embedded generator of toy faces, drawn faces that it has never seen, the same recipe and steps for both. Equal
-reconstruction is measured, not assumed: the mean distances of both are compared, relative to their own size.
+Uses the embedded generator of toy faces, synthetic faces from outside its training set, and the same recipe and number
+of steps for both. The result includes the relative difference of the mean reconstruction errors.
 
     python bench/bench_inversion.py [--images 16] [--steps 100] [--generator trained/representation]
 """
@@ -27,13 +27,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--generator", type=Path, help="what `partshot pretrain stylegan2` wrote; the embedded one")
+    parser.add_argument("--generator", type=Path, help="of `partshot pretrain stylegan2`; default: the embedded one")
     args = parser.parse_args()
     torch.set_num_threads(2)
     generator = load_stylegan(args.generator)
     recipe = PRESETS["fast"].changed(steps=args.steps)
-    drawn = np.stack([draw("faces", generator.size, 3, i)[0] for i in range(args.images)])
-    images = as_tensors(drawn)
+    images = as_tensors(np.stack([draw("faces", generator.size, 3, i)[0] for i in range(args.images)]))
     together, batch_seconds = projected(generator, [images], recipe)
     alone, single_seconds = projected(generator, list(images.split(1)), recipe)
     last = {
@@ -48,7 +47,7 @@ def main() -> None:
 
 
 def projected(generator: StyleGAN, batches: list[torch.Tensor], recipe) -> tuple[float, float]:
-    """Mean distance between images and what their latents draw, and seconds for all."""
+    """Mean distance between the images and their reconstructions, and seconds for all images."""
     began, errors = time.perf_counter(), []
     for batch in batches:
         errors.append(invert(generator, batch, generator.distance(), recipe).errors)

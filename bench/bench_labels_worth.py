@@ -1,14 +1,14 @@
-"""How many labels a supervised U-Net needs to match ours with one and with ten (ReGAN, figure 6: 150 and 500).
+"""How many labels a supervised U-Net needs to match auto-shot with one and with ten (ReGAN, figure 6: 150 and 500).
 
-Ours are auto-shot students: one or ten faces that the embedded generator drew are labeled, a few-shot head labels
-thousands that it generates, a student learns those and has to say the same of 600 plain faces however they are changed.
-The rival is the same network, a residual U-Net, trained by the same recipe on 1 to 1,000 drawn faces with exact masks,
-with strong and with weak augmentation, of which the better counts.
-Measured is ReGAN's weighted IoU on 200 drawn faces of 64 px. Between two counts the curve is a line over log(labels).
+auto-shot: one or ten faces from the embedded generator are labeled, a few-shot head labels thousands of generated
+faces, and a student is trained on those, with consistency on 600 unlabeled faces. The baseline is the same network, a
+residual U-Net, trained with the same recipe on 1 to 1,000 synthetic faces with exact masks, with strong and with weak
+augmentation; the better result counts. The score is ReGAN's weighted IoU on 200 synthetic faces of 64 px. Between two
+numbers of labels the curve is interpolated linearly over log(labels).
 
     python bench/bench_labels_worth.py [--runs 3] [--jobs 2]
 
-Rows are written down as they come in bench/work/labels_worth: run it again to go on.
+Each row is saved in bench/work/labels_worth as soon as it is measured: run it again to resume.
 """
 
 import argparse
@@ -22,13 +22,13 @@ import matplotlib
 import numpy as np
 import torch
 
-from partshot.benchmark.auto_shot import AutoShot
+from partshot.benchmark.auto_shot import AutoShot, AutoShotConfig
 from partshot.data.augment import PRESETS as AUGMENTS
 from partshot.data.images import resize_images
 from partshot.metrics import score
 from partshot.represent.stylegan import load_stylegan
-from partshot.tasks.distill import train_student
 from partshot.tasks.sample import embedded_shots
+from partshot.tasks.train_student import train_student
 from partshot.toy.dataset import draw, toy_shots
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
@@ -40,19 +40,19 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 COUNTS, OURS = (1, 10, 30, 100, 300, 1000), (1, 10)
-# In about the same time; ours also sees plain images, as it would in a folder of which few are labeled. Nobody reads
-# in a mirror.
+# Both take about the same time. auto-shot also gets unlabeled images, as it would in a folder with few labels. Both
+# predict without flip TTA.
 RECIPE, OUR_RECIPE, SIZE = PRESETS["auto-shot"], PRESETS["auto-shot-consistent"].changed(flip_tta=False), 64
 AUGMENTATIONS = {"strong": AUGMENTS["strong"], "weak": RECIPE.augment}
-# The toy's seeds of what the U-Net learns from, of what all are measured on, and of plain images.
-LEARNT, TESTED, PLAIN = 21, 22, 23
+# The toy's seeds of the U-Net's training images, of the test images and of the unlabeled images.
+TRAIN, TEST, UNLABELED = 21, 22, 23
 HELD_OUT, IMAGES = 200, 600
 
 
 def main() -> None:
-    """Measures what is missing; prints a table and one JSON object."""
+    """Measures missing rows; prints a table and one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3, help="of our students, each of other drawn images")
+    parser.add_argument("--runs", type=int, default=3, help="auto-shot students, each with other generated images")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--out", type=Path, default=Path("bench/work/labels_worth"))
     args = parser.parse_args()
@@ -70,27 +70,27 @@ def main() -> None:
 
 
 def measure(who: str, labels: int, which: str) -> dict:
-    """One row. which: the U-Net's augmentation, or the seed of our run."""
+    """Measures one row. which: the U-Net's augmentation, or the seed of auto-shot."""
     torch.set_num_threads(1)
-    test = toy_shots("faces", SIZE, HELD_OUT, TESTED)
+    test = toy_shots("faces", SIZE, HELD_OUT, TEST)
     with tempfile.TemporaryDirectory() as folder:
         if who == "unet":
             recipe = RECIPE.changed(augment=AUGMENTATIONS[which])
-            shots = toy_shots("faces", SIZE, labels, LEARNT)
+            shots = toy_shots("faces", SIZE, labels, TRAIN)
             trained = train_student(shots, recipe, Path(folder), quiet=True)
         else:
             fit = FIT_PRESETS["fast"].changed(seed=int(which))
-            plain = [draw("faces", SIZE, PLAIN, i)[0] for i in range(IMAGES)]
-            plain = resize_images(plain, OUR_RECIPE.size)
-            given = {"seed": int(which), "quiet": True, "images": plain}
-            ours = AutoShot(Path(folder), load_stylegan(), OUR_RECIPE, fit, **given)
-            trained = ours.student(embedded_shots().subset(range(labels)))
+            unlabeled = [draw("faces", SIZE, UNLABELED, i)[0] for i in range(IMAGES)]
+            unlabeled = resize_images(unlabeled, OUR_RECIPE.size)
+            config = AutoShotConfig(OUR_RECIPE, fit, seed=int(which))
+            auto = AutoShot(Path(folder), load_stylegan(), config, unlabeled, quiet=True)
+            trained = auto.student(embedded_shots().subset(range(labels)))
         found = score(test.labels, [one.labels for one in trained.predict(test.images)], test.parts, test.names)
     return {"who": who, "labels": labels, "which": which, "wiou": found.wiou, "miou": found.miou}
 
 
 def report(rows: Sequence[dict]) -> None:
-    """Table, plot and the last line."""
+    """Writes the results and the plot; prints the table and the last line."""
     curve = [max(r["wiou"] for r in rows if r["who"] == "unet" and r["labels"] == count) for count in COUNTS]
     ours = {k: float(np.mean([r["wiou"] for r in rows if r["who"] == "ours" and r["labels"] == k])) for k in OURS}
     worth = {k: labels_at(curve, ours[k]) for k in OURS}
@@ -119,7 +119,7 @@ def report(rows: Sequence[dict]) -> None:
 
 
 def labels_at(curve: Sequence[float], wanted: float) -> int:
-    """At how many labels the curve first reaches `wanted`; the largest count when it never does."""
+    """The number of labels at which the curve first reaches `wanted`; the largest number if it never does."""
     for i, value in enumerate(curve):
         if value >= wanted:
             if i == 0:

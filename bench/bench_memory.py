@@ -1,8 +1,8 @@
-"""DatasetGAN's training on sixteen images of 512 px with 5,056 channels: memory of the whole process, time of a step.
+"""DatasetGAN's training on sixteen images of 512 px with 5,056 channels: memory of the process and time per step.
 
-The maps are those that DatasetGAN reads of StyleGAN1 for cars, two of each size from 4 to 512 px, here random numbers
-in float16, made straight into the pyramids. Published code holds the hypercolumn of all labeled pixels instead, 43 GB
-in float16 and twice that in the float32 that it trains on; its users report 160-260 GB. Memory is the peak of a fresh
+The feature maps have the shapes of those that DatasetGAN takes from StyleGAN1 for cars, two of each size from 4 to
+512 px; the values are random, in float16. The published code stores the hypercolumn of all labeled pixels instead: 43
+GB in float16, and twice that in float32, in which it trains; its users report 160-260 GB. Memory is the peak of a new
 process, libraries and features included.
 
     python bench/bench_memory.py [--threads 1]
@@ -45,18 +45,18 @@ def random_pyramid() -> Pyramid:
     for side, channels in MAPS:
         level = torch.empty(IMAGES, channels, side, side, dtype=torch.float16, memory_format=torch.channels_last)
         for image in level:
-            # One by one: random numbers are made in float32.
+            # One image at a time, since random numbers are generated in float32.
             image.copy_(torch.randn(side, side, channels, generator=rng).permute(2, 0, 1))
         maps.append(level)
     return Pyramid(tuple(maps), (SIZE, SIZE))
 
 
 def rings() -> Shots:
-    """Gray images whose masks are rings about another middle each, so that every class has pixels."""
+    """Gray images whose masks are rings, each with another center, so that every class has pixels."""
     y, x = np.mgrid[:SIZE, :SIZE]
-    middles = np.random.default_rng(0).uniform(0.4, 0.6, (IMAGES, 2)) * SIZE
+    centers = np.random.default_rng(0).uniform(0.4, 0.6, (IMAGES, 2)) * SIZE
     labels = tuple(
-        np.clip(np.hypot(x - a, y - b) / SIZE * 2 * CLASSES, 0, CLASSES - 1).astype(np.uint8) for a, b in middles
+        np.clip(np.hypot(x - a, y - b) / SIZE * 2 * CLASSES, 0, CLASSES - 1).astype(np.uint8) for a, b in centers
     )
     gray = np.full((SIZE, SIZE, 3), 128, np.uint8)
     parts = PartSet.of(*(f"ring {i}" for i in range(CLASSES)))
@@ -64,9 +64,9 @@ def rings() -> Shots:
 
 
 def measure() -> dict:
-    """Fits in this process; the time of a step is that of all members, features read."""
+    """Fits in this process. The time per step is for all members, reading of the features included."""
     pyramid, shots = random_pyramid(), rings()
-    made = peak()
+    before = peak()
     head = Ensemble(pyramid.channels, CLASSES)
 
     def seconds(steps: int) -> float:
@@ -81,7 +81,7 @@ def measure() -> dict:
         "seconds": round((whole - first) / (STEPS - 1), 4),
         "fit_seconds": round(whole, 1),
         "steps": STEPS,
-        "gb_before_the_fit": round(made, 2),
+        "gb_before_the_fit": round(before, 2),
         "features_gb": round(sum(m.nbytes for m in pyramid.maps) / 1e9, 2),
         "core_seconds": round(time.process_time(), 1),
         "load": round(os.getloadavg()[0], 1),
@@ -89,7 +89,7 @@ def measure() -> dict:
 
 
 def peak() -> float:
-    """Gigabytes that this process has held at most; Linux counts kilobytes."""
+    """Peak memory of this process in gigabytes; Linux reports kilobytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
@@ -111,7 +111,7 @@ def main() -> None:
     print(f"peak memory {found['peak_gb']:.2f} GB, {found['features_gb']:.2f} GB of it the features in float16")
     print(f"the hypercolumn alone would be {pixels * channels * 2 / 1e9:.1f} GB in float16")
     print(f"a step of ten members {found['seconds'] * 1e3:.1f} ms, {STEPS} steps {found['fit_seconds']:.1f} s")
-    print(f"load of the machine when done {found['load']}: above the cores, the times count others' work")
+    print(f"load average at the end {found['load']}: above the number of cores, the times include other processes")
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
     machine = {"cpu": platform.machine(), "threads": arguments.threads, "torch": torch.__version__}

@@ -1,9 +1,9 @@
-"""Few-shot segmentation of real images: blood cells, museum ants and cars, every method on the same labeled images.
+"""Few-shot segmentation of real images: blood cells, museum ants and cars; all methods get the same labeled images.
 
-Reads the packs under PARTSHOT_DATA (default ../shared/data); nothing of them is written. Measured on `val` at the
-masks' own size, mean over classes with background, pooled over the images, over splits of k = 1, 5, 10 labeled images.
-Rows are written down as they come: run it again to go on. The page shows beside them what earlier states of the project
-measured with the same protocol, with the day.
+Reads the packs under PARTSHOT_DATA (default ../shared/data) and does not write to them. Scores are mean IoU on `val` at
+the masks' own size, background included, pooled over the images, for splits of k = 1, 5, 10 labeled images. Each row is
+saved as soon as it is measured: run it again to resume. The page also lists rows that earlier versions measured with
+the same protocol, with their date.
 
     python bench/bench_packs.py [--packs wbc,ants] [--ks 1,5,10] [--splits 0,1,2] [--rows ROW,ROW] [--jobs 2]
 """
@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 from partshot.benchmark.baselines import predictor
-from partshot.benchmark.datasets import Field, open_dataset
+from partshot.benchmark.datasets import Dataset, open_dataset
 from partshot.benchmark.kshot import Row, kshot, table_to_dict, tabulate
 from partshot.data.shots import Shots
 from partshot.represent.choose import POSITION
 from partshot.represent.encoders import ENCODERS
-from partshot.tasks.distill import facing, train_student
-from partshot.tasks.fit import ENCODER_LEVELS, frozen_reader
+from partshot.tasks.fit import ENCODER_LEVELS, frozen_segmenter
+from partshot.tasks.train_student import Training, train_student, without_flips
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_points import PRESETS as POINTS
 from partshot.train.forest import Forest
@@ -42,22 +42,22 @@ DATA = Path(os.environ.get("PARTSHOT_DATA", "../shared/data"))
 RESULTS = Path(__file__).parent / "results"
 WHAT = (
     "mIoU on `val` at the masks' own size, background included; mean and standard deviation over the splits, in "
-    "brackets the median seconds that a fit took, two at a time on two cores, other work beside them. Rows with a day "
-    "were measured then, by the project of that day."
+    "brackets the median seconds of a fit, with two fits at a time on two cores and other processes running. Rows with "
+    "a date were measured on that day by the version of that day."
 )
-# The usual long side of a pack's images in pixels, which the student's size follows.
+# The usual long side of a pack's images in pixels, which determines the student's size.
 _NATIVE = {"wbc": 128, "ants": 256, "carparts": 256}
-# Thousands of labeled images that the student without a pretrained encoder sees: as many as on 2026-11-21.
-_SWIFT_KIMG = {"wbc": 9, "ants": 18, "carparts": 18}
-# Files of earlier measurements: the day, and whose tables they hold.
+# Thousands of labeled images for training the student without a pretrained encoder: as many as on 2026-11-21.
+_FAST_UNET_KIMG = {"wbc": 9, "ants": 18, "carparts": 18}
+# Tables of earlier versions: day -> file.
 EARLIER = {"2026-11-21": RESULTS / "packs-2026-11-21.json"}
-# Of `partshot bench representations`: the default student, and a U-Net that starts from MoCo, trained on a GPU.
+# Rows of `partshot bench representations`: the default student, and a U-Net with a MoCo encoder, trained on a GPU.
 TABLES, TABLES_DAY = RESULTS / "tables", "2026-11-26"
 _OF_TABLES = {"mean teacher, unet-resnet18 of moco": "MoCo student, U-Net, GPU", "mean teacher": "mean teacher, GPU"}
 
 
 def main() -> None:
-    """Measures what is missing, then writes the table."""
+    """Measures missing rows, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packs", type=names, default=PACKS)
     parser.add_argument("--ks", type=numbers, default=KS)
@@ -66,9 +66,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes, of one thread each")
     parser.add_argument("--out", type=Path, default=Path("bench/work/packs"))
     args = parser.parse_args()
-    # Whole splits first, so that a run that is cut short has complete ones to show.
-    ways = [(row, split) for row in args.rows for split in args.splits]
-    todo = [(pack, k, split, row, args.out) for row, split in ways for pack in args.packs for k in args.ks]
+    # One split after the other, so that a stopped run has complete splits to show.
+    order = [(row, split) for row in args.rows for split in args.splits]
+    todo = [(pack, k, split, row, args.out) for row, split in order for pack in args.packs for k in args.ks]
     with workers(args.jobs) as pool:
         for done in [pool.submit(measure, *one) for one in todo]:
             done.result()
@@ -76,60 +76,60 @@ def main() -> None:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Of an option with commas between."""
+    """Parses an option with comma-separated names."""
     return tuple(text.split(","))
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """Of an option with commas between."""
+    """Parses an option with comma-separated numbers."""
     return tuple(map(int, text.split(",")))
 
 
 def measure(pack: str, k: int, split: int, row: str, out: Path) -> None:
-    """One method on one split of a pack."""
+    """Measures one method on one split of a pack."""
     torch.set_num_threads(1)
-    field = open_dataset(str(DATA / pack), out / "fields", quiet=True)
+    dataset = open_dataset(str(DATA / pack), out / "fields", quiet=True)
     folder = folder_of(pack, k, split, row, out)
     journal = Journal(folder / "rows.jsonl")
     journal.rewind(0)
 
     def keep(result: Row) -> None:
         journal.write(result.to_dict())
-        told = f"{result.method} {result.score.miou:.3f} {result.fit_seconds:.0f} s {time.strftime('%H:%M')}"
-        print(f"{pack} k={k} split={split} {told}", flush=True)
+        line = f"{result.method} {result.score.miou:.3f} {result.fit_seconds:.0f} s {time.strftime('%H:%M')}"
+        print(f"{pack} k={k} split={split} {line}", flush=True)
 
-    method = {row: ROWS[row](field, pack, folder, split)}
-    kshot(method, field.pool, field.test, [k], [split], field.splits, keep, read_rows(folder))
+    method = {row: ROWS[row](dataset, pack, folder, split)}
+    kshot(method, dataset.pool, dataset.test, [k], [split], dataset.splits, keep, read_rows(folder))
 
 
 def _student(name: str, recipe_of: Callable[[str], Distill], with_images: bool = True) -> Callable:
-    def method(field: Field, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
+    def method(dataset: Dataset, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
         recipe = recipe_of(pack)
-        images = field.images(recipe.size)
-        recipe = facing(recipe, images)
+        images = dataset.images(recipe.size)
+        recipe = without_flips(recipe, images)
 
         def fit(shots: Shots):
             given = images if with_images else None
-            return predictor(train_student(shots, recipe, folder / "student", given, student=name, quiet=True))
+            return predictor(train_student(shots, recipe, folder / "student", given, Training(name), quiet=True))
 
         return fit
 
     return method
 
 
-def _frozen(field: Field, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
-    # Read before a fit's time is taken, at the size that the encoder works at.
-    images = field.images(256)
+def _frozen(dataset: Dataset, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
+    # Loaded before the fit is timed, at the encoder's image size.
+    images = dataset.images(256)
     name = f"{ENCODER}{ENCODER_LEVELS}{POSITION}"
-    return lambda shots: predictor(frozen_reader(shots, lambda side: images, name=name))
+    return lambda shots: predictor(frozen_segmenter(shots, lambda side: images, name=name))
 
 
-def _forest(field: Field, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
+def _forest(dataset: Dataset, pack: str, folder: Path, split: int) -> Callable[[Shots], object]:
     return lambda shots: Forest(shots.parts, seed=split).fit(shots).predict
 
 
 def pretrained_recipe(pack: str) -> Distill:
-    """The pretrained student's, at the size that suits the pack's images."""
+    """The pretrained student's recipe, at a size that fits the pack's images."""
     return student_recipe(None, "pretrained", _NATIVE[pack])
 
 
@@ -139,15 +139,15 @@ ROWS: dict[str, Callable] = {
     "random student": _student(
         UNTRAINED, lambda pack: pretrained_recipe(pack).changed(encoder_lr_factor=1, frozen_stride=0)
     ),
-    "mean teacher": _student("fast-unet", lambda pack: PRESETS["default"].changed(kimg=_SWIFT_KIMG[pack])),
-    "supervised": _student("fast-unet", lambda pack: PRESETS["supervised"].changed(kimg=_SWIFT_KIMG[pack]), False),
+    "mean teacher": _student("fast-unet", lambda pack: PRESETS["default"].changed(kimg=_FAST_UNET_KIMG[pack])),
+    "supervised": _student("fast-unet", lambda pack: PRESETS["supervised"].changed(kimg=_FAST_UNET_KIMG[pack]), False),
     "forest": _forest,
 }
-"""What can be measured: name -> (field, pack, folder, split) -> shots -> predictor."""
+"""The methods: name -> (dataset, pack, folder, split) -> shots -> predictor."""
 
 
 def folder_of(pack: str, k: int, split: int, row: str, out: Path) -> Path:
-    """Where one method is measured on one split; other recipes are measured elsewhere, so that no table mixes two."""
+    """The folder of one method on one split. It depends on the recipe, so that no table mixes different recipes."""
     recipes = {"pretrained frozen": POINTS["fast"], "mean teacher": PRESETS["default"]}
     recipes |= {"supervised": PRESETS["supervised"]}
     state = "" if row == "forest" else recipes.get(row, pretrained_recipe(pack)).fingerprint
@@ -156,12 +156,12 @@ def folder_of(pack: str, k: int, split: int, row: str, out: Path) -> Path:
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """Rows that were written so far."""
+    """The rows saved so far."""
     return [Row.from_dict(line) for line in read_journal(folder / "rows.jsonl")]
 
 
 def report(out: Path) -> None:
-    """Prints the tables of all rows there are, and writes bench/results/packs.{json,md}."""
+    """Prints the tables of all rows measured so far and writes them to bench/results/packs.{json,md}."""
     tables, text = {}, ["# Few labels on real images", "", WHAT, ""]
     for pack in PACKS:
         rows = [r for row in ROWS for k in KS for s in SPLITS for r in read_rows(folder_of(pack, k, s, row, out))]
@@ -180,7 +180,7 @@ def report(out: Path) -> None:
 
 
 def _cells(by_k: dict, rows: list[Row], method: str) -> dict:
-    """The cells with the median seconds of their fits."""
+    """Adds the median seconds of a fit to the cells of a method."""
     return {
         k: cell | {"seconds": float(np.median([r.fit_seconds for r in rows if r.method == method and str(r.k) == k]))}
         for k, cell in by_k.items()
@@ -188,7 +188,7 @@ def _cells(by_k: dict, rows: list[Row], method: str) -> dict:
 
 
 def _earlier(pack: str) -> dict:
-    """What earlier states of the project measured: method and day -> k -> cell."""
+    """Rows that earlier versions measured: method and day -> k -> cell."""
     found = {}
     for day, path in EARLIER.items():
         table = json.loads(path.read_text())["tables"].get(pack, {})
@@ -215,8 +215,8 @@ def _cell(cell: dict | None, best: float) -> str:
     text = f"**{text}**" if cell["miou"] == best else text
     splits = "" if cell["seeds"] == len(SPLITS) else f"{cell['seeds']} split{'s' if cell['seeds'] > 1 else ''}"
     seconds = f"{cell['seconds']:.0f} s" if "seconds" in cell else ""
-    told = ", ".join(filter(None, (splits, seconds)))
-    return f"{text} ({told})" if told else text
+    details = ", ".join(filter(None, (splits, seconds)))
+    return f"{text} ({details})" if details else text
 
 
 if __name__ == "__main__":

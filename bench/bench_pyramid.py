@@ -1,7 +1,7 @@
-"""Lazy against materialized hypercolumn: a first layer of 128 outputs at 512 px over StyleGAN2-shaped maps.
+"""Lazy against materialized hypercolumn: a first layer with 128 outputs at 512 px on maps with StyleGAN2's shapes.
 
-Each way runs in a process of its own; its memory is the peak above what the maps and the libraries take. The
-materialized way is what published code does: resize every map, concatenate, 1x1 convolution.
+Each variant runs in its own process; its memory is the peak above that of the maps and the libraries. The materialized
+variant does what published code does: it resizes every map, concatenates them and applies a 1x1 convolution.
 
     python bench/bench_pyramid.py
 """
@@ -56,18 +56,18 @@ def make_maps(maps, size):
     return Pyramid(levels, (size, size)), [torch.randn(OUTPUTS, c, generator=rng) / 70 for _, c in maps]
 
 
-def measure(way: str, out: Path) -> dict:
-    """Runs one way in this process; writes its result for comparison."""
-    function = {"lazy": lazy, "materialized": materialized}[way]
+def measure(variant: str, out: Path) -> dict:
+    """Runs one variant in this process; saves its result for comparison."""
+    function = {"lazy": lazy, "materialized": materialized}[variant]
     with torch.no_grad():
-        # Libraries allocate their own buffers on first use; a small run gets that over with.
+        # A small warm-up run, since libraries allocate their own buffers on first use.
         function(*make_maps([(32, 8), (8, 8)], 32))
         pyramid, weights = make_maps(MAPS, SIZE)
         before = memory("VmRSS")
-        # Linux: from here on the peak starts anew.
+        # Resets the peak (Linux).
         Path("/proc/self/clear_refs").write_text("5")
         times = []
-        for _ in range(RUNS[way]):
+        for _ in range(RUNS[variant]):
             began = time.perf_counter()
             result = function(pyramid, weights)
             times.append(time.perf_counter() - began)
@@ -77,7 +77,7 @@ def measure(way: str, out: Path) -> dict:
 
 
 def memory(line: str) -> int:
-    """Bytes, from this process's status in /proc."""
+    """A value in bytes from /proc/self/status."""
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(text.split()[1]) * 1024 for text in status if text.startswith(line))
 
@@ -93,11 +93,11 @@ def main() -> None:
 
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for way in RUNS:
-            command = [sys.executable, __file__, "--measure", way, "--out", str(Path(folder) / f"{way}.npy")]
+        for variant in RUNS:
+            command = [sys.executable, __file__, "--measure", variant, "--out", str(Path(folder) / f"{variant}.npy")]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[way] = json.loads(done.stdout.splitlines()[-1])
-        first, second = (np.load(Path(folder) / f"{way}.npy") for way in RUNS)
+            found[variant] = json.loads(done.stdout.splitlines()[-1])
+        first, second = (np.load(Path(folder) / f"{variant}.npy") for variant in RUNS)
     result = {
         "memory_ratio": round(found["materialized"]["added_gb"] / found["lazy"]["added_gb"], 2),
         "speed_ratio": round(found["materialized"]["seconds"] / found["lazy"]["seconds"], 2),
@@ -106,9 +106,9 @@ def main() -> None:
 
     channels = sum(c for _, c in MAPS)
     print(f"hypercolumn at {SIZE} px: {len(MAPS)} maps, {channels} channels, to {OUTPUTS}; one image, float32")
-    print(f"{'way':14} {'added memory':>13} {'time':>9}")
-    for way, row in found.items():
-        print(f"{way:14} {row['added_gb']:10.2f} GB {row['seconds']:7.2f} s")
+    print(f"{'variant':14} {'added memory':>13} {'time':>9}")
+    for variant, row in found.items():
+        print(f"{variant:14} {row['added_gb']:10.2f} GB {row['seconds']:7.2f} s")
     print(f"largest value {np.abs(second).max():.2f}, largest difference {result['max_diff']:.1e}")
     machine = {"cpu": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     results = Path(__file__).parent / "results"

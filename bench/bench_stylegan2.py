@@ -1,10 +1,11 @@
-"""How fast StyleGAN2 generates and trains here, beside the PyPI package stylegan2-pytorch in the same run.
+"""Speed of StyleGAN2 synthesis and training, compared with the PyPI package stylegan2-pytorch in the same run.
 
-64 px, the same channels in every block (32 at 64 px up to 512 at 4 px; the discriminator twice as many), the same
-batch, two threads. Synthesis is one call under no_grad; a training step is the discriminator's turn and the generator's
-with Adam, without penalties, averages and input. The package is timed as it comes (float32) and in bf16, and its better
-time counts; ours is bf16 with channels_last, as the training loop runs it. The share of the peak is ours in training,
-by counted multiplications, of what a large bf16 matrix product reaches on the same threads.
+Both have 64 px, the same channels in every block (32 at 64 px up to 512 at 4 px; twice as many in the discriminator),
+the same batch size and two threads. Synthesis is one call under no_grad. A training step is one discriminator step and
+one generator step with Adam, without regularization, EMA and data loading. The package is timed in its default
+precision (float32) and in bf16, and the better time counts; partshot is timed in bf16 with channels_last, as in its
+training loop. `peak_share` is the ratio of partshot's training throughput in FLOP/s to that of a large bf16 matrix
+product on the same threads.
 
     pip install --no-deps stylegan2-pytorch einops kornia kornia_rs
     python bench/bench_stylegan2.py [--rounds 5]
@@ -49,7 +50,7 @@ def main() -> None:
             "stylegan2-pytorch": (theirs[task], nullcontext),
             "stylegan2-pytorch bf16": (theirs[task], bf16),
         }
-        # Round by round, so that a machine that slows down slows all of them.
+        # All variants in every round, so that a slowdown of the machine affects all of them.
         seconds = {name: float("inf") for name in runs}
         for _ in range(args.rounds + 1):
             for name, (work, precision) in runs.items():
@@ -72,12 +73,12 @@ def main() -> None:
 
 
 def ratio(rates: dict[str, float]) -> float:
-    """Ours to the better of theirs."""
+    """Ratio of partshot's rate to the better rate of the package."""
     return round(rates["partshot"] / max(rate for name, rate in rates.items() if name != "partshot"), 2)
 
 
 def our_work() -> dict[str, Callable[[], object]]:
-    """Synthesis and a training step of this project."""
+    """Synthesis and a training step of partshot."""
     channels = {"z_dim": LATENT, "w_dim": LATENT}
     generator = Generator(Shape(resolution=SIZE, channel_base=CAPACITY * 128, channel_max=512, **channels))
     discriminator = Discriminator(Shape(resolution=SIZE, channel_base=CAPACITY * 256, channel_max=512, **channels))
@@ -85,43 +86,45 @@ def our_work() -> dict[str, Callable[[], object]]:
         net.to(memory_format=torch.channels_last)
     sides = generator.layers
 
-    def draw() -> torch.Tensor:
+    def generate() -> torch.Tensor:
         ws = generator.mapping.spread(generator.mapping(torch.randn(BATCH, LATENT)))
         return generator.synthesis(ws, tuple(torch.randn(BATCH, 1, side, side) for side in sides))[0]
 
-    return _work(draw, discriminator, generator, discriminator)
+    return _work(generate, discriminator, generator, discriminator)
 
 
 def their_work(module: ModuleType) -> dict[str, Callable[[], object]]:
-    """The same of stylegan2-pytorch, with its losses replaced by the same two."""
+    """The same for stylegan2-pytorch, with partshot's losses instead of its own."""
     generator = module.Generator(SIZE, LATENT, network_capacity=CAPACITY)
     discriminator = module.Discriminator(SIZE, network_capacity=CAPACITY)
     mapping = module.StyleVectorizer(LATENT, 8, lr_mul=0.1)
 
-    def draw() -> torch.Tensor:
+    def generate() -> torch.Tensor:
         w = mapping(torch.randn(BATCH, LATENT))
         return generator(w[:, None].expand(-1, generator.num_layers, -1), torch.rand(BATCH, SIZE, SIZE, 1))
 
     return _work(
-        draw, lambda images: discriminator(images)[0], torch.nn.ModuleList([generator, mapping]), discriminator
+        generate, lambda images: discriminator(images)[0], torch.nn.ModuleList([generator, mapping]), discriminator
     )
 
 
-def _work(draw, judge, generator: torch.nn.Module, discriminator: torch.nn.Module) -> dict[str, Callable[[], object]]:
+def _work(
+    generate, discriminate, generator: torch.nn.Module, discriminator: torch.nn.Module
+) -> dict[str, Callable[[], object]]:
     real = torch.rand(BATCH, 3, SIZE, SIZE) * 2 - 1
     adams = [torch.optim.Adam(net.parameters(), lr=1e-4, betas=(0.0, 0.99)) for net in (generator, discriminator)]
 
     def synthesis() -> None:
         with torch.no_grad():
-            draw()
+            generate()
 
     def training() -> None:
         discriminator.requires_grad_(True)
         with torch.no_grad():
-            fake = draw()
-        _step(discriminator_loss(judge(real), judge(fake)), adams[1])
+            fake = generate()
+        _step(discriminator_loss(discriminate(real), discriminate(fake)), adams[1])
         discriminator.requires_grad_(False)
-        _step(generator_loss(judge(draw())), adams[0])
+        _step(generator_loss(discriminate(generate())), adams[0])
 
     return {"synthesis": synthesis, "training": training}
 
@@ -133,7 +136,7 @@ def _step(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 
 def package() -> ModuleType:
-    """stylegan2_pytorch's own file; what it asks for at import and does not need here is stood in for."""
+    """The module stylegan2_pytorch; missing imports that are not needed here are mocked."""
     absent = {}
     for name in ("fire", "aim", "vector_quantize_pytorch", "retry", "retry.api", "contrastive_learner"):
         try:
@@ -148,9 +151,9 @@ def package() -> ModuleType:
 
 
 def counted(work: Callable[[], object]) -> float:
-    """Floating point operations of one call, two per multiplication."""
+    """Floating point operations of one call; a multiply-add counts as two."""
     counter = FlopCounterMode(display=False)
-    # Its tracker of modules cannot follow inputs that take part in no gradient, and no module's own count is asked for.
+    # The counter's module tracker fails for inputs without gradient, and counts per module are not needed.
     counter.mod_tracker = _Untracked()
     with counter:
         work()
@@ -162,7 +165,7 @@ class _Untracked(nullcontext):
 
 
 def matrix_peak(side: int = 2048, rounds: int = 8) -> float:
-    """Operations a second of a large bf16 matrix product."""
+    """FLOP/s of a large bf16 matrix product."""
     a, b = (torch.randn(side, side).bfloat16() for _ in range(2))
     best = float("inf")
     for _ in range(rounds):

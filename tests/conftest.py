@@ -6,7 +6,7 @@ import torch
 from onnx import TensorProto, helper
 
 from partshot.artifact import Artifact
-from partshot.inference.exported_model import notes
+from partshot.inference.exported_model import model_metadata
 from partshot.nets.stylegan2 import Discriminator, Generator, Shape
 from partshot.parts import PartSet
 from partshot.represent.choose import tensors_of
@@ -68,7 +68,7 @@ def write_model(path, channel=0, parts=PARTS):
         [index, green, half],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, notes(parts, 64, "0.1.0"))
+    helper.set_model_props(model, model_metadata(parts, 64, "0.1.0"))
     onnx.save(model, path)
     return path
 

@@ -125,7 +125,8 @@ def test_every_command_calls_its_task_as_the_task_is_declared(verb, monkeypatch)
     answers = {"evaluate": mock.Mock(miou=0.5, wiou=0.5, per_part={"eye": 0.5}), "predict": mock.Mock(skipped=())}
 
     def recorded(*args, **kwargs):
-        given.append(signature.bind(*args, **kwargs).arguments)
+        bound = signature.bind(*args, **kwargs).arguments
+        given.append({**bound, **bound.get("changes", {})})
         return answers.get(verb, "done")
 
     monkeypatch.setattr(cli, "task_of", lambda name: recorded)

@@ -6,7 +6,7 @@ from torch import nn
 
 from partshot.data.images import resize_image
 from partshot.errors import BadArtifact
-from partshot.export import Served, comparisons, export_onnx
+from partshot.export import ExportWrapper, check_batches, export_onnx
 from partshot.inference.exported_model import FORMAT, ExportedModel
 from partshot.parts import PartSet
 
@@ -15,7 +15,7 @@ SIZE = 32
 
 
 class Strided(nn.Module):
-    """Knows positions and shrinks by 8, as real students do; hands back logits at an eighth of the size."""
+    """Position-dependent, with stride 8, like real students; returns logits at 1/8 of the size."""
 
     def __init__(self):
         super().__init__()
@@ -43,10 +43,10 @@ def exported(net, tmp_path_factory):
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (5, 32, 32), (1, 1, 1), (3, 5, 2), (2, 101, 77), (1, 300, 17)])
-def test_onnxruntime_computes_what_torch_does_at_any_size_and_length(net, exported, shape):
+def test_onnxruntime_matches_torch_at_any_image_and_batch_size(net, exported, shape):
     batch = some_images(*shape, seed=1)
     with torch.inference_mode():
-        labels, confidence = Served(net, SIZE).eval()(torch.from_numpy(batch))
+        labels, confidence = ExportWrapper(net, SIZE).eval()(torch.from_numpy(batch))
 
     found_labels, found_confidence = ExportedModel(exported).predict(batch)
 
@@ -71,23 +71,23 @@ def test_squashes_images_as_training_does(net, exported):
 
 
 def test_confidence_is_the_probability_of_the_label(net):
-    served, batch = Served(net, SIZE).eval(), torch.from_numpy(some_images(1, SIZE, SIZE))
+    wrapper, batch = ExportWrapper(net, SIZE).eval(), torch.from_numpy(some_images(1, SIZE, SIZE))
     with torch.inference_mode():
-        _, confidence = served(batch)
-        logits = served.net(batch.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        _, confidence = wrapper(batch)
+        logits = wrapper.net(batch.permute(0, 3, 1, 2).float() / 127.5 - 1)
         probability = nn.functional.interpolate(logits, size=(SIZE, SIZE), mode="bilinear").softmax(1).amax(1)
 
     np.testing.assert_allclose(confidence / 255, probability, atol=0.51 / 255)
 
 
-def test_the_file_says_what_it_holds(exported):
-    shipped = ExportedModel(exported)
+def test_file_has_parts_and_size(exported):
+    model = ExportedModel(exported)
 
-    assert (shipped.parts, shipped.size) == (PARTS, SIZE)
+    assert (model.parts, model.size) == (PARTS, SIZE)
     assert [p.name for p in exported.parent.iterdir()] == ["student.onnx"]
 
 
-def test_a_file_that_computes_another_thing_is_refused_and_leaves_nothing(exported, tmp_path, monkeypatch):
+def test_file_that_disagrees_with_torch_is_not_written(exported, tmp_path, monkeypatch):
     monkeypatch.setattr("partshot.export._to_onnx", lambda *_: exported.read_bytes())
     same, other = Strided(), Strided()
     with torch.no_grad():
@@ -101,8 +101,8 @@ def test_a_file_that_computes_another_thing_is_refused_and_leaves_nothing(export
     assert same.training and all(p.requires_grad for p in same.parameters())
 
 
-def test_an_older_file_survives_a_net_that_cannot_be_exported(tmp_path):
-    class Undecided(nn.Module):
+def test_failed_export_keeps_the_existing_file(tmp_path):
+    class DataDependent(nn.Module):
         def forward(self, x):
             return x if x.sum().item() > 0 else -x
 
@@ -110,22 +110,22 @@ def test_an_older_file_survives_a_net_that_cannot_be_exported(tmp_path):
     target.write_bytes(b"older")
 
     with pytest.raises(BadArtifact, match="cannot be exported"):
-        export_onnx(Undecided(), PARTS, SIZE, target, [])
+        export_onnx(DataDependent(), PARTS, SIZE, target, [])
 
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"older"]
 
 
-def test_the_gate_compares_small_large_odd_and_several_images():
-    shapes = [batch.shape for batch in comparisons([some_images(3000, 200)], SIZE)]
+def test_check_batches_have_small_large_and_odd_sizes():
+    shapes = [batch.shape for batch in check_batches([some_images(3000, 200)], SIZE)]
 
     assert len({shape[1:3] for shape in shapes}) == len(shapes) == 5
     assert {shape[0] for shape in shapes} >= {1, 2}
     assert min(min(shape[1:3]) for shape in shapes) < 8 < SIZE < max(max(shape[1:3]) for shape in shapes) <= 1024
-    assert [batch.shape for batch in comparisons([], SIZE)]
+    assert [batch.shape for batch in check_batches([], SIZE)]
 
 
-def test_a_newer_or_foreign_or_damaged_file_is_refused(exported, tmp_path):
-    def with_notes(**changes):
+def test_newer_foreign_and_damaged_files_raise(exported, tmp_path):
+    def with_metadata(**changes):
         model = onnx.load(exported)
         for prop in list(model.metadata_props):
             name = prop.key.removeprefix("partshot.")
@@ -136,13 +136,13 @@ def test_a_newer_or_foreign_or_damaged_file_is_refused(exported, tmp_path):
         return path
 
     with pytest.raises(BadArtifact, match="newer partshot"):
-        ExportedModel(with_notes(format=str(FORMAT + 1)))
+        ExportedModel(with_metadata(format=str(FORMAT + 1)))
     with pytest.raises(BadArtifact, match="damaged"):
-        ExportedModel(with_notes(parts="{"))
+        ExportedModel(with_metadata(parts="{"))
     foreign = onnx.load(exported)
     del foreign.metadata_props[:]
     onnx.save(foreign, tmp_path / "foreign.onnx")
-    with pytest.raises(BadArtifact, match="not one of partshot's"):
+    with pytest.raises(BadArtifact, match="that partshot did not export"):
         ExportedModel(tmp_path / "foreign.onnx")
     for name, blob in {"cut": exported.read_bytes()[:900], "empty": b"", "text": b"no model at all"}.items():
         (tmp_path / name).write_bytes(blob)

@@ -10,7 +10,8 @@ from partshot.data.augment import augment, transfer_colors
 from partshot.represent.choose import open_representation
 from partshot.represent.invert import PRESETS as INVERT
 from partshot.represent.stylegan import load_stylegan
-from partshot.segmenter import Segmenter, Student
+from partshot.segmenter import Segmenter
+from partshot.student import Student
 from partshot.tasks.pretrain import pretrain
 from partshot.tasks.sample import embedded_shots, latents_of_names
 from partshot.tasks.train_student import Teachers, train_student

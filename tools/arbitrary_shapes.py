@@ -1,7 +1,7 @@
-"""Shapes that mean nothing follow across generated faces (ReGAN, figure 8): docs/arbitrary_shapes.png.
+"""Arbitrary shapes as parts, transferred between generated faces (ReGAN, figure 8): docs/arbitrary_shapes.png.
 
-A ring about one eye, a bar across the forehead and a disc on a cheek are painted onto one face that the embedded
-generator drew; a few-shot head learns them from that face alone and finds them on others.
+A ring around one eye, a bar across the forehead and a disc on a cheek are the mask of one face from the embedded
+generator. A few-shot head is fitted to that face alone and predicts the shapes on other generated faces.
 
     python tools/arbitrary_shapes.py [--out docs/arbitrary_shapes.png]
 """
@@ -26,10 +26,10 @@ OTHERS = range(100, 108)
 
 
 def main() -> None:
-    """Paints, fits, draws the sheet."""
+    """Fits the head and writes the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/arbitrary_shapes.png"))
-    parser.add_argument("--seed", type=int, default=0, help="of the face that is painted on")
+    parser.add_argument("--seed", type=int, default=0, help="of the labeled face")
     args = parser.parse_args()
     generator = load_stylegan()
     with torch.no_grad():
@@ -40,19 +40,19 @@ def main() -> None:
     teacher = Segmenter(generator, parts, "cnn-s", generator.size, fit).fit(
         shot, latents=latents_of_names(generator, shot)
     )
-    drawn = teacher.generate(OTHERS)
-    images = [image, *drawn.images]
+    generated = teacher.generate(OTHERS)
+    images = [image, *generated.images]
     write_sheet(
         args.out,
         images,
-        {"painted on one face": None, "found on others": [shot.labels[0], *drawn.labels]},
+        {"painted on one face": None, "predicted on others": [shot.labels[0], *generated.labels]},
         parts,
     )
     print(f"written: {args.out}")
 
 
 def painted() -> np.ndarray:
-    """The shapes as ids, uint8 [64, 64]."""
+    """The mask with the shapes, uint8 [64, 64]."""
     canvas = Image.new("L", (64, 64))
     draw = ImageDraw.Draw(canvas)
     draw.ellipse((20, 24, 31, 33), outline=1, width=2)

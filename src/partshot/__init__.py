@@ -24,7 +24,7 @@ _WHERE = {
     "read_labels": "partshot.data.labels",
     "write_labels": "partshot.data.labels",
     "Segmenter": "partshot.segmenter",
-    "Student": "partshot.segmenter",
+    "Student": "partshot.student",
     "run": "partshot.tasks.run",
     "fit": "partshot.tasks.fit",
     "pretrain": "partshot.tasks.pretrain",

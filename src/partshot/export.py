@@ -1,8 +1,7 @@
-"""Export: a student as one ONNX file that needs nothing beside it, refused unless onnxruntime agrees with torch.
+"""ONNX export: writes a network as one self-contained ONNX file, after checking that onnxruntime agrees with torch.
 
-The file takes images as they come, uint8 of any size, and gives labels of that size: resizing, normalization and
-argmax are inside, so that no program that uses it can do them differently. Knows torch's exporter and the gate every
-file must pass. Refuses to know how the net was trained.
+The model takes uint8 images of any size and returns labels of that size: resizing, normalization and argmax are part
+of the graph, so that all programs that use the file do them in the same way.
 """
 
 import contextlib
@@ -23,21 +22,21 @@ import partshot
 from partshot.artifact import replacing_file
 from partshot.data.images import resize_images
 from partshot.errors import BadArtifact, MissingExtra
-from partshot.inference.exported_model import INPUT, OUTPUTS, ExportedModel, notes
+from partshot.inference.exported_model import INPUT, OUTPUTS, ExportedModel, model_metadata
 from partshot.nets.student import STRIDE
 from partshot.parts import PartSet
 
-# What the gate lets pass: float32 sums in another order turn a tie here and there, and nothing more.
-_LEAST_AGREEMENT = 0.999
-_LARGEST_STEP = 2  # of 255, in confidence
-_LARGEST_EDGE = 1024  # of the images that the gate compares: larger ones test the same resizing, slowly
+# Tolerances of the check: another order of float32 sums changes few near-ties.
+_MIN_AGREEMENT = 0.999  # share of equal labels
+_MAX_CONFIDENCE_ERROR = 2  # of 255
+_MAX_SIDE = 1024  # of the images in the check; larger ones test the same resizing, but slowly
 
 
-class Served(nn.Module):
-    """A net with everything around it that turns images into labels: the graph that is exported.
+class ExportWrapper(nn.Module):
+    """The exported graph: a network with preprocessing (resizing, normalization) and postprocessing (argmax).
 
-    net: float [b, 3, h', w'] in [-1, 1] -> logits [b, k, h", w"]. size: of what it is given: the long side, where the
-    aspect is kept (letterbox.reading_size), else both sides.
+    net: float [b, 3, h', w'] in [-1, 1] -> logits [b, k, h", w"]. size: side of its square input if `squashed`;
+    otherwise the long side of the input, whose aspect ratio is kept (letterbox.reading_size).
     """
 
     def __init__(self, net: nn.Module, size: int, squashed: bool = True):
@@ -47,23 +46,23 @@ class Served(nn.Module):
     def forward(
         self, images: UInt8[torch.Tensor, "b h w 3"]
     ) -> tuple[UInt8[torch.Tensor, "b h w"], UInt8[torch.Tensor, "b h w"]]:
-        """Labels, and confidence: the probability of the label, times 255."""
+        """Labels, and confidence: the probability of the label times 255."""
         height, width = images.shape[1], images.shape[2]
         pixels = images.permute(0, 3, 1, 2).float()
         size = (self.size, self.size) if self.squashed else self._reading_size(height, width)
         resized = interpolate(pixels, size=size, mode="bilinear", antialias=True)
         logits = interpolate(self.net(resized / 127.5 - 1), size=(height, width), mode="bilinear", align_corners=False)
-        # Softmax and then its maximum, but five times faster in onnxruntime: the largest term of the sum is exp(0).
+        # The maximum of the softmax, but five times faster in onnxruntime: the largest term of the sum is exp(0).
         confidence = 1 / (logits - logits.amax(1, keepdim=True)).exp().sum(1)
         return logits.argmax(1).to(torch.uint8), (confidence * 255).round().to(torch.uint8)
 
     def _reading_size(self, height, width):
-        """letterbox.reading_size as a part of the graph."""
+        """letterbox.reading_size as part of the graph."""
         longest = torch.sym_max(height, width)
 
         def rounded(side):
             steps = (2 * side * self.size + STRIDE * longest) // (2 * STRIDE * longest)
-            # By way of a number: carried on as a formula of the image's sides, it makes exporting twice as slow.
+            # .item() makes it a new symbolic integer; as an expression of the image's sides, export is twice as slow.
             steps = torch.scalar_tensor(steps, dtype=torch.int64).clamp(min=1).item()
             torch._check(steps >= 1)
             torch._check(steps <= self.size // STRIDE)
@@ -81,33 +80,33 @@ def export_onnx(
     squashed: bool = True,
     native: int | None = None,
 ) -> Path:
-    """Writes a net as one ONNX file, whole or not at all.
+    """Writes a network as one ONNX file, atomically.
 
-    net: float [b, 3, h', w'] in [-1, 1] -> logits [b, len(parts), ., .] at any size; it is not changed. It is given
-    squares of `size` if `squashed`, else what letterbox.reading_size says for a long side of `size`.
-    sample: images uint8 [h, w, 3] of the kind it is for; the gate compares on them and on noise. native: the usual
-    long side of the images that it learned from, which the file tells whoever has much larger ones.
+    net: float [b, 3, h', w'] in [-1, 1] -> logits [b, len(parts), ., .] at any size; it is not modified. Its input is a
+    square of `size` if `squashed`, otherwise of the size that letterbox.reading_size returns for a long side of `size`.
+    sample: images uint8 [h, w, 3] of the domain; the check uses them and noise. native: typical long side of the
+    original training images in pixels, from which `predict` derives the windows for large images.
 
     The file: input "images" uint8 [b, h, w, 3] RGB; outputs "labels" uint8 [b, h, w], ids of `parts`, and "confidence"
-    uint8 [b, h, w], the label's probability times 255; b, h and w are free. Images are resized with antialiasing,
-    as by Pillow, and logits are resized back.
+    uint8 [b, h, w], the label's probability times 255; b, h and w are dynamic. Images are resized with antialiasing,
+    as in Pillow, and logits are resized back.
 
-    Raises BadArtifact, and leaves nothing behind, when the net cannot be exported or onnxruntime does not compute what
-    torch does; MissingExtra when the exporter's libraries are missing.
+    Raises BadArtifact, and writes no file, if the network cannot be exported or onnxruntime's results differ from
+    torch's; MissingExtra if the exporter's libraries are missing.
     """
     path = Path(path)
-    served = Served(copy.deepcopy(net).cpu().float().to(memory_format=torch.contiguous_format), size, squashed)
-    blob = _to_onnx(served.eval(), notes(parts, size, partshot.__version__, squashed, native), path)
+    wrapped = ExportWrapper(copy.deepcopy(net).cpu().float().to(memory_format=torch.contiguous_format), size, squashed)
+    blob = _to_onnx(wrapped.eval(), model_metadata(parts, size, partshot.__version__, squashed, native), path)
     with replacing_file(path) as temporary:
         temporary.write_bytes(blob)
-        _compare(served, ExportedModel(temporary), comparisons(sample, size), path)
+        _compare(wrapped, ExportedModel(temporary), check_batches(sample, size), path)
     return path
 
 
-def comparisons(sample: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
-    """Batches uint8 [b, h, w, 3] of several sizes and lengths for the gate: larger, smaller and odd ones, and noise."""
+def check_batches(sample: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
+    """Batches uint8 [b, h, w, 3] for the check: several batch sizes; large, small and odd image sizes; and noise."""
     noise = np.random.default_rng(0).integers(0, 256, (size + 13, 2 * size + 1, 3), dtype=np.uint8)
-    first, *others = [_thinned(image) for image in sample[:3]] or [noise]
+    first, *others = [_subsampled(image) for image in sample[:3]] or [noise]
     height, width = first.shape[:2]
     crop = first[: height * 2 // 3 + 1, : width // 2 + 1]
     return [
@@ -119,68 +118,68 @@ def comparisons(sample: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
     ]
 
 
-def _thinned(image: np.ndarray) -> np.ndarray:
-    step = -(-max(image.shape[:2]) // _LARGEST_EDGE)
+def _subsampled(image: np.ndarray) -> np.ndarray:
+    step = -(-max(image.shape[:2]) // _MAX_SIDE)
     return image[::step, ::step]
 
 
-def _to_onnx(served: Served, metadata: dict[str, str], path: Path) -> bytes:
+def _to_onnx(wrapped: ExportWrapper, metadata: dict[str, str], path: Path) -> bytes:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise MissingExtra(f"exporting to ONNX needs {error.name}; run: pip install 'partshot[train]'") from error
-    free = torch.export.Dim.DYNAMIC
-    # Two images, with three unlike edges: torch would take a 1, or two equal sizes, for constants of the net.
-    example = torch.zeros(2, served.size + 5, served.size + 3, 3, dtype=torch.uint8)
+        raise MissingExtra(f"ONNX export needs {error.name}; run: pip install 'partshot[train]'") from error
+    dynamic = torch.export.Dim.DYNAMIC
+    # Three different dimensions, none of them 1: torch.export would treat a 1, or equal dimensions, as constants.
+    example = torch.zeros(2, wrapped.size + 5, wrapped.size + 3, 3, dtype=torch.uint8)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                served,
+                wrapped,
                 (example,),
                 dynamo=True,
-                dynamic_shapes={"images": {0: free, 1: free, 2: free}},
+                dynamic_shapes={"images": {0: dynamic, 1: dynamic, 2: dynamic}},
                 input_names=[INPUT],
                 output_names=list(OUTPUTS),
                 external_data=False,
                 verbose=False,
             )
-    except Exception as error:  # the exporter raises whatever the net's own code runs into
+    except Exception as error:  # any exception of the network's own code
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise BadArtifact(
-            f"{path}: this net cannot be exported to ONNX ({reason[0]}); choose another student"
+            f"{path}: this network cannot be exported to ONNX ({reason[0]}); choose another student"
         ) from error
     program.model.metadata_props.update(metadata)
     return program.model_proto.SerializeToString()
 
 
-def _compare(served: Served, shipped: ExportedModel, batches: Sequence[np.ndarray], path: Path) -> None:
+def _compare(wrapped: ExportWrapper, exported: ExportedModel, batches: Sequence[np.ndarray], path: Path) -> None:
     for batch in batches:
         with torch.inference_mode():
-            labels, confidence = (out.numpy() for out in served(torch.from_numpy(np.ascontiguousarray(batch))))
-        found_labels, found_confidence = shipped.predict(batch)
+            labels, confidence = (out.numpy() for out in wrapped(torch.from_numpy(np.ascontiguousarray(batch))))
+        found_labels, found_confidence = exported.predict(batch)
         differing = int((labels != found_labels).sum())
-        step = int(np.abs(confidence.astype(int) - found_confidence).max())
-        # One pixel may tie in an image of fewer than a thousand.
-        if differing > max(1, (1 - _LEAST_AGREEMENT) * labels.size) or step > _LARGEST_STEP:
+        error = int(np.abs(confidence.astype(int) - found_confidence).max())
+        # Images of fewer than 1000 pixels may have one different label.
+        if differing > max(1, (1 - _MIN_AGREEMENT) * labels.size) or error > _MAX_CONFIDENCE_ERROR:
             shape = "x".join(map(str, batch.shape))
             raise BadArtifact(
                 f"{path}: not written: at {shape} onnxruntime disagrees with torch on {differing} of {labels.size} "
-                f"labels and by {step}/255 in confidence; choose another student or update onnxruntime"
+                f"labels and by {error}/255 in confidence; choose another student or update onnxruntime"
             )
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    # The exporter reports its own steps, fallbacks and deprecations on three ways at once.
-    silenced = logging.getLogger("torch.onnx"), logging.getLogger("onnxscript")
-    levels = [logger.level for logger in silenced]
+    """Silences the exporter, which reports progress and deprecations by print, logging and warnings."""
+    loggers = logging.getLogger("torch.onnx"), logging.getLogger("onnxscript")
+    levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        for logger in silenced:
+        for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            for logger, level in zip(silenced, levels, strict=True):
+            for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)

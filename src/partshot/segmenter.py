@@ -1,85 +1,72 @@
-"""Segmenter and Student: what is fitted, asked for predictions, saved and loaded.
+"""Segmenter: the few-shot model, a head on a frozen representation, fitted to a few labeled images in seconds.
 
-A Segmenter is a representation with a head, fitted to a few shots in seconds: the few-shot teacher. A Student is one
-fast network, distilled. Both follow scikit-learn's contract: `predict` before `fit` raises NotFitted, fitting twice is
-fitting once, and what is saved predicts the same to the last bit. Neither knows folders of images or commands.
+It follows scikit-learn's conventions: `predict` before `fit` raises NotFitted, and a second `fit` starts from scratch.
+A saved segmenter predicts the same after loading, bit for bit. The distilled network is student.py's `Student`.
 """
 
 import hashlib
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import nn
 
 from partshot.artifact import Artifact, below
 from partshot.catalog import HEADS, lookup
-from partshot.data.images import resize_image, resize_images
+from partshot.data.images import resize_image
 from partshot.data.shots import Shots
 from partshot.data.soft_labels import SoftLabels
-from partshot.errors import BadArtifact, NotFitted
+from partshot.errors import NotFitted
 from partshot.heads.ensemble import Ensemble
-from partshot.nets.student import STRIDE, FlipTTA, Offset, build_student
-from partshot.ops.decision import overlap_offsets
-from partshot.ops.disagreement import entropy, image_score, keep_by_score, verdict
+from partshot.ops.disagreement import image_score, keep_by_score, verdict
 from partshot.ops.images import as_tensors, as_uint8
-from partshot.ops.letterbox import letterbox, reading_size
-from partshot.ops.precision import best_device, native_bf16
+from partshot.ops.letterbox import letterbox
+from partshot.ops.precision import best_device
 from partshot.ops.uncrop import uncropped
 from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import rebuild, tensors_of
 from partshot.represent.spec import Latents, Representation
+from partshot.student import (
+    ASPECT_KEPT,
+    BATCH,
+    SQUASHED,
+    HasPredict,
+    Prediction,
+    autocast_bf16,
+    batches,
+    load_weights,
+    predictions_from_logits,
+    soft_labels,
+)
 from partshot.train.fit_head import device_of
 from partshot.train.fit_points import FitPoints
 from partshot.train.fitting import Fit, fit_presets, fitter, recipe_kind, refuse_misfit
 
-# Images per forward pass: enough to keep two cores busy, few enough for 512 px pyramids in 2 GB.
-_BATCH = 8
-# What a card says of images that are no squares; cards without a word are of versions that squashed them.
-_KEPT, _SQUASHED = "kept", "squashed"
-_BILINEAR = Image.Resampling.BILINEAR
-# Copies of drawn shots in other styles, in all, and how much room their features may take.
-_STYLES, _STYLES_FROM, _MOST_BYTES = 24, 2_000_000, 1 << 30
+# Style mixing in `fit`: restyled copies of the shots in all, the first seed of their styles (no other module uses seeds
+# from there on), and the bytes that all features may take.
+_STYLES, _FIRST_STYLE_SEED, _MAX_FEATURE_BYTES = 24, 2_000_000, 1 << 30
 
-# A head of points answers at the finest map's size, and at this part of the image's side or more.
-_COARSE = 4
+# A head fitted to local features (FitPoints) predicts at the resolution of the finest map, and at 1/4 of the image's
+# side or more.
+_POINTS_STRIDE = 4
 
-# How many unlabeled images decide from which probability a class is predicted, and every how many pixels of a side.
-_DECIDED_ON, _DECIDED_AT = 80, 120
-
-DOUBTED = 0.1
-"""Share of drawn images that are left out where an ensemble's members disagree; the default of DDPM-segmentation."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One image's answer, at the image's own size.
-
-    labels: uint8 [h, w], part ids. probabilities: float32 [k, h, w], summing to 1 over the parts.
-    uncertainty: float32 [h, w], entropy of the probabilities over its largest possible value, 0..1.
-    An ensemble's labels are its members' majority, its probabilities their mean, and its uncertainty is their
-    Jensen-Shannon divergence over its largest possible value: log k, or of fewer members than parts log m.
-    """
-
-    labels: np.ndarray
-    probabilities: np.ndarray
-    uncertainty: np.ndarray
+DISCARD_SHARE = 0.1
+"""Share of generated images to discard, those with the most ensemble disagreement; as in DDPM-segmentation."""
 
 
 class Segmenter:
-    """A representation with a head, both where this machine computes best.
+    """A head on a frozen representation, both on the fastest device of this machine.
 
-    representation: reads the images. parts: what the head tells apart. head: a name of `catalog.HEADS`.
-    size: side of the square that images are resized to before they are read. recipe: how the head is fitted; None
-    takes "fast" of `fit_presets(head)`. fitted: the fingerprint of the last fit, empty before it. squashed: whether
-    images are squashed to squares, as fits of older versions were; else they are letterboxed.
+    representation: computes the features. parts: the classes. head: a name of `catalog.HEADS`.
+    size: side of the square to which images are resized. recipe: how the head is fitted; None takes "fast" of
+    `fit_presets(head)`.
+
+    fitted: the fingerprint of the last fit, empty before it. squashed: whether images are squashed to squares, as by
+    versions before letterboxing; otherwise they are letterboxed.
     """
 
     def __init__(
@@ -99,341 +86,210 @@ class Segmenter:
 
     @property
     def device(self) -> torch.device:
-        """Where images are read and labeled."""
+        """The device of the representation and the head."""
         return device_of(self.representation)
 
     def make_head(self) -> nn.Module:
-        """An unfitted head for this representation and these parts."""
+        """A new, unfitted head for this representation and these parts."""
         return lookup(HEADS, self.head_name, "head")(self.representation.spec.channels, len(self.parts))
 
     def fit(self, shots: Shots, quiet: bool = False, latents: Latents | None = None) -> "Segmenter":
-        """Fits the head to the shots, forgetting an earlier fit.
+        """Fits a new head to the shots; an earlier fit is discarded.
 
-        latents: from which the representation, a Generator, draws the shots; they are read in other styles, too, which
-        is worth most where labels are fewest (LOG.md).
+        latents: the shots' latents, if the representation is a generator. The shots are then generated from them, and
+        restyled copies are added (style mixing), which helps most with the fewest labels (LOG.md).
         """
-        shown, read = shots, None
+        examples, features = shots, None
         if latents is not None:
-            shown, read = self._restyled(shots, latents)
+            examples, features = self._with_restyled(shots, latents)
         fit = fitter(self.recipe)
-        self.head_ = fit(self.make_head(), self.representation, shown, self.recipe, self.size, quiet, read)
+        self.head_ = fit(self.make_head(), self.representation, examples, self.recipe, self.size, quiet, features)
         self.fitted, self.squashed = self.fingerprint(shots), False
         return self
 
     def fingerprint(self, shots: Shots) -> str:
-        """12 hex digits of all that decides what fitting to these shots gives, but for the order of a machine's sums.
+        """12 hex digits of everything that determines a fit to these shots, except floating-point summation order.
 
-        `fitted` is that of the shots it was last fitted to.
+        `fitted` is the fingerprint of the last fit.
         """
         given = (self.representation.spec.fingerprint, self.head_name, self.size, self.recipe.fingerprint)
         aspect = "/letterboxed" if shots.oblong else ""
         return hashlib.sha256(f"{given}/{shots.fingerprint}{aspect}".encode()).hexdigest()[:12]
 
     def predict(self, images: Sequence[np.ndarray], latents: Latents | None = None) -> list[Prediction]:
-        """One Prediction per image, uint8 [h, w, 3], of any sizes. Raises NotFitted before `fit`.
+        """One Prediction per image, uint8 [h, w, 3], of any size. Raises NotFitted before `fit`.
 
-        latents: from which the representation, a Generator, draws the images, where they are known already.
+        latents: the images' latents, if the representation is a generator and they are known.
         """
-        self._head()
+        self._fitted_head()
         if latents is None:
-            return [one for several in _chunks(images) for one in self._answered(several)]
-        read = self._read(latents)
-        return [one for i, image in enumerate(images) for one in self._answers(read[i : i + 1], [image.shape[:2]])]
+            return [prediction for batch in batches(images) for prediction in self._predict_batch(batch)]
+        features = self._features_of_latents(latents)
+        sizes = [image.shape[:2] for image in images]
+        return [self._predictions(features[i : i + 1], [size])[0] for i, size in enumerate(sizes)]
 
     def soft_labels(self, images: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> SoftLabels:
-        """Soft labels of a stack, uint8 [n, s, s, 3], at half its size, for a student to start from.
+        """Soft labels of a stack, uint8 [n, s, s, 3], at half its size, for distillation.
 
-        In bf16 where the device has it, since they are kept as bytes anyway.
+        Computed in bf16 where the device supports it, since they are stored as bytes anyway.
         """
-        return _soft_labels(self._shared, images, self.size, self.device, progress)
+        return soft_labels(self._logits, images, self.size, self.device, progress)
 
     def generate(
         self,
         seeds: Sequence[int],
-        sure: float = 0.0,
+        min_probability: float = 0.0,
         progress: Callable[[int], None] = lambda done: None,
-        doubted: float = DOUBTED,
-        second: "Student | None" = None,
+        discard: float = DISCARD_SHARE,
+        second: HasPredict | None = None,
     ) -> Shots:
-        """Images that the representation, a Generator, draws of these seeds, labeled by the head (auto-shot, ReGAN).
+        """Synthetic images of these seeds with the head's pseudo-labels (auto-shot, ReGAN).
 
-        sure: pixels whose likeliest part is less probable than this are 255. doubted: share of the images, those on
-        which an ensemble's members disagree most, that is left out (DatasetGAN); other heads have none and leave out
-        none. second: a student that is asked, too; what both say counts by its mean. In bf16 where the device has it,
-        which rounds a color here and there. Raises NotFitted before `fit`.
+        The representation must be a generator. min_probability: pixels whose most probable part has a lower probability
+        get label 255 (ignore). progress: called with the number of images done. discard: share of the images to
+        discard, those with the most disagreement of an ensemble's members (DatasetGAN); no other head discards any.
+        second: a model whose probabilities are averaged with the head's. Computed in bf16 where the device supports it,
+        which rounds a few colors differently. Raises NotFitted before `fit`.
         """
-        head, images, labels, scores = self._head(), [], [], []
-        for first in range(0, len(seeds), _BATCH):
-            latents = self.representation.sample(seeds[first : first + _BATCH])
-            with torch.no_grad(), _autocast(latents.ws.device):
-                drawn, pyramid = self.representation.synthesize(latents)
-                if isinstance(head, Ensemble):
-                    ids, shares, disagreement = verdict(head.members(pyramid))
-                    scores.append(image_score(disagreement))
-                else:
-                    shares = head(pyramid).float().softmax(1)
-                    ids = shares.argmax(1)
-            batch = list(as_uint8(drawn))
+        self._fitted_head()
+        images, labels, scores = [], [], []
+        for first in range(0, len(seeds), BATCH):
+            latents = self.representation.sample(seeds[first : first + BATCH])
+            batch, ids, probabilities, disagreement = self._generate_batch(latents)
+            if disagreement is not None:
+                scores.append(image_score(disagreement))
             if second is not None:
-                said = np.stack([one.probabilities for one in second.predict(batch)])
-                shares = (shares + torch.from_numpy(said).to(shares)) / 2
-                ids = shares.argmax(1)
-            ids = torch.where(shares.amax(1) >= sure, ids, IGNORE)
+                other = np.stack([prediction.probabilities for prediction in second.predict(batch)])
+                probabilities = (probabilities + torch.from_numpy(other).to(probabilities)) / 2
+                ids = probabilities.argmax(1)
+            ids = torch.where(probabilities.amax(1) >= min_probability, ids, IGNORE)
             images += batch
             labels += list(ids.byte().cpu().numpy())
             progress(len(images))
         names = tuple(f"seed {seed}" for seed in seeds)
         shots = Shots(images=tuple(images), labels=tuple(labels), names=names, parts=self.parts)
-        return shots.subset(keep_by_score(torch.cat(scores), doubted).tolist()) if scores else shots
+        return shots.subset(keep_by_score(torch.cat(scores), discard).tolist()) if scores else shots
 
     def save(self, folder: Path | str) -> Path:
-        """Writes everything a prediction needs, the representation included."""
+        """Writes everything that prediction needs, including the representation."""
         card = {
             "head": self.head_name,
             "size": self.size,
-            "aspect": _SQUASHED if self.squashed else _KEPT,
+            "aspect": SQUASHED if self.squashed else ASPECT_KEPT,
             "parts": self.parts.to_dict(),
             "representation": self.representation.card(),
             "recipe": self.recipe.model_dump(mode="json"),
             "recipe_kind": type(self.recipe).__name__,
             "fingerprint": self.fitted,
         }
-        tensors = {f"head.{k}": v.cpu().numpy() for k, v in self._head().state_dict().items()}
+        tensors = {f"head.{k}": v.cpu().numpy() for k, v in self._fitted_head().state_dict().items()}
         tensors |= {f"representation.{k}": v for k, v in tensors_of(self.representation).items()}
         return Artifact("segmenter", card, tensors).save(folder)
 
     @classmethod
     def load(cls, folder: Path | str) -> "Segmenter":
-        """Reads what `save` wrote; BadArtifact when it is not one or not whole."""
+        """Reads what `save` wrote. Raises BadArtifact if it is no segmenter or incomplete."""
         stored = Artifact.load(folder, kind="segmenter")
         card = stored.card
         representation = rebuild(card["representation"], below(stored.tensors, "representation."))
         parts = PartSet.from_dict(card["parts"], str(folder))
-        # Earlier versions wrote no kind: each head had one.
-        usual = type(fit_presets(card["head"])["fast"]).__name__
-        kind = recipe_kind(card.get("recipe_kind", usual), str(folder))
+        # Older versions wrote no recipe_kind, because each head had only one.
+        default_kind = type(fit_presets(card["head"])["fast"]).__name__
+        kind = recipe_kind(card.get("recipe_kind", default_kind), str(folder))
         found = cls(representation, parts, card["head"], card["size"], kind.parse(card["recipe"], str(folder)))
-        found.head_ = _loaded(found.make_head(), below(stored.tensors, "head."), folder).to(found.device)
-        found.fitted, found.squashed = card["fingerprint"], card.get("aspect") != _KEPT
+        found.head_ = load_weights(found.make_head(), below(stored.tensors, "head."), folder).to(found.device)
+        found.fitted, found.squashed = card["fingerprint"], card.get("aspect") != ASPECT_KEPT
         return found
 
-    def _shared(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of images of this size."""
-        return self._head()(self._seen(images))
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of images [b, 3, size, size]."""
+        return self._fitted_head()(self._features(images))
 
-    def _restyled(self, shots: Shots, latents: Latents) -> tuple[Shots, Pyramid]:
-        """The shots and copies of them in other styles, with their features."""
-        own = self._read(latents)
-        room = _MOST_BYTES // sum(m.nbytes for m in own.maps)
-        copies = max(0, min(math.ceil(_STYLES / len(shots)), room))
-        # Seeds that nothing else draws.
-        seeds = [range(_STYLES_FROM + i * len(shots), _STYLES_FROM + (i + 1) * len(shots)) for i in range(copies)]
-        pyramids = [own, *(self._read(self.representation.restyled(latents, some)) for some in seeds)]
+    def _with_restyled(self, shots: Shots, latents: Latents) -> tuple[Shots, Pyramid]:
+        """The shots and copies in other styles, with their features."""
+        own = self._features_of_latents(latents)
+        limit = _MAX_FEATURE_BYTES // sum(m.nbytes for m in own.maps)
+        copies = max(0, min(math.ceil(_STYLES / len(shots)), limit))
+        starts = [_FIRST_STYLE_SEED + i * len(shots) for i in range(copies)]
+        seeds = [range(start, start + len(shots)) for start in starts]
+        pyramids = [own, *(self._features_of_latents(self.representation.restyled(latents, some)) for some in seeds)]
         maps = tuple(torch.cat(level) for level in zip(*(p.maps for p in pyramids), strict=True))
         names = tuple(f"{name}, style {i}" for i in range(copies + 1) for name in shots.names)
-        shown = Shots(shots.images * (copies + 1), shots.labels * (copies + 1), names, shots.parts)
-        return shown, Pyramid(maps, own.image_size)
+        examples = Shots(shots.images * (copies + 1), shots.labels * (copies + 1), names, shots.parts)
+        return examples, Pyramid(maps, own.image_size)
 
-    def _read(self, latents: Latents) -> Pyramid:
+    def _features_of_latents(self, latents: Latents) -> Pyramid:
         with torch.no_grad():
-            read = [self.representation.synthesize(latents[i : i + _BATCH])[1] for i in range(0, len(latents), _BATCH)]
-        maps = tuple(torch.cat(level) for level in zip(*(p.maps for p in read), strict=True))
-        return Pyramid(maps, read[0].image_size)
+            slices = [latents[first : first + BATCH] for first in range(0, len(latents), BATCH)]
+            pyramids = [self.representation.synthesize(some)[1] for some in slices]
+        maps = tuple(torch.cat(level) for level in zip(*(p.maps for p in pyramids), strict=True))
+        return Pyramid(maps, pyramids[0].image_size)
+
+    def _generate_batch(
+        self, latents: Latents
+    ) -> tuple[list[np.ndarray], torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Images, label ids [b, h, w], probabilities [b, k, h, w], and an ensemble's disagreement [b, h, w]."""
+        head = self._fitted_head()
+        with torch.no_grad(), autocast_bf16(latents.ws.device):
+            generated, pyramid = self.representation.synthesize(latents)
+            if isinstance(head, Ensemble):
+                ids, probabilities, disagreement = verdict(head.members(pyramid))
+            else:
+                probabilities, disagreement = head(pyramid).float().softmax(1), None
+                ids = probabilities.argmax(1)
+        return list(as_uint8(generated)), ids, probabilities, disagreement
 
     @torch.no_grad()
-    def _seen(self, images: torch.Tensor) -> Pyramid:
-        """What the head is shown of images. One fitted to points answers on a coarser grid, which is enlarged later.
+    def _features(self, images: torch.Tensor) -> Pyramid:
+        """The features that the head receives.
 
-        It was fitted in bf16's features where the device has them, too; its answers at every pixel of 256 px would take
-        as long as reading them.
+        A head fitted to points predicts on a coarser grid, and its logits are upsampled later: at every pixel of 256 px
+        it would take as long as the features. Its features are computed in bf16 where the device supports it, as in
+        `fit`.
         """
         if not isinstance(self.recipe, FitPoints):
             return self.representation.features(images)
-        with _autocast(images.device):
+        with autocast_bf16(images.device):
             pyramid = self.representation.features(images)
         finest = pyramid.maps[0].shape[2:]
-        return Pyramid(
-            pyramid.maps, tuple(max(f, s // _COARSE) for f, s in zip(finest, pyramid.image_size, strict=True))
-        )
+        size = tuple(max(f, s // _POINTS_STRIDE) for f, s in zip(finest, pyramid.image_size, strict=True))
+        return Pyramid(pyramid.maps, size)
 
-    def _head(self) -> nn.Module:
+    def _fitted_head(self) -> nn.Module:
         if self.head_ is None:
             raise NotFitted("this Segmenter has not been fitted; call fit(shots) first, or load a fitted one")
         return self.head_
 
-    def _answered(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """The answers to a few images, read together."""
-        fitted = np.stack([(resize_image if self.squashed else letterbox)(image, self.size) for image in images])
-        pyramid = self._seen(as_tensors(fitted).to(self.device))
-        return self._answers(pyramid, [image.shape[:2] for image in images])
+    def _predict_batch(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Predictions for a few images, which share a forward pass."""
+        resize = resize_image if self.squashed else letterbox
+        resized = np.stack([resize(image, self.size) for image in images])
+        pyramid = self._features(as_tensors(resized).to(self.device))
+        return self._predictions(pyramid, [image.shape[:2] for image in images])
 
     @torch.no_grad()
-    def _answers(self, pyramid: Pyramid, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
-        head, square = self._head(), None if self.squashed else self.size
+    def _predictions(self, pyramid: Pyramid, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+        head, square = self._fitted_head(), None if self.squashed else self.size
         if isinstance(head, Ensemble):
-            # One by one, since every member's opinion is there at once.
-            return [_agreed(head.members(pyramid[i : i + 1])[:, 0], size, square) for i, size in enumerate(sizes)]
-        return _separate(head(pyramid).float().cpu(), sizes, square)
+            # One image at a time, since the predictions of all members are in memory at once.
+            members = (head.members(pyramid[i : i + 1])[:, 0] for i in range(len(sizes)))
+            return [_ensemble_prediction(one, size, square) for one, size in zip(members, sizes, strict=True)]
+        return predictions_from_logits(head(pyramid).float().cpu(), sizes, square)
 
 
-class Student:
-    """One fast network with what it takes to use it.
-
-    net: float [b, 3, h, w] in [-1, 1] -> logits [b, k, h, w], in evaluation mode. name: of its architecture, for
-    `nets.student.build_student`. size: side of the images it was trained on. card: plain JSON values on how.
-    flip_tta: whether it reads images in a mirror, too. squashed: whether it knows images squashed to squares, as
-    students of older versions do; else it reads them with their aspect. native: the usual long side, in pixels, of the
-    images that it learned from, before they were resized; None where nobody knows. offsets: added to the logits of each
-    class, so that masks overlap best (ops/decision.py); None adds none.
-    """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        name: str,
-        parts: PartSet,
-        size: int,
-        card: dict | None = None,
-        flip_tta: bool = False,
-        squashed: bool = False,
-        native: int | None = None,
-        offsets: Sequence[float] | None = None,
-    ):
-        self.net, self.name, self.parts, self.size = net.eval(), name, parts, size
-        self.offsets = offsets
-        self.card, self.flip_tta, self.squashed, self.native = card or {}, flip_tta, squashed, native
-
-    def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """One Prediction per image, uint8 [h, w, 3], of any sizes."""
-        return [one for several in _chunks(images) for one in self._seen(several)]
-
-    @property
-    def reads(self) -> int:
-        """Long side of the images that it reads: a quarter larger than in training, in whole strides.
-
-        Networks see more at a size somewhat above that of their training (Touvron et al. 2019); measured in LOG.md.
-        """
-        return self.size * 5 // 4 // STRIDE * STRIDE
-
-    @property
-    def fitted(self) -> str:
-        """The fingerprint of its training; empty where nobody told it."""
-        return self.card.get("fingerprint", "")
-
-    def decide(self, images: np.ndarray, lean: Sequence[float], temperature: float) -> "Student":
-        """The student with offsets for the largest expected overlap, found on some of a stack, uint8 [n, s, s, 3].
-
-        lean, temperature: see ops.decision.overlap_offsets.
-        """
-        some = resize_images(images[:: max(1, len(images) // _DECIDED_ON)][:_DECIDED_ON], self.reads)
-        batches = (as_tensors(some[first : first + _BATCH]) for first in range(0, len(some), _BATCH))
-        step, self.offsets = max(1, self.reads // _DECIDED_AT), None
-        logits = torch.cat([self._logits(batch)[:, :, ::step, ::step] for batch in batches])
-        self.offsets = tuple(overlap_offsets(logits, torch.tensor(lean), temperature).tolist())
-        return self
-
-    def soft_labels(self, images: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> SoftLabels:
-        """Soft labels of a stack, uint8 [n, s, s, 3], at half its size, for a more compact student to learn from."""
-        return _soft_labels(self.reader, images, self.reads, torch.device("cpu"), progress)
-
-    @property
-    def reader(self) -> nn.Module:
-        """What looks at images of that size: the net, or the net and its mirror image, with the offsets."""
-        net = FlipTTA(self.net, self.parts.mirrored_ids()) if self.flip_tta else self.net
-        return (net if self.offsets is None else Offset(net, self.offsets)).eval()
-
-    def save(self, folder: Path | str) -> Path:
-        """Writes the network and its card."""
-        aspect = _SQUASHED if self.squashed else _KEPT
-        card = {"student": self.name, "size": self.size, "aspect": aspect, "parts": self.parts.to_dict(), **self.card}
-        card |= {"mirrored": True} if self.flip_tta else {}
-        card |= {} if self.native is None else {"native": self.native}
-        card |= {} if self.offsets is None else {"offsets": list(self.offsets)}
-        return Artifact("student", card, {k: v.numpy() for k, v in self.net.state_dict().items()}).save(folder)
-
-    @classmethod
-    def load(cls, folder: Path | str, fingerprint: str | None = None) -> "Student":
-        """Reads what `save` wrote; BadArtifact when it is not one, not whole, or of another recipe."""
-        stored = Artifact.load(folder, kind="student", fingerprint=fingerprint)
-        parts = PartSet.from_dict(stored.card["parts"], str(folder))
-        net = _loaded(build_student(stored.card["student"], len(parts)), stored.tensors, folder)
-        known = {k: stored.card[k] for k in ("fingerprint", "recipe") if k in stored.card}
-        flip_tta, squashed = stored.card.get("mirrored", False), stored.card.get("aspect") != _KEPT
-        native, offsets = stored.card.get("native"), stored.card.get("offsets")
-        given = (stored.card["size"], known, flip_tta, squashed, native, offsets)
-        return cls(net, stored.card["student"], parts, *given)
-
-    def _seen(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """The answers to a few images: those that are read at one size together."""
-        alike, found = defaultdict(list), [None] * len(images)
-        for i, image in enumerate(images):
-            shape = (self.reads, self.reads) if self.squashed else reading_size(*image.shape[:2], self.reads)
-            alike[shape].append(i)
-        for (height, width), several in alike.items():
-            resized = [Image.fromarray(images[i]).resize((width, height), _BILINEAR) for i in several]
-            logits = self._logits(as_tensors(np.stack([np.array(image) for image in resized])))
-            answers = _separate(logits, [images[i].shape[:2] for i in several])
-            for i, answer in zip(several, answers, strict=True):
-                found[i] = answer
-        return found
-
-    def _logits(self, images: torch.Tensor) -> torch.Tensor:
-        images = images.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), _autocast(images.device):
-            return self.reader(images).float()
-
-
-def _soft_labels(
-    net: Callable[[torch.Tensor], torch.Tensor],
-    images: np.ndarray,
-    size: int,
-    device: torch.device,
-    progress: Callable[[int], None],
-) -> SoftLabels:
-    """A network's soft labels of a stack at half the stack's size; the network is given squares of `size`."""
-    kept, half = [], images.shape[1] // 2
-    for first in range(0, len(images), _BATCH):
-        several = as_tensors(images[first : first + _BATCH]).to(device)
-        if several.shape[2] != size:
-            several = F.interpolate(several, size=(size, size), mode="bilinear", antialias=True)
-        with torch.no_grad(), _autocast(device):
-            logits = net(several).float()
-        logits = F.interpolate(logits, size=(half, half), mode="bilinear", align_corners=False)
-        kept.append(SoftLabels.of(logits.softmax(1).cpu()))
-        progress(min(first + _BATCH, len(images)))
-    return SoftLabels.join(kept)
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(device))
-
-
-def _chunks(images: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
-    return (images[first : first + _BATCH] for first in range(0, len(images), _BATCH))
-
-
-def _separate(logits: torch.Tensor, sizes: Sequence[tuple[int, int]], square: int | None = None) -> list[Prediction]:
-    return [_prediction(one, size, square) for one, size in zip(logits.split(1), sizes, strict=True)]
-
-
-def _prediction(logits: torch.Tensor, size: tuple[int, int], square: int | None) -> Prediction:
-    logits = uncropped(logits, size, square)[0]
-    shares = logits.softmax(0)
-    doubt = entropy(shares, 0) / max(1e-9, math.log(len(shares)))
-    return Prediction(logits.argmax(0).byte().numpy(), shares.numpy(), doubt.clamp(0, 1).numpy())
-
-
-def _agreed(members: torch.Tensor, size: tuple[int, int], square: int | None) -> Prediction:
-    # Probabilities [m, k, h, w], brought to the image's size one member at a time.
+def _ensemble_prediction(members: torch.Tensor, size: tuple[int, int], square: int | None) -> Prediction:
+    # members: probabilities [m, k, h, w], resized to the image's size one member at a time.
     resized = (uncropped(one[None], size, square) for one in members)
-    labels, shares, disagreement = (found.cpu() for found in verdict(resized))
-    doubt = disagreement / max(1e-9, math.log(min(members.shape[:2])))
-    return Prediction(labels[0].numpy(), shares[0].numpy(), doubt[0].clamp(0, 1).numpy())
+    labels, probabilities, disagreement = (found.cpu() for found in verdict(resized))
+    uncertainty = disagreement / max(1e-9, math.log(min(members.shape[:2])))
+    return Prediction(labels[0].numpy(), probabilities[0].numpy(), uncertainty[0].clamp(0, 1).numpy())
 
 
-def _loaded(net: nn.Module, tensors, folder) -> nn.Module:
-    try:
-        net.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in tensors.items()})
-    except RuntimeError as error:
-        raise BadArtifact(f"{folder}: its tensors do not fit its card; delete it and run again") from error
-    return net.eval()
+def __getattr__(name: str):
+    if name == "Student":
+        message = "import Student from partshot or partshot.student; partshot.segmenter.Student will be removed"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        from partshot.student import Student
+
+        return Student
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""folds: the model that is best on a fifth of the images is scored on the others, from files to files."""
+"""folds: the model that is best on a fifth of the images is scored on the others."""
 
 import json
 
@@ -16,7 +16,7 @@ PARTS = PartSet.of("background", "bright")
 
 @pytest.fixture
 def pack(tmp_path):
-    """Five images; "good" is wrong in the first, "bad" right in the first alone."""
+    """Five images; "good" is wrong on the first only, "bad" is correct on the first only."""
     for folder in ("images", "masks", "models/bad", "models/good"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "classes.json").write_text(json.dumps(PARTS.to_dict()))
@@ -30,10 +30,10 @@ def pack(tmp_path):
     return tmp_path
 
 
-def test_each_fold_chooses_and_the_rest_is_scored(pack):
+def test_each_fold_selects_a_model_and_scores_it_on_the_other_images(pack):
     found = folds(pack / "models", pack / "images", pack / "masks", pack / "out")
     assert [fold.chosen for fold in found.folds] == ["bad", *["good"] * 4]
-    # "bad" is chosen on a and wrong everywhere else; "good" is wrong in one of four: 12 of 20 pixels' union each.
+    # "bad" is selected on a and wrong on all others; "good" is wrong on one of four: 12 of 20 pixels of the union.
     assert [fold.score.miou for fold in found.folds] == pytest.approx([0.0, *[0.6] * 4])
     saved = json.loads((pack / "out" / "folds.json").read_text())
     assert saved["miou"] == pytest.approx(0.48) and saved["miou_std"] == pytest.approx(0.24)
@@ -41,9 +41,9 @@ def test_each_fold_chooses_and_the_rest_is_scored(pack):
     assert saved["folds"][0]["candidates"] == {"bad": 1.0, "good": 0.0}
 
 
-def test_what_cannot_be_folded_is_refused(pack):
+def test_invalid_input_is_refused(pack):
     (pack / "empty").mkdir()
-    with pytest.raises(BadArtifact, match="holds no ONNX file and no folder of masks"):
+    with pytest.raises(BadArtifact, match="contains no ONNX file and no folder of masks"):
         folds(pack / "empty", pack / "images", pack / "masks", pack / "out")
     (pack / "one.onnx").touch()
     with pytest.raises(BadArtifact, match="is one model; give a folder of several"):

@@ -1,4 +1,4 @@
-"""bench: rows, their order, resuming, and the page; with contenders that take no time."""
+"""bench: rows, their order, resuming, and the page; with methods that take no time."""
 
 import json
 import re
@@ -25,7 +25,7 @@ from partshot.train.fit_head import FitHead
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Eight drawn horses with masks; a split that measures on two."""
+    """Eight synthetic horses with masks; the split has two test images."""
     folder = write_toy("horses", 8, 32, tmp_path_factory.mktemp("pack") / "horses")
     stems = [f"{i:05d}" for i in range(8)]
     split = {"train": stems[:6], "val": stems[6:], "fewshot": {"1": {"0": stems[2:3], "1": stems[3:4]}}}
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 
 def floor(fits):
-    """A contender that says everywhere what its shots show most; notes each fit in `fits`."""
+    """A method that predicts the most frequent label of its shots for all pixels; appends each fit to `fits`."""
 
     def fit(shots):
         fits.append(shots.names)
@@ -46,10 +46,10 @@ def floor(fits):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """A table of two rows, one of which has a k of its own; returns what was fitted."""
+    """A table of two rows, one of which has its own k; returns the list of fits."""
     fits = []
 
-    def rows(every):
+    def rows(builder):
         recipe = FitHead(images=7)
         return [Entry("floor", floor(fits), {"fit": recipe}), Entry("other", floor(fits), {}, ks=(1,))]
 
@@ -64,50 +64,73 @@ def test_a_table(folder, tiny, tmp_path):
     text = page.read_text()
     link = text.split("| floor | ")[1].split("](")[1].split(")")[0]
     assert "images = 7" in (tmp_path / link).read_text()
-    told = json.loads((tmp_path / "tiny-horses.json").read_text())
+    written = json.loads((tmp_path / "tiny-horses.json").read_text())
     test = load_shots(folder, names=["00006", "00007"])
     background = np.mean(np.stack(test.labels) == 0)
-    # The floor is background everywhere: of five classes one has that IoU, the others 0.
-    assert told["table"]["floor"]["1"]["miou"] == pytest.approx(background / 5)
-    assert told["table"]["floor"]["1"]["seeds"] == 2 and list(told["table"]) == ["floor", "other"]
+    # "floor" predicts background for all pixels: one of five classes has that IoU, the others have 0.
+    assert written["table"]["floor"]["1"]["miou"] == pytest.approx(background / 5)
+    assert written["table"]["floor"]["1"]["seeds"] == 2 and list(written["table"]) == ["floor", "other"]
     assert sorted(tiny) == [("00002",), ("00002",), ("00003",), ("00003",)]
 
 
-def test_it_goes_on_where_it_stopped_and_says_on_which_machines(folder, tiny, tmp_path, monkeypatch):
+def test_settings_change_the_preset_or_a_given_recipe(folder, tiny, tmp_path):
+    def card(**given):
+        page = bench("tiny", str(folder), tmp_path, quiet=True, seeds=(0,), **given)
+        return json.loads(page.with_suffix(".json").read_text())["card"]["recipe"]
+
+    found = card(size=None, ks=(), kimg=2, preset="small-folder-gpu", student_kimg=3)
+    preset = module.PRESETS["pack"].changed(seeds=(0,))
+    assert found == preset.changed(encoder_kimg=2, encoder_preset="small-folder-gpu", student_kimg=3).model_dump(
+        mode="json"
+    )
+    recipe = BenchRecipe(size=64, ks=(1,), steps=7)
+    assert card(recipe=recipe, fit_images=5) == recipe.changed(seeds=(0,), fit_images=5).model_dump(mode="json")
+
+
+def test_it_resumes_from_rows_of_earlier_versions(folder, tiny, tmp_path):
+    """They have "per_picture" instead of "per_image"."""
+    page = bench("tiny", str(folder), tmp_path, quiet=True).read_text()
+    for path in tmp_path.rglob("*.jsonl"):
+        path.write_text(path.read_text().replace('"per_image"', '"per_picture"'))
+    assert "per_picture" in path.read_text()
+    assert bench("tiny", str(folder), tmp_path, quiet=True).read_text() == page and len(tiny) == 4
+
+
+def test_it_resumes_and_names_the_machines(folder, tiny, tmp_path, monkeypatch):
     page = bench("tiny", str(folder), tmp_path, seeds=(0,), quiet=True)
     assert len(tiny) == 2 and f"Measured on {module._machine()}." in page.read_text()
     monkeypatch.setattr(module, "_machine", lambda: "an abacus")
     page = bench("tiny", str(folder), tmp_path, quiet=True)
     assert len(tiny) == 4 and "an abacus (2 of the rows)" in page.read_text()
     assert json.loads(page.with_suffix(".json").read_text())["card"]["machines"]["an abacus"] == 2
-    # Only the rows that were asked for are shown.
+    # Only the requested rows are shown.
     page = bench("tiny", str(folder), tmp_path, seeds=(1,), quiet=True)
-    assert len(tiny) == 4 and "One draw, 1;" in page.read_text()
+    assert len(tiny) == 4 and "One split, 1;" in page.read_text()
 
 
-def test_a_run_that_is_cut_short_shows_what_is_there(folder, tiny, tmp_path, monkeypatch):
+def test_a_stopped_run_shows_the_rows_that_are_measured(folder, tiny, tmp_path, monkeypatch):
     def stopping(shots):
         raise KeyboardInterrupt
 
     rows = module.TABLES["tiny"].rows
-    cut = Table("Why?", "nowhere", lambda every: [rows(every)[0], rows(every)[1]._replace(fit=stopping)])
+    cut = Table("Why?", "nowhere", lambda builder: [rows(builder)[0], rows(builder)[1]._replace(fit=stopping)])
     monkeypatch.setitem(module.TABLES, "tiny", cut)
     with pytest.raises(KeyboardInterrupt):
         bench("tiny", str(folder), tmp_path, quiet=True)
     page = (tmp_path / "tiny-horses.md").read_text()
-    assert re.search(r"Unfinished: 1 of 4 rows are there. Splits so far: \S+ \(k = 1\) 1, \S+ \(k = 1\) 0\.", page)
+    assert re.search(r"Unfinished: 1 of 4 rows measured. Splits so far: \S+ \(k = 1\) 1, \S+ \(k = 1\) 0\.", page)
     monkeypatch.setitem(module.TABLES, "tiny", Table("Why?", "nowhere", rows))
     assert "Unfinished" not in bench("tiny", str(folder), tmp_path, quiet=True).read_text()
 
 
-def test_what_cannot_be_is_refused_before_work(folder, tiny, tmp_path):
+def test_invalid_arguments_are_refused_before_any_work(folder, tiny, tmp_path):
     with pytest.raises(BadRecipe, match="unknown table 'tny'.*tiny"):
         bench("tny", str(folder), tmp_path)
-    with pytest.raises(BadRecipe, match="no such folder, and no toy.*toy-face"):
+    with pytest.raises(BadRecipe, match="neither a folder nor a toy.*toy-face"):
         bench("tiny", "toy-fase", tmp_path)
-    with pytest.raises(BadRecipe, match=r"no k = 2 for all of --seeds \[0, 1\]; there are"):
+    with pytest.raises(BadRecipe, match=r"no k = 2 for all of --seeds \[0, 1\]; it has"):
         bench("tiny", str(folder), tmp_path, ks=(1, 2))
-    with pytest.raises(BadRecipe, match="seeds are .* each once"):
+    with pytest.raises(BadRecipe, match="seeds are .* each once, all at least 0"):
         bench("tiny", str(folder), tmp_path, seeds=(1, 1))
     with pytest.raises(BadRecipe, match="unknown preset 'smal-folder'; did you mean 'small-folder'"):
         bench("tiny", str(folder), tmp_path, preset="smal-folder")
@@ -117,71 +140,73 @@ def test_what_cannot_be_is_refused_before_work(folder, tiny, tmp_path):
         bench("tiny", str(folder), tmp_path, preset="small-folder-long")
     twice = "small-folder,moco=small-folder,moco=small-folder-gpu"
     for mistyped in ("moco=small-folder", "small-folder,small-folder-gpu", "", "small-folder,moco=", twice):
-        with pytest.raises(BadRecipe, match="write ROW for all pretexts"):
+        with pytest.raises(BadRecipe, match="write PRESET for all pretexts"):
             bench("tiny", str(folder), tmp_path, preset=mistyped)
     with pytest.raises(BadRecipe, match="unknown pretext 'moca'.*moco"):
         bench("tiny", str(folder), tmp_path, preset="small-folder,moca=small-folder")
-    with pytest.raises(BadRecipe, match="ks are .* from 1 on"):
+    with pytest.raises(BadRecipe, match="ks are .* at least 1"):
         bench("tiny", str(folder), tmp_path, ks=(0,))
+    with pytest.raises(BadRecipe, match="unknown setting 'encoder_kimgs'; did you mean 'encoder_kimg'"):
+        bench("tiny", str(folder), tmp_path, encoder_kimgs=1)
     with pytest.raises(BadArtifact):
         bench("tiny", str(folder), tmp_path, generator=folder)
     assert not tiny and not list(Path(tmp_path).iterdir())
 
 
-def test_one_pretext_may_take_another_preset(folder, tmp_path):
+def test_one_pretext_with_another_preset(folder, tmp_path):
     recipe = BenchRecipe(size=32, encoder_preset="small-folder-gpu, moco=small-folder-long")
-    every = MethodBuilder(open_dataset(str(folder), tmp_path), tmp_path, recipe)
-    assert every.encoder_recipe("simsiam") == SIMSIAM["small-folder-gpu"].changed(size=32)
-    assert every.encoder_recipe("moco") == MOCO["small-folder-long"].changed(size=32)
+    builder = MethodBuilder(open_dataset(str(folder), tmp_path), tmp_path, recipe)
+    assert builder.encoder_recipe("simsiam") == SIMSIAM["small-folder-gpu"].changed(size=32)
+    assert builder.encoder_recipe("moco") == MOCO["small-folder-long"].changed(size=32)
 
 
-def test_tables_that_need_a_generator_say_so(folder, tmp_path):
-    every = MethodBuilder(open_dataset(str(folder), tmp_path), tmp_path, BenchRecipe(size=32))
+def test_tables_that_need_a_generator_raise_without_one(folder, tmp_path):
+    builder = MethodBuilder(open_dataset(str(folder), tmp_path), tmp_path, BenchRecipe(size=32))
     for name in ("layers", "inversion", "gan-images"):
         with pytest.raises(BadRecipe, match="--generator"):
-            TABLES[name].rows(every)
+            TABLES[name].rows(builder)
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_rows_of_every_table(name, folder, tmp_path):
-    """Rows are built without any training, their names differ, and their recipes can be shown."""
-    every = MethodBuilder(open_dataset(str(folder), tmp_path), tmp_path, BenchRecipe(size=32), generator=EMBEDDED)
-    entries = TABLES[name].rows(every)
+    """Rows are built without training, and their names are unique."""
+    builder = MethodBuilder(open_dataset(str(folder), tmp_path), tmp_path, BenchRecipe(size=32), generator=EMBEDDED)
+    entries = TABLES[name].rows(builder)
     assert len({entry.name for entry in entries}) == len(entries) > 1
     for entry in entries:
         assert all(recipe.to_toml() for recipe in entry.recipes.values())
 
 
-def test_a_field_hides_what_is_measured_on(folder, tmp_path):
-    field = open_dataset(str(folder), tmp_path)
-    assert field.pool.names == tuple(f"{i:05d}" for i in range(6)) and field.test.names == ("00006", "00007")
-    assert len(field.images(32)) == 6
-    assert field.splits == {1: {0: ("00002",), 1: ("00003",)}}
+def test_test_images_are_not_among_the_unlabeled_images(folder, tmp_path):
+    dataset = open_dataset(str(folder), tmp_path)
+    assert dataset.pool.names == tuple(f"{i:05d}" for i in range(6)) and dataset.test.names == ("00006", "00007")
+    assert len(dataset.images(32)) == 6
+    assert dataset.splits == {1: {0: ("00002",), 1: ("00003",)}}
 
 
-def test_what_decides_a_row_is_in_its_name(folder, tmp_path):
-    """A journal is found again under the same settings, and under no others."""
-    field, recipe = open_dataset(str(folder), tmp_path), BenchRecipe(size=32)
+def test_the_name_of_a_journal_depends_on_everything_that_affects_its_rows(folder, tmp_path):
+    """The same settings give the same journal, and other settings another one."""
+    dataset, recipe = open_dataset(str(folder), tmp_path), BenchRecipe(size=32)
     entry = Entry("inverted", lambda shots: None, {"fit": FitHead(images=7)}, source="a generator")
 
-    def place(entry=entry, recipe=recipe, field=field):
-        return module._journal(tmp_path, entry, recipe, field).path
+    def place(entry=entry, recipe=recipe, dataset=dataset):
+        return module._journal(tmp_path, entry, recipe, dataset).path
 
     more = shutil.copytree(folder, tmp_path / "more" / folder.name)
     shutil.copy(more / "images" / "00000.png", more / "images" / "plain.png")
     others = [
         place(entry._replace(source="another")),
         place(entry._replace(recipes={"fit": FitHead(images=8)})),
-        place(entry._replace(test=shifted(field.test, 0.5))),
+        place(entry._replace(test=shifted(dataset.test, 0.5))),
         place(recipe=recipe.changed(size=64)),
-        place(field=open_dataset(str(more), tmp_path)),
+        place(dataset=open_dataset(str(more), tmp_path)),
     ]
     assert place() == place() and len({place(), *others}) == 6
 
 
-def test_students_of_other_settings_are_trained_elsewhere(folder, tmp_path):
-    field = open_dataset(str(folder), tmp_path)
-    one, other = (MethodBuilder(field, tmp_path, BenchRecipe(size=size)) for size in (32, 64))
+def test_students_with_other_settings_have_another_folder(folder, tmp_path):
+    dataset = open_dataset(str(folder), tmp_path)
+    one, other = (MethodBuilder(dataset, tmp_path, BenchRecipe(size=size)) for size in (32, 64))
     recipe = FitHead(images=7)
     assert one._students(recipe) != other._students(recipe) != other._students(recipe.changed(images=8))
 
@@ -195,40 +220,40 @@ def test_students_of_other_settings_are_trained_elsewhere(folder, tmp_path):
         ({"train": ["00000"], "val": ["00001"], "fewshot": {"one": {}}}, "not a split"),
     ],
 )
-def test_splits_that_cannot_be(tmp_path, split, reason):
+def test_invalid_splits_are_refused(tmp_path, split, reason):
     pack = write_toy("cars", 4, 32, tmp_path / "cars")
     (pack / "split.json").write_text(json.dumps(split))
     with pytest.raises(BadLabels, match=reason):
         open_dataset(str(pack), tmp_path)
 
 
-def test_images_without_a_mask_may_lie_among_the_others(tmp_path):
+def test_images_without_a_mask_are_unlabeled_images(tmp_path):
     pack = write_toy("cars", 9, 32, tmp_path / "cars")
     for i in (1, 2):
         (pack / "masks" / f"0000{i}.png").unlink()
-    field = open_dataset(str(pack), tmp_path)
-    assert len(field.pool) + len(field.test) == 7 and len(field.images(32)) == 9 - len(field.test)
+    dataset = open_dataset(str(pack), tmp_path)
+    assert len(dataset.pool) + len(dataset.test) == 7 and len(dataset.images(32)) == 9 - len(dataset.test)
 
 
-def test_plain_images_are_the_packs_own_and_those_that_lie_apart(tmp_path):
-    """What is measured on is not among them, and the pack's own come first where there are too many."""
+def test_unlabeled_images_are_from_both_folders(tmp_path):
+    """Without the test images; images of the labeled collection come first if there are too many."""
     pack = write_toy("cars", 8, 32, tmp_path / "cars")
     write_toy("horses", 20, 32, tmp_path / "others")
     (tmp_path / "others" / "images").rename(pack / "unlabeled")
-    field = open_dataset(str(pack), tmp_path / "work")
-    names = [path.name for path in list_images(field.plain)]
-    assert len([name for name in names if name.startswith("train-")]) == 8 - len(field.test) == len(field.near)
-    assert not {f"train-{name}.png" for name in field.test.names} & set(names) and len(names) == 6 + 20
-    assert np.array_equal(field.images(32)[0], field.pool.images[0]) and len(field.images(32)) == 26
-    assert open_dataset(str(pack), tmp_path / "elsewhere").fingerprint == field.fingerprint
-    # Another split hides other images, also in the same place.
+    dataset = open_dataset(str(pack), tmp_path / "work")
+    names = [path.name for path in list_images(dataset.unlabeled)]
+    assert len([name for name in names if name.startswith("train-")]) == 8 - len(dataset.test) == len(dataset.near)
+    assert not {f"train-{name}.png" for name in dataset.test.names} & set(names) and len(names) == 6 + 20
+    assert np.array_equal(dataset.images(32)[0], dataset.pool.images[0]) and len(dataset.images(32)) == 26
+    assert open_dataset(str(pack), tmp_path / "elsewhere").fingerprint == dataset.fingerprint
+    # Another split leaves out other images, also in the same work folder.
     split = {"train": ["00000", "00001"], "val": ["00002", "00003"]}
     (pack / "split.json").write_text(json.dumps(split))
-    names = [path.name for path in list_images(open_dataset(str(pack), tmp_path / "work").plain)]
+    names = [path.name for path in list_images(open_dataset(str(pack), tmp_path / "work").unlabeled)]
     assert len(names) == 6 + 20 and not {"train-00002.png", "train-00003.png"} & set(names)
 
 
-def test_only_so_many_images_are_taken(tmp_path, monkeypatch):
+def test_the_number_of_unlabeled_images_is_limited(tmp_path, monkeypatch):
     monkeypatch.setattr("partshot.benchmark.datasets.MOST_IMAGES", 10)
     pack = write_toy("cars", 8, 32, tmp_path / "cars")
     write_toy("horses", 20, 32, tmp_path / "others")
@@ -238,30 +263,30 @@ def test_only_so_many_images_are_taken(tmp_path, monkeypatch):
     assert len(images) == 10 and np.array_equal(images[6:], np.stack(others[::5]))
 
 
-def test_a_student_that_starts_from_an_encoder(folder, tmp_path, monkeypatch):
-    """It is trained beside the one that starts from chance, and both are rows."""
+def test_a_student_that_starts_from_a_pretrained_encoder(folder, tmp_path, monkeypatch):
+    """Students with pretrained and with randomly initialized encoders are separate rows in separate folders."""
     tiny = BenchRecipe(size=32, ks=(1,), seeds=(0,), encoder_kimg=0.032, student_kimg=0.016)
-    every = MethodBuilder(open_dataset(str(folder), tmp_path), tmp_path, tiny, quiet=True)
-    shots = every.field.pool.sample(1, 0)
+    builder = MethodBuilder(open_dataset(str(folder), tmp_path), tmp_path, tiny, quiet=True)
+    shots = builder.dataset.pool.sample(1, 0)
     monkeypatch.setattr(MethodBuilder, "student_size", 32)
     for pretext, links in ((None, ["student"]), ("moco", ["encoder", "student"])):
-        entry = every.started("unet-resnet18", pretext)
+        entry = builder.initialized("unet-resnet18", pretext)
         assert [*entry.recipes] == links
         assert entry.fit(shots)(shots.images)[0].shape == (32, 32)
     kept = {path.name.rsplit("-", 2)[0] for path in (tmp_path / "students").glob("*/*")}
-    assert kept == {"unet-resnet18-chance", "unet-resnet18-moco"}
+    assert kept == {"unet-resnet18-random", "unet-resnet18-moco"}
 
 
-def test_a_field_without_a_split(folder, tmp_path):
-    plain = write_toy("cars", 9, 32, tmp_path / "cars")
-    field = open_dataset(str(plain), tmp_path)
-    assert field.test.names == ("00000", "00004", "00008") and len(field.pool) == 6 and field.splits is None
+def test_a_dataset_without_a_split(folder, tmp_path):
+    pack = write_toy("cars", 9, 32, tmp_path / "cars")
+    dataset = open_dataset(str(pack), tmp_path)
+    assert dataset.test.names == ("00000", "00004", "00008") and len(dataset.pool) == 6 and dataset.splits is None
     few = write_toy("cars", 3, 32, tmp_path / "few")
-    with pytest.raises(BadLabels, match="4 or more"):
+    with pytest.raises(BadLabels, match="at least 4"):
         open_dataset(str(few), tmp_path)
-    (plain / "split.json").write_text('{"train": ["00001"], "val": ["0007"]}')
+    (pack / "split.json").write_text('{"train": ["00001"], "val": ["0007"]}')
     with pytest.raises(BadLabels, match="'0007'"):
-        open_dataset(str(plain), tmp_path)
+        open_dataset(str(pack), tmp_path)
 
 
 def test_shifted(folder):

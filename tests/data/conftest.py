@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def write_raw_png():
-    """Writes PNGs of the depths that Pillow reads but does not write."""
+    """Writes PNGs of bit depths that Pillow reads but does not write."""
 
     def write(path: Path, rows: list[bytes], width: int, bits: int, color_type: int) -> Path:
         def chunk(kind: bytes, body: bytes) -> bytes:
@@ -24,6 +24,6 @@ def write_raw_png():
 
 @pytest.fixture
 def photo() -> np.ndarray:
-    """A smooth image, 24 rows by 40 columns, whose corners all differ."""
+    """A smooth image with 24 rows and 40 columns and four different corners."""
     y, x = np.mgrid[0:24, 0:40]
     return np.stack([x * 6, y * 10, 255 - x * 3 - y * 5], axis=-1).astype(np.uint8)

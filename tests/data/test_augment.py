@@ -1,19 +1,19 @@
-"""Augmentation moves images and labels as one, swaps sides in the mirror, and draws all chance from one generator."""
+"""Augmentation warps images and labels together, swaps left and right on flips, and is determined by its generator."""
 
 import pytest
 import torch
 
-from partshot.data.augment import PRESETS, Augment, augment, move_scores, recolor, transfer_colors, warp_grid
+from partshot.data.augment import PRESETS, Augment, augment, photometric, transfer_colors, warp_grid, warp_soft_labels
 from partshot.toy.dataset import toy_shots
 
-STILL = PRESETS["none"]
-PLACES = {
-    "flip": STILL.changed(flip=True),
-    "scale": STILL.changed(scale=2),
-    "rotation": STILL.changed(rotation=40),
-    "shift": STILL.changed(shift=0.4),
-    "warp": STILL.changed(warp=0.04),
-    "all": STILL.changed(flip=True, scale=1.5, rotation=20, shift=0.2, warp=0.02),
+NONE = PRESETS["none"]
+GEOMETRIC = {
+    "flip": NONE.changed(flip=True),
+    "scale": NONE.changed(scale=2),
+    "rotation": NONE.changed(rotation=40),
+    "shift": NONE.changed(shift=0.4),
+    "warp": NONE.changed(warp=0.04),
+    "all": NONE.changed(flip=True, scale=1.5, rotation=20, shift=0.2, warp=0.02),
 }
 SWAP = [0, 2, 1, 3]
 
@@ -22,13 +22,13 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def painted(labels):
-    """Images whose colors say the labels: id -> one of the corners of the color cube."""
+def colored(labels):
+    """Images whose colors encode the labels: id -> a corner of the color cube."""
     bits = torch.stack([(labels >> bit) & 1 for bit in range(3)], 1)
     return bits.float() * 2 - 1
 
 
-def read_back(images):
+def ids_of_colors(images):
     return ((images > 0).long() * torch.tensor([1, 2, 4]).view(1, 3, 1, 1)).sum(1)
 
 
@@ -43,48 +43,48 @@ def quarters(b=8, h=64, w=64):
 
 def test_none_is_the_identity():
     images, labels = torch.rand(2, 3, 20, 30, generator=seeded()) * 2 - 1, quarters(2, 20, 30)
-    moved, ids = augment(images, labels, STILL, seeded(), SWAP)
+    moved, ids = augment(images, labels, NONE, seeded(), SWAP)
     torch.testing.assert_close(moved, images, atol=1e-5, rtol=0)
     assert torch.equal(ids, labels)
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("name", GEOMETRIC)
 @pytest.mark.parametrize("size", [(64, 64), (48, 80)])
-def test_image_and_labels_move_together(name, size):
+def test_image_and_labels_are_warped_together(name, size):
     labels = quarters(8, *size)
-    images, ids = augment(painted(labels), labels, PLACES[name], seeded(), [0, 1, 2, 3])
+    images, ids = augment(colored(labels), labels, GEOMETRIC[name], seeded(), [0, 1, 2, 3])
     inside = ids != 255
     assert not torch.equal(ids, labels)
-    assert (read_back(images) == ids)[inside].float().mean() > 0.97
+    assert (ids_of_colors(images) == ids)[inside].float().mean() > 0.97
 
 
-def test_soft_labels_move_with_them_and_are_zero_outside():
+def test_soft_labels_are_warped_like_labels_and_zero_outside():
     labels = quarters()
-    grid, flipped = warp_grid(8, (64, 64), PLACES["all"], seeded(3))
-    _, ids = augment(painted(labels), labels, PLACES["all"], seeded(3), SWAP)
-    scores = move_scores(torch.nn.functional.one_hot(labels, 4).permute(0, 3, 1, 2).float(), grid, flipped, SWAP)
+    grid, flipped = warp_grid(8, (64, 64), GEOMETRIC["all"], seeded(3))
+    _, ids = augment(colored(labels), labels, GEOMETRIC["all"], seeded(3), SWAP)
+    scores = warp_soft_labels(torch.nn.functional.one_hot(labels, 4).permute(0, 3, 1, 2).float(), grid, flipped, SWAP)
     inside = scores.sum(1) > 0.999
     assert flipped.any() and not flipped.all()
     assert (scores.argmax(1) == ids)[inside].float().mean() > 0.99
     assert scores.sum(1).min() == 0 and (ids[scores.sum(1) == 0] == 255).all()
 
 
-def test_a_mirror_turns_the_image_and_swaps_its_sides():
+def test_a_flip_mirrors_the_image_and_swaps_left_and_right_ids():
     labels = quarters(64, 8, 8)
     labels[:, 0, 0] = 255
-    images, ids = augment(painted(labels.clamp(max=3)), labels, STILL.changed(flip=True), seeded(), SWAP)
+    images, ids = augment(colored(labels.clamp(max=3)), labels, NONE.changed(flip=True), seeded(), SWAP)
     swapped = labels.flip(2)
     swapped = torch.where(swapped == 1, 2, torch.where(swapped == 2, 1, swapped))
     mirrored = torch.tensor([torch.equal(one, swapped[0]) for one in ids])
     kept = torch.tensor([torch.equal(one, labels[0]) for one in ids])
     assert torch.all(mirrored ^ kept)
     assert 16 < mirrored.sum() < 48
-    torch.testing.assert_close(images[mirrored], painted(labels.clamp(max=3)).flip(3)[mirrored], atol=1e-4, rtol=0)
+    torch.testing.assert_close(images[mirrored], colored(labels.clamp(max=3)).flip(3)[mirrored], atol=1e-4, rtol=0)
 
 
-def test_what_comes_from_outside_is_ignored():
+def test_pixels_from_outside_are_ignored():
     labels = torch.ones(16, 32, 32, dtype=torch.long)
-    _, ids = augment(painted(labels), labels, STILL.changed(shift=0.5), seeded(), [0, 1])
+    _, ids = augment(colored(labels), labels, NONE.changed(shift=0.5), seeded(), [0, 1])
     assert set(ids.unique().tolist()) == {1, 255}
     # Shifts up to half a side leave at least a quarter of the image, and 9/16 on average.
     share = (ids == 1).float().mean((1, 2))
@@ -99,7 +99,7 @@ def test_ignored_pixels_stay_ignored_and_images_need_no_labels():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_chance_comes_from_the_generator_alone_and_the_range_is_kept(name):
+def test_the_generator_determines_the_result_and_the_range_is_kept(name):
     images, labels = toy_shots("faces", 32, 3).stack(32)
     images = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
     labels = torch.from_numpy(labels).long()
@@ -117,20 +117,20 @@ def test_chance_comes_from_the_generator_alone_and_the_range_is_kept(name):
 
 def test_extreme_colors_stay_in_range():
     images = torch.cat([torch.full((4, 3, 32, 32), -1.0), torch.ones(4, 3, 32, 32)])
-    wild = Augment(color=1, gray=0.5, blur=3, noise=1, cutout=1)
-    out = recolor(images, wild, seeded())
+    extreme = Augment(color=1, gray=0.5, blur=3, noise=1, cutout=1)
+    out = photometric(images, extreme, seeded())
     assert torch.isfinite(out).all() and out.min() >= -1 and out.max() <= 1
 
 
 def test_gray_images_have_equal_channels():
     images = torch.rand(4, 3, 16, 16, generator=seeded()) * 2 - 1
-    out = recolor(images, STILL.changed(color=0.5, gray=1), seeded())
+    out = photometric(images, NONE.changed(color=0.5, gray=1), seeded())
     torch.testing.assert_close(out[:, 0], out[:, 2], atol=1e-4, rtol=0)
     torch.testing.assert_close(out[:, 0], out[:, 1], atol=1e-4, rtol=0)
 
 
 def test_cutout_hides_one_rectangle_in_one_color():
-    out = recolor(torch.zeros(32, 3, 32, 32), STILL.changed(cutout=0.5), seeded())
+    out = photometric(torch.zeros(32, 3, 32, 32), NONE.changed(cutout=0.5), seeded())
     hidden = out[:, 0] != 0
     assert 0 < hidden.float().mean() < 0.25
     for image, mask in zip(out, hidden, strict=True):
@@ -140,12 +140,12 @@ def test_cutout_hides_one_rectangle_in_one_color():
             assert image[:, mask].std(1).max() < 1e-6
 
 
-def test_borrowed_colors_are_the_other_images():
+def test_color_transfer_moves_the_mean_toward_the_other_image():
     mine, others = torch.rand(64, 3, 16, 16, generator=seeded()) - 0.5, torch.full((64, 3, 16, 16), 0.25)
     assert torch.equal(transfer_colors(mine, others, 0.0, seeded()), mine)
     some = transfer_colors(mine, others, 0.5, seeded())
     changed = (some != mine).flatten(1).any(1)
     assert 16 < changed.sum() < 48
-    # On the way from one's own mean to the other's.
-    apart = (some.mean((2, 3)) - 0.25).abs() <= (mine.mean((2, 3)) - 0.25).abs() + 1e-5
-    assert apart.all() and some.abs().max() <= 1
+    # The mean is between that of the image and that of the other image.
+    closer = (some.mean((2, 3)) - 0.25).abs() <= (mine.mean((2, 3)) - 0.25).abs() + 1e-5
+    assert closer.all() and some.abs().max() <= 1

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from partshot.data.images import (
+    exif_swaps_axes,
     list_images,
     overlay,
     read_image,
     read_stack,
     resize_image,
-    turned_by_exif,
     write_overlay,
 )
 from partshot.errors import BadImage, BadLabels, DiskFull
@@ -38,7 +38,7 @@ def test_lossless_formats_are_read_exactly(tmp_path, photo, suffix):
     np.testing.assert_array_equal(read_image(path), photo)
 
 
-def test_the_content_counts_and_not_the_suffix(tmp_path, photo):
+def test_the_format_is_detected_by_content_not_by_suffix(tmp_path, photo):
     Image.fromarray(photo).save(tmp_path / "a.jpg", "PNG")
     np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), photo)
 
@@ -50,14 +50,14 @@ def test_gray_palette_and_one_bit_become_rgb(tmp_path, photo, mode):
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.array(stored.convert("RGB")))
 
 
-def test_cmyk_jpeg_has_its_colors_and_not_their_negative(tmp_path):
+def test_cmyk_jpeg_is_not_inverted(tmp_path):
     red = np.zeros((16, 16, 3), np.uint8) + np.uint8([200, 30, 40])
     Image.fromarray(red).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
     assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - red).max() <= 6
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparency_is_laid_on_white(tmp_path, mode):
+def test_transparency_is_composited_on_white(tmp_path, mode):
     stored = Image.new(mode, (8, 6), 0)  # black, fully transparent
     stored.putpixel((3, 2), (0, 0, 0, 255) if mode == "RGBA" else (0, 255))
     stored.save(tmp_path / "a.png")
@@ -77,7 +77,7 @@ def test_a_transparent_palette_entry_is_white(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize(("top", "half"), [(65535, 32768), (4095, 2048), (1023, 512), (200, 100)])
-def test_16_bit_gray_is_scaled_from_its_depth(tmp_path, suffix, top, half):
+def test_16_bit_gray_is_scaled_from_its_bit_depth(tmp_path, suffix, top, half):
     stored = np.array([[0, half], [top, top]], np.uint16)
     Image.fromarray(stored).save(tmp_path / f"a.{suffix}")
     full = 255 if top > 255 else 200  # 8-bit values in a 16-bit file stay what they are
@@ -129,7 +129,7 @@ def test_exif_orientation_is_applied_once(tmp_path, photo, suffix, value, undo):
     image = read_image(path)
     assert image.shape == want.shape
     assert np.abs(image.astype(int) - want).mean() < 4
-    assert turned_by_exif(path) == (value >= 5)
+    assert exif_swaps_axes(path) == (value >= 5)
 
 
 def test_damaged_exif_leaves_the_image_as_stored(tmp_path, photo):
@@ -138,19 +138,19 @@ def test_damaged_exif_leaves_the_image_as_stored(tmp_path, photo):
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
-def test_an_animation_gives_its_first_frame_and_says_so_once(tmp_path, suffix):
+def test_the_first_frame_of_an_animation_is_read_with_one_warning(tmp_path, suffix):
     frames = [Image.new("RGB", (12, 10), color) for color in ("red", "blue", "lime")]
     path = tmp_path / f"a.{suffix}"
     frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == "webp" else {}))
-    with pytest.warns(UserWarning, match=rf"a\.{suffix}: holds several frames") as said:
+    with pytest.warns(UserWarning, match=rf"a\.{suffix}: holds several frames") as warned:
         image = read_image(path)
-    assert len(said) == 1 and (image == np.uint8([255, 0, 0])).all()
-    with pytest.warns(UserWarning, match=rf"2 images hold several frames.*a\.{suffix}") as said:
+    assert len(warned) == 1 and (image == np.uint8([255, 0, 0])).all()
+    with pytest.warns(UserWarning, match=rf"2 images hold several frames.*a\.{suffix}") as warned:
         read_stack([path, path], 8)
-    assert len(said) == 1
+    assert len(warned) == 1
 
 
-def test_a_camera_jpeg_with_a_preview_behind_it_is_no_animation(tmp_path):
+def test_a_camera_jpeg_with_an_appended_preview_is_no_animation(tmp_path):
     big, small = Image.new("RGB", (12, 10), "red"), Image.new("RGB", (6, 5), "blue")
     big.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[small])
     with warnings.catch_warnings():
@@ -158,7 +158,7 @@ def test_a_camera_jpeg_with_a_preview_behind_it_is_no_animation(tmp_path):
         assert read_image(tmp_path / "a.jpg").shape == (10, 12, 3)
 
 
-def test_decompression_bombs_are_refused_with_a_cure(tmp_path, monkeypatch):
+def test_decompression_bombs_are_refused_with_a_hint(tmp_path, monkeypatch):
     Image.new("L", (50, 40)).save(tmp_path / "a.png")
     for limit in (1500, 500):  # Pillow itself warns above the limit and raises above twice the limit
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
@@ -183,13 +183,13 @@ def test_missing_empty_and_foreign_files_are_bad_images(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "tif", "webp", "bmp"])
-def test_damage_of_any_kind_is_a_bad_image_and_nothing_else(tmp_path, photo, suffix, monkeypatch):
+def test_any_damage_raises_only_bad_image(tmp_path, photo, suffix, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(photo).save(path)
     whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
-    for turn in range(60):
-        damaged = bytearray(whole[: rng.integers(len(whole))] if turn % 2 else whole)
+    for trial in range(60):
+        damaged = bytearray(whole[: rng.integers(len(whole))] if trial % 2 else whole)
         for place in rng.integers(len(damaged) or 1, size=5 if damaged else 0):
             damaged[place] = rng.integers(256)
         path.write_bytes(damaged)
@@ -201,7 +201,7 @@ def test_damage_of_any_kind_is_a_bad_image_and_nothing_else(tmp_path, photo, suf
     assert refused > 10
 
 
-def test_list_images_sorts_and_passes_other_files_over(tmp_path):
+def test_list_images_sorts_and_skips_other_files(tmp_path):
     for name in ("b.JPG", "a.png", ".hidden.png", "readme.txt", "classes.json"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
@@ -209,7 +209,7 @@ def test_list_images_sorts_and_passes_other_files_over(tmp_path):
     assert [p.name for p in list_images(tmp_path, leave_out=[tmp_path / "a.png"])] == ["b.JPG"]
 
 
-def test_list_images_refuses_missing_and_empty_folders_and_twins(tmp_path):
+def test_list_images_refuses_missing_and_empty_folders_and_equal_stems(tmp_path):
     with pytest.raises(BadImage, match="nowhere: no such folder"):
         list_images(tmp_path / "nowhere")
     with pytest.raises(BadImage, match="holds no image"):
@@ -242,7 +242,7 @@ def test_read_stack_reads_mixed_sizes_in_order(tmp_path):
         np.testing.assert_array_equal(image, letterbox(read_image(path), 16))
 
 
-def test_read_stack_decodes_large_jpegs_small_with_nearly_the_same_result(tmp_path):
+def test_read_stack_decodes_large_jpegs_at_reduced_size_with_nearly_the_same_result(tmp_path):
     y, x = np.mgrid[0:600, 0:800]
     smooth = np.stack([x * 255 / 800, y * 255 / 600, 127 + 100 * np.sin(x / 5)], axis=-1).astype(np.uint8)
     Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95, exif=orientation(6))
@@ -252,7 +252,7 @@ def test_read_stack_decodes_large_jpegs_small_with_nearly_the_same_result(tmp_pa
         assert np.abs(got.astype(int) - letterbox(whole, size)).mean() < 0.7
 
 
-def test_one_corrupt_image_is_skipped_or_fatal_as_asked(tmp_path, photo):
+def test_corrupt_images_are_skipped_or_raise_by_option(tmp_path, photo):
     paths = [tmp_path / f"{i}.png" for i in range(5)]
     for i, path in enumerate(paths):
         Image.fromarray(photo // np.uint8(i + 1)).save(path)
@@ -274,24 +274,24 @@ def test_overlay_tints_parts_and_outlines_them_opaquely():
     labels = np.zeros((20, 20), np.uint8)
     labels[5:15, 5:15] = 1
     labels[0, 19] = 255
-    drawn = overlay(image, labels, PARTS, alpha=0.5)
+    rendered = overlay(image, labels, PARTS, alpha=0.5)
     color = np.array(PARTS.colors[1])
-    assert drawn[2, 2].tolist() == [100, 100, 100]  # background stays clear
-    assert drawn[10, 10].tolist() == np.rint(50 + 0.5 * color).tolist()
-    for edge in (drawn[5, 10], drawn[14, 10], drawn[10, 5], drawn[10, 14]):
+    assert rendered[2, 2].tolist() == [100, 100, 100]  # the background is not tinted
+    assert rendered[10, 10].tolist() == np.rint(50 + 0.5 * color).tolist()
+    for edge in (rendered[5, 10], rendered[14, 10], rendered[10, 5], rendered[10, 14]):
         assert edge.tolist() == color.tolist()
-    assert drawn[0, 19].tolist() == [128, 128, 128]
+    assert rendered[0, 19].tolist() == [128, 128, 128]
     assert image.max() == 100
 
 
-def test_write_overlay_writes_both_formats_and_refuses_what_does_not_fit(tmp_path, photo):
+def test_write_overlay_writes_both_formats_and_refuses_invalid_input(tmp_path, photo):
     labels = np.zeros(photo.shape[:2], np.uint8)
     labels[8:16, 8:16] = 2
     np.testing.assert_array_equal(
         read_image(write_overlay(tmp_path / "new" / "a.png", photo, labels, PARTS)), overlay(photo, labels, PARTS)
     )
     outlined = read_image(write_overlay(tmp_path / "a.jpg", photo, labels, PARTS))[8, 10].astype(int)
-    assert np.abs(outlined - PARTS.colors[2]).max() < 60  # halved colors would blend it with the image
+    assert np.abs(outlined - PARTS.colors[2]).max() < 60  # chroma subsampling would blend it with the image
     with pytest.raises(BadImage, match=r"a\.gif: overlays are written as"):
         write_overlay(tmp_path / "a.gif", photo, labels, PARTS)
     with pytest.raises(BadLabels, match="labels are 24x40 but their image is 40x24"):
@@ -300,7 +300,7 @@ def test_write_overlay_writes_both_formats_and_refuses_what_does_not_fit(tmp_pat
         write_overlay(tmp_path / "a.png", photo, labels, PartSet.of("background", "head"))
 
 
-def test_a_full_disk_leaves_the_older_overlay_and_no_half_file(tmp_path, photo, monkeypatch):
+def test_a_full_disk_keeps_the_previous_overlay_and_leaves_no_partial_file(tmp_path, photo, monkeypatch):
     path = write_overlay(tmp_path / "a.png", photo, np.zeros(photo.shape[:2], np.uint8), PARTS)
     before = path.read_bytes()
 

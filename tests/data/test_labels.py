@@ -28,7 +28,7 @@ def save(path: Path, array: np.ndarray, mode: str | None = None) -> Path:
 
 
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 255), h=st.integers(1, 20), w=st.integers(1, 20))
-def test_what_is_written_is_read_back(tmp_path_factory, seed, count, h, w):
+def test_written_labels_are_read_back(tmp_path_factory, seed, count, h, w):
     parts = PartSet(names=tuple(f"p{i}" for i in range(count)))
     rng = np.random.default_rng(seed)
     labels = np.where(rng.random((h, w)) < 0.1, 255, rng.integers(0, count, (h, w))).astype(np.uint8)
@@ -55,7 +55,7 @@ def test_one_bit_masks_hold_0_and_1(tmp_path):
     assert read_palette(path) == ()
 
 
-def test_few_colors_in_an_indexed_mask_are_still_ids(tmp_path):
+def test_an_indexed_mask_with_few_colors_holds_ids(tmp_path):
     mask = Image.fromarray(IDS % 4).convert("L")
     mask.putpalette(PARTS.palette()[:12])
     mask.save(tmp_path / "a.png", bits=2)
@@ -70,20 +70,20 @@ def test_16_bit_masks_are_read_when_their_ids_fit_and_refused_otherwise(tmp_path
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_gray_of_fewer_bits_is_refused_since_programs_stretch_it(tmp_path, write_raw_png, bits):
+def test_gray_of_fewer_bits_is_refused_since_programs_scale_it(tmp_path, write_raw_png, bits):
     path = write_raw_png(tmp_path / "a.png", [bytes([0b00011011])] * 2, width=8 // bits, bits=bits, color_type=0)
     with pytest.raises(BadLabels, match=r"a\.png is gray with less than 8 bits.*8-bit indexed"):
         read_labels(path)
 
 
-def test_an_id_outside_the_parts_is_named_with_its_file(tmp_path):
+def test_the_error_of_an_unknown_id_names_the_id_and_the_file(tmp_path):
     path = save(tmp_path / "ant_7.png", np.array([[0, 1, 9, 9]], np.uint8))
     with pytest.raises(BadLabels, match=r"mask ant_7\.png holds id 9 \(2 px\), the parts end at 3 \('tail'\)"):
         read_labels(path, PARTS)
     assert read_labels(path).max() == 9
 
 
-def test_rgb_masks_in_the_parts_colors_are_offered_the_mapping_and_mapped(tmp_path):
+def test_rgb_masks_in_the_parts_colors_are_converted_on_request(tmp_path):
     path = save(tmp_path / "a.png", colored(IDS))
     with pytest.raises(BadLabels, match=r"a\.png is RGB.*the parts' own: use --rgb-masks"):
         read_labels(path, PARTS)
@@ -91,7 +91,7 @@ def test_rgb_masks_in_the_parts_colors_are_offered_the_mapping_and_mapped(tmp_pa
     np.testing.assert_array_equal(read_labels(save(tmp_path / "b.png", colored(IDS), "RGBA"), PARTS, rgb=True), IDS)
 
 
-def test_rgb_masks_in_other_colors_say_what_to_do(tmp_path):
+def test_errors_of_rgb_masks_in_other_colors_name_a_solution(tmp_path):
     rgb = colored(IDS).copy()
     rgb[0, 1] = (1, 2, 3)
     path = save(tmp_path / "a.png", rgb)
@@ -107,7 +107,7 @@ def test_rgb_masks_in_other_colors_say_what_to_do(tmp_path):
         read_labels(gray, PARTS)
 
 
-def test_unknown_colors_are_reported_by_the_most_frequent_one():
+def test_the_most_frequent_unknown_color_is_reported():
     rgb = np.zeros((4, 4, 3), np.uint8)
     rgb[0] = (9, 9, 9)
     rgb[1, 0] = (7, 7, 7)
@@ -115,17 +115,17 @@ def test_unknown_colors_are_reported_by_the_most_frequent_one():
         labels_from_rgb(rgb, PARTS)
 
 
-def test_the_gray_of_ignored_pixels_is_ignore_unless_a_part_has_it():
+def test_the_gray_of_ignored_pixels_is_read_as_ignore_unless_a_part_has_it():
     gray = np.full((1, 1, 3), 128, np.uint8)
     assert labels_from_rgb(gray, PARTS).tolist() == [[255]]
-    owner = PartSet(names=("background", "stone"), colors=((0, 0, 0), (128, 128, 128)))
-    assert labels_from_rgb(gray, owner).tolist() == [[1]]
+    parts = PartSet(names=("background", "stone"), colors=((0, 0, 0), (128, 128, 128)))
+    assert labels_from_rgb(gray, parts).tolist() == [[1]]
 
 
-def test_parts_of_one_color_cannot_be_told_apart():
-    twins = PartSet(names=("background", "a", "b"), colors=((0, 0, 0), (5, 5, 5), (5, 5, 5)))
+def test_parts_with_equal_colors_are_refused():
+    parts = PartSet(names=("background", "a", "b"), colors=((0, 0, 0), (5, 5, 5), (5, 5, 5)))
     with pytest.raises(BadParts, match=r"parts 'a' and 'b' share the color \(5, 5, 5\)"):
-        labels_from_rgb(np.zeros((1, 1, 3), np.uint8), twins)
+        labels_from_rgb(np.zeros((1, 1, 3), np.uint8), parts)
 
 
 def test_partly_transparent_masks_are_refused(tmp_path):
@@ -135,7 +135,7 @@ def test_partly_transparent_masks_are_refused(tmp_path):
             read_labels(path, PARTS, rgb=rgb)
 
 
-def test_files_that_are_no_png_masks_are_refused_by_name(tmp_path):
+def test_files_that_are_no_png_masks_are_refused(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("ids")
     Image.fromarray(IDS).save(tmp_path / "lossy.png", "JPEG")
@@ -164,7 +164,7 @@ def test_a_mask_over_the_bomb_limit_is_refused(tmp_path, monkeypatch):
         read_labels(tmp_path / "a.png")
 
 
-def test_write_labels_refuses_what_is_no_mask(tmp_path):
+def test_write_labels_refuses_invalid_labels(tmp_path):
     with pytest.raises(BadLabels, match=r"a\.png holds id 4 .*parts end at 3"):
         write_labels(tmp_path / "a.png", np.full((2, 2), 4, np.uint8), PARTS)
     with pytest.raises(BadLabels, match=r"labels are int64 \[2, 2\]; uint8 \[h, w\]"):
@@ -173,7 +173,7 @@ def test_write_labels_refuses_what_is_no_mask(tmp_path):
 
 
 @pytest.mark.parametrize("when", ["writing", "renaming"])
-def test_a_full_disk_leaves_the_older_mask_and_no_half_file(tmp_path, monkeypatch, when):
+def test_a_full_disk_keeps_the_previous_mask_and_leaves_no_partial_file(tmp_path, monkeypatch, when):
     path = write_labels(tmp_path / "a.png", IDS, PARTS)
     before = path.read_bytes()
 
@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_the_older_mask_and_no_half_file(tmp_path, monkeypatc
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.png"]
 
 
-def test_resized_labels_invent_no_ids_and_stay_on_their_image():
+def test_resized_labels_have_no_new_ids_and_stay_aligned_with_the_image():
     y, x = np.mgrid[0:60, 0:90]
     inside = ((y - 25) ** 2 + (x - 50) ** 2 < 400).astype(np.uint8)
     labels = inside * np.uint8(3)

@@ -24,7 +24,7 @@ def image_of(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def write_pack(folder, names=("cat", "dog", "eel"), classes=True, size=(12, 16)):
-    """images/NAME.png and masks/NAME.png, of sizes that differ by a pixel from one to the next."""
+    """Writes images/NAME.png and masks/NAME.png, each one pixel higher than the previous."""
     (folder / "images").mkdir(parents=True)
     for i, name in enumerate(names):
         Image.fromarray(image_of(size[0] + i, size[1], i)).save(folder / "images" / f"{name}.png")
@@ -41,7 +41,7 @@ def check_pack(shots: Shots, names=("cat", "dog", "eel")):
         np.testing.assert_array_equal(labels, labels_of(12 + i, 16, i))
 
 
-def test_the_layouts_give_the_same_shots(tmp_path):
+def test_all_layouts_give_the_same_shots(tmp_path):
     pack = write_pack(tmp_path / "pack")
     check_pack(load_shots(pack))
     check_pack(load_shots(pack / "masks", pack / "images"))
@@ -57,18 +57,18 @@ def test_the_layouts_give_the_same_shots(tmp_path):
     check_pack(load_shots(beside))
     check_pack(load_shots(beside, beside))
 
-    others = tmp_path / "others"  # a folder of labeled pairs accompanies a folder of further images
+    others = tmp_path / "others"  # labeled pairs in one folder, other images in another
     others.mkdir()
     Image.new("RGB", (8, 8)).save(others / "fox.jpg")
     check_pack(load_shots(beside, others))
 
 
-def test_names_choose_and_order_the_shots(tmp_path):
+def test_names_select_and_order_the_shots(tmp_path):
     shots = load_shots(write_pack(tmp_path), names=["eel", "cat"])
     assert shots.names == ("eel", "cat") and shots.images[0].shape[0] == 14
 
 
-def test_unlabeled_images_are_welcome_in_a_folder_of_their_own(tmp_path):
+def test_unlabeled_images_are_allowed_in_a_separate_folder(tmp_path):
     pack = write_pack(tmp_path)
     Image.new("RGB", (16, 16)).save(pack / "images" / "fox.png")
     assert len(load_shots(pack / "masks", pack / "images")) == 3
@@ -76,7 +76,7 @@ def test_unlabeled_images_are_welcome_in_a_folder_of_their_own(tmp_path):
         load_shots(pack)
 
 
-def test_a_missing_partner_is_named_with_the_nearest_stem(tmp_path):
+def test_the_error_of_a_missing_image_or_mask_names_the_nearest_stem(tmp_path):
     pack = write_pack(tmp_path)
     (pack / "images" / "cat.png").rename(pack / "images" / "cat_1.png")
     with pytest.raises(BadLabels, match=r"mask cat\.png has no image in .*images; nearest: cat_1\.png; add"):
@@ -91,7 +91,7 @@ def test_a_missing_partner_is_named_with_the_nearest_stem(tmp_path):
         load_shots(pack)
 
 
-def test_two_images_of_one_stem_are_refused(tmp_path):
+def test_two_images_with_the_same_stem_are_refused(tmp_path):
     pack = write_pack(tmp_path)
     Image.new("RGB", (16, 12)).save(pack / "images" / "cat.jpg")
     with pytest.raises(BadImage, match=r"cat\.jpg and cat\.png share a name"):
@@ -104,7 +104,7 @@ def test_two_images_of_one_stem_are_refused(tmp_path):
         load_shots(beside)
 
 
-def test_other_masks_beside_the_images_can_be_left_out(tmp_path):
+def test_other_masks_in_the_image_folder_can_be_excluded(tmp_path):
     pack = write_pack(tmp_path / "pack")
     images = tmp_path / "images"
     images.mkdir()
@@ -136,11 +136,11 @@ def test_jpeg_masks_are_refused(tmp_path):
     pack = write_pack(tmp_path)
     Image.open(pack / "masks" / "dog.png").convert("L").save(pack / "masks" / "dog.jpg")
     (pack / "masks" / "dog.png").unlink()
-    with pytest.raises(BadLabels, match=r"dog\.jpg lies among the masks without a mask dog\.png.*JPEG would change"):
+    with pytest.raises(BadLabels, match=r"dog\.jpg is in the folder of masks but has no mask dog\.png.*JPEG"):
         load_shots(pack)
 
 
-def test_a_mask_of_another_size_than_its_image_is_named(tmp_path):
+def test_the_error_of_a_size_mismatch_names_the_mask(tmp_path):
     pack = write_pack(tmp_path)
     write_labels(pack / "masks" / "dog.png", labels_of(10, 20), PARTS)
     with pytest.raises(BadLabels) as error:
@@ -148,7 +148,7 @@ def test_a_mask_of_another_size_than_its_image_is_named(tmp_path):
     assert str(error.value) == "mask dog.png is 20x10 but its image is 16x13; export it at the image's size"
 
 
-def test_a_mask_drawn_before_the_exif_rotation_is_recognized(tmp_path):
+def test_a_mask_without_the_exif_rotation_is_recognized(tmp_path):
     pack = write_pack(tmp_path, names=("cat",))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -162,7 +162,7 @@ def test_a_mask_drawn_before_the_exif_rotation_is_recognized(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[: len(whole) // 2], lambda whole: b"GIF"])
-def test_a_corrupt_file_among_the_shots_is_fatal(tmp_path, damage):
+def test_a_corrupt_shot_is_an_error(tmp_path, damage):
     pack = write_pack(tmp_path)
     for path, kind in ((pack / "images" / "dog.png", BadImage), (pack / "masks" / "dog.png", BadLabels)):
         whole = path.read_bytes()
@@ -173,13 +173,13 @@ def test_a_corrupt_file_among_the_shots_is_fatal(tmp_path, damage):
     check_pack(load_shots(pack))
 
 
-def test_an_id_outside_the_parts_is_named_with_its_mask(tmp_path):
+def test_the_error_of_an_unknown_id_names_the_mask(tmp_path):
     pack = write_pack(tmp_path)
     with pytest.raises(BadLabels, match=r"mask cat\.png holds id 2 \(\d+ px\), the parts end at 1 \('head'\)"):
         load_shots(pack, parts=PartSet.of("background", "head"))
 
 
-def test_one_class_alone_is_refused(tmp_path):
+def test_masks_with_a_single_class_are_refused(tmp_path):
     pack = write_pack(tmp_path, names=("cat",))
     blank = np.zeros((12, 16), np.uint8)
     for labels, reason in (
@@ -193,7 +193,7 @@ def test_one_class_alone_is_refused(tmp_path):
             load_shots(pack)
 
 
-def test_rgb_masks_are_offered_the_mapping_and_mapped_when_asked(tmp_path):
+def test_rgb_masks_are_converted_on_request(tmp_path):
     pack = write_pack(tmp_path)
     for path in (pack / "masks").glob("*.png"):
         Image.open(path).convert("RGB").save(path)
@@ -227,7 +227,7 @@ def test_without_classes_json_gray_masks_get_default_colors_and_gaps_are_refused
     Image.fromarray(labels_of(12, 16)).save(pack / "masks" / "cat.png")
     assert load_shots(pack).parts.colors == COLORS[:3]
     Image.fromarray(labels_of(12, 16) // 2 * 2).save(pack / "masks" / "cat.png")
-    with pytest.raises(BadLabels, match=r"hold ids 0, 2, 254, and no classes\.json says what 1 is; write one"):
+    with pytest.raises(BadLabels, match=r"hold ids 0, 2, 254, and no classes\.json names id 1; write one"):
         load_shots(pack)
 
 
@@ -242,7 +242,7 @@ def ten() -> Shots:
     )
 
 
-def test_draws_of_a_seed_are_nested_and_seeds_differ(ten):
+def test_samples_of_a_seed_are_nested_and_seeds_differ(ten):
     full = ten.sample(10, seed=3).names
     assert sorted(full) == sorted(ten.names)
     for k in range(1, 10):
@@ -250,15 +250,15 @@ def test_draws_of_a_seed_are_nested_and_seeds_differ(ten):
     assert len({ten.sample(5, seed=seed).names for seed in range(8)}) == 8
 
 
-def test_a_draw_keeps_images_masks_and_names_together(ten):
-    draw = ten.sample(4, seed=0)
-    assert len(draw) == 4 and draw.parts is ten.parts
-    for name, image, labels in zip(draw.names, draw.images, draw.labels, strict=True):
+def test_a_sample_keeps_images_masks_and_names_together(ten):
+    sample = ten.sample(4, seed=0)
+    assert len(sample) == 4 and sample.parts is ten.parts
+    for name, image, labels in zip(sample.names, sample.images, sample.labels, strict=True):
         i = ten.names.index(name)
         assert image is ten.images[i] and labels is ten.labels[i]
 
 
-def test_a_draw_of_more_than_there_are_is_refused(ten):
+def test_a_sample_larger_than_the_shots_is_refused(ten):
     for k in (0, 11):
         with pytest.raises(BadLabels, match=f"{k} shots asked for and 10 are there; ask for 1 to 10"):
             ten.sample(k, seed=0)
@@ -270,14 +270,14 @@ def test_present_counts_parts_and_not_ignore(ten):
     assert only.present() == (2,)
 
 
-def test_stack_brings_mixed_sizes_to_one(ten):
+def test_stack_letterboxes_mixed_sizes(ten):
     images, labels = ten.stack(16)
     assert images.shape == (10, 16, 16, 3) and labels.shape == (10, 16, 16)
     np.testing.assert_array_equal(images[3], letterbox(ten.images[3], 16))
     np.testing.assert_array_equal(labels[3], letterbox_labels(ten.labels[3], 16))
 
 
-def test_shots_check_themselves():
+def test_shots_validate_their_arrays():
     image, labels = image_of(4, 6), labels_of(4, 6)
     with pytest.raises(BadLabels, match="labels of 'a' are 4x6 but its image is 6x4"):
         Shots((image,), (labels.T,), ("a",), PARTS)
@@ -287,7 +287,7 @@ def test_shots_check_themselves():
         Shots((image,), (labels,), ("a", "b"), PARTS)
 
 
-def test_find_pairs_names_the_files(tmp_path):
+def test_find_pairs_returns_names_and_paths(tmp_path):
     pack = write_pack(tmp_path)
     pairs = find_pairs(pack / "masks", pack / "images", names=["dog"])
     assert pairs == [("dog", pack / "images" / "dog.png", pack / "masks" / "dog.png")]

@@ -1,4 +1,4 @@
-"""Soft labels keep what is likely in bytes, and read back as probabilities."""
+"""Soft labels store the top-k classes as bytes and return probabilities."""
 
 import torch
 
@@ -9,22 +9,22 @@ def probabilities(n=3, k=5, side=8, sharp=3.0):
     return (torch.randn(n, k, side, side, generator=torch.Generator().manual_seed(0)) * sharp).softmax(1)
 
 
-def test_bytes_hold_the_likeliest_parts_first():
+def test_classes_are_stored_as_bytes_most_probable_first():
     soft = SoftLabels.of(probabilities(), keep=2)
-    assert soft.ids.dtype == soft.shares.dtype == torch.uint8
-    assert soft.ids.shape == soft.shares.shape == (3, 2, 8, 8)
-    assert (soft.shares[:, 0] >= soft.shares[:, 1]).all()
+    assert soft.ids.dtype == soft.probabilities.dtype == torch.uint8
+    assert soft.ids.shape == soft.probabilities.shape == (3, 2, 8, 8)
+    assert (soft.probabilities[:, 0] >= soft.probabilities[:, 1]).all()
     assert torch.equal(soft.ids[:, 0].long(), probabilities().argmax(1))
     assert (len(soft), soft.classes) == (3, 5)
 
 
-def test_keeping_all_parts_reads_the_same_probabilities():
+def test_keeping_all_classes_preserves_the_probabilities():
     given = probabilities()
     read = SoftLabels.of(given, keep=9).read(torch.tensor([2, 0]), 8)
     torch.testing.assert_close(read, given[[2, 0]], atol=0.01, rtol=0)
 
 
-def test_what_was_dropped_is_shared_out_in_proportion():
+def test_kept_classes_are_renormalized():
     given = torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
     read = SoftLabels.of(given, keep=2).read(torch.tensor([0]), 4)
     torch.testing.assert_close(read[0, :, 0, 0], torch.tensor([0.625, 0.375, 0]), atol=0.005, rtol=0)
@@ -38,8 +38,8 @@ def test_other_sizes_still_sum_to_one():
         torch.testing.assert_close(read.sum(1), torch.ones(2, size, size))
 
 
-def test_batches_join():
+def test_join_concatenates_batches():
     whole, first, rest = (SoftLabels.of(p) for p in (probabilities(), probabilities()[:1], probabilities()[1:]))
     joined = SoftLabels.join([first, rest])
-    assert torch.equal(joined.ids, whole.ids) and torch.equal(joined.shares, whole.shares)
+    assert torch.equal(joined.ids, whole.ids) and torch.equal(joined.probabilities, whole.probabilities)
     assert (len(joined), joined.classes) == (3, 5)

@@ -1,4 +1,4 @@
-"""Which way things face is told from many images, and never claimed of a few."""
+"""One-sided objects are detected from many images and never from few."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def faces():
 
 
 def arrows(count, right=1.0):
-    """Bright bars on noise, on the right half of the image for a share of them, else on the left."""
+    """Bright bars on noise; right: fraction of the images with the bar in the right half instead of the left."""
     rng = np.random.default_rng(0)
     images = rng.integers(60, 190, (count, 32, 32, 3)).astype(np.uint8)
     for image in images:
@@ -22,13 +22,13 @@ def arrows(count, right=1.0):
     return images
 
 
-def test_things_that_face_one_way_are_found():
+def test_objects_that_face_one_way_are_detected():
     assert asymmetry(arrows(40)) > 2 * LIMIT
     assert one_sided(arrows(40)) and one_sided(arrows(40, right=0))
     assert not one_sided(arrows(40, right=0.5))
 
 
-def test_drawn_faces_and_horses_may_be_mirrored(faces):
+def test_toy_faces_and_horses_are_not_one_sided(faces):
     horses = np.stack([draw("horses", 32, 1, i)[0] for i in range(60)])
     assert not one_sided(faces) and not one_sided(horses)
 
@@ -38,19 +38,19 @@ def test_few_images_of_anything_are_not_one_sided(faces, count):
     assert not any(one_sided(faces[first : first + count]) for first in range(0, 50, count))
 
 
-def test_a_mirror_changes_nothing(faces):
+def test_flipping_all_images_does_not_change_the_asymmetry(faces):
     assert asymmetry(faces[:, :, ::-1].copy()) == pytest.approx(asymmetry(faces), abs=1e-3)
     assert asymmetry(arrows(40)[:, :, ::-1].copy()) == pytest.approx(asymmetry(arrows(40)), abs=1e-3)
     both = np.concatenate([arrows(20), arrows(20)[:, :, ::-1]])
     assert asymmetry(both) == 0 and not one_sided(both)
 
 
-def test_the_images_stay_as_they_are(faces):
+def test_the_images_are_not_modified(faces):
     before = faces.copy()
     one_sided(faces)
     assert np.array_equal(faces, before)
 
 
-def test_odd_and_small_sizes_are_read():
+def test_odd_and_small_sizes_are_accepted():
     assert asymmetry(np.zeros((3, 9, 9, 3), np.uint8)) == 0
     assert asymmetry(np.zeros((3, 50, 50, 3), np.uint8)) == 0

@@ -68,7 +68,7 @@ def model(tmp_path):
     """The smallest model that partshot runs: every pixel's label is its red channel."""
     from onnx import TensorProto, helper, save
 
-    from partshot.inference.exported_model import notes
+    from partshot.inference.exported_model import model_metadata
     from partshot.parts import PartSet
 
     pixels = ["b", "h", "w"]
@@ -82,7 +82,7 @@ def model(tmp_path):
         [index],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, notes(PartSet.of("background", "part"), 64, "0.1.0"))
+    helper.set_model_props(model, model_metadata(PartSet.of("background", "part"), 64, "0.1.0"))
     save(model, tmp_path / "model.onnx")
     return tmp_path / "model.onnx"
 

@@ -1,4 +1,4 @@
-"""Edges are those of the image: the filter against a naive loop, borders that move, tiles that change nothing."""
+"""Edge refinement: the filter against a naive loop, borders that move to edges, independence of the tile size."""
 
 import tracemalloc
 
@@ -14,18 +14,18 @@ def disc(height: int, width: int, shift: int = 0) -> np.ndarray:
     return inside.astype(np.uint8)
 
 
-def shown(labels: np.ndarray) -> np.ndarray:
-    """A noisy image of labels, each of a color of its own."""
+def render(labels: np.ndarray) -> np.ndarray:
+    """A noisy image of labels, each in its own color."""
     colors = np.array([[60, 90, 120], [160, 100, 60], [90, 190, 90]])
     noise = np.random.default_rng(0).normal(0, 5, (*labels.shape, 3))
     return (colors[labels] + noise).clip(0, 255).astype(np.uint8)
 
 
-def sure(labels: np.ndarray) -> np.ndarray:
+def constant(labels: np.ndarray) -> np.ndarray:
     return np.full(labels.shape, 220, np.uint8)
 
 
-def test_the_filter_against_a_naive_loop():
+def test_linear_models_match_a_naive_loop():
     rng = np.random.default_rng(0)
     guide, values = rng.random((3, 9, 7), np.float32), rng.random((2, 9, 7), np.float32)
     radius, epsilon = 2, 1e-2
@@ -40,8 +40,8 @@ def test_the_filter_against_a_naive_loop():
         for (y, x), window in windows.items():
             colors, here = guide[:, *window].reshape(3, -1).astype(float), value[window].ravel()
             cov = np.cov(colors, bias=True) + epsilon * np.eye(3)
-            along = ((colors - colors.mean(1, keepdims=True)) * (here - here.mean())).mean(1)
-            slopes = np.linalg.solve(cov, along)
+            cov_value = ((colors - colors.mean(1, keepdims=True)) * (here - here.mean())).mean(1)
+            slopes = np.linalg.solve(cov, cov_value)
             fitted[:, y, x] = *slopes, here.mean() - slopes @ colors.mean(1)
         for (y, x), window in windows.items():
             expected[k, :, y, x] = fitted[:, *window].mean((1, 2))
@@ -50,31 +50,31 @@ def test_the_filter_against_a_naive_loop():
 
 
 @pytest.mark.parametrize("factor, shift", [(1.6, 1), (4, 2), (7.5, 4)])
-def test_a_border_beside_an_edge_moves_onto_it(factor, shift):
+def test_border_beside_an_edge_moves_to_the_edge(factor, shift):
     truth, labels = disc(150, 171), disc(150, 171, shift)
 
-    found, confidence = refine(shown(truth), labels, sure(labels), factor)
+    found, confidence = refine(render(truth), labels, constant(labels), factor)
 
     assert (found != truth).sum() < 0.2 * (labels != truth).sum()
     moved = found != labels
     assert (confidence[~moved] == 220).all() and confidence[moved].mean() < 220
 
 
-def test_labels_on_their_edges_stay():
+def test_labels_that_match_the_edges_stay():
     truth = disc(150, 171)
-    assert (refine(shown(truth), truth, sure(truth), 4)[0] != truth).mean() < 1e-3
+    assert (refine(render(truth), truth, constant(truth), 4)[0] != truth).mean() < 1e-3
 
 
-def test_blur_leaves_a_border_without_an_edge_where_it_was():
+def test_border_without_an_edge_stays():
     labels = np.repeat([0, 1], 64).astype(np.uint8) * np.ones((90, 1), np.uint8)
-    np.testing.assert_array_equal(refine(np.full((90, 128, 3), 99, np.uint8), labels, sure(labels), 4)[0], labels)
+    np.testing.assert_array_equal(refine(np.full((90, 128, 3), 99, np.uint8), labels, constant(labels), 4)[0], labels)
 
 
 @pytest.mark.parametrize("factor", [1.2, 3.3, 9, 100])
-def test_tiles_say_what_the_whole_image_does(factor):
+def test_result_does_not_depend_on_tiles(factor):
     truth = disc(203, 310) + (disc(203, 310, 60) > 0)
     labels = np.roll(truth, 3, 1)
-    image, confidence = shown(truth), np.random.default_rng(1).integers(150, 256, truth.shape, dtype=np.uint8)
+    image, confidence = render(truth), np.random.default_rng(1).integers(150, 256, truth.shape, dtype=np.uint8)
 
     whole, tiles = (refine(image, labels, confidence, factor, tile) for tile in (10**6, 80))
 
@@ -84,22 +84,22 @@ def test_tiles_say_what_the_whole_image_does(factor):
     assert np.abs(whole[1].astype(int) - tiles[1])[same].max() <= 1
 
 
-def test_nothing_changes_where_the_model_sees_every_pixel_or_one_label():
+def test_nothing_changes_at_factor_1_or_with_a_single_label():
     truth, labels = disc(80, 80), disc(80, 80, 3)
-    kept = refine(shown(truth), labels, sure(labels), 1.0)
+    kept = refine(render(truth), labels, constant(labels), 1.0)
     assert kept[0] is labels
 
     one = np.full((80, 80), 2, np.uint8)
-    for before, after in zip((one, sure(one)), refine(shown(truth), one, sure(one), 4), strict=True):
+    for before, after in zip((one, constant(one)), refine(render(truth), one, constant(one), 4), strict=True):
         np.testing.assert_array_equal(after, before)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 90), (33, 2), (129, 128)])
-def test_any_size_and_contiguity(shape):
+def test_any_size_and_non_contiguous_arrays(shape):
     labels = np.random.default_rng(0).integers(0, 3, shape, dtype=np.uint8)
     before = labels.copy()
 
-    found, confidence = refine(shown(labels)[:, ::-1], labels[:, ::-1], sure(labels), 5)
+    found, confidence = refine(render(labels)[:, ::-1], labels[:, ::-1], constant(labels), 5)
 
     assert found.shape == confidence.shape == shape and found.max() <= 2
     np.testing.assert_array_equal(labels, before)
@@ -108,7 +108,7 @@ def test_any_size_and_contiguity(shape):
 def test_memory_holds_the_result_and_one_tile():
     def peak(height: int) -> int:
         labels = np.tile(disc(150, 150), (height // 150, 2))
-        image, confidence = shown(labels), sure(labels)
+        image, confidence = render(labels), constant(labels)
         tracemalloc.start()
         refine(image, labels, confidence, 8.0)
         found = tracemalloc.get_traced_memory()[1]

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from partshot.inference.windows import _BAND, read_in_windows, starts
+from partshot.inference.windows import _BAND, sliding_window_predict, window_starts
 
 
 def by_color(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Label 1 where red is high, 2 where blue is; as sure as green says."""
+    """Label 1 where red is high, 2 where blue is high; green is the confidence."""
     labels = np.where(images[..., 0] > 127, 1, np.where(images[..., 2] > 127, 2, 0)).astype(np.uint8)
     return labels, images[..., 1]
 
@@ -19,7 +19,7 @@ def blocks(height: int, width: int, side: int = 16) -> np.ndarray:
 
 def test_windows_cover_a_side_and_overlap_by_half():
     for length, window in [(100, 100), (100, 7), (101, 50), (1000, 333), (5, 9)]:
-        found = starts(length, window)
+        found = window_starts(length, window)
         assert found[0] == 0 and max(0, length - window) == found[-1]
         assert all(0 < b - a <= window / 2 + 1 for a, b in zip(found, found[1:], strict=False))
 
@@ -27,41 +27,41 @@ def test_windows_cover_a_side_and_overlap_by_half():
 @pytest.mark.parametrize(
     "height, width, window", [(200, 330, 64), (64, 64, 64), (20, 300, 50), (300, 17, 40), (5, 7, 32)]
 )
-def test_a_network_that_looks_at_single_pixels_says_the_same_in_windows(height, width, window):
+def test_pixelwise_network_predicts_the_same_in_windows(height, width, window):
     image = blocks(height, width)
-    labels, sure = read_in_windows(by_color, image, [window], 3, 32)
+    labels, confidence = sliding_window_predict(by_color, image, [window], 3, 32)
 
     np.testing.assert_array_equal(labels, by_color(image)[0])
-    assert np.abs(sure.astype(int) - 204).max() <= 1
+    assert np.abs(confidence.astype(int) - 204).max() <= 1
 
 
-def test_large_windows_are_shrunk_and_their_labels_stay_in_place():
+def test_large_windows_are_downsampled_and_labels_stay_in_place():
     image = blocks(300, 410, 50)
-    seen = []
-    labels, _ = read_in_windows(lambda x: seen.append(x.shape) or by_color(x), image, [200, 90], 3, 32)
+    shapes = []
+    labels, _ = sliding_window_predict(lambda x: shapes.append(x.shape) or by_color(x), image, [200, 90], 3, 32)
 
     assert (labels == by_color(image)[0]).mean() > 0.98
-    assert {shape[1:3] for shape in seen} == {(64, 64)}
-    assert all(shape[0] <= 8 for shape in seen)
+    assert {shape[1:3] for shape in shapes} == {(64, 64)}
+    assert all(shape[0] <= 8 for shape in shapes)
 
 
-def test_what_lies_in_the_middle_of_a_window_counts_most():
-    def border_errs(images):
+def test_window_centers_have_the_largest_weight():
+    def wrong_at_the_border(images):
         labels = np.ones(images.shape[:3], np.uint8)
         labels[:, 4:-4, 4:-4] = 0
         return labels, np.full(images.shape[:3], 255, np.uint8)
 
-    labels, _ = read_in_windows(border_errs, np.zeros((200, 200, 3), np.uint8), [40], 2, 32)
+    labels, _ = sliding_window_predict(wrong_at_the_border, np.zeros((200, 200, 3), np.uint8), [40], 2, 32)
     assert not labels[4:-4, 4:-4].any()
 
 
-def test_votes_of_a_band_are_all_that_is_kept():
+def test_memory_does_not_depend_on_the_height():
     import tracemalloc
 
     def peak(height: int) -> int:
         image = np.zeros((height, 512, 3), np.uint8)
         tracemalloc.start()
-        read_in_windows(by_color, image, [64], 8, 32)
+        sliding_window_predict(by_color, image, [64], 8, 32)
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found - 2 * height * 512

@@ -149,7 +149,7 @@ def test_a_run_measures_instead_of_estimating(toy, tmp_path, monkeypatch, pixel_
     assert [path.name for path in previewed] == [f"{i:05d}.bmp" for i in range(4)]
     told = json.loads((tmp_path / "check.json").read_text())
     assert told["images"] == 2 and {name for name, _ in told["score"]["per_image"]} == {"00002", "00003"}
-    assert f"Measured mean IoU of the delivered student: {told['miou']:.2f} ± {told['error']:.2f}, on 2 images" in page
+    assert f"Measured mean IoU of the final student: {told['miou']:.2f} ± {told['error']:.2f}, on 2 images" in page
     assert "student on 2 check masks" in page and "<title>Parts of images" in page
     assert len(list((tmp_path / "masks").glob("*.png"))) == 4
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from partshot.inference.exported_model import ExportedModel
-from partshot.segmenter import Student
+from partshot.student import Student
 from partshot.tasks import compact as task
 from partshot.tasks.compact import compact
 from partshot.tasks.export import export

@@ -53,7 +53,7 @@ def test_results_have_a_row_for_every_method_and_count(made):
 
 def test_report_student_and_images_are_there(made):
     page = (made / "report.html").read_text(encoding="utf-8")
-    assert "forest" in page and "supervised" in page and "still being measured" not in page
+    assert "forest" in page and "supervised" in page and "Not measured yet" not in page
     assert "student, k = 1<" in page and "student, k = 10<" in page  # both have training curves
     assert ExportedModel(made / "student.onnx").size == 32
     assert Image.open(made / "demo.png").width > 3 * 128
@@ -74,12 +74,12 @@ def test_a_first_report_is_there_before_training_begins(tmp_path, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("partshot.tasks.distill.run_loop", stopped)
+    monkeypatch.setattr("partshot.tasks.train_student.run_loop", stopped)
     with pytest.raises(KeyboardInterrupt):
         demo(tmp_path, size=32, quiet=True, recipe=FEW)
     assert set(json.loads((tmp_path / "results.json").read_text())) == {"head", "forest"}
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "still being measured: student, supervised, auto_shot, few_shot." in page
+    assert "Not measured yet: student, supervised, auto_shot, few_shot." in page
     assert "From 10 labeled images the head reaches" in page
     assert Image.open(tmp_path / "demo.png").width > 3 * 128
 
@@ -91,7 +91,7 @@ def test_a_stopped_demo_goes_on_and_a_torn_row_is_done_again(made, monkeypatch):
     rows = journal.read_text().splitlines(keepends=True)
     torn = rows[-1]
     journal.write_text("".join(rows[:-1]) + torn[: len(torn) // 2])
-    monkeypatch.setattr("partshot.tasks.distill.run_loop", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("partshot.tasks.train_student.run_loop", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr("partshot.segmenter.Segmenter.fit", lambda *_, **__: pytest.fail("fitted again"))
     demo(made, size=32, quiet=True, recipe=FEW)
     assert json.loads((made / "results.json").read_text()) == before
@@ -117,7 +117,7 @@ def test_other_kinds_go_the_encoders_road_alone_without_an_encoder_from_random_w
 
 def test_both_numbers_of_labels_may_be_learned_from_side_by_side(made, tmp_path, monkeypatch):
     # Not in this process: others do not see this.
-    monkeypatch.setattr("partshot.tasks.distill.run_loop", lambda *_, **__: pytest.fail("trained here"))
+    monkeypatch.setattr("partshot.tasks.train_student.run_loop", lambda *_, **__: pytest.fail("trained here"))
     demo(tmp_path, size=32, quiet=True, recipe=FEW, jobs=2)
     one, two = (json.loads((folder / "results.json").read_text()) for folder in (made, tmp_path))
     assert {name: set(row) for name, row in one.items()} == {name: set(row) for name, row in two.items()}

@@ -13,7 +13,8 @@ from partshot.errors import BadArtifact, BadRecipe
 from partshot.inference.exported_model import ExportedModel
 from partshot.nets.student import build_student, start_from
 from partshot.represent.choose import open_representation
-from partshot.segmenter import Segmenter, Student
+from partshot.segmenter import Segmenter
+from partshot.student import Student
 from partshot.tasks import train_student as task
 from partshot.tasks.distill import distill, unlabeled_stack
 from partshot.tasks.export import export
@@ -85,7 +86,7 @@ def test_other_settings_are_refused(toy, teacher, whole, change):
     ("given", "hint"),
     [
         ({"preset": "regan-autosot"}, "did you mean 'regan-autoshot'"),
-        ({"student": "swft"}, "did you mean 'fast-unet'"),
+        ({"student": "fast-unte"}, "did you mean 'fast-unet'"),
         ({"size": 40}, "size"),
     ],
 )
@@ -159,10 +160,12 @@ def test_a_teacher_is_asked_only_when_it_will_be_heard(toy, teacher, tmp_path, m
     assert distilled(toy, tmp_path, teacher=teacher).is_dir()
 
 
-@pytest.mark.parametrize("preset, why", [("default", "reads its own shots"), ("supervised", "the preset hears none")])
-def test_a_teacher_that_is_not_heard_is_told(toy, teacher, tmp_path, monkeypatch, preset, why):
+@pytest.mark.parametrize(
+    "preset, why", [("default", "on its own labeled images"), ("supervised", "the preset uses none")]
+)
+def test_an_unused_teacher_is_reported(toy, teacher, tmp_path, monkeypatch, preset, why):
     monkeypatch.setattr(task, "MIN_TEACHER_MIOU", 1.01)
-    with pytest.warns(UserWarning, match=f"this teacher is not heard: .*{why}"):
+    with pytest.warns(UserWarning, match=f"this teacher is not used: .*{why}"):
         distilled(toy, tmp_path, teacher=teacher, preset=preset)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from partshot.segmenter import Prediction
+from partshot.student import Prediction
 from partshot.tasks import estimate as task
 from partshot.tasks.estimate import FOLDS, estimate, expected
 from partshot.tasks.train_student import Training

@@ -10,7 +10,7 @@ from PIL import Image
 
 from partshot.data.labels import write_labels
 from partshot.errors import BadArtifact, BadLabels, BadParts
-from partshot.inference.exported_model import notes
+from partshot.inference.exported_model import model_metadata
 from partshot.metrics import score
 from partshot.parts import PartSet
 from partshot.tasks.evaluate import evaluate
@@ -58,7 +58,7 @@ def save_threshold(path, parts: PartSet):
         [helper.make_tensor("zero", kinds.INT64, [], [0]), helper.make_tensor("half", kinds.UINT8, [], [127])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, notes(parts, 64, "0.1.0"))
+    helper.set_model_props(model, model_metadata(parts, 64, "0.1.0"))
     onnx.save(model, path)
     return path
 

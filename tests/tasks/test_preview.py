@@ -95,6 +95,6 @@ def test_a_run_previews_trains_from_the_encoder_and_replaces_all(toy, tmp_path, 
     assert "Preview" not in page and "light-efficientnet-lite0" in page and "Expected mean IoU" in page
     assert "compact student" in page and ExportedModel(tmp_path / "compact.onnx").parts.names[0] == "background"
     # Again, nothing is previewed, trained or estimated.
-    monkeypatch.setattr("partshot.tasks.distill.run_loop", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("partshot.tasks.train_student.run_loop", lambda *_, **__: pytest.fail("trained again"))
     run(toy / "images", toy / "masks", tmp_path, quiet=True)
     assert len(seen) == 1 and np.array(Image.open(tmp_path / "masks" / "00007.png")).shape == (400, 700)

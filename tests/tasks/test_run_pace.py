@@ -49,11 +49,11 @@ def test_a_reader_is_allowed_for_and_not_fitted_to_measure(shots, images, monkey
     assert seen == [0] and asking.consistency.min_agreement > 0
     monkeypatch.setattr(pace, "_measured", lambda *_: (0.1, 0.03))
     given = (images, "light-efficientnet-lite0", 500, 1.0, 100, 0.01)
-    plain = pace.horizon(shots, pace._without_reader(asking), *given)
-    assert plain - pace.horizon(shots, asking, *given) == pytest.approx(pace._READER / 12.5, abs=0.02)
+    plain = pace.horizon(shots, pace._without_frozen(asking), *given)
+    assert plain - pace.horizon(shots, asking, *given) == pytest.approx(pace._FROZEN / 12.5, abs=0.02)
 
 
-def test_too_little_time_is_told_with_what_it_takes(shots, images, monkeypatch):
+def test_too_little_time_is_path_with_what_it_takes(shots, images, monkeypatch):
     monkeypatch.setattr(pace, "_measured", lambda *_: (0.1, 0.03))
     with pytest.warns(UserWarning, match=r"0\.2 minutes are left.* take at least 0\.7 on this machine"):
         assert horizon(shots, images, 10) == pace.LEAST_KIMG
@@ -80,13 +80,13 @@ def test_a_step_of_this_very_training_is_timed(shots, images, monkeypatch):
 
 
 def test_a_resumed_run_keeps_its_horizon_and_another_measures_anew(tmp_path):
-    told = tmp_path / "pace.json"
-    assert pace.kept(told, "these labels", lambda: 2.5) == 2.5
-    assert pace.kept(told, "these labels", lambda: pytest.fail("measured again")) == 2.5
-    assert pace.kept(told, "other labels", lambda: 1.5) == 1.5
+    path = tmp_path / "pace.json"
+    assert pace.kept(path, "these labels", lambda: 2.5) == 2.5
+    assert pace.kept(path, "these labels", lambda: pytest.fail("measured again")) == 2.5
+    assert pace.kept(path, "other labels", lambda: 1.5) == 1.5
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("inf"), float("nan")])
 def test_no_time_and_no_end_are_refused(minutes):
-    with pytest.raises(BadRecipe, match="not for ever"):
+    with pytest.raises(BadRecipe, match="a positive, finite number"):
         pace.refuse_minutes(minutes)

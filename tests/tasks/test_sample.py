@@ -92,12 +92,12 @@ def test_from_samples_to_a_student_that_was_drawn_its_images(generator, labeled,
     fit(images, masks, tmp_path / "teacher", f"{generator}:regan", "linear", quiet=True)
     assert not (tmp_path / "teacher" / "leave_one_out.json").exists()
     teacher = Segmenter.load(tmp_path / "teacher" / "segmenter")
-    drawn = teacher.generate([4, 5, 6, 70], sure=0.0)
+    drawn = teacher.generate([4, 5, 6, 70], min_probability=0.0)
     assert drawn.names == ("seed 4", "seed 5", "seed 6", "seed 70") and drawn.images[0].shape == (32, 32, 3)
     shots = load_shots(masks, images)
     for ours, truth in zip(drawn.labels, shots.labels, strict=False):
         assert (ours == truth).mean() > 0.75
-    unsure = teacher.generate([70], sure=0.7)
+    unsure = teacher.generate([70], min_probability=0.7)
     ignored = unsure.labels[0] == IGNORE
     assert 0 < ignored.mean() < 1 and (unsure.labels[0][~ignored] == drawn.labels[3][~ignored]).all()
 

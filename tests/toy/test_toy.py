@@ -11,7 +11,7 @@ from partshot.data.shots import load_shots
 from partshot.errors import BadRecipe, MissingExtra
 from partshot.parts import PartSet
 from partshot.tasks.toy import toy
-from partshot.toy.canvas import Canvas, flat, oval
+from partshot.toy.canvas import Canvas, oval, solid
 from partshot.toy.dataset import KINDS, draw, toy_parts, toy_shots, write_toy, writing_toy
 
 
@@ -28,7 +28,7 @@ def edges(ids: np.ndarray) -> np.ndarray:
 
 
 def contrast(image: np.ndarray) -> np.ndarray:
-    """How much each pixel differs from its right and lower neighbors."""
+    """Absolute difference of each pixel to its right and lower neighbors."""
     gray = image.astype(np.float32).mean(-1)
     steep = np.zeros(gray.shape, np.float32)
     steep[:, :-1] += np.abs(gray[:, 1:] - gray[:, :-1])
@@ -50,7 +50,7 @@ def test_image_i_depends_on_seed_and_i_only(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [32, 75, 512])
-def test_any_size_gives_a_image_and_ids_of_the_parts(kind, size):
+def test_image_and_labels_have_the_asked_size_and_valid_ids(kind, size):
     parts = toy_parts(kind)
     for index in range(2):
         image, labels = draw(kind, size, 0, index)
@@ -68,22 +68,22 @@ def test_the_drawing_is_the_same_at_every_size(kind):
         middle = large_ids[3::7, 3::7]  # the pixel at the center of each of 64 x 64 blocks of 7 x 7
         assert (middle == small_ids).mean() > 0.985
         mean = large.reshape(64, 7, 64, 7, 3).mean((1, 3))
-        assert np.abs(mean - small).mean() < 8  # the sensor's noise has a deviation of up to 7
+        assert np.abs(mean - small).mean() < 8  # the sensor noise has a standard deviation of up to 7
 
 
 def test_masks_have_hard_edges_and_images_smooth_ones():
     canvas = Canvas(64)
-    with canvas.moved(0.5, 0.5, 0.4, angle=0.3):
-        canvas.paint(oval(0, 0, 1.0, 0.7), flat((1.0, 1.0, 1.0)), 12)
+    with canvas.transformed(0.5, 0.5, 0.4, angle=0.3):
+        canvas.fill(oval(0, 0, 1.0, 0.7), solid((1.0, 1.0, 1.0)), 12)
         with canvas.clipped(oval(0, 0, 0.6, 0.9)):
-            canvas.paint(oval(0.1, 0, 1.0, 0.3), flat((0.5, 0.5, 0.5)), 6)
-    image, ids = canvas.develop(np.random.default_rng(0), np.ones((64, 64, 3), np.float32), blur=0.0, noise=0.0)
+            canvas.fill(oval(0.1, 0, 1.0, 0.3), solid((0.5, 0.5, 0.5)), 6)
+    image, ids = canvas.render(np.random.default_rng(0), np.ones((64, 64, 3), np.float32), blur=0.0, noise=0.0)
     assert set(np.unique(ids)) == {0, 6, 12}
     assert len(np.unique(image)) > 10
     assert image[32, 32].tolist() == [128, 128, 128] and ids[32, 32] == 6
 
 
-def test_names_are_in_the_published_order():
+def test_part_names_are_in_the_published_order():
     assert toy_parts("faces").names == (
         "background", "face", "hair", "eyes", "eyebrows", "nose", "mouth", "ears", "neck", "clothes",
     )  # fmt: skip
@@ -91,16 +91,16 @@ def test_names_are_in_the_published_order():
     assert toy_parts("horses").names == ("background", "head", "neck and torso", "legs", "tail")
 
 
-def test_twins_of_faces_lr_swap_in_a_mirror():
+def test_left_and_right_parts_of_faces_lr_are_mirror_pairs():
     parts = toy_parts("faces-lr")
     pairs = {tuple(parts.names[i] for i in pair) for pair in parts.mirror}
     assert pairs == {(f"left {part}", f"right {part}") for part in ("eye", "eyebrow", "ear")}
     assert toy_parts("faces").mirror == ()
 
 
-def test_faces_lr_is_faces_with_left_and_right_apart():
-    parts, twins = toy_parts("faces"), toy_parts("faces-lr")
-    merged = [name.removeprefix("left ").removeprefix("right ") for name in twins.names]
+def test_faces_lr_is_faces_with_left_and_right_separate():
+    parts, sided_parts = toy_parts("faces"), toy_parts("faces-lr")
+    merged = [name.removeprefix("left ").removeprefix("right ") for name in sided_parts.names]
     merged = np.array([parts.id_of(n if n in parts.names else n + "s") for n in merged])
     for index in range(5):
         image, labels = draw("faces", 64, 2, index)
@@ -108,11 +108,11 @@ def test_faces_lr_is_faces_with_left_and_right_apart():
         assert np.array_equal(image, same)
         assert np.array_equal(merged[sided], labels)
         # The person's left is to the right of the image.
-        column = [np.nonzero(sided == twins.id_of(f"{side} eye"))[1].mean() for side in ("left", "right")]
+        column = [np.nonzero(sided == sided_parts.id_of(f"{side} eye"))[1].mean() for side in ("left", "right")]
         assert column[0] > column[1]
 
 
-def test_every_part_of_a_face_is_usually_seen_and_the_eyes_always():
+def test_every_part_of_a_face_is_usually_visible_and_the_eyes_always():
     labels = np.stack(toy_shots("faces", 64, 80).labels)
     counts = np.stack([np.bincount(one.ravel(), minlength=10) for one in labels])
     assert ((counts > 0).mean(0) > 0.6).all()
@@ -120,23 +120,23 @@ def test_every_part_of_a_face_is_usually_seen_and_the_eyes_always():
 
 
 @pytest.mark.parametrize("kind", ["cars", "horses"])
-def test_every_part_of_cars_and_horses_is_usually_seen(kind):
+def test_every_part_of_cars_and_horses_is_usually_visible(kind):
     labels = np.stack(toy_shots(kind, 64, 40).labels)
     counts = np.stack([np.bincount(one.ravel(), minlength=len(toy_parts(kind))) for one in labels])
     assert ((counts > 0).mean(0) > 0.6).all()
 
 
 @pytest.mark.parametrize("kind", ["faces", "cars", "horses"])
-def test_edges_of_the_mask_lie_on_edges_of_the_image(kind):
+def test_mask_edges_lie_on_image_edges(kind):
     shots = toy_shots(kind, 128, 12, seed=9)
-    there, beside, everywhere = [], [], []
+    at_edges, beside, everywhere = [], [], []
     for image, labels in zip(shots.images, shots.labels, strict=True):
         edge, steep = edges(labels), contrast(image)
-        there.append(steep[edge].mean())
+        at_edges.append(steep[edge].mean())
         beside.append(steep[np.roll(edge, (4, 4), (0, 1))].mean())
         everywhere.append(steep.mean())
-    assert np.mean(there) > 1.5 * np.mean(beside)
-    assert np.mean(there) > 1.5 * np.mean(everywhere)
+    assert np.mean(at_edges) > 1.5 * np.mean(beside)
+    assert np.mean(at_edges) > 1.5 * np.mean(everywhere)
 
 
 def test_eyes_differ_from_the_skin_around_them():
@@ -148,11 +148,11 @@ def test_eyes_differ_from_the_skin_around_them():
         near = np.zeros_like(eye)
         near[row.min() - 3 : row.max() + 4, column.min() - 3 : column.max() + 4] = True
         shade = image.astype(float).mean(-1)
-        differences.append(shade[eye].std() - shade[skin & near].std())  # white, iris and pupil against plain skin
+        differences.append(shade[eye].std() - shade[skin & near].std())  # white, iris and pupil against uniform skin
     assert np.median(differences) > 10
 
 
-def test_color_alone_tells_neither_hair_nor_clothes_nor_background():
+def test_colors_of_hair_clothes_and_background_vary():
     images, labels = toy_shots("faces", 64, 60).stack(64)
     for part in (0, 2, 9):
         means = np.array([i[k == part].mean(0) for i, k in zip(images, labels, strict=True) if (k == part).any()])
@@ -162,7 +162,7 @@ def test_color_alone_tells_neither_hair_nor_clothes_nor_background():
 def test_drawing_is_fast_enough():
     draw("faces", 64, 0, 0)
     best = 0.0
-    for _ in range(4):  # the best of four: other processes may have the core for a while
+    for _ in range(4):  # the best of four: other processes may use the core
         begin = time.process_time()
         for index in range(15):
             draw("faces", 64, 0, index)
@@ -170,7 +170,7 @@ def test_drawing_is_fast_enough():
     assert best > 60
 
 
-def test_write_toy_lays_out_what_load_shots_reads(tmp_path):
+def test_write_toy_writes_the_layout_that_load_shots_reads(tmp_path):
     folder = write_toy("faces", 3, 40, tmp_path / "faces", seed=2)
     assert sorted(files_of(folder)) == [
         "classes.json",
@@ -187,7 +187,7 @@ def test_write_toy_lays_out_what_load_shots_reads(tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(read.labels, drawn.labels, strict=True))
 
 
-def test_a_stopped_run_goes_on_where_it_was_and_a_larger_count_adds(tmp_path):
+def test_an_interrupted_run_resumes_and_a_larger_count_adds_images(tmp_path):
     whole = files_of(write_toy("horses", 4, 32, tmp_path / "whole"))
     folder = tmp_path / "stopped"
     run = writing_toy("horses", 4, 32, folder)
@@ -202,14 +202,14 @@ def test_a_stopped_run_goes_on_where_it_was_and_a_larger_count_adds(tmp_path):
 
 
 @pytest.mark.parametrize("kind,size,seed", [("cars", 32, 0), ("faces", 33, 0), ("faces", 32, 1), ("faces-lr", 32, 0)])
-def test_images_of_another_toy_are_neither_mixed_in_nor_replaced(tmp_path, kind, size, seed):
+def test_a_folder_with_images_of_another_toy_is_refused(tmp_path, kind, size, seed):
     before = files_of(write_toy("faces", 2, 32, tmp_path))
     with pytest.raises(BadRecipe, match="empty folder"):
         write_toy(kind, 3, size, tmp_path, seed)
     assert files_of(tmp_path) == before
 
 
-def test_somebodys_own_images_are_left_alone(tmp_path):
+def test_a_folder_with_other_images_is_refused(tmp_path):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "images" / "cat.png")
     with pytest.raises(BadRecipe, match="cat.png"):
@@ -217,7 +217,7 @@ def test_somebodys_own_images_are_left_alone(tmp_path):
     assert list(files_of(tmp_path)) == ["images/cat.png"]
 
 
-def test_wrong_values_are_named_with_the_cure():
+def test_errors_name_the_wrong_value_and_the_valid_ones():
     with pytest.raises(BadRecipe, match="did you mean 'faces'"):
         draw("face", 64, 0, 0)
     with pytest.raises(BadRecipe, match="did you mean 'horses'"):
@@ -236,7 +236,7 @@ def test_nothing_is_written_for_wrong_values(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_missing_graphics_library_is_named_with_the_install_line(monkeypatch):
+def test_a_missing_graphics_library_is_reported_with_the_install_command(monkeypatch):
     for module in [m for m in sys.modules if m.startswith("partshot.toy.") and m != "partshot.toy.dataset"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "skia", None)
@@ -254,7 +254,7 @@ def test_a_missing_graphics_library_is_named_with_the_install_line(monkeypatch):
         ("horses", ("neck and torso", "tail", "legs")),
     ],
 )
-def test_parts_are_where_their_names_say(kind, downward):
+def test_parts_are_in_anatomical_order(kind, downward):
     parts, labels = toy_parts(kind), np.stack(toy_shots(kind, 64, 20).labels)
     heights = [np.nonzero(labels == parts.id_of(name))[1].mean() for name in downward]
     assert heights == sorted(heights)

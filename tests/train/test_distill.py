@@ -344,7 +344,7 @@ def test_pixels_are_pseudo_labeled_where_a_similar_frozen_encoder_agrees(toys):
 def test_images_without_frozen_labels_are_left_out(toys):
     objective = with_frozen(toys, 1, min_agreement=0.2)
     frozen = objective.sources.frozen
-    frozen = SoftLabels(frozen.ids[::4], frozen.shares[::4], 10)
+    frozen = SoftLabels(frozen.ids[::4], frozen.probabilities[::4], 10)
     objective.sources = dataclasses.replace(objective.sources, frozen=frozen, every=4)
     objective.prepare(0.5)
     used = {bytes(one.numpy()) for _ in range(5) for one in objective.batch(seeded(_), 8).weak}

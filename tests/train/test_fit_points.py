@@ -95,7 +95,7 @@ def test_a_segmenter_fitted_to_points_can_be_saved_and_loaded(shots, tmp_path, h
     (a,), (b,) = first.predict(images), second.predict(images)
     assert a.labels.shape == (40, 40) and np.array_equal(a.probabilities, b.probabilities)
     stack = np.stack(images)
-    assert torch.equal(first.soft_labels(stack).shares, second.soft_labels(stack).shares)
+    assert torch.equal(first.soft_labels(stack).probabilities, second.soft_labels(stack).probabilities)
 
 
 def test_a_head_can_be_fitted_to_principal_components_of_a_generator(tmp_path):

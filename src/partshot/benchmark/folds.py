@@ -1,7 +1,7 @@
-"""folds, or `partshot evaluate --folds`: DatasetGAN's and GANORCON's five folds over the models of one training run.
+"""folds, or `partshot evaluate --folds`: the five-fold protocol of DatasetGAN and GANORCON.
 
-A fifth of the images chooses among the models, the others tell how good the chosen one is, five times. Knows files;
-what a fold is stands in evaluate.py.
+The candidates are the models of one training run. In each fold, the model with the highest mean IoU on a fifth of the
+images is selected and scored on the other images.
 """
 
 import json
@@ -21,9 +21,10 @@ from partshot.tasks.evaluate import open_model
 
 
 class Fold(NamedTuple):
-    """One fold of the published protocol: which candidate its validation part chose, and the score of the rest.
+    """One fold of the published protocol.
 
-    validation: names of the images that chose. candidates: mean IoU of each on those, 0..1.
+    chosen: name of the selected candidate. validation: names of the images on which it was selected. candidates: mean
+    IoU of each candidate on those images, 0..1. score: of the selected candidate on the other images.
     """
 
     chosen: str
@@ -33,7 +34,7 @@ class Fold(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """The folds in their order, and mean and deviation over them."""
+    """The folds in order, and the mean and standard deviation over them."""
 
     folds: list[Fold]
     summary: Summary
@@ -42,30 +43,30 @@ class Folded(NamedTuple):
 def folds(
     models: Path | str, images: Path | str, masks: Path | str, out: Path | str, rgb_masks: bool = False
 ) -> Folded:
-    """Scores the models of a folder by folds; writes out/folds.json.
+    """Scores the models in a folder with the five-fold protocol; writes out/folds.json.
 
     models: a folder of ONNX files, such as the snapshots/ of `partshot distill --snapshots`, or of folders of predicted
-    masks. The rest as for `evaluate`. Raises what it does, BadLabels for fewer images than folds, and BadArtifact for
-    a folder without models.
+    masks. The other arguments are those of `evaluate`. Raises the errors of `evaluate`, BadLabels if there are fewer
+    images than folds, and BadArtifact if the folder has no models.
     """
     models, out = Path(models), Path(out)
     if models.is_file():
-        raise BadArtifact(f"{models}: is one model; give a folder of several, such as snapshots/, or leave --folds out")
-    # Not the hidden file of an export that was killed.
-    shown = [path for path in models.glob("*") if not path.name.startswith(".")]
-    found = sorted(path for path in shown if path.suffix == ".onnx" or next(path.glob("*.png"), None))
+        raise BadArtifact(f"{models}: is one model; give a folder of several, such as snapshots/, or omit --folds")
+    # Without the hidden temporary file of an interrupted export.
+    visible = [path for path in models.glob("*") if not path.name.startswith(".")]
+    found = sorted(path for path in visible if path.suffix == ".onnx" or next(path.glob("*.png"), None))
     if not found:
         inside = "; did you mean its snapshots/?" if (models / "snapshots").is_dir() else ""
-        raise BadArtifact(f"{models}: holds no ONNX file and no folder of masks{inside}")
+        raise BadArtifact(f"{models}: contains no ONNX file and no folder of masks{inside}")
     pairs = find_pairs(masks, images)
     names = [pair.name for pair in pairs]
-    # Too few are refused before anything is predicted.
+    # Raises BadLabels for too few images, before anything is predicted.
     places_of_folds(names)
     opened = {path.name: open_model(path, pairs[0].mask.parent) for path in found}
     parts = next(iter(opened.values()))[0]
     truths = [read_pair(pair, parts, rgb_masks)[1] for pair in pairs]
     _refuse_other_parts({name: theirs for name, (theirs, _) in opened.items()})
-    # One model's predictions at a time: all of them would fill the memory.
+    # Lazy, so that only one model's predictions are in memory at a time.
     candidates = {name: map(labeler, pairs) for name, (_, labeler) in opened.items()}
     several = score_folds(candidates, truths, parts, names)
     result = Folded(several, summarize([fold.score for fold in several]))
@@ -90,11 +91,11 @@ def folds(
 
 
 def places_of_folds(names: Sequence[str], count: int = 5) -> list[tuple[list[int], list[int]]]:
-    """DatasetGAN's folds, also GANORCON's: for each, the places in `names` of its validation and of its test images.
+    """The folds of DatasetGAN and GANORCON: for each fold, the indices in `names` of its validation and test images.
 
-    Names are sorted lexicographically; fold i validates on the i-th run of floor(n / count) images and tests on all
-    others. Images past count * floor(n / count) are always tested on, and the test sets overlap, so the spread over
-    folds is no spread over seeds. Raises BadLabels when there are fewer images than folds.
+    Names are sorted lexicographically; fold i validates on the i-th block of floor(n / count) images and tests on all
+    others. Images after the first count * floor(n / count) are test images in every fold. The test sets overlap, so the
+    deviation over folds is not comparable with one over seeds. Raises BadLabels if there are fewer images than folds.
     """
     length = len(names) // count
     if not length:
@@ -112,8 +113,9 @@ def score_folds(
 ) -> list[Fold]:
     """The five-fold protocol of DatasetGAN and GANORCON over the checkpoints of one training run.
 
-    candidates: name -> predictions of all images. In each fold the candidate with the highest mean IoU on the
-    validation part is scored on the rest; of equal ones the first. Report `summarize([f.score for f in result])`.
+    candidates: name -> predictions for all images. In each fold the candidate with the highest mean IoU on the
+    validation images is scored on the others; of equal candidates, the first. The published number is the mean over the
+    folds: `summarize([fold.score for fold in result])`.
     """
     counts = {name: confusions(truths, predictions, parts, names) for name, predictions in candidates.items()}
     results = []

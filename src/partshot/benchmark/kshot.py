@@ -1,7 +1,7 @@
 """The k-shot protocol: every method learns from the same labeled images and is scored on the same test images.
 
-A method is a function from labeled images to a function that predicts. Knows splits and tables. Refuses to know how a
-method works, torch, files and HTML.
+A method is a function that fits to labeled images and returns a predictor. This module samples the splits, measures the
+methods and summarizes the rows in tables. It does not depend on torch and does not read or write files.
 """
 
 import time
@@ -17,21 +17,21 @@ from partshot.metrics import Score, Summary, score, summarize
 from partshot.parts import PartSet
 
 Predict = Callable[[list[np.ndarray]], list[np.ndarray]]
-"""Images, uint8 [h, w, 3], to their labels, uint8 [h, w]."""
+"""Predicts labels, uint8 [h, w] each, for images, uint8 [h, w, 3] each."""
 
 Method = Callable[[Shots], Predict]
-"""What is compared: it is given labeled shots, takes its time, and gives back a function that predicts."""
+"""A method to compare: fits to labeled shots and returns a predictor."""
 
 Splits = Mapping[int, Mapping[int, Sequence[str]]]
-"""k -> seed -> the names of the shots."""
+"""k -> seed -> names of the labeled images."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method, fitted on one draw: what a few-shot run yields, and what it resumes from.
+    """Result of one method on one split. Rows are also what an interrupted run resumes from.
 
-    shots: the names of the labeled images. fit_seconds, predict_seconds: wall time, of all test images together.
-    machine: on what and with what it was computed, for people; empty where nobody said.
+    shots: names of the labeled images. fit_seconds, predict_seconds: wall time; predict_seconds is the time for all
+    test images together. machine: hardware and library version, as text for people; empty if unknown.
     """
 
     method: str
@@ -50,7 +50,7 @@ class Row:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "Row":
-        """What `to_dict` wrote."""
+        """The row that `to_dict` wrote, also one written by an earlier version."""
         return cls(**{**values, "shots": tuple(values["shots"]), "score": Score.from_dict(values["score"])})
 
 
@@ -67,29 +67,28 @@ def kshot(
     splits: Splits | None = None,
     on_result: Callable[[Row], None] | None = None,
     done: Iterable[Row] = (),
-    machine: str = "",
 ) -> list[Row]:
     """Fits every method on k labeled shots, for every k and seed, and scores it on the test images.
 
-    pool: where the shots are drawn from. splits: which ones; else `pool.sample(k, seed)`, whose splits are nested.
-    on_result: called with each new row as soon as it is there, so that it can be written down.
-    done: rows of an earlier run; a row is taken over when method, k, seed and shots are the same, so all methods see
-    the same shots and nothing is fitted twice. The caller sees to it that they are of the same test images.
-    machine: what new rows say of where they were computed.
+    pool: labeled images that the shots are sampled from. splits: names of the shots for every k and seed; None samples
+    them with `pool.sample(k, seed)`, which gives nested splits.
+    on_result: called with each new row as soon as it is measured, for example to save it.
+    done: rows of an earlier run. A row is reused if method, k, seed and shots are the same; all methods get the same
+    shots and nothing is fitted twice. The caller must ensure that these rows were measured on the same test images.
 
-    Returns one row per method, k and seed. Raises BadLabels when a draw names a shot that is not in the pool, and
-    what the methods raise.
+    Returns one row per method, k and seed. Raises BadRecipe if `splits` lacks a k or seed, BadLabels if a split names
+    an image that is not in the pool, and whatever the methods raise.
     """
     _refuse_other_parts(pool.parts, test.parts)
     earlier = {(row.method, row.k, row.seed, row.shots): row for row in done}
     rows = []
     for k in ks:
         for seed in seeds:
-            shots = _draw(pool, k, seed, splits)
+            shots = _sampled(pool, k, seed, splits)
             for name, method in methods.items():
                 row = earlier.get((name, k, seed, shots.names))
                 if row is None:
-                    row = _measure(name, method, k, seed, shots, test, machine)
+                    row = _measure(name, method, k, seed, shots, test)
                     if on_result is not None:
                         on_result(row)
                 rows.append(row)
@@ -97,7 +96,7 @@ def kshot(
 
 
 def tabulate(rows: Iterable[Row]) -> Table:
-    """Rows as method -> k -> summary over the seeds, methods and ks in the order in which they first occur."""
+    """Summarizes rows over the seeds: method -> k -> summary, in the order in which methods and ks first occur."""
     groups: dict[str, dict[int, list[Score]]] = {}
     for row in rows:
         groups.setdefault(row.method, {}).setdefault(row.k, []).append(row.score)
@@ -110,9 +109,9 @@ def table_to_dict(table: Table) -> dict:
 
 
 def table_to_markdown(table: Table, measure: Literal["miou", "wiou"] = "miou") -> str:
-    """A table for people: one line per method, its mean and deviation over seeds per k, the best in bold.
+    """A Markdown table: one line per method with mean and standard deviation over the seeds for each k; best in bold.
 
-    measure: mean IoU, or ReGAN's weighted IoU.
+    measure: "miou" for mean IoU, "wiou" for ReGAN's weighted IoU.
     """
     ks = sorted({k for by_k in table.values() for k in by_k})
     best = {k: max(getattr(by_k[k], measure) for by_k in table.values() if k in by_k) for k in ks}
@@ -123,25 +122,25 @@ def table_to_markdown(table: Table, measure: Literal["miou", "wiou"] = "miou") -
     return "\n".join(lines) + "\n"
 
 
-def _draw(pool: Shots, k: int, seed: int, splits: Splits | None) -> Shots:
+def _sampled(pool: Shots, k: int, seed: int, splits: Splits | None) -> Shots:
     if splits is None:
         return pool.sample(k, seed)
     if k not in splits or seed not in splits[k]:
-        raise BadRecipe(f"the splits hold no k = {k} with seed {seed}; known k: {sorted(splits)}")
+        raise BadRecipe(f"the splits have no k = {k} with seed {seed}; known k: {sorted(splits)}")
     unknown = [name for name in splits[k][seed] if name not in pool.names]
     if unknown:
-        raise BadLabels(f"draw k = {k}, seed {seed} names '{unknown[0]}'; {nearest(unknown[0], pool.names[:20])}")
+        raise BadLabels(f"split k = {k}, seed {seed} names '{unknown[0]}'; {nearest(unknown[0], pool.names[:20])}")
     return pool.subset([pool.names.index(name) for name in splits[k][seed]])
 
 
-def _measure(name: str, method: Method, k: int, seed: int, shots: Shots, test: Shots, machine: str) -> Row:
+def _measure(name: str, method: Method, k: int, seed: int, shots: Shots, test: Shots) -> Row:
     start = time.perf_counter()
     predict = method(shots)
     fitted = time.perf_counter()
     predictions = predict(list(test.images))
     ended = time.perf_counter()
     result = score(test.labels, predictions, test.parts, test.names)
-    return Row(name, k, seed, shots.names, fitted - start, ended - fitted, result, machine)
+    return Row(name, k, seed, shots.names, fitted - start, ended - fitted, result)
 
 
 def _cell(cell: Summary | None, best: float, measure: str) -> str:

@@ -1,8 +1,7 @@
-"""bench: a named table, measured row by row: Markdown, JSON and a plot.
+"""bench: measures a named table row by row and writes it as Markdown and JSON with a plot.
 
-The story: open what is measured on, let every row of the table learn from the same splits of shots, write each result
-down as soon as it is there, and put together what there is. Running it again goes on where it stopped. Which rows a
-table has is tables.py's affair.
+Every method is trained on the same splits of shots. Each row is saved as soon as it is measured, so a stopped run
+resumes where it stopped. tables.py defines the rows of the tables.
 """
 
 import hashlib
@@ -11,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 
 from partshot import __version__
 from partshot.artifact import inside, replacing_file
-from partshot.benchmark.datasets import TOYS, Field, open_dataset
+from partshot.benchmark.datasets import TOYS, Dataset, open_dataset
 from partshot.benchmark.kshot import Row, kshot, table_to_dict, table_to_markdown, tabulate
-from partshot.benchmark.kshot import Table as Measured
+from partshot.benchmark.kshot import Table as Summaries
 from partshot.benchmark.methods import BenchRecipe, Entry, MethodBuilder
 from partshot.benchmark.tables import PRETEXTS, TABLES, Table
 from partshot.errors import BadRecipe, nearest
@@ -32,154 +32,166 @@ from partshot.tasks.pretrain import resolve
 from partshot.train.journal import Journal, read_journal
 from partshot.train.progress import print_status
 
-# What is drawn at 64 px in minutes, and what real images of 128 px and more need.
+# For toys of 64 px, in minutes, and for real images of 128 px and more.
 PRESETS = {
     "toy": BenchRecipe(),
     "pack": BenchRecipe(size=128, seeds=(0, 1, 2, 3, 4), student_kimg=9),
 }
+# Arguments of `bench` whose setting has a longer name in the recipe.
+_SETTINGS = {"kimg": "encoder_kimg", "preset": "encoder_preset"}
 
 
 def bench(
     table: str,
     data: str = "toy-face",
     out: Path = Path("partshot-bench"),
+    recipe: BenchRecipe | None = None,
+    *,
     work: Path | None = None,
-    ks: Sequence[int] = (),
-    seeds: Sequence[int] = (),
-    size: int | None = None,
-    kimg: float | int | None = None,
-    preset: str | None = None,
-    student_kimg: float | int | None = None,
     generator: Path | None = None,
     quiet: bool = False,
+    **changes,
 ) -> Path:
-    """Measures a table; returns out/TABLE-DATA.md, beside which lie .json, .png and recipes/.
+    """Measures a table; returns out/TABLE-DATA.md. The same folder gets TABLE-DATA.json, TABLE-DATA.png and recipes/.
 
-    table: a key of tables.TABLES. data: a toy's name or a folder (see field.open_dataset). work: where rows, encoders
-    and students are kept, out/work when None. ks, seeds, size: replace the recipe's. kimg: thousands of images that
-    each encoder sees, preset: of the contrastive pretexts, see BenchRecipe.encoder_preset; student_kimg: of shots that
-    each student sees. generator: a trained one of such images. Raises BadRecipe for an unknown table, one that needs a
-    generator, or labels that are not there, BadArtifact for a generator that is none, and what opening the data raises,
-    all before anything is trained.
+    table: a key of tables.TABLES. data: name of a toy, or a folder (see datasets.open_dataset). recipe: None takes the
+    preset for toys or that for folders. work: folder for rows, encoders and students; None takes out/work. generator:
+    folder of a trained generator of such images. changes: settings of the recipe to change: ks, seeds, size, kimg
+    (encoder_kimg), preset (encoder_preset), student_kimg and the other settings of BenchRecipe; None and () change
+    nothing.
+
+    Raises, before anything is trained: BadRecipe for an unknown table or setting, a table that needs a generator, or
+    splits that do not exist; BadArtifact if the generator cannot be read; and the errors of `open_dataset`.
     """
     if table not in TABLES:
         raise BadRecipe(f"unknown table '{table}'; {nearest(table, TABLES)}")
     out, work = Path(out), Path(work or Path(out) / "work")
-    given = {"size": size, "encoder_kimg": kimg, "encoder_preset": preset, "student_kimg": student_kimg}
-    recipe = _recipe(data, given | {"ks": tuple(ks) or None, "seeds": tuple(seeds) or None})
+    recipe = _changed(recipe or PRESETS["toy" if data in TOYS else "pack"], changes)
     for pretext in PRETEXTS:
-        # Refuses a preset that one of them has not, before images are drawn.
+        # Checks the preset of each pretext before images are generated.
         try:
             resolve(pretext, recipe.preset_of(pretext))
         except BadRecipe as error:
-            raise BadRecipe(f"{pretext}: {error}; another for one pretext is given as A,moco=B") from error
-    field = open_dataset(data, work, quiet)
+            raise BadRecipe(f"{pretext}: {error}; give another preset for one pretext as in A,moco=B") from error
+    dataset = open_dataset(data, work, quiet)
     found = None if generator is None else inside(Path(generator), "representation")
-    every = MethodBuilder(field, work, recipe, found, quiet)
-    entries = TABLES[table].rows(every)
-    _refuse_missing(entries, recipe, field)
+    entries = TABLES[table].rows(MethodBuilder(dataset, work, recipe, found, quiet))
+    _refuse_missing(entries, recipe, dataset)
     torch.set_num_threads(available_cores())
 
     total = sum(len(entry.ks or recipe.ks) for entry in entries) * len(recipe.seeds)
-    rows, teller, page = [], _Teller(total, quiet), out
-    # A table shows its rows in its own order, not in that of the splits.
+    rows, progress, page = [], _Progress(total, quiet), out
+    # The table shows its rows in its own order, not in the order in which they were measured.
     order = [entry.name for entry in entries]
-    # Whole splits first, so that a run that is cut short has complete ones to show.
+    # One split after the other, so that a stopped run has complete splits to show.
     for seed in recipe.seeds:
         for entry in entries:
-            rows += _measure(entry, _journal(work, entry, recipe, field), seed, recipe, field, teller)
+            rows += _measure(entry, _journal(work, entry, recipe, dataset), seed, recipe, dataset, progress)
             rows.sort(key=lambda row: order.index(row.method))
-            page = _write(out, table, field, recipe, entries, rows, total)
+            page = _write(out, table, dataset, recipe, entries, rows, total)
     return page
 
 
-def _recipe(data: str, given: Mapping) -> BenchRecipe:
-    row = PRESETS["toy" if data in TOYS else "pack"]
-    return row.changed(**{key: value for key, value in given.items() if value is not None})
+def _changed(recipe: BenchRecipe, changes: Mapping) -> BenchRecipe:
+    given = {_SETTINGS.get(key, key): value for key, value in changes.items()}
+    for name in ("ks", "seeds"):
+        given[name] = tuple(given.get(name) or ()) or None
+    return recipe.changed(**{key: value for key, value in given.items() if value is not None})
 
 
-def _refuse_missing(entries: Sequence[Entry], recipe: BenchRecipe, field: Field) -> None:
-    """BadRecipe for numbers of labels, or splits of them, that the Field has not."""
+def _refuse_missing(entries: Sequence[Entry], recipe: BenchRecipe, dataset: Dataset) -> None:
+    """Raises BadRecipe for numbers of labels, or splits of them, that the dataset does not have."""
     for k in sorted({k for entry in entries for k in entry.ks or recipe.ks}):
-        if field.splits is None and k > len(field.pool):
-            raise BadRecipe(f"{k} labels of {field.title}: {len(field.pool)} are there to draw from; give smaller --ks")
-        if field.splits is not None and not set(recipe.seeds) <= set(field.splits.get(k, ())):
-            known = {k: sorted(by) for k, by in field.splits.items()}
+        if dataset.splits is None and k > len(dataset.pool):
             raise BadRecipe(
-                f"{field.title}: split.json holds no k = {k} for all of --seeds {list(recipe.seeds)}; there are {known}"
+                f"{dataset.title}: k = {k} given, but there are {len(dataset.pool)} labeled images; give smaller --ks"
+            )
+        if dataset.splits is not None and not set(recipe.seeds) <= set(dataset.splits.get(k, ())):
+            known = {k: sorted(by) for k, by in dataset.splits.items()}
+            raise BadRecipe(
+                f"{dataset.title}: split.json has no k = {k} for all of --seeds {list(recipe.seeds)}; it has {known}"
             )
 
 
-def _journal(work: Path, entry: Entry, recipe: BenchRecipe, field: Field) -> Journal:
-    """Rows of one entry, under a name that changes with all that decides them."""
-    told = {role: of.fingerprint for role, of in entry.recipes.items()}
-    test = field.test if entry.test is None else entry.test
-    state = f"{__version__}/{entry.name}/{entry.source}/{told}/{recipe.size}/{test.fingerprint}/{field.fingerprint}"
+def _journal(work: Path, entry: Entry, recipe: BenchRecipe, dataset: Dataset) -> Journal:
+    """The file with the rows of one entry. Its name changes with everything that affects the rows."""
+    recipes = {role: one.fingerprint for role, one in entry.recipes.items()}
+    test = dataset.test if entry.test is None else entry.test
+    data = f"{test.fingerprint}/{dataset.fingerprint}"
+    state = f"{__version__}/{entry.name}/{entry.source}/{recipes}/{recipe.size}/{data}"
     name = "-".join("".join(c if c.isalnum() else " " for c in entry.name.lower()).split())
-    return Journal(work / "rows" / field.name / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:8]}.jsonl")
+    return Journal(work / "rows" / dataset.name / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:8]}.jsonl")
 
 
-class _Teller:
-    """A line for each new row, with the time that is left."""
+class _Progress:
+    """Prints a line for each new row, with the remaining time."""
 
     def __init__(self, total: int, quiet: bool):
         self.total, self.quiet = total, quiet
         self.done, self.new, self.began = 0, 0, time.monotonic()
 
     def begin(self, name: str, seed: int) -> None:
-        """Rows of that name are measured now."""
-        print_status(f"{name}, draw {seed} ({self.done + self.new} of {self.total} rows are there)", self.quiet)
+        """Call before the rows of an entry on one split are measured."""
+        print_status(f"{name}, split {seed} ({self.done + self.new} of {self.total} rows done)", self.quiet)
 
-    def tell(self, row: Row) -> None:
-        """One more row was measured."""
+    def add(self, row: Row) -> None:
+        """Call after each new row."""
         self.new += 1
         left = (time.monotonic() - self.began) / self.new * (self.total - self.done - self.new) / 60
-        line = f"{row.method}, k = {row.k}, draw {row.seed}: mIoU {row.score.miou:.3f}; about {left:.0f} min left"
+        line = f"{row.method}, k = {row.k}, split {row.seed}: mIoU {row.score.miou:.3f}; about {left:.0f} min left"
         if not self.quiet:
             print(line, file=sys.stderr, flush=True)
 
 
 def _measure(
-    entry: Entry, journal: Journal, seed: int, recipe: BenchRecipe, field: Field, teller: _Teller
+    entry: Entry, journal: Journal, seed: int, recipe: BenchRecipe, dataset: Dataset, progress: _Progress
 ) -> list[Row]:
-    """All rows of one entry on one draw, the new ones written down as they come."""
+    """All rows of one entry on one split; new ones are saved as soon as they are measured."""
     journal.rewind(0)
+    machine, new = _machine(), {}
 
     def keep(row: Row) -> None:
-        journal.write(row.to_dict())
-        teller.tell(row)
+        new[row.k] = replace(row, machine=machine)
+        journal.write(new[row.k].to_dict())
+        progress.add(row)
 
-    test, before = field.test if entry.test is None else entry.test, teller.new
+    test = dataset.test if entry.test is None else entry.test
     ks, done = entry.ks or recipe.ks, [Row.from_dict(line) for line in read_journal(journal.path)]
     if not {(k, seed) for k in ks} <= {(row.k, row.seed) for row in done}:
-        teller.begin(entry.name, seed)
-    rows = kshot({entry.name: entry.fit}, field.pool, test, ks, [seed], field.splits, keep, done, _machine())
-    teller.done += len(rows) - (teller.new - before)
-    return rows
+        progress.begin(entry.name, seed)
+    rows = kshot({entry.name: entry.fit}, dataset.pool, test, ks, [seed], dataset.splits, keep, done)
+    progress.done += len(rows) - len(new)
+    return [new.get(row.k, row) for row in rows]
 
 
 def _write(
-    out: Path, name: str, field: Field, recipe: BenchRecipe, entries: Sequence[Entry], rows: Sequence[Row], total: int
+    out: Path,
+    name: str,
+    dataset: Dataset,
+    recipe: BenchRecipe,
+    entries: Sequence[Entry],
+    rows: Sequence[Row],
+    total: int,
 ) -> Path:
-    """The page, its figures and its plot, of the rows that are there of `total`."""
-    table, stem = tabulate(rows), f"{name}-{field.name}"
-    there = Counter((row.method, row.k) for row in rows)
-    fewer = [
-        f"{entry.name} (k = {k}) {there[entry.name, k]}"
+    """Writes the page, its numbers as JSON and its plot from the rows measured so far, of `total`."""
+    table, stem = tabulate(rows), f"{name}-{dataset.name}"
+    counts = Counter((row.method, row.k) for row in rows)
+    missing = [
+        f"{entry.name} (k = {k}) {counts[entry.name, k]}"
         for entry in entries
         for k in entry.ks or recipe.ks
-        if there[entry.name, k] < len(recipe.seeds)
+        if counts[entry.name, k] < len(recipe.seeds)
     ]
-    unfinished = f"Unfinished: {len(rows)} of {total} rows are there. Splits so far: {', '.join(fewer)}."
+    unfinished = f"Unfinished: {len(rows)} of {total} rows measured. Splits so far: {', '.join(missing)}."
     links = {entry.name: _link(out / "recipes", entry.recipes) for entry in entries}
-    told = "Mean and deviation over the splits" if len(recipe.seeds) > 1 else "One draw,"
-    machines = Counter(row.machine or "a machine that is not told" for row in rows)
+    splits = "Mean and standard deviation over splits" if len(recipe.seeds) > 1 else "One split,"
+    machines = Counter(row.machine or "an unknown machine" for row in rows)
     page = [
         f"# {TABLES[name].what}",
         "",
-        f"Table `{name}` ({TABLES[name].source}) on {field.title}, read at {recipe.size} px. {told} "
-        f"{', '.join(map(str, recipe.seeds))}; {len(field.test)} images to measure on, with background. "
-        f"How each row was trained stands in its recipes. {_measured_on(machines)}",
+        f"Table `{name}` ({TABLES[name].source}) on {dataset.title}; image size {recipe.size} px. {splits} "
+        f"{', '.join(map(str, recipe.seeds))}; scores include the background, on {len(dataset.test)} test images. "
+        f"The recipes tell how each row was trained. {_measured_on(machines)}",
         *([] if len(rows) == total else ["", unfinished]),
         "",
         _linked(table_to_markdown(table), links),
@@ -187,7 +199,7 @@ def _write(
         f"![plot]({stem}.png)",
         "",
     ]
-    card = {"table": name, "data": field.title, "machines": machines, "recipe": recipe.model_dump(mode="json")}
+    card = {"table": name, "data": dataset.title, "machines": machines, "recipe": recipe.model_dump(mode="json")}
     _keep(out / f"{stem}.json", json.dumps({"card": card, "table": table_to_dict(table)}, indent=1))
     _keep(out / f"{stem}.md", "\n".join(page))
     _plot(out / f"{stem}.png", TABLES[name], entries, table)
@@ -195,7 +207,7 @@ def _write(
 
 
 def _machine() -> str:
-    """On what rows are computed here."""
+    """Hardware and torch version of this machine."""
     device = best_device()
     cores = available_cores()
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{cores} CPU core{'s' * (cores > 1)}"
@@ -203,14 +215,14 @@ def _machine() -> str:
 
 
 def _measured_on(machines: Counter[str]) -> str:
-    """A sentence on the machines, by how many rows each has measured."""
+    """A sentence naming the machines, with the number of rows that each measured."""
     if len(machines) == 1:
         return f"Measured on {next(iter(machines))}."
     return f"Measured on {'; '.join(f'{name} ({rows} of the rows)' for name, rows in machines.most_common())}."
 
 
 def _link(folder: Path, recipes: Mapping[str, Recipe]) -> str:
-    """Writes recipes as TOML, each once under its fingerprint; returns links to them."""
+    """Writes recipes as TOML files named by fingerprint; returns Markdown links to them."""
     links = []
     for role, recipe in recipes.items():
         name = f"{role}-{recipe.fingerprint}.toml"
@@ -220,7 +232,7 @@ def _link(folder: Path, recipes: Mapping[str, Recipe]) -> str:
 
 
 def _linked(markdown: str, links: Mapping[str, str]) -> str:
-    """A table with one more column, of the rows' recipes."""
+    """The table with an additional column that links each row's recipes."""
     head, rule, *rows = markdown.splitlines()
     named = [f"{row} {links[row.removeprefix('| ').split(' | ')[0]]} |" for row in rows]
     return "\n".join([f"{head} recipes |", f"{rule}---|", *named, ""])
@@ -231,11 +243,11 @@ def _keep(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _plot(path: Path, table: Table, entries: Sequence[Entry], measured: Measured) -> None:
-    """mean IoU over labels, or over what the table varies, with deviations: a line each, or bars of a single number."""
+def _plot(path: Path, table: Table, entries: Sequence[Entry], summaries: Summaries) -> None:
+    """Plots mean IoU with standard deviation over the table's x axis: lines, or bars if there is a single x value."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    lines = _lines(entries, measured)
+    lines = _lines(entries, summaries)
     ticks = sorted({point[0] for points in lines.values() for point in points})
     if len(ticks) == 1:
         _, mean, deviation = zip(*(points[0] for points in lines.values()), strict=True)
@@ -252,7 +264,7 @@ def _plot(path: Path, table: Table, entries: Sequence[Entry], measured: Measured
 def _draw_lines(axes: Axes, lines: Mapping[str, list], ticks: Sequence[float], table: Table) -> None:
     for i, (line, points) in enumerate(lines.items()):
         x, mean, deviation = zip(*sorted(points), strict=True)
-        # There are ten colors; the eleventh line has the first one's and another mark.
+        # matplotlib has ten colors; the eleventh line has the first color and another marker.
         axes.errorbar(x, mean, deviation, marker="os^"[i // 10 % 3], capsize=3, label=line)
     if table.over in ("labels", "steps"):
         axes.set_xscale("log")
@@ -263,10 +275,10 @@ def _draw_lines(axes: Axes, lines: Mapping[str, list], ticks: Sequence[float], t
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
-def _lines(entries: Sequence[Entry], measured: Measured) -> dict[str, list[tuple[float, float, float]]]:
+def _lines(entries: Sequence[Entry], summaries: Summaries) -> dict[str, list[tuple[float, float, float]]]:
     lines: dict[str, list[tuple[float, float, float]]] = {}
     for entry in entries:
-        for k, cell in measured.get(entry.name, {}).items():
+        for k, cell in summaries.get(entry.name, {}).items():
             at = float(k) if entry.at is None else entry.at
             lines.setdefault(entry.line or entry.name, []).append((at, cell.miou, cell.miou_std))
     return lines

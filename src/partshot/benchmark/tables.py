@@ -1,7 +1,6 @@
-"""The named tables of `partshot bench`: which contenders stand in each, and what the table is after.
+"""The named tables of `partshot bench`: the question that each answers and the methods that it compares.
 
-Most published comparisons of GANORCON and ReGAN have one. Knows rows by name; how a row is made is contenders.py's
-affair.
+Most published comparisons of GANORCON and ReGAN have one. methods.py builds the rows.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,15 +23,16 @@ LAYERS = ("coarse", "middle", "fine", "regan", "all")
 STEPS = (10, 30, 100, 300)
 SHIFTS = (0, 10, 20, 30)
 LABELS = (1, 3, 10, 30, 100, 300)
-# Generated images to learn from, of seeds that nothing else splits.
-_DRAWN, _DRAWN_SEED = 1000, 4_000_000
+# Number of generated images for pretraining, and their first seed; no other code uses these seeds.
+_GENERATED, _GENERATED_SEED = 1000, 4_000_000
 
 
 @dataclass(frozen=True)
 class Table:
-    """what: the question, for the page. source: where it was asked. rows: the contenders of a Field.
+    """A named table.
 
-    over: what the plot's lines run over; "labels" takes the numbers of labels.
+    what: the question, used as title. source: the publication with the same comparison. rows: builds the rows. over:
+    the x axis of the plot; "labels" is the number of labels.
     """
 
     what: str
@@ -41,79 +41,79 @@ class Table:
     over: str = "labels"
 
 
-def representations(every: MethodBuilder) -> list[Entry]:
-    """Everything that reads images, each under the same head, beside what needs no representation."""
-    rows = [every.auto("auto"), every.several("several", PRETEXTS)]
-    rows += [every.encoder(pretext, pretext) for pretext in PRETEXTS]
-    rows += [every.inverted("generator, inverted")] if every.drawn_by else []
-    rows += [every.head(name, partial(open_representation, name + POSITION)) for name in ("random", "pixels")]
-    rows += [every.forest(), every.supervised()]
-    # Another toy's exact masks are a step towards a toy, but none towards real images.
-    rows += [every.transfer()] if every.field.toy else []
+def representations(build: MethodBuilder) -> list[Entry]:
+    """All representations with the same head, and methods without a representation."""
+    rows = [build.auto("auto"), build.several("several", PRETEXTS)]
+    rows += [build.encoder(pretext, pretext) for pretext in PRETEXTS]
+    rows += [build.inverted("generator, inverted")] if build.generator_weights else []
+    rows += [build.head(name, partial(open_representation, name + POSITION)) for name in ("random", "pixels")]
+    rows += [build.forest(), build.supervised()]
+    # Pretraining on another toy's exact masks is meaningful for toys only, not for real images.
+    rows += [build.transfer()] if build.dataset.toy else []
     best = PRETEXTS[-1]
-    student = f"unet-{every.encoder_recipe(best).net}"
-    return [*rows, every.mean_teacher(), every.started(student), every.started(student, best)]
+    student = f"unet-{build.encoder_recipe(best).net}"
+    return [*rows, build.mean_teacher(), build.initialized(student), build.initialized(student, best)]
 
 
-def heads(every: MethodBuilder) -> list[Entry]:
-    """Every head on one encoder."""
-    return [every.encoder(head, PRETEXTS[0], head=head) for head in HEADS]
+def heads(build: MethodBuilder) -> list[Entry]:
+    """All heads on one encoder."""
+    return [build.encoder(head, PRETEXTS[0], head=head) for head in HEADS]
 
 
-def layers(every: MethodBuilder) -> list[Entry]:
-    """One head on groups of a generator's layers."""
-    _need_generator(every, "layers")
-    return [every.inverted(name, name) for name in LAYERS]
+def layers(build: MethodBuilder) -> list[Entry]:
+    """One head on several groups of generator layers."""
+    _need_generator(build, "layers")
+    return [build.inverted(name, name) for name in LAYERS]
 
 
-def moco_vs_simsiam(every: MethodBuilder) -> list[Entry]:
-    """Both contrastive encoders under two heads, and what their students make of it."""
+def moco_vs_simsiam(build: MethodBuilder) -> list[Entry]:
+    """Both contrastive encoders with two heads each, and the students distilled from them."""
     pairs = [(pretext, head) for pretext in PRETEXTS for head in ("mlp-ganorcon", "conv")]
-    return [row for pretext, head in pairs for row in every.with_student(f"{pretext}, {head}", pretext, head)]
+    return [row for pretext, head in pairs for row in build.with_student(f"{pretext}, {head}", pretext, head)]
 
 
-def pretraining(every: MethodBuilder) -> list[Entry]:
-    """One contrastive encoder that learned from the Field's own images, from other things', and from nothing."""
-    rows = [every.encoder("moco, its own images", "moco")]
+def pretraining(build: MethodBuilder) -> list[Entry]:
+    """A contrastive encoder pretrained on the dataset's images, on other toys, and not at all."""
+    rows = [build.encoder("moco, its own images", "moco")]
     for name in TOYS:
-        if not (every.field.toy and name == every.field.name):
-            rows.append(every.encoder(f"moco, {name}", "moco", partial(toy_images, name, every.work, every.quiet)))
-    return [*rows, every.head("random weights", partial(open_representation, "random" + POSITION))]
+        if not (build.dataset.toy and name == build.dataset.name):
+            rows.append(build.encoder(f"moco, {name}", "moco", partial(toy_images, name, build.work, build.quiet)))
+    return [*rows, build.head("random initialization", partial(open_representation, "random" + POSITION))]
 
 
-def gan_images(every: MethodBuilder) -> list[Entry]:
-    """The same encoder, trained on real images and on what a generator generates."""
-    _need_generator(every, "gan-images")
-    drawn = every.work / "images" / f"drawn-{every.drawn_by}"
-    draw = partial(sample, every.generator, drawn, _DRAWN, _DRAWN_SEED, 1.0, every.quiet)
+def gan_images(build: MethodBuilder) -> list[Entry]:
+    """The same encoder, pretrained on real images and on generated images."""
+    _need_generator(build, "gan-images")
+    folder = build.work / "images" / f"generated-{build.generator_weights}"
+    images = partial(sample, build.generator, folder, _GENERATED, _GENERATED_SEED, 1.0, build.quiet)
     return [
-        *(every.encoder(f"{pretext}, real", pretext) for pretext in PRETEXTS),
+        *(build.encoder(f"{pretext}, real", pretext) for pretext in PRETEXTS),
         *(
-            every.encoder(f"{pretext}, generated", pretext, draw)._replace(source=every.drawn_by)
+            build.encoder(f"{pretext}, generated", pretext, images)._replace(source=build.generator_weights)
             for pretext in PRETEXTS
         ),
     ]
 
 
-def inversion(every: MethodBuilder) -> list[Entry]:
-    """How long an image must be searched for before its features are any good."""
-    _need_generator(every, "inversion")
-    rows = [every.inverted(f"{steps} steps", steps=steps) for steps in STEPS]
-    most = (max(every.recipe.ks),)
+def inversion(build: MethodBuilder) -> list[Entry]:
+    """Accuracy with inversion of different length."""
+    _need_generator(build, "inversion")
+    rows = [build.inverted(f"{steps} steps", steps=steps) for steps in STEPS]
+    most = (max(build.recipe.ks),)
     return [row._replace(ks=most, line="inverted", at=float(s)) for row, s in zip(rows, STEPS, strict=True)]
 
 
-def shift(every: MethodBuilder) -> list[Entry]:
-    """Images moved sideways, which a generator of centerd things cannot draw."""
-    rows = [every.inverted("generator, inverted")] if every.drawn_by else []
-    rows += [every.encoder(pretext, pretext) for pretext in PRETEXTS[-1:]]
-    rows += [every.mean_teacher()]
-    most = (max(every.recipe.ks),)
+def shift(build: MethodBuilder) -> list[Entry]:
+    """Test images shifted to the left, which a generator trained on centered objects cannot reconstruct."""
+    rows = [build.inverted("generator, inverted")] if build.generator_weights else []
+    rows += [build.encoder(pretext, pretext) for pretext in PRETEXTS[-1:]]
+    rows += [build.mean_teacher()]
+    most = (max(build.recipe.ks),)
     return [
         row._replace(
             name=f"{row.name}, {percent} %",
             ks=most,
-            test=shifted(every.field.test, percent / 100),
+            test=shifted(build.dataset.test, percent / 100),
             line=row.name,
             at=float(percent),
         )
@@ -122,30 +122,30 @@ def shift(every: MethodBuilder) -> list[Entry]:
     ]
 
 
-def supervised(every: MethodBuilder) -> list[Entry]:
-    """How many labels a supervised network needs to do what few labels do with plain images beside them."""
-    splits = every.field.splits
-    there = tuple(k for k in LABELS if k <= len(every.field.pool)) if splits is None else tuple(sorted(splits))
-    return [every.supervised()._replace(ks=there), every.mean_teacher()]
+def supervised(build: MethodBuilder) -> list[Entry]:
+    """A supervised network with many labels, against few labels with unlabeled images."""
+    splits = build.dataset.splits
+    there = tuple(k for k in LABELS if k <= len(build.dataset.pool)) if splits is None else tuple(sorted(splits))
+    return [build.supervised()._replace(ks=there), build.mean_teacher()]
 
 
 TABLES: Mapping[str, Table] = {
-    "representations": Table("Which way of reading images is worth most?", "GANORCON, table 1", representations),
+    "representations": Table("Which representation is best with few labels?", "GANORCON, table 1", representations),
     "heads": Table("How large should the few-shot head be?", "ReGAN, supplement", heads),
-    "layers": Table("Which of a generator's layers know the parts?", "ReGAN, table 7", layers),
-    "moco-vs-simsiam": Table("Which contrastive pretext, which head?", "GANORCON, table 4", moco_vs_simsiam),
-    "pretraining": Table("Must the encoder know the things?", "GANORCON, table 5", pretraining),
-    "gan-images": Table("Are generated images as good to learn from?", "GANORCON, table 6", gan_images),
-    "inversion": Table("How long must inversion search?", "GANORCON, table 3", inversion, "steps"),
-    "shift": Table("Who can read images that are moved?", "GANORCON, figure 2", shift, "shift in % of the width"),
-    "supervised": Table("How many labels is the rest worth?", "ReGAN, figure 6", supervised),
+    "layers": Table("Which generator layers are best for part segmentation?", "ReGAN, table 7", layers),
+    "moco-vs-simsiam": Table("Which contrastive pretext task, and which head?", "GANORCON, table 4", moco_vs_simsiam),
+    "pretraining": Table("Must the pretraining images be of the same domain?", "GANORCON, table 5", pretraining),
+    "gan-images": Table("Are generated images as good for pretraining as real ones?", "GANORCON, table 6", gan_images),
+    "inversion": Table("How many steps does inversion need?", "GANORCON, table 3", inversion, "steps"),
+    "shift": Table("Which methods are robust to shifts?", "GANORCON, figure 2", shift, "shift in % of the width"),
+    "supervised": Table("How many labels does a supervised network need instead?", "ReGAN, figure 6", supervised),
 }
 
 
 def shifted(shots: Shots, share: float) -> Shots:
-    """Images moved to the left by a share of their width, as GANORCON moves them; the right edge is repeated.
+    """Images shifted to the left by a share of their width, as in GANORCON; the right edge is repeated.
 
-    Masks move along; what was not in the image is 255.
+    Masks are shifted likewise; pixels from outside the image have the label 255.
     """
     images, labels = [], []
     for image, mask in zip(shots.images, shots.labels, strict=True):
@@ -155,9 +155,9 @@ def shifted(shots: Shots, share: float) -> Shots:
     return replace(shots, images=tuple(images), labels=tuple(labels))
 
 
-def _need_generator(every: MethodBuilder, table: str) -> None:
-    if not every.drawn_by:
+def _need_generator(build: MethodBuilder, table: str) -> None:
+    if not build.generator_weights:
         raise BadRecipe(
-            f"table '{table}' on {every.field.name} needs a generator of such images; run partshot pretrain "
-            "stylegan2 on them and give its folder as --generator"
+            f"table '{table}' on {build.dataset.name} needs a generator of such images; train one with partshot "
+            "pretrain stylegan2 and give its folder as --generator"
         )

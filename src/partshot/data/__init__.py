@@ -1,1 +1,1 @@
-"""Images, masks, shots, and their augmentation: everything that comes off a disk or is drawn."""
+"""Reading and writing of images and masks, shots (labeled images), augmentation."""

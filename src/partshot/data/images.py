@@ -1,7 +1,7 @@
-"""Images from disk as uint8 RGB arrays, whatever program wrote them, and label overlays back to disk.
+"""Reads images as uint8 RGB arrays [h, w, 3], and writes label overlays.
 
-Knows the modes, depths, rotations and limits of the common formats, and what to say about a file that is none of
-them. Refuses to know labels' ids beyond their colors, normalization and tensors: an image here is uint8 [h, w, 3].
+Handles the modes, bit depths, EXIF rotations and size limits of the common formats; a file that cannot be read is a
+BadImage whose message names the reason. Depends on Pillow and NumPy only: no tensors, no normalization.
 """
 
 import contextlib
@@ -25,22 +25,23 @@ from partshot.parts import IGNORE, PartSet
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2")
 
-# Pillow goes by content, not by suffix; the list keeps formats out that run other programs (EPS starts Ghostscript).
+# Pillow detects the format by content, not by suffix; this list excludes formats that run other programs (EPS runs
+# Ghostscript).
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
-_BIT_DEPTHS = (8, 10, 12, 14, 16)  # what cameras and microscopes put into 16-bit files
-_SILENT_SECONDS = 2.0  # shorter work needs no progress bar
+_BIT_DEPTHS = (8, 10, 12, 14, 16)  # bit depths that cameras and microscopes store in 16-bit files
+_PROGRESS_AFTER = 2.0  # seconds until the progress bar appears
 
-# An image over the limit is refused with this module's own words, so Pillow's warning would only say it twice.
+# _refuse_bomb raises BadImage for images over the limit, so Pillow's warning would be a duplicate.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Images in squares of one size, their aspect kept (letterbox.py).
+    """Images letterboxed to squares of one size (letterbox.py), aspect ratio kept.
 
-    images: uint8 [n, size, size, 3] RGB. paths: the n files they came from, in the order asked for.
-    skipped: the files that could not be read, each with the one-line reason.
+    images: uint8 [n, size, size, 3] RGB. paths: their n files, in the requested order.
+    skipped: the files that could not be read, each with a one-line reason.
     """
 
     images: np.ndarray
@@ -49,11 +50,11 @@ class Stack:
 
 
 def list_images(folder: Path | str, leave_out: Iterable[Path] = ()) -> list[Path]:
-    """The images right inside a folder, sorted by name; hidden files and other kinds of files are passed over.
+    """The image files of a folder (not of its subfolders), sorted by name, without hidden files.
 
-    leave_out: files that are no images although they look like it, such as masks that lie beside their images.
-    Raises BadImage when the folder is missing or holds no image, or when two images share a stem, since whatever
-    is written for them (STEM.png) would be one file.
+    leave_out: image files to exclude, such as masks in the same folder.
+    Raises BadImage when the folder is missing or holds no image, or when two images share a stem, since their outputs
+    (STEM.png) would be the same file.
     """
     folder, left_out = Path(folder), {Path(p) for p in leave_out}
     if not folder.is_dir():
@@ -77,12 +78,12 @@ def list_images(folder: Path | str, leave_out: Iterable[Path] = ()) -> list[Path
 
 
 def read_image(path: Path | str) -> np.ndarray:
-    """One image as uint8 [h, w, 3] RGB, upright.
+    """Reads an image as uint8 [h, w, 3] RGB, with the EXIF rotation applied.
 
-    Any mode: gray, palette, CMYK and 1-bit become RGB; transparency is laid on white; the EXIF rotation is applied
-    once. 16-bit gray is scaled from the smallest usual depth (8, 10, 12, 14 or 16 bits) that holds its largest value
-    to 0..255, so that 12-bit microscopy in a 16-bit file is not black; floats must lie in 0..1 or 0..255. Of an
-    animation or a file of several pages the first frame is read, and a warning says so.
+    Gray, palette, CMYK and 1-bit images become RGB; transparent images are composited on white. 16-bit gray is scaled
+    to 0..255 from the smallest usual bit depth (8, 10, 12, 14 or 16) that holds its maximum, so that 12-bit microscopy
+    in a 16-bit file is not black. Floats must be in 0..1 or 0..255. Of an animation or a multi-page file, the first
+    frame is read, with a warning.
 
     Raises BadImage when the file is missing, empty, damaged, or larger than Pillow's limit against decompression
     bombs (`PIL.Image.MAX_IMAGE_PIXELS`).
@@ -94,15 +95,15 @@ def read_image(path: Path | str) -> np.ndarray:
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
-    """Height and width of an image, upright, from the head of its file; BadImage when that cannot be read."""
+    """Height and width of an image after EXIF rotation, from the file header; BadImage when it cannot be read."""
     with _opened(Path(path)) as image:
-        turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-        return image.size if turned else image.size[::-1]
+        swapped = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return image.size if swapped else image.size[::-1]
 
 
 @contextlib.contextmanager
-def allowing(megapixels: int | float) -> Iterator[None]:
-    """Within it, images of so many megapixels are read: the limit against decompression bombs is that."""
+def pixel_limit(megapixels: int | float) -> Iterator[None]:
+    """A context in which images of up to `megapixels` are read (Pillow's limit against decompression bombs)."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = int(megapixels * 1e6)
     try:
@@ -112,29 +113,29 @@ def allowing(megapixels: int | float) -> Iterator[None]:
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """An image, uint8 [h, w, 3], squashed to uint8 [size, size, 3]: the aspect is not kept.
+    """Resizes an image, uint8 [h, w, 3], to uint8 [size, size, 3] without keeping the aspect ratio.
 
-    Bilinear with half-pixel centers, and antialiased where it shrinks: what `torch.nn.functional.interpolate` does
-    with `antialias=True`, but rounded to uint8.
+    Bilinear with half-pixel centers, antialiased when shrinking: like `torch.nn.functional.interpolate` with
+    `antialias=True`, but rounded to uint8.
     """
     return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def resize_images(images: Iterable[np.ndarray], size: int) -> np.ndarray:
-    """Each of them with its aspect kept, by `letterbox.letterbox`, stacked: uint8 [n, size, size, 3]."""
+    """Letterboxes images to squares (`letterbox.letterbox`) and stacks them: uint8 [n, size, size, 3]."""
     return np.stack([letterbox(image, size) for image in images])
 
 
 def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> Stack:
-    """Many images in squares of one size (letterbox.py), read by several threads into one array.
+    """Reads images with several threads and letterboxes them to squares of one size (letterbox.py), in one array.
 
     A progress bar appears after two seconds.
 
-    JPEGs much larger than `size` are decoded at a fraction of their size (never below twice `size`), which is many
-    times faster and differs from reading them whole by about a gray level. Memory: the result and one image a thread.
+    JPEGs much larger than `size` are decoded at reduced size (at least twice `size`), which is many times faster; the
+    result differs from a full decode by about one gray level. Memory: the result and one image per thread.
 
-    skip_corrupt: leave out what cannot be read and list it in `skipped`; otherwise the first one raises BadImage.
-    Raises BadImage when nothing at all could be read.
+    skip_corrupt: skip images that cannot be read and list them in `skipped`; otherwise the first one raises BadImage.
+    Raises BadImage when no image could be read.
     """
     images = np.empty((len(paths), size, size, 3), np.uint8)
 
@@ -149,7 +150,7 @@ def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> 
         return frames, ""
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        outcomes = list(_shown(pool.map(fill, range(len(paths))), len(paths), "reading images"))
+        outcomes = list(_with_progress(pool.map(fill, range(len(paths))), len(paths), "reading images"))
 
     animated = [Path(p).name for p, (frames, _) in zip(paths, outcomes, strict=True) if frames]
     if animated:
@@ -159,13 +160,13 @@ def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> 
     kept = [row for row, (_, reason) in enumerate(outcomes) if not reason]
     if not kept:
         raise BadImage(f"none of {len(paths)} images can be read" + (f"; first: {skipped[0][1]}" if skipped else ""))
-    for to, row in enumerate(kept):  # in place: a copy would need the memory twice
+    for to, row in enumerate(kept):  # in place, since a copy would double the memory
         if to != row:
             images[to] = images[row]
     return Stack(images[: len(kept)], tuple(Path(paths[row]) for row in kept), skipped)
 
 
-def turned_by_exif(path: Path | str) -> bool:
+def exif_swaps_axes(path: Path | str) -> bool:
     """Whether the EXIF rotation of an image swaps its height and width."""
     with Image.open(path, formats=_FORMATS) as image:
         return image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
@@ -174,8 +175,8 @@ def turned_by_exif(path: Path | str) -> bool:
 def overlay(image: np.ndarray, labels: np.ndarray, parts: PartSet, alpha: float = 0.5) -> np.ndarray:
     """An image with its parts tinted and outlined in their colors, uint8 [h, w, 3].
 
-    image: uint8 [h, w, 3]. labels: uint8 [h, w]; background stays clear, ignored pixels (255) turn gray.
-    alpha: how much of the part's color covers the image, 0..1; outlines are opaque and grow with the image.
+    image: uint8 [h, w, 3]. labels: uint8 [h, w]; the background is not tinted, ignored pixels (255) are gray.
+    alpha: opacity of the tint, 0..1. Outlines are opaque; their width grows with the image size.
     Raises BadLabels when the sizes differ or an id is outside the PartSet.
     """
     if labels.shape != image.shape[:2]:
@@ -193,40 +194,40 @@ def overlay(image: np.ndarray, labels: np.ndarray, parts: PartSet, alpha: float 
 
 
 def write_overlay(path: Path | str, image: np.ndarray, labels: np.ndarray, parts: PartSet, alpha: float = 0.5) -> Path:
-    """Writes `overlay` as .jpg or .png, whole or not at all; DiskFull says why not."""
+    """Writes `overlay` atomically as .jpg or .png; BadImage for other suffixes, DiskFull when the disk is full."""
     path = Path(path)
     formats = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
     if path.suffix.lower() not in formats:
         raise BadImage(f"{path}: overlays are written as .jpg or .png; choose one of these suffixes")
     blob = io.BytesIO()
-    drawn = Image.fromarray(overlay(image, labels, parts, alpha))
-    # Full color resolution (subsampling 0): JPEG's usual halved colors would smear one-pixel outlines.
+    rendered = Image.fromarray(overlay(image, labels, parts, alpha))
+    # No chroma subsampling (0), which would blur one-pixel outlines.
     options = {"quality": 92, "subsampling": 0} if formats[path.suffix.lower()] == "JPEG" else {}
-    drawn.save(blob, formats[path.suffix.lower()], **options)
+    rendered.save(blob, formats[path.suffix.lower()], **options)
     with replacing_file(path) as temporary:
-        # Encoded in memory first: Pillow's own file writing loses the error number of a full disk.
+        # Encoded in memory first, since Pillow's file writing loses the errno of a full disk.
         temporary.write_bytes(blob.getvalue())
     return path
 
 
 def _decode(path: Path, near: int | None = None) -> tuple[Image.Image, bool]:
-    # The image as upright RGB, and whether more frames follow the first. near: JPEGs may come at a fraction of
-    # their size, but not below twice this one.
+    # The image as RGB with the EXIF rotation applied, and whether more frames follow the first. near: JPEGs may be
+    # decoded at reduced size, but at least twice this size.
     with _opened(path) as image:
-        # MPO is a camera's JPEG with a preview or a depth map behind it, not an animation.
+        # MPO is a camera's JPEG followed by a preview or a depth map, not an animation.
         frames = image.format != "MPO" and getattr(image, "is_animated", False)
         if near is not None:
             image.draft(None, (2 * near, 2 * near))
         image.load()
-        # Only after load: Pillow turns a TIFF itself while loading it and then drops the tag. In place, since of a very
-        # large image a copy is half a gigabyte.
+        # After load, because Pillow rotates a TIFF while loading it and then drops the tag. In place, because a copy of
+        # a very large image takes half a gigabyte.
         ImageOps.exif_transpose(image, in_place=True)
         return _rgb(path, image), frames
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    # An image whose head has been read; whatever is wrong with the file, now or later on, is a BadImage.
+    # Opens an image and reads its header. Any error in the file, here or in the caller's block, becomes a BadImage.
     if not path.is_file():
         raise BadImage(f"{path}: no such file; check the path")
     if path.stat().st_size == 0:
@@ -302,15 +303,15 @@ def _edges(labels: np.ndarray, thickness: int) -> np.ndarray:
     return edge
 
 
-def _shown(items: Iterable, total: int, title: str) -> Iterator:
-    # Passes items through and shows a progress bar on a terminal once the work has taken a while.
+def _with_progress(items: Iterable, total: int, title: str) -> Iterator:
+    # Yields the items and shows a progress bar on a terminal when the work takes longer than _PROGRESS_AFTER.
     from rich.console import Console
     from rich.progress import Progress
 
-    begin, console = time.monotonic(), Console(stderr=True)
+    start, console = time.monotonic(), Console(stderr=True)
     with Progress(console=console, transient=True, auto_refresh=False, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=total, visible=False)
         for done, item in enumerate(items, start=1):
             yield item
-            if time.monotonic() - begin > _SILENT_SECONDS:
+            if time.monotonic() - start > _PROGRESS_AFTER:
                 progress.update(task, completed=done, visible=True, refresh=done % 16 == 0)

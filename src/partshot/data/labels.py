@@ -1,8 +1,7 @@
-"""Masks: one id per pixel, kept on disk as 8-bit indexed PNG whose palette shows the parts in their colors.
+"""Reads and writes masks: one part id per pixel, stored as 8-bit indexed PNG with the parts' colors as palette.
 
-Knows that 255 means ignore, that a mask's EXIF rotation is not applied, and which files only look like masks (JPEG
-changes ids, RGB holds colors, 4-bit gray is read in two ways). Refuses to guess: what is not plainly ids is an error
-that says how to export it. Refuses to know images.
+255 means ignore. The EXIF rotation of a mask is not applied. Files whose ids are not certain are errors whose messages
+tell how to export them: JPEG changes ids, RGB holds colors, and programs decode 4-bit gray in two ways.
 """
 
 import io
@@ -15,19 +14,19 @@ from partshot.artifact import replacing_file
 from partshot.errors import BadLabels, BadParts
 from partshot.parts import IGNORE, PartSet
 
-# Pixels that are counted at once: numpy turns each into eight bytes.
-_COUNTED = 2**20
+# Pixels per call of np.bincount, which converts each to eight bytes.
+_CHUNK = 2**20
 
 _EXPORT = "save it as an 8-bit indexed PNG (value = id)"
 
 
 def read_labels(path: Path | str, parts: PartSet | None = None, rgb: bool = False) -> np.ndarray:
-    """A mask as uint8 [h, w]: the id of each pixel, 255 = ignore.
+    """Reads a mask as uint8 [h, w]: the id of each pixel, 255 = ignore.
 
-    PNGs that are indexed, 8-bit gray, 1-bit (0 and 1), or 16-bit with ids up to 255.
-    parts: when given, ids outside it are refused. rgb: map an RGB mask's colors by `labels_from_rgb`; needs `parts`.
+    Accepts PNGs that are indexed, 8-bit gray, 1-bit (0 and 1), or 16-bit with ids up to 255.
+    parts: if given, ids outside it are errors. rgb: convert RGB masks with `labels_from_rgb`, which needs `parts`.
 
-    Raises BadLabels, naming the file, when it is missing, empty, damaged, no PNG, RGB without `rgb`, or holds an id
+    Raises BadLabels with the file name when it is missing, empty, damaged, no PNG, RGB without `rgb`, or holds an id
     outside `parts`.
     """
     path = Path(path)
@@ -37,16 +36,16 @@ def read_labels(path: Path | str, parts: PartSet | None = None, rgb: bool = Fals
         _refuse_transparency(path, mask)
         labels = _from_colors(path, colors, parts, rgb)
     else:
-        labels = _from_numbers(path, mask)
+        labels = _from_ids(path, mask)
     if parts is not None:
         _refuse_unknown(path, labels, parts)
     return labels
 
 
 def write_labels(path: Path | str, labels: np.ndarray, parts: PartSet) -> Path:
-    """Writes labels, uint8 [h, w], as an 8-bit indexed PNG with the parts' palette, whole or not at all.
+    """Writes labels, uint8 [h, w], atomically as an 8-bit indexed PNG with the parts' palette.
 
-    Raises BadLabels when an id is outside `parts`, DiskFull when the disk cannot take it.
+    Raises BadLabels when an id is outside `parts`, DiskFull when the disk is full.
     """
     path = Path(path)
     if labels.dtype != np.uint8 or labels.ndim != 2:
@@ -57,34 +56,34 @@ def write_labels(path: Path | str, labels: np.ndarray, parts: PartSet) -> Path:
     blob = io.BytesIO()
     mask.save(blob, "PNG")
     with replacing_file(path) as temporary:
-        # Encoded in memory first: Pillow's own file writing loses the error number of a full disk.
+        # Encoded in memory first, since Pillow's file writing loses the errno of a full disk.
         temporary.write_bytes(blob.getvalue())
     return path
 
 
 def resize_labels(labels: np.ndarray, size: int) -> np.ndarray:
-    """Labels, uint8 [h, w], squashed to uint8 [size, size]: each pixel takes the id at its center, none is blended.
+    """Resizes labels, uint8 [h, w], to uint8 [size, size] by nearest neighbor, without keeping the aspect ratio.
 
-    The grid is that of `images.resize_image`, so that an image and its labels stay on top of each other.
+    The sampling grid is that of `images.resize_image`, so an image and its labels stay aligned.
     """
     return np.array(Image.fromarray(labels).resize((size, size), Image.Resampling.NEAREST))
 
 
 def labels_from_rgb(rgb: np.ndarray, parts: PartSet, source: str = "mask") -> np.ndarray:
-    """Labels, uint8 [h, w], from a mask painted in the parts' colors, uint8 [h, w, 3]; only exact colors count.
+    """Converts a mask in the parts' colors, uint8 [h, w, 3], to labels, uint8 [h, w]; colors must match exactly.
 
-    The gray that `write_labels` shows for ignored pixels becomes 255, unless a part has it.
-    source: what to call the mask in the message. Raises BadLabels for a color that no part has, with the color and
-    the number of its pixels (blurred edges make hundreds); BadParts when two parts share a color.
+    The gray that `write_labels` uses for ignored pixels becomes 255, unless a part has this color.
+    source: name of the mask in error messages. Raises BadLabels for a color that no part has, with the color and its
+    pixel count (antialiased edges make hundreds); BadParts when two parts share a color.
     """
     ids = _ids_by_color(parts)
     packed = _pack(rgb)
     labels = np.full(packed.shape, IGNORE, np.uint8)
     known = np.zeros(packed.shape, bool)
     for color, part in ids.items():
-        here = packed == color
-        labels[here] = part
-        known |= here
+        match = packed == color
+        labels[match] = part
+        known |= match
     if not known.all():
         colors, counts = np.unique(packed[~known], return_counts=True)
         most = int(counts.argmax())
@@ -97,17 +96,17 @@ def labels_from_rgb(rgb: np.ndarray, parts: PartSet, source: str = "mask") -> np
 
 
 def read_palette(path: Path | str) -> tuple[tuple[int, int, int], ...]:
-    """The colors of an indexed mask, by id; empty for other masks."""
+    """The colors of an indexed mask, by id; empty when the mask has no palette."""
     mask = _open(Path(path))
     flat = mask.getpalette("RGB") if mask.mode == "P" else None
     return tuple(tuple(flat[i : i + 3]) for i in range(0, len(flat), 3)) if flat else ()
 
 
 def count_ids(labels: np.ndarray) -> np.ndarray:
-    """How many pixels each value 0..255 has: int64 [256]."""
+    """Number of pixels of each value 0..255: int64 [256]."""
     flat, counts = labels.ravel(), np.zeros(256, np.int64)
-    for first in range(0, flat.size, _COUNTED):
-        counts += np.bincount(flat[first : first + _COUNTED], minlength=256)
+    for first in range(0, flat.size, _CHUNK):
+        counts += np.bincount(flat[first : first + _CHUNK], minlength=256)
     return counts
 
 
@@ -133,12 +132,12 @@ def _open(path: Path) -> Image.Image:
         why = "no known image format" if isinstance(error, Image.UnidentifiedImageError) else f"damaged: {error}"
         raise BadLabels(f"mask {path.name} cannot be read ({why}); export it again") from error
     if few_bits:
-        # Pillow and most viewers stretch 2- and 4-bit gray to 0..255; label tools mean the numbers themselves.
-        raise BadLabels(f"mask {path.name} is gray with less than 8 bits, which programs read in two ways; {_EXPORT}")
+        # Pillow and most viewers scale 2- and 4-bit gray to 0..255; labeling tools store unscaled ids.
+        raise BadLabels(f"mask {path.name} is gray with less than 8 bits, which programs decode in two ways; {_EXPORT}")
     return mask
 
 
-def _from_numbers(path: Path, mask: Image.Image) -> np.ndarray:
+def _from_ids(path: Path, mask: Image.Image) -> np.ndarray:
     if mask.mode in ("LA", "PA"):
         _refuse_transparency(path, mask)
         return np.array(mask.getchannel(0))
@@ -165,9 +164,9 @@ def _from_colors(path: Path, colors: np.ndarray, parts: PartSet | None, rgb: boo
     known = np.isin(_pack(colors), list(_ids_by_color(parts)))
     if known.all():
         raise BadLabels(f"mask {path.name} is RGB, ids are needed; its colors are the parts' own: use --rgb-masks")
-    stranger = tuple(int(c) for c in colors[~known][0])
+    unknown = tuple(int(c) for c in colors[~known][0])
     raise BadLabels(
-        f"mask {path.name} is RGB, ids are needed; {_EXPORT}, or give its colors, such as {stranger}, to the parts in "
+        f"mask {path.name} is RGB, ids are needed; {_EXPORT}, or give its colors, such as {unknown}, to the parts in "
         "classes.json and use --rgb-masks"
     )
 

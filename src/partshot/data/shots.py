@@ -1,7 +1,7 @@
-"""Shots: the few labeled images, each with its mask, and the draws of k of them that few-shot protocols need.
+"""Shots: the few labeled images, each with its mask, and random subsets of k shots for few-shot protocols.
 
-Knows the ways in which people lay images and masks on disk, and checks every pair before anything is trained on
-it: one bad shot is fatal, since there are only a few. Refuses to know tensors and augmentation.
+Reads several folder layouts of images and masks and validates every pair before training: any bad shot is an error,
+since there are only a few. Depends on NumPy and Pillow, not on torch.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from partshot.data.images import IMAGE_SUFFIXES, list_images, read_image, resize_images, turned_by_exif
+from partshot.data.images import IMAGE_SUFFIXES, exif_swaps_axes, list_images, read_image, resize_images
 from partshot.data.labels import count_ids, read_labels, read_palette
 from partshot.errors import BadLabels
 from partshot.ops.letterbox import letterbox_labels
@@ -25,7 +25,7 @@ _THREADS = 4
 
 
 class Pair(NamedTuple):
-    """An image and its mask on disk; name is the stem they share."""
+    """Paths of an image and its mask; name: their common stem."""
 
     name: str
     image: Path
@@ -34,7 +34,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Shots:
-    """k labeled images at their own sizes.
+    """k labeled images at their original sizes.
 
     images: k arrays uint8 [h, w, 3] RGB. labels: k arrays uint8 [h, w], ids of `parts`, 255 = ignore.
     names: one per shot, for messages and reports. parts: the PartSet the ids belong to.
@@ -61,7 +61,7 @@ class Shots:
         return len(self.names)
 
     def subset(self, indices: Sequence[int]) -> "Shots":
-        """The shots at these places, in this order."""
+        """The shots at these indices, in this order."""
         return Shots(
             images=tuple(self.images[i] for i in indices),
             labels=tuple(self.labels[i] for i in indices),
@@ -71,7 +71,7 @@ class Shots:
 
     @property
     def fingerprint(self) -> str:
-        """12 hex digits that are equal exactly when images, labels, names and parts are."""
+        """12 hex digits, equal exactly when images, labels, names and parts are equal."""
         digest = hashlib.sha256(f"{self.names}/{self.parts.to_dict()}".encode())
         for array in (*self.images, *self.labels):
             digest.update(f"{array.shape}".encode())
@@ -80,13 +80,13 @@ class Shots:
 
     @property
     def native(self) -> int:
-        """The usual (median) long side of the images, in pixels."""
+        """The median long side of the images, in pixels."""
         return int(np.median([max(image.shape[:2]) for image in self.images]))
 
     def sample(self, k: int, seed: int) -> "Shots":
-        """The first k of all shots in an order that the seed alone decides, so that draws of one seed are nested.
+        """The first k shots of a random permutation by the seed, so samples of the same seed are nested.
 
-        The masks are not looked at: a small draw can miss a part, see `present`. Raises BadLabels when there are
+        Sampling ignores the masks, so a small sample can lack a part, see `present`. Raises BadLabels when there are
         fewer than k shots.
         """
         if not 1 <= k <= len(self):
@@ -94,21 +94,21 @@ class Shots:
         return self.subset(np.random.default_rng(seed).permutation(len(self))[:k].tolist())
 
     def present(self) -> tuple[int, ...]:
-        """The ids that occur in some mask, sorted, ignore left out."""
+        """The ids that occur in any mask, sorted, without ignore."""
         counts = sum((count_ids(labels) for labels in self.labels), np.zeros(256, np.int64))
         return tuple(int(i) for i in np.flatnonzero(counts[:IGNORE]))
 
     def stack(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """All shots in squares, their aspect kept: images uint8 [k, size, size, 3], labels uint8 [k, size, size].
+        """All shots letterboxed to squares: images uint8 [k, size, size, 3], labels uint8 [k, size, size].
 
-        See letterbox.py; what is filled up is 255 in the labels.
+        The aspect ratio is kept (letterbox.py); the padding is 255 in the labels.
         """
         images = resize_images(self.images, size)
         return images, np.stack([letterbox_labels(labels, size) for labels in self.labels])
 
     @property
     def oblong(self) -> bool:
-        """Whether some image is no square, so that its aspect matters."""
+        """Whether any image is not square, so that letterboxing and squashing differ."""
         return any(image.shape[0] != image.shape[1] for image in self.images)
 
 
@@ -122,21 +122,22 @@ def load_shots(
 ) -> Shots:
     """Reads labeled images from disk.
 
-    labels, images, leave_out: where they lie, in one of the layouts of `find_pairs`.
-    parts: the PartSet; else classes.json in the masks' folder or its parent; else the ids and the palette found.
-    names: only these stems, in this order. rgb_masks: map RGB masks by the parts' exact colors.
+    labels, images, leave_out: folders of masks and images and excluded files, see `find_pairs`.
+    parts: the PartSet. By default it comes from classes.json in the masks' folder or its parent, or else from the ids
+    and the palette of the masks. names: only these stems, in this order. rgb_masks: convert RGB masks by the parts'
+    exact colors.
 
-    Raises BadLabels, BadImage or BadParts for the first thing that is wrong with any of them.
+    Raises BadLabels, BadImage or BadParts for the first error found.
     """
     pairs = find_pairs(labels, images, names, leave_out)
-    parts = parts or parts_beside(pairs[0].mask.parent)
+    parts = parts or find_parts(pairs[0].mask.parent)
     with ThreadPoolExecutor(_THREADS) as pool:
         read = list(pool.map(lambda pair: read_pair(pair, parts, rgb_masks), pairs))
     shots = Shots(
         images=tuple(image for image, _ in read),
         labels=tuple(ids for _, ids in read),
         names=tuple(pair.name for pair in pairs),
-        parts=parts or _parts_found([ids for _, ids in read], pairs),
+        parts=parts or _parts_from_masks([ids for _, ids in read], pairs),
     )
     _refuse_single_class(shots, pairs[0].mask.parent)
     return shots
@@ -148,15 +149,15 @@ def find_pairs(
     names: Sequence[str] | None = None,
     leave_out: Iterable[Path] = (),
 ) -> list[Pair]:
-    """Which image belongs to which mask, by stem.
+    """Matches images and masks by stem.
 
-    Layouts: masks STEM.png in `labels` and images STEM.* in `images` (further images there are the unlabeled
-    ones); one folder that holds images/ and masks/; or STEM.png beside STEM.jpg (or any other kind of image).
-    Without `images` the folder is taken to hold shots alone, and an image without a mask is an error.
-    names: only these stems, in this order. leave_out: files in `images` that are no images, such as other masks.
+    Layouts: masks STEM.png in `labels` and images STEM.* in `images` (other images there are unlabeled); a folder with
+    images/ and masks/; or STEM.png next to STEM.jpg (or another image format) in one folder.
+    Without `images`, every image needs a mask.
+    names: only these stems, in this order. leave_out: files in `images` to exclude, such as other masks.
 
-    Raises BadLabels when there is no mask, or a partner is missing, with the nearest stem there is; BadImage when two
-    images share a stem.
+    Raises BadLabels when there is no mask, or when an image or a mask of a pair is missing (the message names the most
+    similar stem); BadImage when two images share a stem.
     """
     mask_folder, image_folder = _folders(Path(labels), Path(images) if images else None)
     masks = mask_files(labels)
@@ -165,42 +166,42 @@ def find_pairs(
         raise BadLabels(f"{mask_folder}: holds no mask (*.png); put STEM.png there for each labeled image STEM")
     for name in names or ():
         if name not in masks:
-            raise BadLabels(f"'{name}' has no mask in {mask_folder}; {_nearest(name, masks)}add {name}.png")
+            raise BadLabels(f"'{name}' has no mask in {mask_folder}; {_closest(name, masks)}add {name}.png")
     for name in names or masks:
         if name not in found:
             raise BadLabels(
                 f"mask {masks[name].name} has no image in {image_folder}; "
-                f"{_nearest(name, found)}add the image or remove the mask"
+                f"{_closest(name, found)}add the image or remove the mask"
             )
     unlabeled = sorted(set(found) - set(masks))
     if unlabeled and images is None and names is None:
         raise BadLabels(
-            f"image {found[unlabeled[0]].name} has no mask in {mask_folder}; {_nearest(unlabeled[0], masks)}"
+            f"image {found[unlabeled[0]].name} has no mask in {mask_folder}; {_closest(unlabeled[0], masks)}"
             "label it, or move unlabeled images to a folder of their own"
         )
     return [Pair(name, found[name], masks[name]) for name in names or masks]
 
 
 def mask_files(labels: Path | str) -> dict[str, Path]:
-    """The masks of a folder, or of masks/ in it, by stem; BadLabels when there is no such folder."""
+    """The masks in a folder or in its subfolder masks/, by stem; BadLabels when the folder is missing."""
     folder, _ = _folders(Path(labels), None)
     return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() == ".png" and p.name[0] != "."}
 
 
 def _folders(labels: Path, images: Path | None) -> tuple[Path, Path]:
-    # Where the masks and where the images lie.
+    # The folder of the masks and the folder of the images.
     if not labels.is_dir():
         raise BadLabels(f"{labels}: no such folder; give a folder of masks")
     masks = labels / "masks" if (labels / "masks").is_dir() else labels
-    pack = images is None or images.resolve() == labels.resolve()
-    if pack:
+    same = images is None or images.resolve() == labels.resolve()
+    if same:
         return masks, labels / "images" if (labels / "images").is_dir() else masks
     return masks, images
 
 
 def _images(folder: Path, mask_folder: Path, masks: dict[str, Path], leave_out: Iterable[Path] = ()) -> dict[str, Path]:
-    # By stem. Images beside their masks count too, so that a folder of labeled pairs can accompany a folder of
-    # unlabeled images; where both have a stem, the images' own folder wins.
+    # Images by stem, from `folder` and from the masks' folder, so that a folder of labeled pairs can be used with a
+    # folder of unlabeled images. If both have a stem, the image in `folder` is used.
     beside = [p for p in sorted(mask_folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."]
     beside = [p for p in beside if p not in masks.values()]
     found = {p.stem: p for p in list_images(mask_folder, leave_out=masks.values())} if beside else {}
@@ -209,44 +210,44 @@ def _images(folder: Path, mask_folder: Path, masks: dict[str, Path], leave_out: 
     for stem, path in found.items():
         if stem not in masks:
             raise BadLabels(
-                f"{path.name} lies among the masks without a mask {stem}.png; if it is meant as one, save it as an "
-                "8-bit indexed PNG (value = id; JPEG would change ids), else move it to the images"
+                f"{path.name} is in the folder of masks but has no mask {stem}.png; if it is a mask, save it as an "
+                "8-bit indexed PNG (value = id; JPEG would change ids), else move it to the folder of images"
             )
     return {**found, **{p.stem: p for p in list_images(folder, leave_out)}}
 
 
 def read_pair(pair: Pair, parts: PartSet | None = None, rgb: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """One image, uint8 [h, w, 3], and its mask, uint8 [h, w].
+    """Reads an image, uint8 [h, w, 3], and its mask, uint8 [h, w].
 
     parts, rgb: as in `read_labels`. Raises BadImage or BadLabels, also when the sizes differ.
     """
     image, labels = read_image(pair.image), read_labels(pair.mask, parts, rgb)
     if labels.shape != image.shape[:2]:
-        cure = "export it at the image's size"
-        if labels.shape == image.shape[1::-1] and turned_by_exif(pair.image):
-            cure = "it was drawn before the rotation in the image's EXIF: rotate the mask the same way"
-        raise BadLabels(f"mask {pair.mask.name} is {_size(labels)} but its image is {_size(image)}; {cure}")
+        hint = "export it at the image's size"
+        if labels.shape == image.shape[1::-1] and exif_swaps_axes(pair.image):
+            hint = "it lacks the rotation in the image's EXIF: rotate the mask the same way"
+        raise BadLabels(f"mask {pair.mask.name} is {_size(labels)} but its image is {_size(image)}; {hint}")
     return image, labels
 
 
-def parts_beside(folder: Path) -> PartSet | None:
-    """The PartSet of a folder of masks: its classes.json or its parent's; None when there is neither."""
-    path = classes_beside(folder)
+def find_parts(folder: Path) -> PartSet | None:
+    """The PartSet of a folder of masks, from its or its parent's classes.json; None when there is neither."""
+    path = find_classes_json(folder)
     return None if path is None else PartSet.load(path)
 
 
-def classes_beside(folder: Path) -> Path | None:
-    """The classes.json of a folder of masks, or its parent's; None when there is neither."""
+def find_classes_json(folder: Path) -> Path | None:
+    """The classes.json of a folder of masks or of its parent; None when there is neither."""
     return next((path for path in (folder / "classes.json", folder.parent / "classes.json") if path.is_file()), None)
 
 
-def _parts_found(masks: list[np.ndarray], pairs: list[Pair]) -> PartSet:
+def _parts_from_masks(masks: list[np.ndarray], pairs: list[Pair]) -> PartSet:
     counts = sum((count_ids(labels) for labels in masks), np.zeros(256, np.int64))
     ids = [int(i) for i in np.flatnonzero(counts[:IGNORE])]
     if ids and len(ids) <= ids[-1] and ids != [*range(1, ids[-1] + 1)]:
         missing = next(i for i in range(ids[-1]) if i not in ids)
         raise BadLabels(
-            f"{pairs[0].mask.parent}: the masks hold ids {_listed(ids)}, and no classes.json says what {missing} is; "
+            f"{pairs[0].mask.parent}: the masks hold ids {_joined(ids)}, and no classes.json names id {missing}; "
             'write one: {"classes": [{"id": 0, "name": "background"}, ...]}'
         )
     count = ids[-1] + 1 if ids else 1
@@ -275,12 +276,12 @@ def _refuse_single_class(shots: Shots, folder: Path) -> None:
     raise BadLabels(f"{folder}: the masks hold only {what}; label at least two classes, background included")
 
 
-def _nearest(name: str, known: dict[str, Path]) -> str:
+def _closest(name: str, known: dict[str, Path]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"nearest: {known[close[0]].name}; " if close else ""
 
 
-def _listed(ids: list[int]) -> str:
+def _joined(ids: list[int]) -> str:
     return ", ".join(str(i) for i in ids[:8]) + (", ..." if len(ids) > 8 else "")
 
 

@@ -1,1 +1,1 @@
-"""Running exported models without torch: the ONNX model, windows over large images, and the folder of predictions."""
+"""Inference without torch: the exported model, sliding windows, edge refinement, and the folder of predictions."""

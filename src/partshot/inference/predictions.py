@@ -1,7 +1,6 @@
-"""A folder of predictions: what lies where, which model wrote it, and from when on it counts as done.
+"""The folder of predictions: its file names, and a manifest with the model and settings that wrote it.
 
-Knows the manifest that lets a stopped prediction go on and keeps masks drawn by hand safe. Refuses to know how anything
-is predicted.
+The manifest lets an interrupted prediction continue, and protects masks made by hand from being overwritten.
 """
 
 import json
@@ -12,18 +11,18 @@ from pathlib import Path
 
 from partshot.artifact import replacing_file
 from partshot.errors import BadImage, BadLabels
-from partshot.inference.reading import Reading
+from partshot.inference.options import InferenceOptions
 from partshot.parts import PartSet
 
 MANIFEST = "predictions.json"
 
-# File times advance in ticks of some milliseconds; waiting one out makes every older file older than the manifest.
+# File times have a resolution of some milliseconds. After this wait, all earlier files are older than the manifest.
 _TICK_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
-class Author:
-    """Who predicts: sha256 names the model, version the partshot that made it, parts what its labels mean."""
+class ModelInfo:
+    """The model that predicts. sha256: identifies it. version: of the partshot that exported it. parts: its labels."""
 
     sha256: str
     version: str
@@ -31,8 +30,11 @@ class Author:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where the results of an image go: out/STEM.png, out/overlays/STEM.jpg, out/confidence/STEM.png."""
+class OutputPaths:
+    """Output files of an image: out/STEM.png, out/overlays/STEM.jpg, out/confidence/STEM.png.
+
+    overlays, confidence: whether these are written.
+    """
 
     out: Path
     overlays: bool
@@ -44,45 +46,49 @@ class Places:
     def overlay(self, image: Path) -> Path:
         return self.out / "overlays" / f"{image.stem}.jpg"
 
-    def sureness(self, image: Path) -> Path:
+    def confidence_map(self, image: Path) -> Path:
         return self.out / "confidence" / f"{image.stem}.png"
 
     def done(self, image: Path, since: int) -> bool:
-        """Whether all that is wanted of an image was written after `since` (ns) and after the image itself."""
-        wanted = [self.labels(image)]
-        wanted += [self.overlay(image)] if self.overlays else []
-        wanted += [self.sureness(image)] if self.confidence else []
+        """Whether no output file of an image is missing, older than `since` (ns), or older than the image itself."""
+        files = [self.labels(image)]
+        files += [self.overlay(image)] if self.overlays else []
+        files += [self.confidence_map(image)] if self.confidence else []
         oldest = max(since, image.stat().st_mtime_ns)
-        return all(p.is_file() and p.stat().st_mtime_ns >= oldest for p in wanted)
+        return all(p.is_file() and p.stat().st_mtime_ns >= oldest for p in files)
 
 
-def claim(places: Places, author: Author, images: Sequence[Path], overwrite: bool, reading: Reading) -> dict:
-    """Makes the folder this author's; the manifest says since when (ns, by the folder's own clock) its files are.
+def prepare_folder(
+    paths: OutputPaths, model: ModelInfo, images: Sequence[Path], overwrite: bool, options: InferenceOptions
+) -> dict:
+    """Creates the folder or takes it over for this model and these options, and returns its manifest.
 
-    Raises BadImage where the folder is a file or holds the images, BadLabels where it holds masks of others.
+    "since" in the manifest: files written before this time (ns, in the clock of the file system) belong to another
+    model or other options. Raises BadImage if the folder is a file or contains the images, and BadLabels if it contains
+    masks that partshot did not predict.
     """
-    out = places.out
+    out = paths.out
     if out.exists() and not out.is_dir():
         raise BadImage(f"{out}: is a file; give a folder for the masks")
     if out.exists() and out.resolve() == images[0].parent.resolve():
-        raise BadImage(f"{out}: holds the images themselves; give another folder for the masks")
+        raise BadImage(f"{out}: contains the images; give another folder for the masks")
     manifest = _read_manifest(out / MANIFEST)
     if manifest is None and not overwrite:
-        _refuse_foreign_masks(places, images)
-    read_so = {"sha256": author.sha256, "reading": reading.to_dict()}
-    if manifest is None or overwrite or not _same_reading(manifest, read_so):
+        _refuse_foreign_masks(paths, images)
+    settings = {"sha256": model.sha256, "reading": options.to_dict()}
+    if manifest is None or overwrite or not _same_settings(manifest, settings):
         time.sleep(_TICK_SECONDS)
         with replacing_file(out / MANIFEST) as temporary:
-            manifest = {**read_so, "partshot": author.version, "since": temporary.stat().st_mtime_ns}
+            manifest = {**settings, "partshot": model.version, "since": temporary.stat().st_mtime_ns}
             temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    write_json(out / "classes.json", author.parts.to_dict())
+    write_json(out / "classes.json", model.parts.to_dict())
     return manifest
 
 
-def _same_reading(manifest: dict, wanted: dict) -> bool:
-    # One of an older version says nothing of windows: it read everything whole.
-    known = {"reading": Reading().to_dict(), **manifest}
-    return all(known[key] == value for key, value in wanted.items())
+def _same_settings(manifest: dict, settings: dict) -> bool:
+    # Manifests of older versions have no options.
+    found = {"reading": InferenceOptions().to_dict(), **manifest}
+    return all(found[key] == value for key, value in settings.items())
 
 
 def _read_manifest(path: Path) -> dict | None:
@@ -93,17 +99,17 @@ def _read_manifest(path: Path) -> dict | None:
         return None
 
 
-def _refuse_foreign_masks(places: Places, images: Sequence[Path]) -> None:
-    # Masks drawn by hand are the most valuable files there are.
+def _refuse_foreign_masks(paths: OutputPaths, images: Sequence[Path]) -> None:
+    # Never overwrite masks made by hand: they cannot be regenerated.
     for image in images:
-        mask = places.labels(image)
+        mask = paths.labels(image)
         if mask.exists():
             raise BadLabels(
-                f"{mask}: was not predicted by partshot; choose another --out, or replace it by --overwrite"
+                f"{mask}: was not predicted by partshot; choose another --out, or replace it with --overwrite"
             )
 
 
 def write_json(path: Path, values: dict) -> None:
-    """Writes plain values, whole or not at all."""
+    """Writes JSON values atomically."""
     with replacing_file(path) as temporary:
         temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")

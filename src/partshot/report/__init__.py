@@ -1,8 +1,8 @@
-"""The report: one HTML file that says how well it went, shows where it went wrong, and needs nothing beside itself.
+"""The report: one self-contained HTML file with scores, predictions, errors and training curves.
 
-`write_report` takes sections, plain values that are each defined in the file of their kind: `numbers` (headline,
-methods, parts, confusion), `gallery` (images), `curves` (training), `notes` (recipes, timing, mirror pairs, skipped
-files). `words` turns tables into sentences, `sheet` makes a PNG for other pages. A section with nothing to show is left
+`write_report` takes a list of sections, dataclasses that render themselves as HTML: `numbers` (headline, comparison of
+methods, IoU per part, confusion matrix), `gallery` (images), `curves` (training), `notes` (recipes, timing, left/right
+pairs, skipped files). `words` summarizes scores in sentences, `sheet` writes a PNG overview. Empty sections are left
 out.
 """
 

@@ -1,6 +1,6 @@
-"""Lines in a report, drawn as inline SVG: training curves from journals, and scores over the number of labels.
+"""Line charts of a report as inline SVG: training curves from journals, and mean IoU over the number of labels.
 
-Knows axes, ticks and smoothing. Refuses to know what the figures mean: a journal is a list of flat JSON objects.
+A journal is a list of flat JSON objects, one per logged step; every numeric key becomes a curve.
 """
 
 import math
@@ -12,45 +12,45 @@ import numpy as np
 
 from partshot.report.page import Page
 
-# What a journal may count its lines by, first come first served; none of these is a curve.
+# Keys for the x axis, in order of preference. Neither these nor the clocks become curves.
 _COUNTERS = ("images", "kimg", "step", "epoch")
 _CLOCKS = ("seconds",)
 
-_MOST_POINTS = 240  # of one curve: more than a panel has pixels
-_MOST_PANELS = 8  # of one journal
-_LOG_FROM = 50.0  # ratio of the largest to the smallest value from which an axis is logarithmic
-_LEFT, _BOTTOM, _TOP, _RIGHT = 46, 24, 10, 10  # room around a chart for its labels
+_MAX_POINTS = 240  # per curve; about one per pixel of a panel
+_MAX_PANELS = 8  # per journal
+_LOG_RATIO = 50.0  # the y axis is logarithmic if the largest value is more than this many times the smallest
+_LEFT, _BOTTOM, _TOP, _RIGHT = 46, 24, 10, 10  # margins around the plot for its labels
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Every figure of every journal over the images seen. journals: name of the run -> lines, oldest first."""
+    """Training curves: every value of every journal. journals: name of the run -> lines, oldest first."""
 
     journals: Mapping[str, Sequence[Mapping]]
     heading: str = "Training curves"
 
     def html(self, page: Page) -> str:
-        parts = [(name, _panels(lines)) for name, lines in self.journals.items()]
+        runs = [(name, _panels(lines)) for name, lines in self.journals.items()]
         return "".join(
-            f'<h3 class="run">{escape(name)}</h3><div class="panels">{panels}</div>' for name, panels in parts if panels
+            f'<h3 class="run">{escape(name)}</h3><div class="panels">{panels}</div>' for name, panels in runs if panels
         )
 
 
 def lines_over_k(scores: Mapping[str, Mapping[int, float]], page: Page) -> str:
-    """mean IoU over the number of labels, one line per method; nothing when there is only one number of labels."""
+    """Mean IoU over the number of labels, one line per method; "" if there is only one number of labels."""
     ks = sorted({k for by_k in scores.values() for k in by_k})
     if len(ks) < 2:
         return ""
     values = [v for by_k in scores.values() for v in by_k.values()]
     frame = _Frame(x=(0.0, len(ks) - 1.0), y=_round_range(min(values), max(values)), width=520, height=250)
-    drawn = frame.grid(_ticks(*frame.y)) + "".join(frame.x_label(float(i), f"{k}", "middle") for i, k in enumerate(ks))
-    # The first method is the one the reader came for: drawn last, on top.
+    svg = frame.grid(_ticks(*frame.y)) + "".join(frame.x_label(float(i), f"{k}", "middle") for i, k in enumerate(ks))
+    # The first method is the main one: it comes last in the SVG, on top of the others.
     for method in reversed(list(scores)):
         points = [(float(ks.index(k)), v) for k, v in sorted(scores[method].items())]
-        drawn += frame.line(points, page.color_of(method), 2.5)
-        drawn += "".join(frame.point(x, y, page.color_of(method)) for x, y in points)
+        svg += frame.line(points, page.color_of(method), 2.5)
+        svg += "".join(frame.point(x, y, page.color_of(method)) for x, y in points)
     title = "mean IoU by number of labels"
-    return f'<figure class="chart">{_svg(drawn, title, frame)}<figcaption>{title}</figcaption></figure>'
+    return f'<figure class="chart">{_svg(svg, title, frame)}<figcaption>{title}</figcaption></figure>'
 
 
 def _panels(lines: Sequence[Mapping]) -> str:
@@ -65,20 +65,20 @@ def _panels(lines: Sequence[Mapping]) -> str:
         ]
         if len(points) > 1:
             panels.append(_panel(name, counter or "line", points))
-    return "".join(panels[:_MOST_PANELS])
+    return "".join(panels[:_MAX_PANELS])
 
 
 def _panel(name: str, counter: str, points: Sequence[tuple[float, float]]) -> str:
     raw = _thin(points)
     x, y = np.array(raw).T
-    log = y.min() > 0 and y.max() / y.min() > _LOG_FROM
+    log = y.min() > 0 and y.max() / y.min() > _LOG_RATIO
     low, high = (math.log10(y.min()), math.log10(y.max())) if log else _round_range(y.min(), y.max())
     if log and high - low < 1:
         low, high = low - 0.5, high + 0.5
     frame = _Frame(x=(float(x[0]), float(x[-1] if x[-1] > x[0] else x[0] + 1)), y=(low, high))
     height = np.log10(y) if log else y
     marks = _decades(low, high) if log else _ticks(low, high)
-    drawn = (
+    svg = (
         frame.grid(marks)
         + frame.x_label(frame.x[0], _short(frame.x[0]), "start")
         + frame.x_label(frame.x[1], f"{_short(frame.x[1])} {counter}", "end")
@@ -88,14 +88,14 @@ def _panel(name: str, counter: str, points: Sequence[tuple[float, float]]) -> st
     title = f"{name} over {counter}"
     return (
         f'<figure class="chart"><figcaption><b>{escape(name)}</b><span>{_short(points[-1][1])}</span></figcaption>'
-        f"{_svg(drawn, title, frame)}</figure>"
+        f"{_svg(svg, title, frame)}</figure>"
     )
 
 
 @dataclass(frozen=True)
 class _Frame:
-    # The rectangle a chart is drawn in; x and y are the ranges of the data. Width is what a chart has on a desk in
-    # pixels, so that its text is as large as the page's.
+    # The plot area; x and y are the ranges of the data. The width is that of a chart in a desktop browser in pixels, so
+    # that its text has the page's font size.
     x: tuple[float, float]
     y: tuple[float, float]
     width: int = 320
@@ -109,12 +109,12 @@ class _Frame:
         )
 
     def grid(self, ticks: Sequence[tuple[float, str]]) -> str:
-        drawn = ""
+        svg = ""
         for value, text in ticks:
             x, y = self.at(self.x[0], value)
-            drawn += f'<line class="grid" x1="{x}" x2="{self.width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            drawn += f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'
-        return drawn
+            svg += f'<line class="grid" x1="{x}" x2="{self.width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            svg += f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'
+        return svg
 
     def x_label(self, x: float, text: str, anchor: str) -> str:
         across, _ = self.at(x, self.y[0])
@@ -132,18 +132,18 @@ class _Frame:
         return f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4" fill="{color}"/>'
 
 
-def _svg(drawn: str, title: str, frame: _Frame) -> str:
-    return f'<svg viewBox="0 0 {frame.width} {frame.height}" role="img" aria-label="{escape(title)}">{drawn}</svg>'
+def _svg(svg: str, title: str, frame: _Frame) -> str:
+    return f'<svg viewBox="0 0 {frame.width} {frame.height}" role="img" aria-label="{escape(title)}">{svg}</svg>'
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    # Means of equally many neighbors, so that no spike is picked or lost by chance.
-    groups = np.array_split(np.array(points), min(len(points), _MOST_POINTS))
+    # Means of groups of (nearly) equal size, rather than every n-th point, so that spikes neither vanish nor dominate.
+    groups = np.array_split(np.array(points), min(len(points), _MAX_POINTS))
     return [tuple(group.mean(0)) for group in groups]
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    # A centered mean over a fifteenth of the run; at the ends over what is there.
+    # Centered moving average over 1/15 of the run; the window is cut off at both ends.
     reach = len(values) // 30
     sums = np.cumsum(np.concatenate([[0.0], values]))
     starts = np.maximum(np.arange(len(values)) - reach, 0)
@@ -165,13 +165,13 @@ def _ticks(low: float, high: float) -> list[tuple[float, str]]:
 
 
 def _decades(low: float, high: float) -> list[tuple[float, str]]:
-    # Powers of ten, at most five of them. low and high are logarithms.
+    # At most five powers of ten. low and high are log10 values.
     powers = range(math.ceil(low), math.floor(high) + 1)
     return [(float(t), _short(10.0**t)) for t in powers[:: max(1, math.ceil(len(powers) / 5))]]
 
 
 def _step(low: float, high: float) -> float:
-    # 1, 2 or 5 times a power of ten, so that about four steps fill the range.
+    # 1, 2 or 5 times a power of ten; about four steps fill the range.
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)

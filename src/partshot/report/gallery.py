@@ -1,7 +1,6 @@
-"""Images in a report: the image, its truth, what was predicted, and where the two disagree, side by side.
+"""Galleries of a report: image, ground truth, prediction and errors side by side, one row per image.
 
-Knows which columns a set of images has and in which order images are worth looking at. Refuses to know where the
-masks come from.
+Columns follow from the fields of `Example` that are set. The `*_gallery` functions select and sort the images.
 """
 
 from collections.abc import Sequence
@@ -14,15 +13,15 @@ from partshot.data.shots import Shots
 from partshot.parts import IGNORE
 from partshot.report.page import Page, number
 
-_SMALL = 128  # longest side, in pixels, up to which an image is shown small
+_SMALL = 128  # images with a long side of up to this many pixels are shown in smaller tiles
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """An image and what is known of it; what is None has no column.
+    """An image with its labels and predictions; fields that are None get no column.
 
     image: uint8 [h, w, 3] RGB. truth, teacher, prediction: labels, uint8 [h, w], 255 = ignore.
-    uncertainty: float [h, w] in 0..1. score: mean IoU of this image. note: a few words below its name.
+    uncertainty: float [h, w] in 0..1. score: mean IoU of this image. note: a short text beside its name.
     """
 
     name: str
@@ -37,9 +36,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images in the order given, at most `most` of them.
+    """Images in the given order, at most `most` of them.
 
-    note: a sentence above them. truth, prediction: what these columns are called ("label", "student").
+    note: a sentence above the images. truth, prediction: captions of these columns, such as "label" and "student".
     """
 
     heading: str
@@ -57,35 +56,35 @@ class Gallery:
         cards = "".join(_card(image, row) for image, row in zip(shown, tiles, strict=True))
         note = f"<p>{escape(self.note)}</p>" if self.note else ""
         columns = max(map(len, tiles))
-        # Small images are not blown up: more of them fit beside each other.
+        # Small images are not enlarged; more of them fit in a row.
         small = max(side for image in shown for side in image.image.shape[:2]) <= _SMALL
-        # On a phone tiles stand in twos, or in threes where twos would leave one alone.
+        # On a phone, tiles are in two columns, or in three if their number is odd.
         kind = "gallery" if columns % 2 == 0 else "gallery threes"
         style = f"--n:{columns};--w:{120 if small else 165}px"
         return f'{note}{page.legend()}<div class="{kind}" style="{style}">{cards}</div>'
 
 
-def shots_gallery(shots: Shots, heading: str = "The labeled images") -> Gallery:
-    """All labeled images with their masks: what everything else was learned from."""
+def shots_gallery(shots: Shots, heading: str = "Labeled images") -> Gallery:
+    """The training images with their masks, at most 20."""
     rows = zip(shots.names, shots.images, shots.labels, strict=True)
     images = [Example(name, image, truth=labels) for name, image, labels in rows]
-    note = "Everything was learned from these; check that the masks are right."
+    note = "All training labels come from these masks. Check that they are correct."
     return Gallery(heading, images, note, most=20, truth="label")
 
 
 def worst_gallery(images: Sequence[Example], most: int = 8, prediction: str = "prediction") -> Gallery:
-    """The scored images that went worst, worst first."""
+    """The images with the lowest score, lowest first."""
     scored = sorted((p for p in images if p.score is not None), key=lambda p: p.score)
-    note = "Ordered by the mean IoU over the parts in each image."
+    note = "Sorted by the mean IoU over the parts in each image, lowest first."
     return Gallery("Worst images first", scored, note, most, prediction)
 
 
 def uncertain_gallery(images: Sequence[Example], most: int = 8) -> Gallery:
-    """The images whose labels the model doubts most, by mean uncertainty: the ones worth labeling next."""
-    doubted = [p for p in images if p.uncertainty is not None]
-    doubted = sorted(doubted, key=lambda p: -float(p.uncertainty.mean()))
-    note = "The model is least sure of these images, so a label on one of them teaches it most."
-    return Gallery("Label these next", doubted, note, most)
+    """The images with the highest mean uncertainty: candidates to label next (active learning)."""
+    uncertain = [p for p in images if p.uncertainty is not None]
+    uncertain = sorted(uncertain, key=lambda p: -float(p.uncertainty.mean()))
+    note = "The model is least certain about these images, so labeling one of them is likely to help most."
+    return Gallery("Label these next", uncertain, note, most)
 
 
 def _card(image: Example, tiles: Sequence[str]) -> str:
@@ -108,28 +107,28 @@ def _tiles(image: Example, gallery: Gallery, page: Page) -> list[str]:
         if labels is not None:
             tiles.append(_tile(photo, shape, name, page.mask(labels)))
     if image.truth is not None and image.prediction is not None:
-        tiles.append(_differing(photo, "wrong", image.prediction, image.truth, page))
+        tiles.append(_difference_tile(photo, "wrong", image.prediction, image.truth, page))
     elif image.truth is not None and image.teacher is not None:
-        tiles.append(_differing(photo, "wrong", image.teacher, image.truth, page))
+        tiles.append(_difference_tile(photo, "wrong", image.teacher, image.truth, page))
     elif image.prediction is not None and image.teacher is not None:
-        tiles.append(_differing(photo, "differs from the teacher", image.prediction, image.teacher, page))
+        tiles.append(_difference_tile(photo, "differs from the teacher", image.prediction, image.teacher, page))
     if image.uncertainty is not None:
         tiles.append(_tile(photo, shape, "uncertainty", page.heat(image.uncertainty), "gray"))
     return tiles
 
 
-def _differing(photo: str, word: str, labels: np.ndarray, reference: np.ndarray, page: Page) -> str:
+def _difference_tile(photo: str, caption: str, labels: np.ndarray, reference: np.ndarray, page: Page) -> str:
     ignored = reference == IGNORE
     wrong = (labels != reference) & ~ignored
     share = wrong.sum() / max(1, (~ignored).sum())
-    return _tile(photo, wrong.shape, f"{word}: {share:.1%}", page.wrong(wrong, ignored), "gray")
+    return _tile(photo, wrong.shape, f"{caption}: {share:.1%}", page.wrong(wrong, ignored), "gray")
 
 
 def _tile(photo: str, shape: tuple[int, int], caption: str, layer: str = "", kind: str = "") -> str:
-    # Very tall or wide images are fitted into a bounded box, so that one of them cannot fill the screen.
-    ratio = min(2.5, max(0.7, shape[1] / shape[0]))
-    over = f'<img src="{layer}" alt="">' if layer else ""
+    # The aspect ratio of a tile is limited, so that a very tall or wide image does not fill the screen.
+    aspect = min(2.5, max(0.7, shape[1] / shape[0]))
+    overlay = f'<img src="{layer}" alt="">' if layer else ""
     return (
-        f'<figure><div class="tile {kind}" style="aspect-ratio:{ratio:.3f}" role="img" aria-label="{escape(caption)}">'
-        f'<i class="{photo}"></i>{over}</div><figcaption>{escape(caption)}</figcaption></figure>'
+        f'<figure><div class="tile {kind}" style="aspect-ratio:{aspect:.3f}" role="img" aria-label="{escape(caption)}">'
+        f'<i class="{photo}"></i>{overlay}</div><figcaption>{escape(caption)}</figcaption></figure>'
     )

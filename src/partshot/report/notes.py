@@ -1,7 +1,4 @@
-"""The small print of a report: recipes, time per stage, mirror pairs, and files that were passed over.
-
-Knows how such notes are laid out. Refuses to judge them.
-"""
+"""Background sections of a report: recipes, time per stage, left/right pairs of parts, and skipped files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +8,12 @@ from pathlib import Path
 from partshot.recipe import Recipe
 from partshot.report.page import Page
 
-_MOST_FILES = 100  # skipped files that are listed one by one
+_MAX_FILES = 100  # skipped files that are listed; the others are counted
 
 
 @dataclass(frozen=True)
 class Recipes:
-    """The settings that make this result again: name of the step -> its recipe."""
+    """The settings needed to reproduce the result. recipes: name of the step -> its recipe."""
 
     recipes: Mapping[str, Recipe]
     heading: str = "Recipe"
@@ -31,7 +28,7 @@ class Recipes:
 
 @dataclass(frozen=True)
 class Timing:
-    """Where the time went: (stage, seconds), in the order of the stages."""
+    """Time per stage. stages: (name, seconds), in order."""
 
     stages: Sequence[tuple[str, float]]
     heading: str = "Time"
@@ -51,32 +48,32 @@ class Timing:
         )
         return (
             f'<div class="stack">{bar}</div><table class="narrow">{rows}'
-            f"<tr><th>together</th><td>{duration(total)}</td><td></td></tr></table>"
+            f"<tr><th>total</th><td>{duration(total)}</td><td></td></tr></table>"
         )
 
 
 @dataclass(frozen=True)
 class Mirror:
-    """Which parts trade places in a mirrored image. used: whether training mirrored images; None = not known."""
+    """Parts that swap labels under a horizontal flip. used: whether training used flips; None = unknown."""
 
     used: bool | None = None
-    heading: str = "Mirror pairs"
+    heading: str = "Left/right pairs"
 
     def html(self, page: Page) -> str:
-        names, said = page.parts.names, {None: "", True: _USED, False: _UNUSED}[self.used]
+        names, usage = page.parts.names, {None: "", True: _USED, False: _UNUSED}[self.used]
         pairs = "".join(
             f"<span>{page.swatch(a)}{escape(names[a])} ↔ {page.swatch(b)}{escape(names[b])}</span>"
             for a, b in page.parts.mirror
         )
         if not pairs:
-            return f"<p>No part is taken to have a left and a right twin. {said}</p>"
-        told = 'These parts trade places when an image is mirrored. If a pair is wrong, set "mirror" in'
-        return f'<p>{told} <code>classes.json</code>. {said}</p><div class="legend">{pairs}</div>'
+            return f"<p>No parts form a left/right pair. {usage}</p>"
+        text = 'These parts swap labels when an image is flipped horizontally. If a pair is wrong, edit "mirror" in'
+        return f'<p>{text} <code>classes.json</code>. {usage}</p><div class="legend">{pairs}</div>'
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Files that could not be used: (path, one-line reason)."""
+    """Files that could not be read: (path, one-line reason)."""
 
     files: Sequence[tuple[Path, str]]
     heading: str = "Skipped images"
@@ -86,16 +83,16 @@ class Skipped:
             return ""
         rows = "".join(
             f"<tr><th>{escape(Path(path).name)}</th><td>{escape(reason.removeprefix(f'{path}: '))}</td></tr>"
-            for path, reason in self.files[:_MOST_FILES]
+            for path, reason in self.files[:_MAX_FILES]
         )
-        more = len(self.files) - _MOST_FILES
+        more = len(self.files) - _MAX_FILES
         rest = f"<p>and {more} more.</p>" if more > 0 else ""
-        count = "1 image" if len(self.files) == 1 else f"{len(self.files)} images"
-        return f'<p>{count} could not be read and took no part.</p><table class="files">{rows}</table>{rest}'
+        count = "1 image was" if len(self.files) == 1 else f"{len(self.files)} images were"
+        return f'<p>{count} skipped because the file could not be read.</p><table class="files">{rows}</table>{rest}'
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: "8.2 s", "2 min 13 s", "1 h 04 min"."""
+    """Formats seconds as "8.2 s", "2 min 13 s" or "1 h 04 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -104,5 +101,5 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-_USED = "Training mirrored images at random."
-_UNUSED = "Training mirrored no image, since the things in this folder always face one way."
+_USED = "Training used random horizontal flips."
+_UNUSED = "Training used no horizontal flips, because the objects in this folder always face the same way."

@@ -1,7 +1,7 @@
-"""A report's figures: the headline, the table of methods, bars per part and the confusion matrix.
+"""Scores of a report: the headline, the comparison of methods, IoU per part and the confusion matrix.
 
-Knows how figures are laid out so that the best one and the worst confusion are seen first. Refuses to compute them:
-tables are what `evaluate.tabulate` makes, or anything of that shape.
+The best score of each column is bold, and the largest confusions are listed first. Scores are not computed here: tables
+come from `benchmark.kshot.tabulate`, or have the same shape.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ import numpy as np
 from partshot.report.curves import lines_over_k
 from partshot.report.page import Page, number
 
-_DENSE = 16  # parts above which the confusion matrix is drawn tighter, without decimals
-_TELLING = 0.02  # a confusion below this share of the part is not worth a sentence
+_DENSE = 16  # with more parts than this, the confusion matrix is smaller and has no decimals
+_MIN_CONFUSION = 0.02  # confusions of a smaller share of a part's pixels are not listed
 
 
 @runtime_checkable
 class Cell(Protocol):
-    """What a table needs of one method at one k; `evaluate.Summary` has it."""
+    """The scores of one method with k labels, such as a `metrics.Summary`."""
 
     miou: float
     miou_std: float
@@ -34,7 +34,7 @@ Table = Mapping[str, Mapping[int, Cell]]
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of the headline: its name, its value as text, and what it was measured on."""
+    """One number of the headline: its name, its value as text, and a note, such as the test set."""
 
     name: str
     value: str
@@ -43,11 +43,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Headline:
-    """What came out: a sentence that says what it means (see `words`), and the few numbers behind it."""
+    """The main result: a sentence (see `words`) and a few numbers."""
 
     sentence: str
     figures: Sequence[Figure] = ()
-    heading: str = "What came out"
+    heading: str = "Result"
 
     def html(self, page: Page) -> str:
         tiles = "".join(
@@ -59,14 +59,14 @@ class Headline:
 
 @dataclass(frozen=True)
 class Methods:
-    """Methods against each other: mean IoU by number of labels, then IoU of every part, the best in bold.
+    """Comparison of methods: mean IoU by number of labels, then IoU of every part; the best is bold.
 
-    table: method -> k -> cell, the method that the reader came for first. note: how it was measured.
+    table: method -> k (number of labels) -> scores, the main method first. note: how the scores were measured.
     """
 
     table: Table
     note: str = ""
-    heading: str = "Against the alternatives"
+    heading: str = "Comparison of methods"
 
     def html(self, page: Page) -> str:
         ks = sorted({k for by_k in self.table.values() for k in by_k})
@@ -90,8 +90,8 @@ class Methods:
     def _per_part(self, k: int, page: Page, unfold: bool) -> str:
         cells = {name: by_k[k] for name, by_k in self.table.items() if k in by_k}
         columns = {name: [c.miou, c.wiou, *(c.per_part.get(p) for p in page.parts.names)] for name, c in cells.items()}
-        known = ([v for v in column if v is not None] for column in zip(*columns.values(), strict=True))
-        best = [max(column, default=None) for column in known]
+        present = ([v for v in column if v is not None] for column in zip(*columns.values(), strict=True))
+        best = [max(column, default=None) for column in present]
         head = _head(
             "IoU", "mean", "weighted", *(f"{page.swatch(i)}{escape(n)}" for i, n in enumerate(page.parts.names))
         )
@@ -112,12 +112,12 @@ class Methods:
 class PartBars:
     """IoU of every part as bars, one per method. by_method: method -> part -> IoU in 0..1.
 
-    shares: part -> share of the true pixels in 0..1, shown beside its name: small parts are hard.
+    shares: part -> its share of the labeled pixels, 0..1, shown beside its name, because small parts are harder.
     """
 
     by_method: Mapping[str, Mapping[str, float]]
     shares: Mapping[str, float] | None = None
-    heading: str = "Part by part"
+    heading: str = "IoU per part"
 
     def html(self, page: Page) -> str:
         if not self.by_method:
@@ -141,11 +141,11 @@ class PartBars:
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """What was taken for what. counts: int [k, k] pixels, rows = truth; each row is shown as shares of that part."""
+    """The confusion matrix. counts: int [k, k] pixels, rows = ground truth; shown normalized by row."""
 
     counts: np.ndarray
     note: str = ""
-    heading: str = "What was taken for what"
+    heading: str = "Confusion matrix"
 
     def html(self, page: Page) -> str:
         if not self.counts.sum():
@@ -153,7 +153,7 @@ class Confusion:
         totals = self.counts.sum(1, keepdims=True)
         shares = np.divide(self.counts, totals, out=np.zeros(self.counts.shape), where=totals > 0)
         names, dense = page.parts.names, len(page.parts) > _DENSE
-        corner = "<th>truth ↓ taken for →<br>in % of the truth</th>"
+        corner = "<th>truth ↓ prediction →<br>in % of the row</th>"
         head = "".join(f'<th class="up"><span>{escape(n)}</span>{page.swatch(i)}</th>' for i, n in enumerate(names))
         rows = ""
         for i, name in enumerate(names):
@@ -171,22 +171,23 @@ class Confusion:
 def _worst_confusions(shares: np.ndarray, names: Sequence[str]) -> str:
     wrong = shares * (1 - np.eye(len(names)))
     order = np.dstack(np.unravel_index(np.argsort(-wrong, axis=None), wrong.shape))[0][:4]
+    bold = [f"<b>{escape(name)}</b>" for name in names]
     items = "".join(
-        f"<li><b>{_percent(wrong[i, j])}</b> of <b>{escape(names[i])}</b> is taken for <b>{escape(names[j])}</b></li>"
+        f"<li><b>{_percent(wrong[i, j])}</b> of {bold[i]} is predicted as {bold[j]}</li>"
         for i, j in order
-        if wrong[i, j] >= _TELLING
+        if wrong[i, j] >= _MIN_CONFUSION
     )
-    return f"<ul>{items}</ul>" if items else "<p>No part loses 2 % or more of its pixels to any other.</p>"
+    return f"<ul>{items}</ul>" if items else "<p>No part has 2 % or more of its pixels predicted as another part.</p>"
 
 
 def _share(value: float, diagonal: bool, dense: bool) -> str:
     kind = "hit" if diagonal else "miss"
-    # The color says the share; misses are drawn stronger than hits, since a miss of 20 % is already a lot.
-    strength = value if diagonal else min(1.0, 2 * value)
+    # Color intensity shows the share; errors get twice the intensity, because an error of 20 % is already large.
+    intensity = value if diagonal else min(1.0, 2 * value)
     digits = 0 if dense or value >= 0.0995 else 1
     text = "" if round(100 * value, digits) == 0 else f"{100 * value:.{digits}f}"
-    strong = " strong" if strength > 0.55 else ""
-    return f'<td class="{kind}{strong}" style="--v:{100 * strength:.0f}%">{text}</td>'
+    strong = " strong" if intensity > 0.55 else ""
+    return f'<td class="{kind}{strong}" style="--v:{100 * intensity:.0f}%">{text}</td>'
 
 
 def _head(*cells: str) -> str:
@@ -200,9 +201,9 @@ def _method(name: str, page: Page) -> str:
 def _miou_cell(cell: Cell | None, best: float) -> str:
     if cell is None:
         return "<td>–</td>"
-    spread = f"<small>±{cell.miou_std:.3f}</small>" if cell.seeds > 1 else ""
+    std = f"<small>±{cell.miou_std:.3f}</small>" if cell.seeds > 1 else ""
     text = f"<b>{number(cell.miou)}</b>" if cell.miou == best else number(cell.miou)
-    return f'<td style="--v:{100 * np.nan_to_num(cell.miou):.1f}%">{text}{spread}</td>'
+    return f'<td style="--v:{100 * np.nan_to_num(cell.miou):.1f}%">{text}{std}</td>'
 
 
 def _cell(value: float | None, best: bool) -> str:

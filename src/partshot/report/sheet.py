@@ -1,7 +1,4 @@
-"""A contact sheet: images in columns, what different eyes see in them in rows, as one PNG.
-
-Knows layout only; the tinting is `data.images.overlay`'s.
-"""
+"""Overview sheet as one PNG: one column per image, one row per model or view."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -24,10 +21,10 @@ def write_sheet(
     rows: Mapping[str, Sequence[np.ndarray] | None],
     parts: PartSet | None = None,
 ) -> Path:
-    """Writes the sheet, whole or not at all; returns its path.
+    """Writes the sheet atomically and returns its path.
 
-    images: uint8 [h, w, 3] each. rows: title -> labels, uint8 [h, w] per image, with which the images are tinted in
-    the colors of `parts`; or other images, uint8 [h, w, 3]; or None for the bare images.
+    images: uint8 [h, w, 3] each. rows: title -> one item per image: labels, uint8 [h, w], which are overlaid on the
+    image in the colors of `parts`, or another image, uint8 [h, w, 3]. A row of None shows the images themselves.
     """
     step = _SIDE + _GAP
     sheet = Image.new("RGB", (len(images) * step + _GAP, len(rows) * (step + _TITLE) + _GAP), "white")
@@ -36,10 +33,10 @@ def write_sheet(
         top = row * (step + _TITLE) + _GAP
         draw.text((_GAP, top), title, fill="black", font=font)
         for column, image in enumerate(images):
-            seen = None if views is None else views[column]
-            tile = resize_image(image if seen is None or seen.ndim == 2 else seen, _SIDE)
-            if seen is not None and seen.ndim == 2:
-                tile = overlay(tile, resize_labels(seen, _SIDE), parts)
+            view = None if views is None else views[column]
+            tile = resize_image(image if view is None or view.ndim == 2 else view, _SIDE)
+            if view is not None and view.ndim == 2:
+                tile = overlay(tile, resize_labels(view, _SIDE), parts)
             sheet.paste(Image.fromarray(tile), (column * step + _GAP, top + _TITLE))
     blob = io.BytesIO()
     sheet.save(blob, "PNG", optimize=True)

@@ -1,8 +1,7 @@
-"""check: what the exported student scores on masks that the user kept apart, which nothing was trained on.
+"""check: scores the exported student on masks that the user held out (`run --check-masks`).
 
-The masks are of images of the same folder, which stay among the unlabeled ones. All of them are read before any work,
-so that what is wrong with one is told then and not after a training. The images are predicted anew: a mask that the
-run wrote earlier may have been corrected by hand since.
+The masks are of images of the same folder, which stay among the unlabeled ones. All masks are read before any training,
+so that an error in one is reported at once.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ import numpy as np
 
 from partshot.data.images import list_images
 from partshot.data.labels import read_labels
-from partshot.data.shots import Pair, classes_beside, mask_files, read_pair
+from partshot.data.shots import Pair, find_classes_json, mask_files, read_pair
 from partshot.errors import BadLabels, BadParts
 from partshot.inference.predictions import write_json
 from partshot.metrics import Score, score
@@ -30,8 +29,8 @@ _THREADS = 4
 
 @dataclass(frozen=True)
 class Checked:
-    """score: of the images with a check mask, pooled. error: standard error of its mean IoU, from resampling the
-    images; NaN with one image."""
+    """score: of the images with a check mask, pooled. error: bootstrap standard error of its mean IoU; NaN
+    with one image."""
 
     score: Score
     error: float
@@ -53,11 +52,11 @@ class Checked:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """The names of the other parts."""
+        """Names of the parts that neither occur nor are predicted."""
         return self.score.absent
 
     def to_dict(self) -> dict:
-        """Plain values for JSON; an error that does not exist is None."""
+        """Plain values for JSON; an error of NaN is None."""
         error = None if math.isnan(self.error) else self.error
         return {"miou": self.miou, "error": error, "images": self.images, "score": self.score.to_dict()}
 
@@ -65,7 +64,7 @@ class Checked:
 def check_pairs(
     folder: Path | str, images: Path | str, labeled: Sequence[Pair], parts: PartSet, rgb_masks: bool = False
 ) -> list[Pair]:
-    """The check masks and their images, each read once to see that it can be scored.
+    """The check masks and their images, each read once to check that it can be scored.
 
     folder: the check masks STEM.png; may be the images' own folder. labeled, parts: of the labels that the student
     learns from.
@@ -85,7 +84,7 @@ def check_pairs(
         if name in learned:
             raise BadLabels(
                 f"check mask {mask}: its image is labeled in {learned[name].parent}, too, and a student is not "
-                "checked on what it learned from; remove one of the two masks"
+                "checked on its training images; remove one of the two masks"
             )
         if name not in found:
             raise BadLabels(f"check mask {mask}: no image '{name}' in {images}; add the image or remove the mask")
@@ -116,7 +115,7 @@ def check(
         def predictions() -> Iterator[np.ndarray]:
             return (read_labels(Path(temporary) / f"{name}.png", parts) for name in names)
 
-        # Read twice, so that no more than one mask is in memory.
+        # Read twice, to hold only one mask in memory.
         result = score(truths(), predictions(), parts, names)
         found = Checked(result, standard_error(truths(), predictions(), len(parts)))
     state = {"student": hashlib.sha256(model.read_bytes()).hexdigest(), "masks": str(pairs[0].mask.parent)}
@@ -125,7 +124,7 @@ def check(
 
 
 def _refuse_other_parts(folder: Path, parts: PartSet, labeled: Sequence[Pair]) -> None:
-    path = classes_beside(folder)
+    path = find_classes_json(folder)
     if path is not None and (theirs := PartSet.load(path).names) != parts.names:
         raise BadParts(
             f"{path}: names the parts {', '.join(theirs)}, but those of the masks in {labeled[0].mask.parent} are "

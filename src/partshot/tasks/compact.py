@@ -13,7 +13,7 @@ from partshot.data.images import resize_images
 from partshot.data.shots import Shots
 from partshot.inference.exported_model import ExportedModel
 from partshot.metrics import score
-from partshot.segmenter import Student
+from partshot.student import Student
 from partshot.tasks.export import export
 from partshot.tasks.train_student import Teachers, Training, train_student
 from partshot.train.distill_recipe import PRESETS

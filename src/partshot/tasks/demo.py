@@ -19,8 +19,8 @@ import torch
 from pydantic import Field
 
 from partshot.artifact import replacing_file, standing
-from partshot.benchmark.auto_shot import AutoShot
-from partshot.benchmark.baselines import Baselines
+from partshot.benchmark.auto_shot import AutoShot, AutoShotConfig
+from partshot.benchmark.baselines import Baselines, HeadConfig
 from partshot.benchmark.kshot import Method, Row, Splits, Table, kshot, table_to_dict, tabulate
 from partshot.data.images import resize_images
 from partshot.data.shots import Shots
@@ -49,7 +49,8 @@ from partshot.represent.cache import Store
 from partshot.represent.choose import open_representation
 from partshot.represent.invert import PRESETS as INVERT_PRESETS
 from partshot.represent.stylegan import load_stylegan
-from partshot.segmenter import Segmenter, Student
+from partshot.segmenter import Segmenter
+from partshot.student import Student
 from partshot.tasks.export import export
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit, frozen_segmenter
 from partshot.tasks.sample import embedded_shots
@@ -271,21 +272,23 @@ class _Roads:
         generator = load_stylegan(recipe=INVERT_PRESETS["fast"].changed(steps=self.recipe.steps))
         generator.store = Store(self.out / "inverted")
         small = resize_images(self.plain, self.auto.size)
-        given = (self.out / "runs", generator, self.auto, self.fit)
-        named = {"drawn": self.recipe.drawn, "seed": self.seed, "quiet": self.quiet}
-        return AutoShot(*given, **named, images=small, trained=self.choice.student)
+        config = AutoShotConfig(
+            self.auto, self.fit, student=self.choice.student, generated=self.recipe.drawn, seed=self.seed
+        )
+        return AutoShot(self.out / "runs", generator, config, small, self.quiet)
 
     def _learned(self, k: int, phase: str, *rows: str) -> _Learned:
-        """Rows of the contest of the encoder's road."""
+        """Rows of the baselines of the encoder's road."""
         self._settle()
-        # The head's own features stand in `teach`.
-        given = (self.out / "runs", self.images, open_representation(REPRESENTATION), self.distill)
-        named = {"student": self.choice.student, "seed": self.seed, "quiet": self.quiet, "teach": self.head}
-        contest, shots = Baselines(*given, **named), self.labeled(k)
-        found = self._measured(f"{phase}-{k}", contest.methods(*rows), self.pool, self.test, k)
+        # The few-shot teacher is fitted by `self.head`, on its own features.
+        head = HeadConfig(open_representation(REPRESENTATION))
+        named = {"student": self.choice.student, "seed": self.seed, "quiet": self.quiet, "fit_teacher": self.head}
+        baselines = Baselines(self.out / "runs", self.images, self.distill, head, **named)
+        shots = self.labeled(k)
+        found = self._measured(f"{phase}-{k}", baselines.methods(*rows), self.pool, self.test, k)
         if "student" not in rows:
             return _Learned(found)
-        trained = contest.training(shots)
+        trained = baselines.training(shots)
         return _Learned(found, trained / "student", read_journal(trained / "journal.jsonl"))
 
     def _settle(self) -> None:

@@ -11,7 +11,8 @@ from partshot.artifact import inside, read_card, standing
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import find_pairs, load_shots
 from partshot.recipe import Recipe
-from partshot.segmenter import Segmenter, Student
+from partshot.segmenter import Segmenter
+from partshot.student import Student
 from partshot.tasks.train_student import (
     GENERATED,
     MIN_TEACHER_MIOU,

@@ -1,8 +1,6 @@
-"""doctor: what is installed, what the machine offers, what is broken, and the line that cures it.
+"""doctor: reports what is installed, what the machine offers, and what is broken, with the command that repairs it.
 
-Each library is imported in another process, so that one that fails, hangs or crashes is a finding and not the end.
-Imports nothing itself that must be installed. Knows the libraries of each extra and the traps of their versions;
-refuses to install anything.
+Each library is imported in another process, so that one that fails, hangs or crashes is reported.
 """
 
 import json
@@ -51,7 +49,7 @@ _CPU_INDEX = "--index-url https://download.pytorch.org/whl/cpu"
 
 _PATIENCE = 300  # seconds for all imports: a cold disk takes a minute for torch alone
 
-# Runs in the other process. Lines of its own begin with a mark, since libraries print what they like.
+# Runs in the other process. Its own lines begin with a mark, since libraries print, too.
 _PROBE = """
 import importlib, importlib.metadata, json, sys
 def tell(**values):
@@ -95,19 +93,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class Checkup:
-    """What the doctor found. lines: for a person to read. problems: what is needed and broken, with its cure."""
+    """Results. lines: for a person to read. problems: required libraries that are broken, with their repair."""
 
     lines: tuple[str, ...]
     problems: tuple[str, ...]
 
     @property
     def healthy(self) -> bool:
-        """Whether everything that was installed on purpose works."""
+        """Whether all required libraries work."""
         return not self.problems
 
 
 def doctor() -> Checkup:
-    """Looks at this installation; never raises for what it finds. Takes as long as importing torch does."""
+    """Checks this installation; never raises for what it finds. Takes as long as importing torch does."""
     findings, devices = probe({**CORE, **TRAIN})
     training = not _absent(findings["torch"])
     lines = [
@@ -178,7 +176,7 @@ def probe(libraries: Mapping[str, str]) -> tuple[dict[str, Finding], list[str]]:
             devices += values.get("devices", [])
             if "name" in values:
                 findings[values["name"]] = Finding(**values)
-        # The one that was begun and never reported took the process with it; the next round goes on behind it.
+        # The library that began and did not report crashed the process; the next round continues after it.
         begun = [values["begun"] for values in said if "begun" in values]
         culprit = next((name for name in begun if name not in findings), rest[0] if not begun else None)
         if culprit:
@@ -187,7 +185,7 @@ def probe(libraries: Mapping[str, str]) -> tuple[dict[str, Finding], list[str]]:
 
 
 def _run_probe(pairs: Sequence[str]) -> tuple[list[dict], str]:
-    # What the other process said, and how it ended.
+    # Output of the other process, and how it ended.
     command = [sys.executable, "-P", "-c", _PROBE, *pairs]  # -P: a torch.py in the current folder is not torch
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE)

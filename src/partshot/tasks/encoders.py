@@ -1,6 +1,6 @@
-"""encoders: which pretrained encoders can be had, which are here, and how one gets here.
+"""encoders: lists pretrained encoders, whether they are on this machine, and how to get them.
 
-Imports no torch, so that the list comes at once. Knows how the table reads on a terminal of 80 columns.
+Imports no torch, so that the list is fast. Formatted for a terminal of 80 columns.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ _INDENT = " " * 14
 
 @dataclass(frozen=True)
 class Listing:
-    """Encoders, each with its weights on this machine or None. detailed: tell all of each, or a line."""
+    """Encoders, each with its weights on this machine or None. detailed: all about each, or one line."""
 
     found: tuple[tuple[Encoder, Found | None], ...]
     detailed: bool
@@ -47,7 +47,7 @@ def encoders(
     accept_license: Sequence[str] = (),
     ask: Callable[[str], bool] | None = None,
 ) -> Listing:
-    """The encoders of these names, all of them without any; with `fetch`, their weights are on this machine afterwards.
+    """The encoders of these names, or all; with `fetch`, their weights are downloaded where missing.
 
     download: consent to that, beside PARTSHOT_DOWNLOAD. accept_license: those that were agreed to, keys of LICENSES,
     beside PARTSHOT_ACCEPT_LICENSE. ask: puts a question to the user. Raises BadRecipe for an unknown name,

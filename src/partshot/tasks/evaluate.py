@@ -1,7 +1,6 @@
-"""evaluate: how good a model's masks are, as results.json and a report, on images whose masks are known.
+"""evaluate: scores a model's masks against true masks; writes results.json and a report.
 
-Knows the two kinds of models that can be scored without torch: an exported network (ONNX) and a folder of masks that
-anything at all has predicted. How scores are pooled is evaluate.py's affair; what the page looks like is report's.
+Two kinds of models can be scored without torch: an exported network (ONNX) and a folder of predicted masks.
 """
 
 import json
@@ -13,7 +12,7 @@ import numpy as np
 from partshot.artifact import replacing_file
 from partshot.data.images import read_image
 from partshot.data.labels import read_labels
-from partshot.data.shots import Pair, find_pairs, parts_beside, read_pair
+from partshot.data.shots import Pair, find_pairs, find_parts, read_pair
 from partshot.errors import BadArtifact, BadLabels, BadParts, nearest
 from partshot.inference.exported_model import ExportedModel
 from partshot.metrics import Score, score
@@ -34,7 +33,7 @@ _SHOWN = 8  # images in each of the report's two galleries
 _SPREAD = "Evenly spaced between the best and the worst image, by mean IoU over the parts in each."
 
 Labeler = Callable[[Pair], np.ndarray]
-"""An image on disk to its predicted labels, uint8 [h, w]."""
+"""From an image and its mask on disk to the predicted labels, uint8 [h, w]."""
 
 
 def evaluate(
@@ -46,9 +45,9 @@ def evaluate(
     images, masks: as in `data.shots.find_pairs`; images without a mask are passed over. Masks are scored at their
     own size. rgb_masks: map RGB masks by the parts' exact colors.
 
-    Images are read one at a time. Raises BadLabels or BadImage for the first mask, image or prediction that is
-    missing or wrong, BadArtifact when the model cannot be read, BadParts when no classes.json gives the meaning of the ids or the
-    model and the masks disagree about it.
+    Images are read one at a time. Raises BadLabels or BadImage for the first mask, image or prediction that is missing
+    or wrong, BadArtifact when the model cannot be read, BadParts when no classes.json gives the meaning of the ids or
+    the model and the masks disagree about it.
     """
     model, out = Path(model), Path(out)
     pairs = find_pairs(masks, images)
@@ -59,7 +58,7 @@ def evaluate(
     _write_results(out / "results.json", model, parts, result)
     worst, spread = _worth_showing(result)
     shown = {name: _image(name, pairs, result, parts, labeler, rgb_masks) for name in {*worst, *spread}}
-    # A part that occurs nowhere has no IoU to speak of; it only enters the paper-compatible mean.
+    # A part that occurs nowhere has no IoU of its own; it only enters the mean as papers define it.
     occurring = {name: value for name, value in result.per_part.items() if name not in result.absent}
     sections = [
         Headline(scores_in_words(result.miou, occurring, len(pairs)), _figures(result, len(pairs))),
@@ -73,11 +72,11 @@ def evaluate(
 
 
 def open_model(model: Path, masks: Path) -> tuple[PartSet, Labeler]:
-    """What the ids of a model mean, and who labels an image. masks: the folder of true ones. Errors as above."""
-    theirs = parts_beside(masks)
+    """The parts of a model and its predict function. masks: the folder of true masks. Errors as above."""
+    theirs = find_parts(masks)
     if model.is_dir():
         _refuse_other_folders(model)
-        parts = _agreed(parts_beside(model), theirs, model, masks)
+        parts = _agreed(find_parts(model), theirs, model, masks)
         return parts, lambda pair: _read_prediction(model, pair.name, parts)
     if not model.is_file():
         raise BadArtifact(f"{model}: no such file or folder; give student.onnx or a folder of predicted masks")
@@ -87,7 +86,7 @@ def open_model(model: Path, masks: Path) -> tuple[PartSet, Labeler]:
 
 
 def _refuse_other_folders(model: Path) -> None:
-    """BadArtifact for what holds models instead of masks."""
+    """BadArtifact for a folder that holds models instead of masks."""
     if next(model.glob("*.png"), None) is None:
         if next(model.glob("*.onnx"), None):
             raise BadArtifact(f"{model}: holds several models; name one of them, or add --folds")
@@ -146,7 +145,7 @@ def _worth_showing(result: Score) -> tuple[list[str], list[str]]:
 
 
 def _image(name: str, pairs: Sequence[Pair], result: Score, parts: PartSet, labeler: Labeler, rgb: bool) -> Example:
-    # Read and predicted again: which images are worth keeping is only known after all have been scored.
+    # Read and predicted again: which images to show is only known after all have been scored.
     pair = next(pair for pair in pairs if pair.name == name)
     image, truth = read_pair(pair, parts, rgb)
     return Example(name, image, truth, prediction=labeler(pair), score=dict(result.per_image)[name])

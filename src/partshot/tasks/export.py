@@ -1,4 +1,4 @@
-"""export: from a student on disk to one ONNX file, refused unless onnxruntime agrees with torch."""
+"""export: writes a student as one ONNX file, and fails unless onnxruntime agrees with torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 from partshot.artifact import standing
 from partshot.export import export_onnx
-from partshot.segmenter import Student
+from partshot.student import Student
 
 
 def export(student: Path | str | Student, out: Path | str, sample: Sequence[np.ndarray] = ()) -> Path:
@@ -17,10 +17,10 @@ def export(student: Path | str | Student, out: Path | str, sample: Sequence[np.n
     Raises BadArtifact when the folder holds no student, or when onnxruntime's answers differ from torch's.
     """
     found = student if isinstance(student, Student) else Student.load(_trained(Path(student)))
-    return export_onnx(found.reader, found.parts, found.reads, out, sample, found.squashed, found.native)
+    return export_onnx(found.inference_net, found.parts, found.input_size, out, sample, found.squashed, found.native)
 
 
 def _trained(folder: Path) -> Path:
-    # What `distill` and `run` are given as --out holds the student further inside.
+    # The --out of `distill` and `run` holds the student in a subfolder.
     inside = (folder / "student", folder / "distill" / "student")
     return next((path for path in inside if standing(path).exists()), folder)

@@ -51,13 +51,12 @@ _REDUCED_ON = 100
 class FitOptions(Recipe):
     """How `fit` fits.
 
-    head: a name of catalog.HEADS; None: see `teacher_names`. preset: a row of the head's `train.fitting.fit_presets`.
+    preset: a row of the head's `train.fitting.fit_presets`.
     size: side in pixels of the square that images are resized to; None takes 128, for a head that is fitted to points
     `represent.choose.working_size`; a generator has its own. rgb_masks: labels are RGB images in the parts' colors.
     cache: use features that earlier fits computed, whatever their labels, and keep new ones (represent/cache.py).
     """
 
-    head: str | None = None
     preset: str = "fast"
     size: int | None = None
     seed: int = 0
@@ -73,19 +72,21 @@ def fit(
     labels: Path,
     out: Path,
     representation: str | None = None,
+    head: str | None = None,
     options: FitOptions = _DEFAULTS,
     quiet: bool = False,
     **changes,
 ) -> Path:
     """Fits a head to the labeled images; returns out/segmenter.
 
-    images, labels: see data.shots.load_shots. representation: a name of represent.choose, or the folder of a
-    pretrained one; "+position" appended to either adds position channels; None: see `teacher_names`. changes: options
-    by name. A head that is fitted to points reads principal components, which are fitted to the folder's images. With
-    two or more shots, out/leave_one_out.json holds their leave-one-out score, except with a generator.
+    images, labels: see data.shots.load_shots. representation: a name of represent.choose, or the folder of a pretrained
+    one; "+position" appended to either adds position channels. head: a name of catalog.HEADS. None: see
+    `teacher_names`. changes: options by name. A head that is fitted to points reads principal components, which are
+    fitted to the folder's images. With two or more shots, out/leave_one_out.json holds their leave-one-out score,
+    except with a generator.
     """
     options = options.changed(**changes)
-    representation, head = teacher_names(representation, options.head)
+    representation, head = teacher_names(representation, head)
     shots = load_shots(labels, images, rgb_masks=options.rgb_masks)
     masks = [pair.mask for pair in find_pairs(labels, images)]
     paths = list_images(images, leave_out=masks)

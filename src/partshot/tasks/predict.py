@@ -17,14 +17,14 @@ import numpy as np
 from PIL import Image
 
 from partshot.artifact import replacing_file
-from partshot.data.images import allowing, image_size, list_images, read_image, write_overlay
+from partshot.data.images import image_size, list_images, pixel_limit, read_image, write_overlay
 from partshot.data.labels import write_labels
 from partshot.errors import BadImage, BadRecipe
 from partshot.inference.exported_model import ExportedModel
-from partshot.inference.predictions import MANIFEST, Author, Places, claim, write_json
-from partshot.inference.reading import Reading
+from partshot.inference.options import InferenceOptions
+from partshot.inference.predictions import MANIFEST, ModelInfo, OutputPaths, prepare_folder, write_json
 from partshot.inference.refine import refine
-from partshot.inference.windows import read_in_windows
+from partshot.inference.windows import sliding_window_predict
 from partshot.machine import available_cores
 from partshot.recipe import Recipe
 from partshot.train.progress import Ticker
@@ -79,11 +79,11 @@ class PredictOptions(Recipe):
     overlays: also write the images with their parts in color, as out/overlays/STEM.jpg. confidence: also write each
     label's probability times 255, as out/confidence/STEM.png. batch: images of one size that are predicted together.
     overwrite: predict again what is there. window: side in pixels of the overlapping windows in which images are
-    predicted; "off": all images whole; "auto": images at most twice as large as those that the model was trained on,
-    or all if the model does not know their size, whole, and others in windows of that size. scale: by what factor windows are
-    enlarged, or several factors, as in "0.5,1,2", whose probabilities are averaged. max_megapixels: larger images are
-    skipped. refined: labels are moved to the edges of the image (a guided filter), where the image is larger than the
-    network's input; images of more than 4 megapixels that are predicted whole are shrunk to that first.
+    predicted; "off": all images whole; "auto": images at most twice as large as those that the model was trained on, or
+    all if the model does not know their size, whole, and others in windows of that size. scale: by what factor windows
+    are enlarged, or several factors, as in "0.5,1,2", whose probabilities are averaged. max_megapixels: larger images
+    are skipped. refined: labels are moved to the edges of the image (a guided filter), where the image is larger than
+    the network's input; images of more than 4 megapixels that are predicted whole are shrunk to that first.
     """
 
     overlays: bool = False
@@ -123,15 +123,15 @@ def predict(
     options = options.changed(**changes)
     if options.batch < 1:
         raise BadRecipe(f"batch {options.batch} given; 1 or more images are needed")
-    began, reading = time.monotonic(), Reading.parse(options.window, options.scale, options.refined)
+    began, reading = time.monotonic(), InferenceOptions.parse(options.window, options.scale, options.refined)
     network, paths = ExportedModel(model), _paths(Path(images), leave_out)
     reading.windows(network, 1, 1)  # raises for an invalid scale, before any work
-    places = Places(Path(out), options.overlays, options.confidence)
-    author = Author(network.sha256, network.version, network.parts)
-    manifest = claim(places, author, paths, options.overwrite, reading)
+    places = OutputPaths(Path(out), options.overlays, options.confidence)
+    author = ModelInfo(network.sha256, network.version, network.parts)
+    manifest = prepare_folder(places, author, paths, options.overwrite, reading)
 
     todo = [path for path in paths if not places.done(path, manifest["since"])]
-    with allowing(options.max_megapixels), Ticker("predicting", total=len(todo), done=0, quiet=quiet) as ticker:
+    with pixel_limit(options.max_megapixels), Ticker("predicting", total=len(todo), done=0, quiet=quiet) as ticker:
         alone = _alone(network, todo, reading)
         together = [path for path in todo if path not in alone]
         skipped = _predict_together(network, together, places, reading, options.batch, ticker)
@@ -145,7 +145,7 @@ def predict(
     return Summary(places.out, written, kept, tuple(skipped), time.monotonic() - began, windowed)
 
 
-def _alone(network: ExportedModel, todo: Sequence[Path], reading: Reading) -> dict[Path, tuple[int, ...]]:
+def _alone(network: ExportedModel, todo: Sequence[Path], reading: InferenceOptions) -> dict[Path, tuple[int, ...]]:
     # Images that are processed one by one, each with its windows; () for one that is predicted whole.
     found = {}
     for path in todo:
@@ -162,8 +162,8 @@ def _alone(network: ExportedModel, todo: Sequence[Path], reading: Reading) -> di
 def _predict_alone(
     network: ExportedModel,
     todo: Mapping[Path, tuple[int, ...]],
-    places: Places,
-    reading: Reading,
+    places: OutputPaths,
+    reading: InferenceOptions,
     ticker: Ticker,
     done: int,
 ) -> list[tuple[Path, str]]:
@@ -172,7 +172,7 @@ def _predict_alone(
         for loaded in _readable([_read(path, whole=not windows)], skipped):
             if windows:
                 given = (loaded.image, windows, len(network.parts), network.size)
-                labels, confidence = read_in_windows(network.predict, *given)
+                labels, confidence = sliding_window_predict(network.predict, *given)
             else:
                 (labels,), (confidence,) = network.predict(loaded.image[None])
             _write(places, loaded, labels, confidence, network, reading)
@@ -182,7 +182,12 @@ def _predict_alone(
 
 
 def _predict_together(
-    network: ExportedModel, todo: Sequence[Path], places: Places, reading: Reading, batch: int, ticker: Ticker
+    network: ExportedModel,
+    todo: Sequence[Path],
+    places: OutputPaths,
+    reading: InferenceOptions,
+    batch: int,
+    ticker: Ticker,
 ) -> list[tuple[Path, str]]:
     # Reading and writing run in threads beside the network, at most `ahead` images ahead or behind.
     skipped: list[tuple[Path, str]] = []
@@ -268,12 +273,12 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable, items: Sequence, count: int
 
 
 def _write(
-    places: Places,
+    places: OutputPaths,
     loaded: LoadedImage,
     labels: np.ndarray,
     confidence: np.ndarray,
     network: ExportedModel,
-    reading: Reading,
+    reading: InferenceOptions,
 ) -> None:
     if reading.refined:
         factor = reading.factor(network, *loaded.image.shape[:2])
@@ -285,7 +290,7 @@ def _write(
         image = _shrunk(loaded.image[::step, ::step])
         write_overlay(places.overlay(loaded.path), image, _resized(labels, image.shape[:2]), network.parts)
     if places.confidence:
-        _write_gray(places.sureness(loaded.path), _resized(confidence, loaded.size))
+        _write_gray(places.confidence_map(loaded.path), _resized(confidence, loaded.size))
     write_labels(places.labels(loaded.path), _resized(labels, loaded.size), network.parts)
 
 

@@ -83,9 +83,9 @@ def pretrain(
 ) -> Path:
     """Trains a pretext on a folder of images; returns out/representation, for `open_representation`.
 
-    pretext: a name of `catalog.PRETEXTS`. images: the folder; None for a preset that makes toy images (TOY_PRESETS). preset:
-    a row of the pretext's table; None takes DEFAULT. changes: options by name. Images that cannot be read are left out
-    with a warning. A generator writes sample grids to out/samples/. Resumes a stopped training.
+    pretext: a name of `catalog.PRETEXTS`. images: the folder; None for a preset that makes toy images (TOY_PRESETS).
+    preset: a row of the pretext's table; None takes DEFAULT. changes: options by name. Images that cannot be read are
+    left out with a warning. A generator writes sample grids to out/samples/. Resumes a stopped training.
 
     Raises BadImage for a folder without images, BadRecipe for an invalid setting, BadArtifact when `out` holds a run of
     other settings or images.

@@ -1,8 +1,7 @@
-"""preview: first masks of a folder within a minute, by a frozen pretrained encoder, while the student is still to come.
+"""preview: first masks of a folder within a minute, by a frozen pretrained encoder, before the student is trained.
 
-A small head is fitted to the labeled images in seconds and labels the folder, an even part of it first, for as long as
-it may. What it writes is marked as a preview in the manifest of the folder, so that the student's masks replace all of
-it; its quality is told nowhere, since it is not what is delivered.
+A small head is fitted to the labeled images in seconds and predicts the folder, evenly spaced images first, until the
+time is up. The student's masks and report replace these.
 """
 
 import time
@@ -19,8 +18,8 @@ from partshot.data.images import read_image, read_stack
 from partshot.data.labels import write_labels
 from partshot.data.shots import Shots
 from partshot.errors import BadImage
-from partshot.inference.predictions import MANIFEST, Author, Places, claim
-from partshot.inference.reading import Reading
+from partshot.inference.options import InferenceOptions
+from partshot.inference.predictions import MANIFEST, ModelInfo, OutputPaths, prepare_folder
 from partshot.report import Example, Gallery, Headline, shots_gallery, write_report
 from partshot.represent.encoders import default_encoder
 from partshot.segmenter import Segmenter
@@ -61,11 +60,11 @@ def preview(shots: Shots, images: Sequence[Path], out: Path, title: str, seed: i
     Raises BadLabels when out/masks holds masks that partshot did not predict.
     """
     began = time.monotonic()
-    places = Places(out / "masks", False, False)
+    places = OutputPaths(out / "masks", False, False)
     some = images[:: max(1, len(images) // _FITTED_TO)]
     segmenter = frozen_segmenter(shots, lambda side: read_stack(some, side, skip_corrupt=True).images, seed)
-    author = Author(f"preview {segmenter.fitted}", partshot.__version__, shots.parts)
-    claim(places, author, images, False, Reading())
+    author = ModelInfo(f"preview {segmenter.fitted}", partshot.__version__, shots.parts)
+    prepare_folder(places, author, images, False, InferenceOptions())
     # Every sixteenth image first, so that a preview of a part covers the whole folder.
     ordered = [path for first in range(_SPREAD) for path in images[first::_SPREAD]]
     shown: list[Example] = []

@@ -1,7 +1,7 @@
-"""How long a run may train, from the minutes that it is given and the pace of this machine, which is measured.
+"""The student's training horizon for a given run time (`run --minutes`), from the measured pace of this machine.
 
-A few steps of the very training are timed before it begins. What is not training, such as export and prediction, is
-timed or allowed for, and taken off first. Knows students by their training; refuses to know where images lie.
+Some steps of the same training are timed before it begins. Time for export, prediction and other stages is measured or
+estimated, and subtracted first.
 """
 
 import json
@@ -18,25 +18,25 @@ import numpy as np
 from partshot.artifact import replacing_file
 from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
-from partshot.segmenter import Student
+from partshot.student import Student
 from partshot.tasks.train_student import Training, needs_frozen_segmenter, train_student
 from partshot.train.distill_recipe import Distill
 from partshot.train.journal import read_journal
 
 LEAST_KIMG = 0.5
-"""A student of fewer images knows nothing; a run whose minutes allow for less takes longer than they are."""
+"""Shortest horizon in thousands of images; a run whose minutes allow for less takes longer."""
 
 # Seconds of loading, export and report beside what is measured.
 _FIXED = 25.0
-# And of a frozen encoder that labels unlabeled images, too.
-_READER = 60.0
+# Seconds of a frozen encoder that labels the unlabeled images, too.
+_FROZEN = 60.0
 _STEPS, _WINDOW, _PREDICTED = 24, 5, 8
 
 
 def refuse_minutes(minutes: float | int | None) -> None:
-    """BadRecipe for minutes that are none or never end."""
+    """Raises BadRecipe unless minutes are positive and finite."""
     if minutes is not None and not 0 < minutes < math.inf:
-        raise BadRecipe(f"minutes {minutes:g} given; more than 0 are needed, and not for ever")
+        raise BadRecipe(f"minutes {minutes:g} given; a positive, finite number is needed")
 
 
 def horizon(
@@ -49,18 +49,18 @@ def horizon(
     to_predict: int,
     read_seconds: float,
 ) -> float:
-    """Thousands of images for the student's training, so that all that is still to come takes `seconds`.
+    """Thousands of images for the student's training, so that the rest of the run takes `seconds`.
 
     shots, recipe, images, student: as `tasks.distill.train_student` takes them. trainings: how many horizons are
     trained in all, with the folds of an estimate. to_predict: how many images will be predicted. read_seconds: what
     reading one takes. Warns when the time is too short for anything but LEAST_KIMG.
     """
     began = time.monotonic()
-    step, look = _measured(shots, recipe, images, student)
+    step, prediction = _measured(shots, recipe, images, student)
     # Prediction reads every image again and writes its mask.
-    rest = _FIXED + to_predict * (2 * read_seconds + look)
+    rest = _FIXED + to_predict * (2 * read_seconds + prediction)
     if needs_frozen_segmenter(student, recipe, shots):
-        rest += _READER
+        rest += _FROZEN
     thousand = 1000 / recipe.batch * step * trainings
     left = seconds - (time.monotonic() - began)
     kimg = (left - rest) / thousand
@@ -74,47 +74,44 @@ def horizon(
     return max(LEAST_KIMG, round(kimg, 2))
 
 
-def kept(told: Path, state: str, measure: Callable[[], float]) -> float:
-    """A horizon that an earlier run of the same state has in the file `told`, else one measured and written there.
+def kept(path: Path, state: str, measure: Callable[[], float]) -> float:
+    """The horizon that an earlier run of the same state wrote to `path`, else a measured one, which is written there.
 
-    So a stopped run goes on with the training that it began, however busy the machine is by then.
+    So a resumed run keeps its horizon, whatever the machine's load.
     """
-    if told.exists():
-        before = json.loads(told.read_text(encoding="utf-8"))
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
         if before["state"] == state:
             return before["kimg"]
     kimg = measure()
-    with replacing_file(told) as path:
-        path.write_text(json.dumps({"state": state, "kimg": kimg}), encoding="utf-8")
+    with replacing_file(path) as temporary:
+        temporary.write_text(json.dumps({"state": state, "kimg": kimg}), encoding="utf-8")
     return kimg
 
 
 def _measured(shots: Shots, recipe: Distill, images: np.ndarray, student: str) -> tuple[float, float]:
-    """Seconds of a training step, as the mean over a horizon, and of the student's look at one image."""
-    short = _without_reader(recipe).changed(kimg=_STEPS * recipe.batch / 1000)
+    """Seconds of a training step, averaged over a horizon, and of predicting one image."""
+    short = _without_frozen(recipe).changed(kimg=_STEPS * recipe.batch / 1000)
     with tempfile.TemporaryDirectory() as folder:
         trained = train_student(shots, short, Path(folder), images, Training(student), quiet=True)
         ends = [line["seconds"] for line in read_journal(Path(folder) / "journal.jsonl")]
-    return _usual(np.diff([0.0, *ends]).tolist()), _look(trained, images)
+    return _robust_mean(np.diff([0.0, *ends]).tolist()), _seconds_of_prediction(trained, images)
 
 
-def _without_reader(recipe: Distill) -> Distill:
-    """The same where nobody is asked whether pseudo-labels are right."""
+def _without_frozen(recipe: Distill) -> Distill:
+    """The same recipe without the frozen encoder's labels."""
     if recipe.consistency is None:
         return recipe
     return recipe.changed(consistency=recipe.consistency.changed(min_agreement=0.0))
 
 
-def _usual(seconds: list[float]) -> float:
-    """Their mean without those that are slow once: each counts as the median of those around it.
-
-    So phases of a training that cost more than others keep their share.
-    """
+def _robust_mean(seconds: list[float]) -> float:
+    """Mean of a running median, which ignores single slow steps and keeps phases that are slow throughout."""
     reach = _WINDOW // 2
     return fmean(median(seconds[max(0, i - reach) : i + reach + 1]) for i in range(len(seconds)))
 
 
-def _look(student: Student, images: np.ndarray) -> float:
+def _seconds_of_prediction(student: Student, images: np.ndarray) -> float:
     some = list(images[:_PREDICTED])
     student.predict(some)
     began = time.perf_counter()

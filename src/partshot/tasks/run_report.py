@@ -24,7 +24,8 @@ from partshot.report import (
     uncertain_gallery,
     write_report,
 )
-from partshot.segmenter import Segmenter, Student
+from partshot.segmenter import Segmenter
+from partshot.student import Student
 from partshot.tasks.check import Checked
 from partshot.tasks.compact import Compared
 from partshot.tasks.estimate import Estimate

@@ -31,8 +31,8 @@ def sample(
     """Generates `count` images of the seeds seed, seed + 1, ...; returns out/images, beside which lie out/latents.
 
     generator: the representation/ that `partshot pretrain stylegan2` (or stylegan1) wrote; None takes the embedded one.
-    psi: truncation; below 1, images are more alike and look better. Raises BadArtifact when the folder holds no generator,
-    or `out` other samples.
+    psi: truncation; below 1, images are more alike and look better. Raises BadArtifact when the folder holds no
+    generator, or `out` other samples.
     """
     if count < 1:
         raise BadRecipe(f"count {count} given; 1 or more images are needed")
@@ -47,8 +47,7 @@ def sample(
         before = read_card(out / "latents")
         if before.get("generator") != found.weights or {key: before.get(key) for key in card} != card:
             raise BadArtifact(
-                f"{out}: holds samples of other seeds, another psi or another generator, to which masks would not belong; "
-                "choose another --out"
+                f"{out}: holds samples of other seeds, another psi or another generator; choose another --out"
             )
         if all((out / "images" / f"{name}.png").exists() for name in names):
             return out / "images"
@@ -69,8 +68,8 @@ def sample(
 def latents_of(generator: Generator, shots: Shots, images: Path | None = None, quiet: bool = True) -> Latents:
     """Latents of shots: those beside the images, or else those found by inversion.
 
-    images: the folder that `sample` returned, or a copy with latents/ beside it. quiet: do not announce an inversion, which
-    takes seconds an image. Raises BadArtifact when a shot has no latent or is not what its latent generates.
+    images: the folder that `sample` returned, or a copy with latents/ beside it. quiet: do not announce an inversion,
+    which takes seconds an image. Raises BadArtifact when a shot has no latent or is not what its latent generates.
     """
     folder = None if images is None else Path(images).parent / "latents"
     if folder is None or not folder.is_dir():
@@ -125,5 +124,5 @@ def _refuse_others(generator: Generator, latents: Latents, shots: Shots, where: 
         same = made.shape == image.shape
         if not same or np.abs(made.astype(int) - image.astype(int)).max() > _ROUNDING:
             raise BadArtifact(
-                f"{where}: '{name}' is not the image that its latent generates; restore it, or sample again and label it"
+                f"{where}: '{name}' is not the image that its latent generates; restore it, or sample again"
             )

@@ -28,7 +28,8 @@ from partshot.represent.reduced import Reduced
 from partshot.represent.spec import fingerprint as weights_of
 from partshot.represent.stylegan import StyleGAN
 from partshot.represent.vit import read_weights
-from partshot.segmenter import DOUBTED, Segmenter, Student
+from partshot.segmenter import DISCARD_SHARE, Segmenter
+from partshot.student import Student
 from partshot.tasks.export import export
 from partshot.tasks.fit import ENCODER_LEVELS, frozen_segmenter
 from partshot.train.distill import Distillation, LabelSources
@@ -177,7 +178,7 @@ def _current(
     found = Student(net, student, shots.parts, recipe.size, card, recipe.flip_tta, native=native)
     if images is None or not recipe.decision_temperature:
         return found
-    return found.decide(images, objective.logit_adjustment.tolist(), recipe.decision_temperature)
+    return found.fit_offsets(images, objective.logit_adjustment.tolist(), recipe.decision_temperature)
 
 
 def reads_generator(teacher: Segmenter | Student) -> bool:
@@ -195,8 +196,8 @@ def generated_shots(
     """Images of a teacher's generator with the teacher's labels.
 
     Labels of a probability below _MIN_CONFIDENCE are 255: most wrong ones are, where parts meet. Of an ensemble, the
-    share DOUBTED of the images, the most uncertain ones, is left out. second: a student whose labels must agree; see
-    Segmenter.generate.
+    share DISCARD_SHARE of the images, the most uncertain ones, is left out. second: a student whose labels must agree;
+    see Segmenter.generate.
     """
     first = _FIRST_SEED + seed * count
     with Ticker("generate labeled images", count, 0, quiet) as ticker:
@@ -353,7 +354,7 @@ def _fingerprint(
         if reads_generator(teacher):
             digest.update(f"{teachers.generated}/{_MIN_CONFIDENCE}".encode())
             if teacher.head_name == "ensemble":
-                digest.update(f"/{DOUBTED}".encode())
+                digest.update(f"/{DISCARD_SHARE}".encode())
     if begin is not None:
         digest.update(weights_of({}, begin).encode())
     return digest.hexdigest()[:12]

@@ -1,1 +1,1 @@
-"""Drawn images with exact masks: faces, cars and horses."""
+"""Procedurally drawn images with pixel-exact masks: faces, cars and horses."""

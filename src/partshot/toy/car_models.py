@@ -1,6 +1,6 @@
-"""The cars' shapes: models as side profiles, and how a solid made of one is seen.
+"""Geometry of the toy cars: models as side profiles, and the projection of the solids made from them.
 
-Units are meters, x forward, y up from the ground, z toward the viewer. Knows geometry; refuses to know paint.
+Units are meters; x points forward, y up from the ground, z toward the viewer.
 """
 
 import math
@@ -13,10 +13,11 @@ from partshot.toy.canvas import Color
 
 @dataclass(frozen=True)
 class Model:
-    """profile: from the rear sill over the roof to the front sill, (x forward, y up) in meters, ground at 0.
+    """Side profile and dimensions of a car model, in meters.
 
-    rear, front: the lower and the upper x of the rear window and of the windshield; belt, roof: their heights.
-    wheels: radius. pillars: where the side glass is divided, as fractions of its length.
+    profile: (x, y) points from the rear sill over the roof to the front sill; the ground is at y = 0.
+    rear, front: the lower and the upper x of the rear window and of the windshield. belt, roof: the lower and the upper
+    y of the windows. wheels: radius. pillars: where the side windows are divided, as fractions of their length.
     """
 
     profile: tuple[tuple[float, float], ...]
@@ -83,14 +84,17 @@ MODELS = (
 
 @dataclass(frozen=True)
 class View:
-    """How the car is looked at: yaw 0 is the pure side, positive shows the front, negative the rear (radians)."""
+    """The camera: yaw 0 is the side view, positive yaw shows the front, negative the rear (radians).
+
+    pitch: radians. distance: meters.
+    """
 
     yaw: float
     pitch: float
     distance: float
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Points [n, 3] (forward, up, toward the viewer) as seen, [n, 2], y downward."""
+        """Projects points [n, 3] (forward, up, toward the viewer) to [n, 2], y pointing down."""
         x, y, z = points.T
         c, s = math.cos(self.yaw), math.sin(self.yaw)
         across, toward = x * c - z * s, x * s + z * c
@@ -100,7 +104,7 @@ class View:
 
 @dataclass(frozen=True)
 class Car:
-    """A model in its colors, seen in a view."""
+    """A model with its colors, in a view; half: half its width at the belt, in meters."""
 
     model: Model
     view: View
@@ -109,37 +113,37 @@ class Car:
     half: float
 
     def width(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Half the car's width: narrower toward the roof and at both ends."""
+        """Half the car's width at (x, y): it decreases toward the roof and toward both ends."""
         upper = np.minimum(np.maximum((y - self.model.belt) / (self.model.roof - self.model.belt), 0), 1)
         outward = np.minimum((x / self.model.profile[-2][0]) ** 2, 1)
         return self.half * (1 - 0.2 * upper) * (1 - 0.1 * outward**3)
 
     def side(self, points, side: float = 1.0, out: float = 0.0) -> np.ndarray:
-        """Points (x, y) on the near (1) or far (-1) side, as seen."""
+        """Projects points (x, y) on the near (1) or far (-1) side; out: their distance from the surface."""
         x, y = np.asarray(points, float).T
         return self.view.project(np.array([x, y, side * (self.width(x, y) + out)]).T)
 
     def end(self, y, z, front: bool, out: float = 0.01) -> np.ndarray:
-        """Points on the front or the rear, as seen; z as a fraction of half the width."""
+        """Projects points on the front or the rear; z: as a fraction of half the width."""
         y, z = np.asarray(y, float), np.asarray(z, float)
         x = self.reach(y, front)
         return self.view.project(np.array([x + (out if front else -out), y, z * self.width(x, y)]).T)
 
     def reach(self, y, front: bool) -> np.ndarray:
-        """How far the front or the rear stands out at height y."""
+        """The x of the front or the rear at height y."""
         profile = np.array(self.model.profile)
         end = profile[-3:][::-1] if front else profile[:3]
         return np.interp(y, end[:, 1], end[:, 0])
 
 
 def facing(quads: np.ndarray) -> np.ndarray:
-    """Twice the area of each quad [n, 4, 2] as seen, positive when its corners run clockwise in the image."""
+    """Twice the signed area of each projected quad [n, 4, 2]: positive when its corners are clockwise in the image."""
     a, b = quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1]
     return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
 
 
 def rounded(points) -> np.ndarray:
-    """A profile with its corners cut twice (Chaikin), the sills kept: [n, 2]."""
+    """A profile smoothed by two steps of Chaikin's corner cutting; its first and last point stay: [n, 2]."""
     profile = np.array(points)
     for _ in range(2):
         a, b = profile[:-1], profile[1:]

@@ -1,7 +1,8 @@
-"""Drawn faces, cars and horses with exact parts: tests, docs and the demo need no download.
+"""Toy data sets: drawn faces, cars and horses with pixel-exact labels, so tests, docs and the demo need no download.
 
-Image i depends on its kind, the seed and i alone, never on the count, and is the same drawing at any size. Knows the
-kinds and how a folder of them is laid out; how a thing looks is in the file named after it.
+Image i depends only on its kind, the seed and i, not on the count, and is the same drawing at any size. This module
+holds the kinds, their part names and the folder layout; faces.py, cars.py and horses.py draw. Needs skia (extra
+"train") to draw.
 """
 
 import io
@@ -27,7 +28,7 @@ _DRAW = {
     "horses": "partshot.toy.horses:draw_horse",
 }
 
-# The ids that the drawing files paint with are places in these rows.
+# Id -> part name; the drawing modules use these ids.
 _NAMES = {
     "faces": ("background", "face", "hair", "eyes", "eyebrows", "nose", "mouth", "ears", "neck", "clothes"),
     "faces-lr": (
@@ -39,14 +40,15 @@ _NAMES = {
 }  # fmt: skip
 
 KINDS = tuple(_DRAW)
-"""faces has ReGAN's ten classes; faces-lr is the same images with left and right eye, eyebrow and ear apart."""
+"""faces has the ten classes of ReGAN. faces-lr has the same images, with left and right eyes, eyebrows and ears as
+separate classes."""
 
 SIZES = (32, 512)
-"""Smallest and largest side in pixels: below, an eye is less than a pixel; above, the drawings lack detail."""
+"""Smallest and largest side in pixels. Below, an eye is smaller than a pixel; above, the drawings lack detail."""
 
 
 def toy_parts(kind: str) -> PartSet:
-    """The parts of a kind of toy; BadRecipe with the nearest kind when there is none."""
+    """The PartSet of a kind of toy; BadRecipe names the nearest kind when the kind is unknown."""
     if kind not in _NAMES:
         raise BadRecipe(f"unknown toy '{kind}'; {nearest(kind, KINDS)}")
     return PartSet.of(*_NAMES[kind])
@@ -55,17 +57,17 @@ def toy_parts(kind: str) -> PartSet:
 def draw(kind: str, size: int, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     """One toy: its image, uint8 [size, size, 3] RGB, and its exact labels, uint8 [size, size], ids of `toy_parts`.
 
-    size: pixels per side, 32 to 512. seed, index: at least 0; together they decide everything, whatever the size
-    (but for the sensor's noise, which is per pixel). Raises BadRecipe for an unknown kind or values out of range.
+    size: pixels per side, 32 to 512. seed, index: at least 0. They determine the drawing, which is the same at every
+    size except for the per-pixel sensor noise. Raises BadRecipe for an unknown kind or values out of range.
     """
-    artist = _artist(kind, size)
+    draw_function = _draw_function(kind, size)
     if seed < 0 or index < 0:
         raise BadRecipe(f"toy seed {seed}, index {index}: both start at 0")
-    return artist(np.random.default_rng([seed, index]), size)
+    return draw_function(np.random.default_rng([seed, index]), size)
 
 
 def toy_shots(kind: str, size: int, count: int, seed: int = 0, start: int = 0) -> Shots:
-    """Toys start .. start + count - 1 as labeled shots in memory; see `draw`."""
+    """Toy images start .. start + count - 1 as labeled shots in memory; see `draw`."""
     drawn = [draw(kind, size, seed, i) for i in range(start, start + count)]
     return Shots(
         images=tuple(image for image, _ in drawn),
@@ -76,10 +78,11 @@ def toy_shots(kind: str, size: int, count: int, seed: int = 0, start: int = 0) -
 
 
 def write_toy(kind: str, count: int, size: int, folder: Path | str, seed: int = 0) -> Path:
-    """Writes toys 0 .. count - 1 to folder/images/00000.png, folder/masks/00000.png and folder/classes.json.
+    """Writes toy images 0 .. count - 1 to folder/images/00000.png, folder/masks/00000.png and folder/classes.json.
 
-    Each file is written whole or not at all, and what is already there is kept, so a stopped run goes on where it
-    was, and a larger count adds to a smaller one. Raises BadRecipe when the folder holds anything else, DiskFull.
+    Files are written atomically and existing files are kept, so an interrupted run can be resumed, and a larger count
+    adds to a smaller one. Raises BadRecipe when the folder holds other images or classes, DiskFull when the disk is
+    full.
     """
     for _ in writing_toy(kind, count, size, folder, seed):
         pass
@@ -87,12 +90,12 @@ def write_toy(kind: str, count: int, size: int, folder: Path | str, seed: int = 
 
 
 def writing_toy(kind: str, count: int, size: int, folder: Path | str, seed: int = 0) -> Iterator[Path]:
-    """`write_toy` one image at a time: yields the path of each once it and its mask are there."""
+    """`write_toy` as a generator: yields the path of each image once it and its mask are written."""
     folder, parts = Path(folder), toy_parts(kind)
-    _artist(kind, size)
+    _draw_function(kind, size)
     if count < 1 or seed < 0:
         raise BadRecipe(f"toy count {count}, seed {seed}: at least 1 image, and seeds start at 0")
-    _refuse_others(kind, size, folder, seed)
+    _refuse_other_images(kind, size, folder, seed)
     _write(folder / "classes.json", dumps(parts.to_dict(), indent=1).encode())
     for i in range(count):
         image_path, mask_path = _paths(folder, i)
@@ -103,11 +106,11 @@ def writing_toy(kind: str, count: int, size: int, folder: Path | str, seed: int 
         yield image_path
 
 
-def _artist(kind: str, size: int) -> Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]:
-    artist = lookup(_DRAW, kind, "toy")
+def _draw_function(kind: str, size: int) -> Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]:
+    draw_function = lookup(_DRAW, kind, "toy")
     if not SIZES[0] <= size <= SIZES[1]:
         raise BadRecipe(f"toy size {size}: choose {SIZES[0]} to {SIZES[1]} pixels")
-    return artist
+    return draw_function
 
 
 def _name(index: int) -> str:
@@ -118,24 +121,24 @@ def _paths(folder: Path, index: int) -> tuple[Path, Path]:
     return folder / "images" / f"{_name(index)}.png", folder / "masks" / f"{_name(index)}.png"
 
 
-def _refuse_others(kind: str, size: int, folder: Path, seed: int) -> None:
-    """Images that another kind, size or seed left, or that are somebody's own, are neither mixed in nor replaced."""
-    cure = "choose an empty folder, or the kind, size and seed it was drawn with"
+def _refuse_other_images(kind: str, size: int, folder: Path, seed: int) -> None:
+    """Raises BadRecipe when the folder holds images of another kind, size or seed, or images that are no toys."""
+    hint = "choose an empty folder, or the kind, size and seed it was drawn with"
     classes = folder / "classes.json"
     if classes.exists() and PartSet.load(classes) != toy_parts(kind):
-        raise BadRecipe(f"{classes} is not of toy {kind}; {cure}")
+        raise BadRecipe(f"{classes} is not of toy {kind}; {hint}")
     there = sorted((folder / "images").glob("[!.]*")) if (folder / "images").is_dir() else []
     if not there:
         return
     first = there[0]
     ours = first.suffix == ".png" and first.stem.isdecimal()
     if not ours or not np.array_equal(read_image(first), draw(kind, size, seed, int(first.stem))[0]):
-        raise BadRecipe(f"{first} is no image of toy {kind}, size {size}, seed {seed}; {cure}")
+        raise BadRecipe(f"{first} is no image of toy {kind}, size {size}, seed {seed}; {hint}")
 
 
 def _png(image: np.ndarray) -> bytes:
     blob = io.BytesIO()
-    Image.fromarray(image).save(blob, "PNG", compress_level=3)  # drawn noise hardly compresses: spend no time on it
+    Image.fromarray(image).save(blob, "PNG", compress_level=3)  # noise hardly compresses at higher levels
     return blob.getvalue()
 
 

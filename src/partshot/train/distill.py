@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import nn
 
-from partshot.data.augment import augment, move_labels, move_scores, recolor, transfer_colors, warp_grid
+from partshot.data.augment import augment, photometric, transfer_colors, warp_grid, warp_labels, warp_soft_labels
 from partshot.data.mosaic import mosaic
 from partshot.data.soft_labels import SoftLabels
 from partshot.nets.light_unet import LightUNet
@@ -230,9 +230,9 @@ class Distillation:
         weak = self._load(self.images, chosen, size)
         grid, flipped = warp_grid(count, (size, size), self.recipe.views, rng, self.device)
         moved = F.grid_sample(weak, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-        strong = recolor(moved, self.recipe.views, rng)
+        strong = photometric(moved, self.recipe.views, rng)
         if self._unlabeled_source() == "soft":
-            soft = move_scores(self.sources.soft.read(chosen, size).to(self.device), grid, flipped, self.mirrored_ids)
+            soft = warp_soft_labels(self.sources.soft.read(chosen, size).to(self.device), grid, flipped, self.mirrored_ids)
             return {"strong": strong, "soft": soft}
         views = {"strong": strong, "weak": weak, "grid": grid, "flipped": flipped}
         if frozen is not None:
@@ -274,7 +274,7 @@ class Distillation:
             if batch.frozen is not None:
                 used &= batch.frozen == ids
             ids = torch.where(used, ids, IGNORE)
-        return move_labels(ids, batch.grid, batch.flipped, self.mirrored_ids)
+        return warp_labels(ids, batch.grid, batch.flipped, self.mirrored_ids)
 
     def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits minus the log class weights, so that their softmax is the posterior of the unweighted classes.
