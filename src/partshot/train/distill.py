@@ -232,7 +232,9 @@ class Distillation:
         moved = F.grid_sample(weak, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         strong = photometric(moved, self.recipe.views, rng)
         if self._unlabeled_source() == "soft":
-            soft = warp_soft_labels(self.sources.soft.read(chosen, size).to(self.device), grid, flipped, self.mirrored_ids)
+            soft = warp_soft_labels(
+                self.sources.soft.read(chosen, size).to(self.device), grid, flipped, self.mirrored_ids
+            )
             return {"strong": strong, "soft": soft}
         views = {"strong": strong, "weak": weak, "grid": grid, "flipped": flipped}
         if frozen is not None:
