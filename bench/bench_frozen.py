@@ -42,7 +42,7 @@ from partshot.represent.vit import TimmEncoder, build_net
 from partshot.segmenter import Segmenter
 from partshot.tasks.fit import ENCODER_LEVELS, POINTS_HEAD, facing_fit
 from partshot.train.fit_head import PRESETS as HEAD_PRESETS
-from partshot.train.fit_points import PRESETS, Points, read_points
+from partshot.train.fit_points import PRESETS, Points, sample_points
 from partshot.train.fitting import Fit
 from partshot.train.journal import Journal, read_journal
 
@@ -165,7 +165,7 @@ def method(pack: str, features: Features, seed: int) -> Method:
         recipe = facing_fit(features.fit.changed(seed=seed), one_sided(unlabeled(pack, 64)))
         if features.head == "prototypes":
             fitted = Segmenter(found, shots.parts, "mlp-s", size, recipe)
-            fitted.head_ = Prototypes(found, shots.parts, read_points(found, shots, recipe, size))
+            fitted.head_ = Prototypes(found, shots.parts, sample_points(found, shots, recipe, size))
         else:
             fitted = Segmenter(found, shots.parts, features.head, size, recipe).fit(shots, quiet=True)
         return predictor(fitted)

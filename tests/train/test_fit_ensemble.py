@@ -1,4 +1,4 @@
-"""Fitting an ensemble: what plain torch does to each member alone, on pixels that plain images tell apart."""
+"""Fitting an ensemble: the same as plain torch for each member, on stripes that differ in color."""
 
 import numpy as np
 import pytest
@@ -15,8 +15,8 @@ from partshot.ops.images import as_tensors
 from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.pixels import Pixels
-from partshot.train.fit_ensemble import PRESETS, FitEnsemble, Order, Watch, fit_ensemble, member_seeds
-from partshot.train.fit_head import restart
+from partshot.train.fit_ensemble import PRESETS, EarlyStopping, FitEnsemble, PixelSampler, fit_ensemble, member_seeds
+from partshot.train.fit_head import reset_parameters
 
 PARTS = PartSet.of("background", "red", "blue", "never seen")
 COLORS = np.array([[20, 20, 20], [230, 40, 40], [40, 40, 230], [0, 255, 0]], np.uint8)
@@ -25,7 +25,7 @@ QUICK = FitEnsemble(pixels=64 * 60, patience=None, precision="fp32")
 
 
 def stripes(count=2, seed=0):
-    """Dark images with a red and a blue stripe, and noise."""
+    """Dark noisy images with a red and a blue stripe."""
     rng = np.random.default_rng(seed)
     images, labels = [], []
     for _ in range(count):
@@ -56,15 +56,15 @@ def accuracy(head, shots):
 
 
 def features_of(shots):
-    """[pixels, channels], as published code holds them."""
+    """[pixels, channels], as in published code."""
     pyramid = Pixels().features(as_tensors(np.stack(shots.images)))
     return stack(pyramid).permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def plain_training(member, rows, ids, order, recipe, steps):
+def plain_training(member, rows, ids, sampler, recipe, steps):
     """The published loop for one member, in plain torch; returns its probabilities for all rows."""
     head = ensemble()
-    restart(head, recipe.seed)
+    reset_parameters(head, recipe.seed)
     dense = torch.cat(list(head.first.weights), 1)
     weights = [t.detach().unflatten(0, (3, -1))[member].squeeze().clone() for t in (dense, *head.weights)]
     net = nn.Sequential()
@@ -76,7 +76,7 @@ def plain_training(member, rows, ids, order, recipe, steps):
             net.append(nn.ReLU()).append(nn.BatchNorm1d(len(weight)))
     optimizer = torch.optim.Adam(net.parameters(), recipe.lr)
     for _ in range(steps):
-        chosen = order.take(recipe.batch)
+        chosen = sampler.take(recipe.batch)
         loss = F.cross_entropy(net(rows[chosen]), ids[chosen])
         optimizer.zero_grad()
         loss.backward()
@@ -85,7 +85,7 @@ def plain_training(member, rows, ids, order, recipe, steps):
         return net.eval()(rows).softmax(1)
 
 
-def test_fitting_all_at_once_is_fitting_each_alone():
+def test_fitting_all_members_at_once_equals_fitting_each_alone():
     shots, steps = stripes(), 12
     rows, ids = features_of(shots), torch.from_numpy(np.stack(shots.labels)).long().flatten()
     recipe = QUICK.changed(pixels=64 * steps)
@@ -93,8 +93,8 @@ def test_fitting_all_at_once_is_fitting_each_alone():
     with torch.no_grad():
         found = head.members(Pixels().features(as_tensors(np.stack(shots.images))))
     for member, seed in enumerate(member_seeds(recipe.seed, 3)):
-        order = Order(torch.arange(len(ids)), seed)
-        expected = plain_training(member, rows, ids, order, recipe, steps)
+        sampler = PixelSampler(torch.arange(len(ids)), seed)
+        expected = plain_training(member, rows, ids, sampler, recipe, steps)
         torch.testing.assert_close(found[member].permute(0, 2, 3, 1).flatten(0, 2), expected, atol=2e-4, rtol=1e-2)
 
 
@@ -106,7 +106,7 @@ def test_a_fitted_ensemble_segments_new_images(count, precision):
     assert accuracy(head, stripes(4, seed=9)) > 0.97
 
 
-def test_fitting_twice_is_fitting_once():
+def test_fitting_again_gives_the_same_weights():
     head = fitted()
     once = state_of(head)
     torch.manual_seed(5)
@@ -125,24 +125,24 @@ def test_the_laws_of_fitting():
     assert laws.fit_laws(fit, stripes(), stripes(3, seed=9).images) == []
 
 
-def test_how_many_steps_are_read_at_once_changes_nothing(monkeypatch):
+def test_the_number_of_steps_per_chunk_has_no_effect(monkeypatch):
     once = state_of(fitted())
-    monkeypatch.setattr("partshot.train.fit_ensemble._ROOM", 1)
+    monkeypatch.setattr("partshot.train.fit_ensemble._CHUNK_BYTES", 1)
     assert torch.equal(state_of(fitted()), once)
 
 
-def test_the_global_random_state_is_left_alone():
+def test_the_global_random_state_is_not_changed():
     head, state = ensemble(), torch.get_rng_state()
     fitted(recipe=QUICK.changed(pixels=64), head=head)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_members_start_and_are_fitted_apart():
+def test_members_differ():
     members = fitted().members(Pixels().features(as_tensors(np.stack(stripes().images))))
     assert all(not torch.allclose(members[a], members[b], atol=1e-3) for a, b in ((0, 1), (1, 2), (0, 2)))
 
 
-def test_ignored_pixels_change_nothing():
+def test_ignored_pixels_have_no_effect():
     shots = stripes()
     labels = tuple(np.where(np.arange(SIZE) < 8, mask, IGNORE).astype(np.uint8) for mask in shots.labels)
     given = Shots(shots.images, labels, shots.names, PARTS)
@@ -155,11 +155,11 @@ def test_ignored_pixels_change_nothing():
     assert torch.equal(*map(state_of, heads))
 
 
-def test_features_that_are_known_are_not_read(monkeypatch):
+def test_precomputed_features_are_not_computed_again(monkeypatch):
     shots = stripes()
     read = Pixels().features(as_tensors(np.stack(shots.images)))
     once = state_of(fitted(shots))
-    monkeypatch.setattr(Pixels, "features", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(Pixels, "features", lambda *_: pytest.fail("computed"))
     assert torch.equal(state_of(fitted(shots, read=read)), once)
     half = Pyramid(tuple(m.half() for m in read.maps), read.image_size)
     assert torch.isfinite(state_of(fitted(shots, read=half))).all()
@@ -181,13 +181,13 @@ def test_shots_without_a_labeled_pixel_are_refused():
         fitted(Shots(shots.images, (np.full((SIZE, SIZE), IGNORE, np.uint8),), shots.names, PARTS))
 
 
-def test_a_loss_that_is_no_number_is_refused_with_a_cure():
+def test_a_nonfinite_loss_is_refused_with_a_hint():
     with pytest.raises(BadRecipe, match="lower lr"):
         fitted(recipe=QUICK.changed(lr=1e38))
 
 
-def literal_stop(losses, patience):
-    """The published rule for one member, as it is written: the step after which it stops, or None."""
+def published_stop(losses, patience):
+    """The published rule for one member, literally: the step after which it stops, or None."""
     best, waited = 1e7, 0
     for step, loss in enumerate(losses):
         if loss < best:
@@ -200,33 +200,33 @@ def literal_stop(losses, patience):
 
 
 @pytest.mark.parametrize("patience", [0, 3, 50])
-def test_every_member_stops_where_the_published_rule_stops_it(patience):
+def test_every_member_stops_when_the_published_rule_stops_it(patience):
     rng = np.random.default_rng(0)
     losses = rng.exponential(size=(400, 5)) * np.linspace(1, [1, 0.5, 0.2, 0.02, 0], 400)
-    watch, stopped = Watch(5, patience), {}
+    stopping, stopped = EarlyStopping(5, patience), {}
     for step, row in enumerate(losses):
-        stopped |= {member: step for member in watch(row.tolist())}
-    expected = {i: literal_stop(losses[:, i], patience) for i in range(5)}
+        stopped |= {member: step for member in stopping(row.tolist())}
+    expected = {i: published_stop(losses[:, i], patience) for i in range(5)}
     assert stopped == {i: step for i, step in expected.items() if step is not None}
-    assert watch.all_stopped == (len(stopped) == 5)
+    assert stopping.all_stopped == (len(stopped) == 5)
     assert stopped or patience == 50
 
 
-def test_without_patience_nobody_stops():
-    watch = Watch(2, None)
-    assert not any(watch([1.0, 1.0]) for _ in range(100))
+def test_without_patience_no_member_stops():
+    stopping = EarlyStopping(2, None)
+    assert not any(stopping([1.0, 1.0]) for _ in range(100))
 
 
-def test_a_stopped_member_stays_as_it_was(monkeypatch):
+def test_the_weights_of_a_stopped_member_do_not_change(monkeypatch):
     # Member 1 stops after the fifth step; the others go on.
-    steps, recipe = [], QUICK.changed(settled=0, patience=50, pixels=64 * 20)
+    steps, recipe = [], QUICK.changed(min_epochs=0, patience=50, pixels=64 * 20)
 
-    class FifthStep(Watch):
+    class FifthStep(EarlyStopping):
         def __call__(self, losses):
             steps.append(losses)
             return [1] if len(steps) == 5 else []
 
-    monkeypatch.setattr("partshot.train.fit_ensemble.Watch", FifthStep)
+    monkeypatch.setattr("partshot.train.fit_ensemble.EarlyStopping", FifthStep)
     whole = fitted(recipe=recipe)
     assert len(steps) == 20
     monkeypatch.undo()
@@ -242,33 +242,35 @@ def owned(head):
     return [tensor.unflatten(0, (3, -1)) for tensor in state.values()]
 
 
-def test_a_fit_ends_when_all_have_stopped_and_not_before_they_may(monkeypatch):
+def test_a_fit_ends_when_all_members_have_stopped_but_not_before_min_epochs(monkeypatch):
     seen = []
-    monkeypatch.setattr(Watch, "__call__", lambda self, losses: seen.append(1) or self.running.clear() or [0, 1, 2])
-    # Two images of 256 pixels: eight steps are an epoch, and in the third one they may stop.
-    head = fitted(recipe=QUICK.changed(settled=2, patience=0))
+    monkeypatch.setattr(
+        EarlyStopping, "__call__", lambda self, losses: seen.append(1) or self.running.clear() or [0, 1, 2]
+    )
+    # Two images of 256 pixels: an epoch has eight steps, and members may stop in the third epoch.
+    head = fitted(recipe=QUICK.changed(min_epochs=2, patience=0))
     monkeypatch.undo()
     assert len(seen) == 1
     assert torch.equal(state_of(head), state_of(fitted(recipe=QUICK.changed(pixels=64 * 17))))
 
 
-def test_every_pixel_is_seen_once_an_epoch():
+def test_every_pixel_is_sampled_once_per_epoch():
     pixels = torch.arange(10) * 7
-    order, again = Order(pixels, 3), Order(pixels, 3)
-    taken = torch.cat([order.take(4) for _ in range(5)])
+    sampler, again = PixelSampler(pixels, 3), PixelSampler(pixels, 3)
+    taken = torch.cat([sampler.take(4) for _ in range(5)])
     assert sorted(taken[:10].tolist()) == sorted(taken[10:].tolist()) == pixels.tolist()
     assert torch.equal(again.take(20), taken) and not torch.equal(taken[:10], taken[10:])
-    assert not torch.equal(Order(pixels, 4).take(10), taken[:10])
+    assert not torch.equal(PixelSampler(pixels, 4).take(10), taken[:10])
 
 
-def test_the_horizon_is_the_nearer_of_epochs_and_pixels():
+def test_the_horizon_is_the_smaller_of_epochs_and_pixels():
     assert PRESETS["datasetgan"].horizon(1000) == 100_000
     assert FitEnsemble(epochs=2, pixels=500).horizon(1000) == 500
     assert FitEnsemble(epochs=2, pixels=5000).horizon(1000) == 2000
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_survive_toml(name, tmp_path):
+def test_presets_can_be_written_and_read_as_toml(name, tmp_path):
     path = tmp_path / "fit.toml"
     path.write_text(PRESETS[name].to_toml())
     assert FitEnsemble.from_toml(path) == PRESETS[name]

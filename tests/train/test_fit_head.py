@@ -1,4 +1,4 @@
-"""Fitting: what the recipe promises, on drawn images that a linear head on pixels can learn."""
+"""Fitting a head, on synthetic images that a linear head on pixels can segment."""
 
 import numpy as np
 import pytest
@@ -23,13 +23,13 @@ from partshot.train.fit_head import (
     pixel_loss,
 )
 
-PARTS = PartSet.of("background", "left spot", "right spot", "never seen")
+PARTS = PartSet.of("background", "left disk", "right disk", "never seen")
 COLORS = np.array([[20, 20, 20], [230, 40, 40], [40, 40, 230], [0, 255, 0]], np.uint8)
 QUICK = FitHead(epochs=40, lr=0.05, standardize=True)
 
 
-def spots(count=3, size=24, seed=0):
-    """Dark images with a red spot on the left and a blue one on the right, and noise."""
+def disks(count=3, size=24, seed=0):
+    """Dark noisy images with a red disk on the left and a blue one on the right."""
     rng = np.random.default_rng(seed)
     images, labels = [], []
     y, x = np.mgrid[:size, :size]
@@ -40,7 +40,7 @@ def spots(count=3, size=24, seed=0):
             mask[(x - cx) ** 2 + (y - cy) ** 2 < 12] = part
         images.append(np.clip(COLORS[mask] + rng.normal(0, 8, (size, size, 3)), 0, 255).astype(np.uint8))
         labels.append(mask)
-    return Shots(tuple(images), tuple(labels), tuple(f"spots-{i}" for i in range(count)), PARTS)
+    return Shots(tuple(images), tuple(labels), tuple(f"disks-{i}" for i in range(count)), PARTS)
 
 
 def linear():
@@ -63,31 +63,31 @@ def weights_of(head):
 
 @pytest.mark.parametrize("make", [linear, small_cnn])
 def test_a_fitted_head_segments_new_images(make):
-    head = fit_head(make(), Pixels(), spots(), QUICK, 24)
+    head = fit_head(make(), Pixels(), disks(), QUICK, 24)
     assert not head.training
-    assert accuracy(head, spots(5, seed=9)) > 0.97
+    assert accuracy(head, disks(5, seed=9)) > 0.97
 
 
-def test_augmenting_reads_features_anew_and_still_learns():
+def test_fitting_with_augmentation_segments_new_images():
     recipe = QUICK.changed(epochs=None, images=120, batch=4, augment=AUGMENTS["weak"].changed(flip=False))
-    assert accuracy(fit_head(small_cnn(), Pixels(), spots(), recipe, 24), spots(5, seed=9)) > 0.95
+    assert accuracy(fit_head(small_cnn(), Pixels(), disks(), recipe, 24), disks(5, seed=9)) > 0.95
 
 
 @pytest.mark.parametrize("augment", [None, AUGMENTS["strong"]])
-def test_fitting_twice_is_fitting_once(augment):
+def test_fitting_again_gives_the_same_weights(augment):
     recipe = QUICK.changed(epochs=3, augment=augment)
-    head = fit_head(small_cnn(), Pixels(), spots(), recipe, 24)
+    head = fit_head(small_cnn(), Pixels(), disks(), recipe, 24)
     once = weights_of(head)
     torch.manual_seed(5)
-    assert torch.equal(weights_of(fit_head(head, Pixels(), spots(), recipe, 24)), once)
-    assert torch.equal(weights_of(fit_head(small_cnn(), Pixels(), spots(), recipe, 24)), once)
-    other = fit_head(head, Pixels(), spots(), recipe.changed(seed=1), 24)
+    assert torch.equal(weights_of(fit_head(head, Pixels(), disks(), recipe, 24)), once)
+    assert torch.equal(weights_of(fit_head(small_cnn(), Pixels(), disks(), recipe, 24)), once)
+    other = fit_head(head, Pixels(), disks(), recipe.changed(seed=1), 24)
     assert not torch.equal(weights_of(other), once)
 
 
-def test_the_global_random_state_is_left_alone():
+def test_the_global_random_state_is_not_changed():
     head, state = linear(), torch.get_rng_state()
-    fit_head(head, Pixels(), spots(1), QUICK.changed(epochs=1), 24)
+    fit_head(head, Pixels(), disks(1), QUICK.changed(epochs=1), 24)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -104,12 +104,12 @@ def test_the_horizon_counts_images(recipe, shots, steps):
     head, calls = linear(), []
     forward = head.forward
     head.forward = lambda pyramid: calls.append(pyramid.batch) or forward(pyramid)
-    fit_head(head, Pixels(), spots(shots), recipe, 24)
+    fit_head(head, Pixels(), disks(shots), recipe, 24)
     assert len(calls) == steps
     assert steps * max(calls) >= recipe.horizon(shots) > (steps - 1) * max(calls)
 
 
-def test_one_horizon_is_needed():
+def test_exactly_one_of_images_and_epochs_is_required():
     for settings in ({}, {"images": 5, "epochs": 5}):
         with pytest.raises(BadRecipe, match="either images or epochs"):
             FitHead.parse(settings)
@@ -120,13 +120,13 @@ def test_published_schedules():
     tenth, ninth = SCHEDULES["tenth-every-50-epochs"], SCHEDULES["0.9-every-50-epochs"]
     assert [tenth(e, 0) for e in (49, 50, 100)] == pytest.approx([1, 0.1, 0.01])
     assert [ninth(e, 0) for e in (49, 50, 100)] == pytest.approx([1, 0.9, 0.81])
-    # GANORCON: the rate ends at lr * 0.2^3 * 0.1.
+    # GANORCON: the final rate is lr * 0.2^3 * 0.1.
     assert SCHEDULES["cosine-ganorcon"](800, 1) == pytest.approx(0.2**3 * 0.1)
     assert (PRESETS["ganorcon-mlp"].beta1, PRESETS["ganorcon-conv"].lr) == (0.5, 5e-4)
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_survive_toml(name, tmp_path):
+def test_presets_can_be_written_and_read_as_toml(name, tmp_path):
     path = tmp_path / "fit.toml"
     path.write_text(PRESETS[name].to_toml())
     assert FitHead.from_toml(path) == PRESETS[name]
@@ -151,19 +151,19 @@ def test_pixel_loss_is_the_weighted_cross_entropy():
 
 
 def test_shots_without_a_labeled_pixel_are_refused():
-    shots = spots(1)
+    shots = disks(1)
     blank = Shots(shots.images, (np.full((24, 24), IGNORE, np.uint8),), shots.names, PARTS)
     with pytest.raises(BadLabels, match="all are 255"):
         fit_head(linear(), Pixels(), blank, QUICK, 24)
 
 
-def test_a_loss_that_is_no_number_is_refused_with_a_cure():
+def test_a_nonfinite_loss_is_refused_with_a_hint():
     with pytest.raises(BadRecipe, match="lower lr"):
-        fit_head(linear(), Pixels(), spots(), QUICK.changed(lr=1e30), 24)
+        fit_head(linear(), Pixels(), disks(), QUICK.changed(lr=1e30), 24)
 
 
 def test_leave_one_out_counts_every_pixel_of_every_shot_once():
-    shots = spots(4)
+    shots = disks(4)
     pooled = leave_one_out(linear, Pixels(), shots, QUICK, 24)
     assert pooled.sum() == 4 * 24 * 24
     assert np.trace(pooled) > 0.97 * pooled.sum()
@@ -171,16 +171,16 @@ def test_leave_one_out_counts_every_pixel_of_every_shot_once():
 
 
 def test_leave_one_out_never_fits_on_the_shot_it_predicts():
-    # Three images alike and one with red and blue exchanged: from the others it must be predicted wrongly.
-    shots = spots(4)
+    # In the last of four images red and blue are exchanged: a head fitted to the others must predict it wrongly.
+    shots = disks(4)
     odd = np.ascontiguousarray(shots.images[3][..., ::-1])
     shots = Shots((*shots.images[:3], odd), shots.labels, shots.names, PARTS)
     pooled = leave_one_out(linear, Pixels(), shots, QUICK, 24)
-    odd_spot = int((shots.labels[3] == 1).sum())
-    assert pooled[1, 2] >= odd_spot - 2
-    assert pooled[1, 1] >= pooled[1].sum() - odd_spot - 5
+    odd_disk = int((shots.labels[3] == 1).sum())
+    assert pooled[1, 2] >= odd_disk - 2
+    assert pooled[1, 1] >= pooled[1].sum() - odd_disk - 5
 
 
 def test_leave_one_out_needs_two_shots():
     with pytest.raises(BadLabels, match="label another"):
-        leave_one_out(linear, Pixels(), spots(1), QUICK, 24)
+        leave_one_out(linear, Pixels(), disks(1), QUICK, 24)

@@ -1,4 +1,4 @@
-"""Points: the laws of fitting, which heads they fit, and that unlabeled pixels are none."""
+"""Fitting to points: the laws of fitting, which heads can be fitted, and that unlabeled pixels are not sampled."""
 
 import dataclasses
 
@@ -24,16 +24,16 @@ from partshot.train.fit_points import FitPoints, fit_points
 
 RECIPE = FitPoints(views=2, points=256, steps=40, batch=256)
 SIZE = 32
-READS = Positioned(Pixels())
+FEATURES = Positioned(Pixels())
 
 
 def fitted(shots, recipe=RECIPE, make=mlp_s):
-    return fit_points(make(READS.spec.channels, len(shots.parts)), READS, shots, recipe, SIZE, quiet=True)
+    return fit_points(make(FEATURES.spec.channels, len(shots.parts)), FEATURES, shots, recipe, SIZE, quiet=True)
 
 
 def scores(head, images):
     with torch.no_grad():
-        return list(head(READS.features(as_tensors(np.stack(images)))).numpy())
+        return list(head(FEATURES.features(as_tensors(np.stack(images)))).numpy())
 
 
 @pytest.fixture(scope="module")
@@ -49,26 +49,25 @@ def test_the_laws_of_fitting(shots):
     assert laws.fit_laws(fit, shots, shots.images) == []
 
 
-def test_it_learns(shots):
+def test_a_fitted_head_predicts_the_shots(shots):
     head = fitted(shots, RECIPE.changed(steps=200))
     found = [answer.argmax(0) for answer in scores(head, shots.images)]
     assert np.mean([(a == b).mean() for a, b in zip(found, shots.labels, strict=True)]) > 0.8
 
 
-def test_the_same_from_features_that_are_known(shots):
-    known = READS.features(as_tensors(shots.stack(SIZE)[0]))
+def test_precomputed_features_give_the_same_result(shots):
+    features = FEATURES.features(as_tensors(shots.stack(SIZE)[0]))
     recipe = RECIPE.changed(views=0, precision="fp32")
-    again = mlp_s(READS.spec.channels, len(shots.parts))
-    fit_points(again, READS, shots, recipe, SIZE, quiet=True, read=known)
+    again = mlp_s(FEATURES.spec.channels, len(shots.parts))
+    fit_points(again, FEATURES, shots, recipe, SIZE, quiet=True, read=features)
     pairs = zip(scores(fitted(shots, recipe), shots.images), scores(again, shots.images), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs)
 
 
-def test_unlabeled_pixels_are_no_points(shots):
+def test_unlabeled_pixels_are_not_sampled(shots):
     some = [labels.copy() for labels in shots.labels]
     for labels in some:
         labels[:, ::2] = IGNORE
-    # Everything else of the unlabeled half may change: without views, their features are read nowhere.
     few = dataclasses.replace(shots, labels=tuple(some))
     assert len(few.present()) == len(shots.present())
     fitted(few)
@@ -77,19 +76,19 @@ def test_unlabeled_pixels_are_no_points(shots):
         fitted(none)
 
 
-def test_heads_that_look_around_are_refused(shots):
-    with pytest.raises(BadRecipe, match="looks beyond a pixel"):
+def test_heads_that_are_not_per_pixel_are_refused(shots):
+    with pytest.raises(BadRecipe, match="not a per-pixel head"):
         fitted(shots, make=cnn_s)
 
 
-def test_a_rate_that_is_too_high_is_told(shots):
+def test_a_too_high_learning_rate_is_refused(shots):
     with pytest.raises(BadRecipe, match="lower lr"):
         fitted(shots, RECIPE.changed(lr=1e30), Linear)
 
 
 @pytest.mark.parametrize("head", ["mlp-pair", "mlp-s", "linear"])
-def test_a_segmenter_of_points_survives_saving(shots, tmp_path, head):
-    first = Segmenter(READS, shots.parts, head, SIZE, RECIPE).fit(shots, quiet=True)
+def test_a_segmenter_fitted_to_points_can_be_saved_and_loaded(shots, tmp_path, head):
+    first = Segmenter(FEATURES, shots.parts, head, SIZE, RECIPE).fit(shots, quiet=True)
     second = Segmenter.load(first.save(tmp_path / "saved"))
     assert second.recipe == RECIPE and second.fitted == first.fitted
     images = toy_shots("faces", 40, 1).images
@@ -99,14 +98,14 @@ def test_a_segmenter_of_points_survives_saving(shots, tmp_path, head):
     assert torch.equal(first.soft_labels(stack).probabilities, second.soft_labels(stack).probabilities)
 
 
-def test_the_components_of_a_generators_maps_are_read_from_latents(tmp_path):
+def test_a_head_can_be_fitted_to_principal_components_of_a_generator(tmp_path):
     generator, faces = load_stylegan(), embedded_shots().subset(range(2))
     latents = latents_of_names(generator, faces)
-    reads = Reduced(generator, 4).take_drawn(range(4))
+    reduced = Reduced(generator, 4).take_generated(range(4))
     recipe = RECIPE.changed(steps=200)
-    first = Segmenter(reads, faces.parts, "mlp-pair", generator.size, recipe).fit(faces, quiet=True, latents=latents)
+    first = Segmenter(reduced, faces.parts, "mlp-pair", generator.size, recipe).fit(faces, quiet=True, latents=latents)
     second = Segmenter.load(first.save(tmp_path / "saved"))
-    assert second.representation.spec == reads.spec
+    assert second.representation.spec == reduced.spec
     found, again = (one.predict(faces.images, latents) for one in (first, second))
     assert np.mean([(a.labels == b).mean() for a, b in zip(found, faces.labels, strict=True)]) > 0.8
     assert all(np.array_equal(a.probabilities, b.probabilities) for a, b in zip(found, again, strict=True))

@@ -5,13 +5,13 @@ from skimage.filters import gaussian
 from partshot.data.shots import Shots
 from partshot.errors import BadLabels, NotFitted
 from partshot.parts import IGNORE, PartSet
-from partshot.train.forest import Forest, draw_pixels, pixel_features
+from partshot.train.forest import Forest, pixel_features, sample_pixels
 
 PARTS = PartSet.of("background", "disk", "never seen")
 
 
 def disk(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A red disk somewhere on noisy green, and its mask."""
+    """A red disk at a random place on noisy green, and its mask."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width]
     center = rng.uniform(0.35, 0.65, 2) * (height, width)
@@ -42,7 +42,7 @@ def test_finds_the_disk_in_a_new_image_at_its_own_size(forest):
     assert overlap > 0.85
 
 
-def test_each_image_is_predicted_by_itself(forest):
+def test_images_are_predicted_independently(forest):
     images = [disk(30, 30, 3)[0], disk(20, 44, 4)[0]]
 
     together = forest.predict(images)
@@ -51,7 +51,7 @@ def test_each_image_is_predicted_by_itself(forest):
         np.testing.assert_array_equal(forest.predict([image])[0], labels)
 
 
-def test_a_part_without_a_shot_keeps_its_place(forest):
+def test_a_part_that_no_shot_shows_keeps_its_id(forest):
     probabilities = forest._probabilities(disk(32, 32, 5)[0])
 
     assert probabilities.shape == (3, 32, 32)
@@ -59,7 +59,7 @@ def test_a_part_without_a_shot_keeps_its_place(forest):
     np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
 
 
-def test_the_seed_decides_everything():
+def test_the_result_depends_on_the_seed_alone():
     shots, image = shots_of([disk(24, 24, 0)]), disk(24, 24, 1)[0]
 
     first, again, other = (Forest(PARTS, 24, seed).fit(shots)._probabilities(image) for seed in (0, 0, 1))
@@ -68,15 +68,15 @@ def test_the_seed_decides_everything():
     assert not np.allclose(first, other, atol=1e-3)
 
 
-def test_ignored_pixels_change_nothing():
+def test_ignored_pixels_have_no_effect():
     labeled, ignored, new = disk(24, 24, 0), disk(24, 24, 1), disk(24, 24, 2)
     ignored = (ignored[0], np.full_like(ignored[1], IGNORE))
 
-    alone, accompanied = (
+    without, with_ignored = (
         Forest(PARTS, 24).fit(shots_of(pairs))._probabilities(new[0]) for pairs in ([labeled], [labeled, ignored])
     )
 
-    np.testing.assert_allclose(alone, accompanied, atol=1e-6)
+    np.testing.assert_allclose(without, with_ignored, atol=1e-6)
 
 
 def test_refuses_to_predict_before_fit_and_to_fit_without_labels():
@@ -103,14 +103,14 @@ def test_features_are_color_filters_blobs_and_position():
     np.testing.assert_allclose(features[:, 6, -1], 6 / 30)
 
 
-def test_rare_parts_keep_their_pixels_and_ignored_ones_are_never_drawn():
+def test_rare_parts_keep_their_pixels_and_ignored_ones_are_never_sampled():
     labels = np.zeros(10_000, np.uint8)
     labels[:50], labels[50:150] = 1, IGNORE
 
-    chosen = draw_pixels(labels, 1_000, np.random.default_rng(0))
+    chosen = sample_pixels(labels, 1_000, np.random.default_rng(0))
 
     assert len(chosen) == len(set(chosen)) == 1_000
     assert (labels[chosen] != IGNORE).all()
-    assert (labels[chosen] == 1).sum() > 25  # a plain draw would keep about 5
+    assert (labels[chosen] == 1).sum() > 25  # uniform sampling would keep about 5
     np.testing.assert_array_equal(chosen, np.sort(chosen))
-    assert len(draw_pixels(labels, 20_000, np.random.default_rng(0))) == 9_900
+    assert len(sample_pixels(labels, 20_000, np.random.default_rng(0))) == 9_900

@@ -1,4 +1,4 @@
-"""A journal is read while it is written, survives a torn line, and holds no step twice after a rewind."""
+"""Journals: lines in order, incomplete last lines, and rewinding."""
 
 import math
 
@@ -17,13 +17,13 @@ def test_lines_come_back_in_order(tmp_path):
     assert read_journal(journal.path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25, "note": "ein Stück"}]
 
 
-def test_what_json_has_not_becomes_null(tmp_path):
+def test_nan_and_infinity_become_null(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     journal.write({"step": 1, "a": math.nan, "b": -math.inf})
     assert read_journal(journal.path) == [{"step": 1, "a": None, "b": None}]
 
 
-def test_a_rewind_drops_later_and_torn_lines(tmp_path):
+def test_rewinding_removes_later_and_incomplete_lines(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     journal.rewind(0)
     for step in (5, 10, 15):
@@ -39,7 +39,7 @@ def test_a_rewind_drops_later_and_torn_lines(tmp_path):
 
 
 @pytest.mark.parametrize("bad", ["{nonsense", "[1, 2]", "\x00"])
-def test_a_broken_line_in_the_middle_is_named(tmp_path, bad):
+def test_the_error_names_an_invalid_line(tmp_path, bad):
     path = tmp_path / "journal.jsonl"
     path.write_text(f'{{"step": 1}}\n{bad}\n{{"step": 3}}\n')
     with pytest.raises(BadArtifact, match="line 2"):

@@ -1,4 +1,4 @@
-"""The loop's promises: same bits after any interruption, no repeated work, nothing saved that is not finite."""
+"""The loop: the same bits after any interruption, no repeated work, no checkpoints with NaN or infinity."""
 
 import math
 import multiprocessing
@@ -13,20 +13,20 @@ from torch import nn
 from partshot.artifact import read_card
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.train.journal import read_journal
-from partshot.train.loop import LoopRecipe, Phase, _mixed, run_loop
+from partshot.train.loop import LoopRecipe, Phase, _step_seed, run_loop
 
 RECIPE = LoopRecipe(kimg=0.048, batch=4, precision="fp32")  # 12 steps
 
 
-class Doll:
+class Tiny:
     """A tiny objective: a convolution, batch norm and dropout under Adam, a discriminator under SGD, and an EMA."""
 
     def __init__(self, at_step=None, event=None):
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(8, 4, 3))
         discriminator = nn.Conv2d(4, 1, 1)
-        average = nn.Conv2d(4, 1, 1).requires_grad_(False).to(torch.bfloat16)
-        self.modules = {"net": net, "discriminator": discriminator, "ema": average}
+        ema = nn.Conv2d(4, 1, 1).requires_grad_(False).to(torch.bfloat16)
+        self.modules = {"net": net, "discriminator": discriminator, "ema": ema}
         self.adam = torch.optim.AdamW(net.parameters(), lr=0.1)
         self.sgd = torch.optim.SGD(discriminator.parameters(), lr=0.1, momentum=0.9)
         self.at_step, self.event, self.batches = at_step, event, 0
@@ -62,16 +62,16 @@ class Doll:
         return self.modules["net"].state_dict()
 
 
-def everything(game):
-    tensors = {f"{m}.{k}": v.clone() for m, module in game.modules.items() for k, v in module.state_dict().items()}
-    for name, optimizer in (("adam", game.adam), ("sgd", game.sgd)):
+def everything(objective):
+    tensors = {f"{m}.{k}": v.clone() for m, module in objective.modules.items() for k, v in module.state_dict().items()}
+    for name, optimizer in (("adam", objective.adam), ("sgd", objective.sgd)):
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{index}.{k}": v for k, v in state.items() if isinstance(v, torch.Tensor)}
     return tensors
 
 
-def assert_equal_bits(game, other):
-    mine, theirs = everything(game), everything(other)
+def assert_equal_bits(objective, other):
+    mine, theirs = everything(objective), everything(other)
     assert mine.keys() == theirs.keys()
     for name in mine:
         assert mine[name].shape == theirs[name].shape, name
@@ -82,39 +82,39 @@ def without_seconds(out):
     return [{k: v for k, v in line.items() if k != "seconds"} for line in read_journal(out / "journal.jsonl")]
 
 
-def play(out, game=None, recipe=RECIPE, fingerprint="doll"):
-    game = game or Doll()
-    run_loop(game, recipe, out, "doll", fingerprint, journal_every=5, quiet=True)
-    return game
+def train(out, objective=None, recipe=RECIPE, fingerprint="tiny"):
+    objective = objective or Tiny()
+    run_loop(objective, recipe, out, "tiny", fingerprint, journal_every=5, quiet=True)
+    return objective
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing interrupted: its folder and its game."""
+    """An uninterrupted run: its folder and its objective."""
     out = tmp_path_factory.mktemp("whole")
-    return out, play(out)
+    return out, train(out)
 
 
 def stop():
-    raise RuntimeError("pulled the plug")
+    raise RuntimeError("interrupted")
 
 
 @pytest.mark.parametrize("seconds", [0, 60])
-def test_a_run_cut_short_and_resumed_ends_with_the_same_bits(whole, tmp_path, seconds):
-    # With 0 seconds every step is saved and 5 are resumed; with 60 none is, and the run starts anew.
+def test_an_interrupted_and_resumed_run_ends_with_the_same_bits(whole, tmp_path, seconds):
+    # With 0 seconds every step is saved, and 5 remain. With 60 none is saved, and the training starts anew.
     recipe = RECIPE.changed(checkpoint_seconds=seconds)
-    with pytest.raises(RuntimeError, match="plug"):
-        play(tmp_path, Doll(at_step=7, event=stop), recipe)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        train(tmp_path, Tiny(at_step=7, event=stop), recipe)
     assert len(read_journal(tmp_path / "journal.jsonl")) == 1
 
-    again = play(tmp_path, recipe=recipe)
+    again = train(tmp_path, recipe=recipe)
 
     assert again.batches == (5 if seconds == 0 else 12)
     assert_equal_bits(again, whole[1])
     assert without_seconds(tmp_path) == without_seconds(whole[0])
 
 
-def test_the_journal_counts_images_and_averages_each_loss_over_its_own_steps(whole):
+def test_the_journal_has_the_mean_of_each_loss_over_its_steps(whole):
     lines = without_seconds(whole[0])
     assert [line["step"] for line in lines] == [5, 10, 12]
     assert [line["images"] for line in lines] == [20, 40, 48]
@@ -123,100 +123,100 @@ def test_the_journal_counts_images_and_averages_each_loss_over_its_own_steps(who
 
 
 def test_a_finished_run_returns_at_once_with_its_weights(whole):
-    game = play(whole[0])
-    assert game.batches == 0
-    assert_equal_bits(game, whole[1])
+    objective = train(whole[0])
+    assert objective.batches == 0
+    assert_equal_bits(objective, whole[1])
 
 
-def test_chance_depends_on_the_seed(whole, tmp_path):
-    other = play(tmp_path, recipe=RECIPE.changed(seed=1))
+def test_random_numbers_depend_on_the_seed(whole, tmp_path):
+    other = train(tmp_path, recipe=RECIPE.changed(seed=1))
     assert not torch.equal(other.modules["discriminator"].weight, whole[1].modules["discriminator"].weight)
 
 
-def test_the_callers_chance_is_left_as_it_was(tmp_path):
-    game = Doll()
+def test_the_global_random_state_is_not_changed(tmp_path):
+    objective = Tiny()
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    play(tmp_path, game)
+    train(tmp_path, objective)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_ctrl_c_finishes_the_step_and_saves_it(whole, tmp_path):
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match="run again to go on"):
-        play(tmp_path, Doll(at_step=7, event=lambda: signal.raise_signal(signal.SIGINT)))
+        train(tmp_path, Tiny(at_step=7, event=lambda: signal.raise_signal(signal.SIGINT)))
     assert read_card(tmp_path / "checkpoint")["step"] == 8
     assert signal.getsignal(signal.SIGINT) is handler
 
-    assert_equal_bits(play(tmp_path), whole[1])
+    assert_equal_bits(train(tmp_path), whole[1])
 
 
 def test_another_recipe_is_refused(whole, tmp_path):
     with pytest.raises(BadArtifact, match="another recipe"):
-        play(whole[0], fingerprint="bear")
+        train(whole[0], fingerprint="other")
     with pytest.raises(BadArtifact, match="another recipe"):
-        play(whole[0], recipe=RECIPE.changed(batch=8))
-    # How often to save changes no result, so it may be changed between the two halves of a run.
-    play(whole[0], recipe=RECIPE.changed(checkpoint_seconds=5))
+        train(whole[0], recipe=RECIPE.changed(batch=8))
+    # The interval between checkpoints has no effect on the result, so a resumed run may have another one.
+    train(whole[0], recipe=RECIPE.changed(checkpoint_seconds=5))
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path):
-    play(tmp_path)
+    train(tmp_path)
     path = tmp_path / "checkpoint" / "tensors.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(BadArtifact, match="truncated"):
-        play(tmp_path)
+        train(tmp_path)
 
 
 def test_a_checkpoint_of_other_networks_is_refused(whole):
-    game = Doll()
-    game.modules["discriminator"] = nn.Conv2d(4, 2, 1)
+    objective = Tiny()
+    objective.modules["discriminator"] = nn.Conv2d(4, 2, 1)
     with pytest.raises(BadArtifact, match="does not fit"):
-        play(whole[0], game)
+        train(whole[0], objective)
 
 
-def test_what_a_killed_write_left_is_swept(whole, tmp_path):
-    play(tmp_path)
+def test_leftovers_of_a_killed_write_are_removed(whole, tmp_path):
+    train(tmp_path)
     (tmp_path / ".checkpoint-abc").mkdir()
-    os.replace(tmp_path / "checkpoint", tmp_path / ".checkpoint-old")  # killed between the two moves of a save
-    assert_equal_bits(play(tmp_path), whole[1])
+    os.replace(tmp_path / "checkpoint", tmp_path / ".checkpoint-old")  # killed between the two renames of a save
+    assert_equal_bits(train(tmp_path), whole[1])
     assert not (tmp_path / ".checkpoint-abc").exists()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(tmp_path, value):
-    class Burst(Doll):
+def test_a_nonfinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, value):
+    class Nonfinite(Tiny):
         def _net_loss(self, batch):
             return super()._net_loss(batch) * (value if self.batches == 7 else 1)
 
     with pytest.raises(BadRecipe, match="loss 'net' .* lower the learning rate"):
-        play(tmp_path, Burst(), RECIPE.changed(checkpoint_seconds=0))
+        train(tmp_path, Nonfinite(), RECIPE.changed(checkpoint_seconds=0))
     assert read_card(tmp_path / "checkpoint")["step"] == 6
     assert [line["step"] for line in read_journal(tmp_path / "journal.jsonl")] == [5]
 
 
 @pytest.mark.parametrize("wrong", [{"devices": 3}, {"devices": 0}, {"batch": 0}, {"kimg": 0.0}])
-def test_a_run_that_cannot_be_is_refused(tmp_path, wrong):
+def test_invalid_settings_are_refused(tmp_path, wrong):
     with pytest.raises(BadRecipe, match="multiple of devices"):
-        play(tmp_path, recipe=RECIPE.changed(**wrong))
+        train(tmp_path, recipe=RECIPE.changed(**wrong))
 
 
 def test_a_killed_process_is_resumed_bit_for_bit(whole, tmp_path):
-    # Forked, not spawned: importing everything anew would take longer than the run.
-    stuck = Doll(at_step=7, event=lambda: time.sleep(60))
+    # Forked, not spawned: imports would take longer than the run.
+    hanging = Tiny(at_step=7, event=lambda: time.sleep(60))
     recipe = RECIPE.changed(checkpoint_seconds=0)
-    process = multiprocessing.get_context("fork").Process(target=play, args=(tmp_path, stuck, recipe))
+    process = multiprocessing.get_context("fork").Process(target=train, args=(tmp_path, hanging, recipe))
     process.start()
-    limit = time.monotonic() + 60
-    while time.monotonic() < limit and not (tmp_path / "checkpoint").exists():
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (tmp_path / "checkpoint").exists():
         assert process.is_alive(), "the run ended before it was killed"
         time.sleep(0.001)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
 
-    again = play(tmp_path)
+    again = train(tmp_path)
 
     assert 0 < again.batches < 12
     assert_equal_bits(again, whole[1])
@@ -225,22 +225,22 @@ def test_a_killed_process_is_resumed_bit_for_bit(whole, tmp_path):
 
 def test_bf16_trains_and_resumes_to_the_same_bits(tmp_path):
     recipe = RECIPE.changed(precision="bf16", checkpoint_seconds=0)
-    whole = play(tmp_path / "whole", recipe=recipe)
+    whole = train(tmp_path / "whole", recipe=recipe)
     assert whole.modules["net"][0].weight.dtype == torch.float32
-    with pytest.raises(RuntimeError, match="plug"):
-        play(tmp_path / "cut", Doll(at_step=7, event=stop), recipe)
-    assert_equal_bits(play(tmp_path / "cut", recipe=recipe), whole)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        train(tmp_path / "cut", Tiny(at_step=7, event=stop), recipe)
+    assert_equal_bits(train(tmp_path / "cut", recipe=recipe), whole)
 
 
-def test_the_loop_itself_costs_little(tmp_path):
-    # Whole steps of the doll, network and all; processor time, since others may use the machine.
+def test_the_loop_has_little_overhead(tmp_path):
+    # CPU time of whole steps, the tiny network included.
     began = time.process_time()
-    play(tmp_path, recipe=RECIPE.changed(kimg=0.8))
+    train(tmp_path, recipe=RECIPE.changed(kimg=0.8))
     assert (time.process_time() - began) / 200 < 0.03
 
 
-class Line:
-    """A linear net without chance of its own, for comparing processes: each image counts alike in the mean."""
+class Deterministic:
+    """A linear layer without dropout or BatchNorm, to compare processes: the loss is a mean over images."""
 
     def __init__(self):
         torch.manual_seed(0)
@@ -266,24 +266,24 @@ class Line:
         return self.modules["net"].state_dict()
 
 
-def test_two_processes_learn_together_and_hand_the_result_back(tmp_path, monkeypatch):
+def test_two_processes_train_together_and_return_the_result(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     recipe = LoopRecipe(kimg=0.064, batch=8, precision="fp32", devices=2)
-    game, alone = Line(), Line()
+    objective, alone = Deterministic(), Deterministic()
 
-    run_loop(game, recipe, tmp_path / "two", "line", "f", journal_every=1, quiet=True)
+    run_loop(objective, recipe, tmp_path / "two", "line", "f", journal_every=1, quiet=True)
 
-    # What two processes do, by hand: each draws half a batch from its own seed, and the gradients are averaged.
+    # The same by hand: each process has half a batch, from its own seed, and the gradients are averaged.
     for step in range(recipe.steps):
-        rngs = [torch.Generator().manual_seed(_mixed(0, step * 8, rank)) for rank in (0, 1)]
+        rngs = [torch.Generator().manual_seed(_step_seed(0, step * 8, rank)) for rank in (0, 1)]
         alone.sgd.zero_grad()
         alone._loss(torch.cat([alone.batch(rng, 4) for rng in rngs])).backward()
         alone.sgd.step()
-    torch.testing.assert_close(game.trained(), alone.trained())
+    torch.testing.assert_close(objective.trained(), alone.trained())
     assert len(read_journal(tmp_path / "two" / "journal.jsonl")) == 8
 
-    # Done is done, and no process is started to find that out.
+    # A finished run starts no process.
     monkeypatch.setattr("partshot.train.loop._fabric", lambda recipe: pytest.fail("started processes"))
-    again = Line()
+    again = Deterministic()
     run_loop(again, recipe, tmp_path / "two", "line", "f", quiet=True)
-    torch.testing.assert_close(again.trained(), game.trained(), rtol=0, atol=0)
+    torch.testing.assert_close(again.trained(), objective.trained(), rtol=0, atol=0)

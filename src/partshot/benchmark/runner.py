@@ -30,7 +30,7 @@ from partshot.ops.precision import best_device
 from partshot.recipe import Recipe
 from partshot.tasks.pretrain import resolve
 from partshot.train.journal import Journal, read_journal
-from partshot.train.progress import say
+from partshot.train.progress import print_status
 
 # For toys of 64 px, in minutes, and for real images of 128 px and more.
 PRESETS = {
@@ -132,7 +132,7 @@ class _Progress:
 
     def begin(self, name: str, seed: int) -> None:
         """Call before the rows of an entry on one split are measured."""
-        say(f"{name}, split {seed} ({self.done + self.new} of {self.total} rows done)", self.quiet)
+        print_status(f"{name}, split {seed} ({self.done + self.new} of {self.total} rows done)", self.quiet)
 
     def add(self, row: Row) -> None:
         """Call after each new row."""

@@ -82,7 +82,7 @@ def distill(
         why = f"its mean IoU on its own labeled images is below {MIN_TEACHER_MIOU:g}"
         why = why if recipe.unlabeled else "the preset uses none"
         warnings.warn(f"{teacher}: this teacher is not used: {why}", stacklevel=1)
-    if recipe.drawn == 1 and not generates:
+    if recipe.generated == 1 and not generates:
         why = "is for a --teacher that reads a generator; the student is trained on the labeled images alone"
         warnings.warn(f"preset '{choice.preset}' {why}", stacklevel=1)
     if recipe.consistency is not None and len(unlabeled) <= len(shots):

@@ -19,7 +19,7 @@ from partshot.metrics import Score, score
 from partshot.ops.overlap import confusion, mean_iou
 from partshot.tasks.train_student import Training, train_student
 from partshot.train.distill_recipe import Distill
-from partshot.train.progress import say
+from partshot.train.progress import print_status
 
 FOLDS = 3
 """More folds cost more trainings and estimate little better."""
@@ -82,7 +82,7 @@ def estimate(
     for fold in range(count):
         held = [i for i in range(len(shots)) if i % count == fold]
         kept = shots.subset([i for i in range(len(shots)) if i % count != fold])
-        say(f"estimate: fold {fold + 1} of {count}", quiet)
+        print_status(f"estimate: fold {fold + 1} of {count}", quiet)
         trained = train_student(kept, short, out / f"fold-{fold}", images, training, quiet=quiet)
         for i, found in zip(held, trained.predict([shots.images[i] for i in held]), strict=True):
             labels[i] = found.labels

@@ -29,7 +29,7 @@ from partshot.train.fit_ensemble import FitEnsemble
 from partshot.train.fit_head import FitHead, leave_one_out
 from partshot.train.fit_points import FitPoints
 from partshot.train.fitting import Fit, fit_presets, fitter
-from partshot.train.progress import say
+from partshot.train.progress import print_status
 
 F = TypeVar("F", FitHead, FitPoints, FitEnsemble)
 
@@ -108,7 +108,7 @@ def fit(
     # With a generator, every fold would invert every image.
     estimate = None if generates else leave_one_out_score(found, head, shots, recipe, size, quiet)
     if store is not None and store.found + store.extracted:
-        say(f"features: {store}", quiet)
+        print_status(f"features: {store}", quiet)
     _write_estimate(Path(out) / "leave_one_out.json", estimate, quiet)
     return teacher.save(Path(out) / "segmenter")
 
@@ -119,7 +119,7 @@ def _write_estimate(path: Path, estimate: Score | None, quiet: bool) -> None:
         return
     with replacing_file(path) as temporary:
         temporary.write_text(json.dumps(estimate.to_dict(), indent=1), encoding="utf-8")
-    say(f"leave-one-out on the labeled images: mean IoU {estimate.miou_nan:.3f} ({path.name})", quiet)
+    print_status(f"leave-one-out on the labeled images: mean IoU {estimate.miou_nan:.3f} ({path.name})", quiet)
 
 
 def teacher_names(representation: str | None = None, head: str | None = None) -> tuple[str, str]:

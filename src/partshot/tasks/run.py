@@ -32,7 +32,7 @@ from partshot.tasks.run_report import Results, write_run_report
 from partshot.tasks.run_stages import Stages
 from partshot.tasks.run_teacher import PRETEXTS, Folder, fit_teacher
 from partshot.tasks.train_student import Teachers, Training, reads_generator, train_student
-from partshot.train.progress import say
+from partshot.train.progress import print_status
 from partshot.train.student_choice import AUTO, Choice, choose_student, pretrained_student, student_recipe
 
 # Unlabeled images that a student trains on; more would be seen fewer than six times in the default horizon.
@@ -153,7 +153,7 @@ def _preview(found: Inputs, title: str, options: RunOptions, quiet: bool, stages
     if not options.preview or not is_due(found.out):
         return None
     first = stages.run("preview", lambda: preview(found.shots, found.paths, found.out, title, options.seed, quiet))
-    say(f"preview: {first}: {found.out / 'report.html'}", quiet)
+    print_status(f"preview: {first}: {found.out / 'report.html'}", quiet)
     return first.segmenter
 
 

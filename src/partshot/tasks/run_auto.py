@@ -15,7 +15,7 @@ from partshot.errors import BadRecipe
 from partshot.represent.spec import Representation
 from partshot.tasks.fit import HEAD, leave_one_out_score
 from partshot.train.fit_head import FitHead
-from partshot.train.progress import say
+from partshot.train.progress import print_status
 
 # Representations that need no training, and heads, in the order in which they are tried. Random initialization with
 # position channels is hard to beat with a handful of labels (LOG.md).
@@ -118,7 +118,7 @@ def choose(
         reads, started = candidate.opened(), time.monotonic()
         miou = leave_one_out_score(reads, candidate.head, shots, short, size).miou_nan
         tried.append((candidate, miou))
-        say(f"auto: {candidate}: {miou:.2f}; {_spent(time.monotonic() - began, seconds)}", quiet)
+        print_status(f"auto: {candidate}: {miou:.2f}; {_spent(time.monotonic() - began, seconds)}", quiet)
         slowest = max(slowest, time.monotonic() - started)
     best = max(miou + candidate.bonus for candidate, miou in tried)
     equals = [candidate for candidate, miou in tried if miou + candidate.bonus >= best - _MARGIN]

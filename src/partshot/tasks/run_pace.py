@@ -102,7 +102,7 @@ def _without_frozen(recipe: Distill) -> Distill:
     """The same recipe without the frozen encoder's labels."""
     if recipe.consistency is None:
         return recipe
-    return recipe.changed(consistency=recipe.consistency.changed(agree=0.0))
+    return recipe.changed(consistency=recipe.consistency.changed(min_agreement=0.0))
 
 
 def _robust_mean(seconds: list[float]) -> float:

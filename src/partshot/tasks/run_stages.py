@@ -8,7 +8,7 @@ import numpy as np
 
 from partshot.report.notes import duration
 from partshot.represent.cache import Store
-from partshot.train.progress import say
+from partshot.train.progress import print_status
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Stages:
         reads = f"features: {found:,} from cache, {extracted:,} extracted" if found or extracted else ""
         notes = "; ".join(filter(None, (note(), reads)))
         self.times.append((f"{stage} ({notes})" if notes else stage, seconds))
-        say(f"{stage}: {duration(seconds)}" + (f", {notes}" if notes else ""), self.quiet)
+        print_status(f"{stage}: {duration(seconds)}" + (f", {notes}" if notes else ""), self.quiet)
         return result
 
     def _counts(self) -> np.ndarray:

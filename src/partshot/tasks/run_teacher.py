@@ -21,7 +21,7 @@ from partshot.tasks.run_plan import Plan
 from partshot.tasks.run_stages import Stages
 from partshot.tasks.sample import latents_of
 from partshot.tasks.train_student import teacher_size
-from partshot.train.progress import say
+from partshot.train.progress import print_status
 
 PRETEXTS = {"moco": "resnet", "simsiam": "resnet", "stylegan1": "stylegan1", "stylegan2": "stylegan2"}
 """Representations that a run trains on the folder, and the kind that each is opened as."""
@@ -106,7 +106,7 @@ def _chosen(plan: Plan, candidates: Sequence[Candidate], shots: Shots, folder: F
         before = json.loads(folder.choice.read_text(encoding="utf-8"))
         if before["state"] == state:
             return plan.changed(representation=before["representation"], head=before["head"])
-    say(f"auto: compares up to {len(candidates)} candidates by cross-validation, {plan.auto_minutes:g} min", quiet)
+    print_status(f"auto: compares up to {len(candidates)} candidates by cross-validation, {plan.auto_minutes:g} min", quiet)
     choice = choose(candidates, shots, plan.fit, teacher_size(plan.distill), 60 * plan.auto_minutes, quiet)
     taken = {"representation": choice.taken.name, "head": choice.taken.head}
     with replacing_file(folder.choice) as path:

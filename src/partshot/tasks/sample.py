@@ -18,7 +18,7 @@ from partshot.errors import BadArtifact, BadRecipe
 from partshot.ops.images import as_tensors, as_uint8
 from partshot.represent.spec import Generator, Latents
 from partshot.represent.stylegan import EMBEDDED, load_stylegan
-from partshot.train.progress import Ticker, say
+from partshot.train.progress import Ticker, print_status
 
 _BATCH = 16
 # Largest difference in gray levels: PNGs are rounded, and other machines round differently.
@@ -73,7 +73,7 @@ def latents_of(generator: Generator, shots: Shots, images: Path | None = None, q
     """
     folder = None if images is None else Path(images).parent / "latents"
     if folder is None or not folder.is_dir():
-        say("no latents/ beside the images, as `partshot sample` writes: the images are inverted (seconds each)", quiet)
+        print_status("no latents/ beside the images, as `partshot sample` writes: the images are inverted (seconds each)", quiet)
         return generator.latents(as_tensors(resize_images(shots.images, generator.size)))
     latents, known = Latents.load(folder), {name: i for i, name in enumerate(read_card(folder)["names"])}
     unknown = [name for name in shots.names if name not in known]

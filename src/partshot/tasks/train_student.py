@@ -32,10 +32,10 @@ from partshot.segmenter import DISCARD_SHARE, Segmenter
 from partshot.student import Student
 from partshot.tasks.export import export
 from partshot.tasks.fit import ENCODER_LEVELS, frozen_segmenter
-from partshot.train.distill import Distillation
+from partshot.train.distill import Distillation, LabelSources
 from partshot.train.distill_recipe import Distill
 from partshot.train.loop import LoopRecipe, run_loop
-from partshot.train.progress import Ticker, say
+from partshot.train.progress import Ticker, print_status
 from partshot.train.student_choice import STUDENT, is_pretrained, pretrained_student
 
 MIN_TEACHER_MIOU = 0.8
@@ -49,7 +49,7 @@ GENERATED = 2000
 _MIN_CONFIDENCE = 0.6
 
 FEW = 2
-"""Labeled images up to which a frozen encoder labels the unlabeled ones, too (`Consistency.agree`)."""
+"""Labeled images up to which a frozen encoder labels the unlabeled ones, too (`Consistency.min_agreement`)."""
 
 # Images that it labels at most.
 _MOST_FROZEN = 1000
@@ -110,48 +110,37 @@ def train_student(
     if finished is not None:
         return finished
     source = student if training.start is None else str(training.start)
-    labels = _Labels()
+    sources = _labeled(shots, recipe.size)
     if teachers.few_shot is not None and reads_generator(teachers.few_shot):
         first = None
         if recipe.self_training:
             first = _self_training_round(shots, recipe, out / "first", images, training, teachers, quiet)
             begin, source = first.net.state_dict(), str(out / "first")
-        labels = _Labels(generated=_generated(teachers, training.seed, quiet, first, recipe.size))
+        generated = _generated(teachers, training.seed, quiet, first, recipe.size)
+        sources = replace(sources, generated=generated)
     elif teachers.few_shot is not None and images is not None and is_teacher_used(teachers.few_shot, shots, recipe):
         with Ticker("teacher labels images", len(images), 0, quiet) as ticker:
-            labels = _Labels(soft=teachers.few_shot.soft_labels(images, ticker.tick))
+            sources = replace(sources, soft=teachers.few_shot.soft_labels(images, ticker.tick))
     elif teachers.few_shot is None and images is not None and needs_frozen_segmenter(training.student, recipe, shots):
-        labels = _frozen_labels(shots, recipe, out / "reader", images, training, teachers.frozen, quiet)
+        frozen, every = _frozen_labels(shots, recipe, out / "reader", images, training, teachers.frozen, quiet)
+        sources = replace(sources, frozen=frozen, every=every)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         net = build_student(student, len(shots.parts))
     if begin is not None:
         start_from(net, begin, source)
-    objective = _objective(net, shots, recipe, images, labels)
+    unlabeled = None if images is None else torch.from_numpy(images)
+    objective = Distillation(net, sources, shots.parts.mirrored_ids(), recipe, unlabeled)
     # The size of generated images is not that of the images to predict.
-    native = shots.native if labels.generated is None else None
+    native = shots.native if sources.generated is None else None
     card = {"fingerprint": fingerprint, "recipe": recipe.model_dump(mode="json")}
     current = partial(_current, objective, student, shots, recipe, images, native, card)
     show = _Snapshots(out, training.snapshots, recipe, current) if training.snapshots else None
     loop = LoopRecipe(kimg=recipe.kimg, batch=recipe.batch, seed=training.seed)
-    run_loop(objective, loop, out, _title(shots, labels), fingerprint, quiet=quiet, show=show)
+    run_loop(objective, loop, out, _title(shots, sources), fingerprint, quiet=quiet, show=show)
     trained = current()
     trained.save(out / "student")
     return trained
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """Labels beside the shots' own.
-
-    soft: the few-shot teacher's, of all unlabeled images. generated: images, uint8 [n, s, s, 3], and their labels,
-    uint8 [n, s, s]. frozen: a frozen encoder's, of every `every`-th unlabeled image.
-    """
-
-    soft: SoftLabels | None = None
-    generated: tuple[torch.Tensor, torch.Tensor] | None = None
-    frozen: SoftLabels | None = None
-    every: int = 1
 
 
 def _finished(out: Path, fingerprint: str, snapshots: int) -> Student | None:
@@ -163,27 +152,14 @@ def _finished(out: Path, fingerprint: str, snapshots: int) -> Student | None:
     return Student.load(folder, fingerprint)
 
 
-def _objective(
-    net: torch.nn.Module, shots: Shots, recipe: Distill, images: np.ndarray | None, labels: _Labels
-) -> Distillation:
-    stack, ids = shots.stack(recipe.size)
-    return Distillation(
-        net,
-        torch.from_numpy(stack),
-        torch.from_numpy(ids).long(),
-        shots.parts.mirrored_ids(),
-        recipe,
-        None if images is None else torch.from_numpy(images),
-        labels.soft,
-        labels.generated,
-        labels.frozen,
-        labels.every,
-    )
+def _labeled(shots: Shots, size: int) -> LabelSources:
+    images, labels = shots.stack(size)
+    return LabelSources(torch.from_numpy(images), torch.from_numpy(labels).long())
 
 
-def _title(shots: Shots, labels: _Labels) -> str:
+def _title(shots: Shots, sources: LabelSources) -> str:
     title = f"student from {len(shots)} label{'s' if len(shots) > 1 else ''}"
-    return title if labels.generated is None else f"{title} and {len(labels.generated[0])} generated images"
+    return title if sources.generated is None else f"{title} and {len(sources.generated[0])} generated images"
 
 
 def _current(
@@ -202,7 +178,7 @@ def _current(
     found = Student(net, student, shots.parts, recipe.size, card, recipe.flip_tta, native=native)
     if images is None or not recipe.decision_temperature:
         return found
-    return found.fit_offsets(images, objective.lean.tolist(), recipe.decision_temperature)
+    return found.fit_offsets(images, objective.logit_adjustment.tolist(), recipe.decision_temperature)
 
 
 def reads_generator(teacher: Segmenter | Student) -> bool:
@@ -244,13 +220,16 @@ def _frozen_labels(
     training: Training,
     frozen: Segmenter | None,
     quiet: bool,
-) -> _Labels:
-    """Soft labels of a head on the frozen encoder, which is fitted where none is given, and kept in `folder`."""
+) -> tuple[SoftLabels, int]:
+    """Soft labels by a head on the frozen encoder, of every n-th unlabeled image, and n.
+
+    The head is fitted where none is given, and kept in `folder`.
+    """
     every = -(-len(images) // _MOST_FROZEN)
     some = images[::every]
     if not _is_fitted(folder, shots):
         if frozen is None:
-            say("fitting a head to the frozen encoder", quiet)
+            print_status("fitting a head to the frozen encoder", quiet)
             several, sided = partial(resize_images, some), not recipe.augment.flip
             encoder = training.student.removeprefix(LIGHT) + ENCODER_LEVELS + POSITION
             frozen = frozen_segmenter(shots, several, training.seed, sided, encoder)
@@ -258,7 +237,7 @@ def _frozen_labels(
     # Loaded from disk, so that a resumed run uses the same one.
     frozen = Segmenter.load(folder)
     with Ticker("frozen encoder labels images", len(some), 0, quiet) as ticker:
-        return _Labels(frozen=frozen.soft_labels(some, ticker.tick), every=every)
+        return frozen.soft_labels(some, ticker.tick), every
 
 
 def needs_frozen_segmenter(student: str, recipe: Distill, shots: Shots) -> bool:
@@ -266,7 +245,7 @@ def needs_frozen_segmenter(student: str, recipe: Distill, shots: Shots) -> bool:
 
     It does with the fewest labels (FEW), for students that start from a pretrained encoder.
     """
-    wanted = recipe.consistency is not None and recipe.consistency.agree > 0 and recipe.unlabeled > 0
+    wanted = recipe.consistency is not None and recipe.consistency.min_agreement > 0 and recipe.unlabeled > 0
     return wanted and len(shots) <= FEW and is_pretrained(student)
 
 
@@ -289,11 +268,11 @@ def _self_training_round(
 ) -> Student:
     """The first of two rounds: a smaller student, which helps the teacher to label for the second round."""
     first = recipe.self_training_round()
-    say(f"first of two rounds, at {first.size} px", quiet)
+    print_status(f"first of two rounds, at {first.size} px", quiet)
     if images is not None:
         images = resize_images(images, first.size)
     trained = train_student(shots, first, out, images, replace(training, snapshots=0), teachers, quiet)
-    say(f"second of two rounds, at {recipe.size} px: the first round's student helps to label", quiet)
+    print_status(f"second of two rounds, at {recipe.size} px: the first round's student helps to label", quiet)
     return trained
 
 

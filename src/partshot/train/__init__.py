@@ -1,1 +1,1 @@
-"""Every loop that changes weights, and the journal it leaves."""
+"""Training loops, fitting of heads, and their journal, checkpoints and progress display."""

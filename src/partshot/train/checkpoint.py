@@ -1,7 +1,7 @@
-"""Checkpoint: everything a run needs to go on as if it had never stopped, as an Artifact.
+"""Checkpoint: the state of modules and optimizers, as an Artifact, for a training that resumes bit for bit.
 
-Modules and optimizers are laid out flat: tensors under "module/NAME/..." and "optimizer/NAME/INDEX/...", plain numbers
-in the card. No pickle. Knows tensors and names; which step is due, and when to save, is the loop's affair.
+Tensors are stored under "module/NAME/..." and "optimizer/NAME/INDEX/...", plain numbers in card.json; nothing is
+pickled. The loop (train/loop.py) decides when to save, and stores its own state in the card.
 """
 
 import re
@@ -17,8 +17,13 @@ from torch.optim import Optimizer
 from partshot.artifact import Artifact, standing
 from partshot.errors import BadArtifact
 
-# Modules and optimizers of runs that partshot 0.1 began, under today's names.
+# Names in checkpoints of older versions -> current names, of modules and optimizers and of single tensors.
 _RENAMED = {"average": "ema", "critic": "discriminator"}
+_RENAMED_TENSORS = {
+    "module/balance/wanted": "module/alignment/target",
+    "module/balance/heard": "module/alignment/predicted",
+    "module/limits/usual": "module/thresholds/mean_confidence",
+}
 
 
 def save_checkpoint(
@@ -27,7 +32,7 @@ def save_checkpoint(
     optimizers: Mapping[str, Optimizer],
     card: Mapping,
 ) -> None:
-    """Writes the folder in one move; `card` holds further plain values ("fingerprint" among them)."""
+    """Writes the folder atomically. card: further plain values, "fingerprint" among them."""
     tensors = {
         f"module/{name}/{key}": _to_numpy(tensor)
         for name, module in modules.items()
@@ -52,9 +57,9 @@ def load_checkpoint(
     optimizers: Mapping[str, Optimizer],
     fingerprint: str,
 ) -> dict | None:
-    """Fills modules and optimizers from the folder and returns its card; None when there is nothing to go on from.
+    """Loads the state of modules and optimizers and returns the card; None when there is no checkpoint.
 
-    Raises BadArtifact when the folder is truncated, of another recipe, or does not fit the modules.
+    Raises BadArtifact when the checkpoint is truncated, of another recipe, or does not fit the modules.
     """
     if not standing(folder).exists():
         return None
@@ -72,8 +77,8 @@ def load_checkpoint(
     return artifact.card
 
 
-def sweep(folder: Path) -> None:
-    """Removes what writes that were killed left beside the folder; to be called before anyone writes."""
+def remove_leftovers(folder: Path) -> None:
+    """Removes temporary folders of killed writes beside the checkpoint; call it before any process writes."""
     for path in folder.parent.glob(f".{folder.name}-*"):
         if path != standing(folder):
             shutil.rmtree(path, ignore_errors=True)
@@ -84,29 +89,30 @@ def _fill_optimizer(optimizer: Optimizer, plain: Mapping, tensors: Mapping[str, 
     state: dict[int, dict] = {int(index): dict(values) for index, values in plain["state"].items()}
     for key, tensor in tensors.items():
         index, _, name = key.partition("/")
-        state.setdefault(int(index), {})[name] = _laid_out_like(params[int(index)], tensor)
-    now = optimizer.state_dict()["param_groups"]
+        state.setdefault(int(index), {})[name] = _with_layout_of(params[int(index)], tensor)
+    current = optimizer.state_dict()["param_groups"]
     groups = [
-        {k: tuple(v) if isinstance(mine.get(k), tuple) else v for k, v in saved.items()} | {"params": mine["params"]}
-        for mine, saved in zip(now, plain["groups"], strict=True)
+        {k: tuple(v) if isinstance(group.get(k), tuple) else v for k, v in saved.items()} | {"params": group["params"]}
+        for group, saved in zip(current, plain["groups"], strict=True)
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _laid_out_like(param: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    # A momentum lies in memory as its parameter does (channels_last too): the same order of additions, the same bits.
+def _with_layout_of(param: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    # Optimizer state needs the memory format of its parameter (such as channels_last): the same order of additions
+    # gives the same bits.
     if tensor.shape != param.shape:
         return tensor
     return torch.empty_like(param, dtype=tensor.dtype, device="cpu", requires_grad=False).copy_(tensor)
 
 
 def _without_params(group: Mapping) -> dict:
-    # A learning rate may be a tensor (capturable optimizers); JSON takes numbers.
+    # Learning rates may be tensors (capturable optimizers); JSON needs numbers.
     return {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in group.items() if k != "params"}
 
 
 def _current(name: str) -> str:
-    # Runs that partshot 0.1 began go on.
+    name = _RENAMED_TENSORS.get(name, name)
     return re.sub(r"^((?:module|optimizer)/)?(critic|average)(?=/|$)", lambda m: f"{m[1] or ''}{_RENAMED[m[2]]}", name)
 
 
@@ -116,5 +122,5 @@ def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
     tensor = tensor.detach().cpu()
-    # numpy has no bfloat16; float32 holds every one of its values, so loading narrows it back exactly.
+    # numpy has no bfloat16. float32 represents all of its values, so the way back is exact.
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -1,17 +1,22 @@
-"""Distillation with consistency: from a few labels, a teacher's soft labels and many plain images to a student.
+"""Distillation with consistency: trains a student from a few labeled images, soft labels and unlabeled images.
 
-One game of three sources. The labeled shots, or in part or whole what a generator drew and a teacher labeled, stand
-in every batch, from the first to the last. A few-shot teacher's soft labels on the unlabeled images start the
-student off (ReGAN's distillation). From there, consistency carries it further than any teacher: the student's own
-running average looks at the plain image, and the student must say the same, moved alike, of a strongly moved and
-recolored one wherever the ema is sure (mean teacher, Tarvainen & Valpola 2017, with FixMatch's confidence, Sohn et
-al. 2020). Leave sources out and the same game is a supervised network, a plain mean teacher, or a plain distillation.
-Knows networks by images in, logits out, and that some have an encoder; its settings are distill_recipe.py's.
+The objective combines up to three sources of labels:
+
+* The labeled shots are part of every batch, from the first to the last. Generated images with a teacher's labels may
+  replace some or all of them.
+* Soft labels of a few-shot teacher on the unlabeled images, at the start of the training (ReGAN's distillation).
+* Consistency, later on: the EMA of the student predicts an unaugmented image, and the student is trained to predict the
+  same on a strongly augmented view, at the pixels where the EMA is confident (Mean Teacher, Tarvainen & Valpola 2017,
+  with the confidence threshold of FixMatch, Sohn et al. 2020). This takes the student beyond the teacher.
+
+With sources left out, the same objective is a supervised training, a plain Mean Teacher or a plain distillation. The
+student may be any network from images to logits. Settings are in distill_recipe.py.
 """
 
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,125 +34,127 @@ from partshot.parts import IGNORE
 from partshot.train.distill_recipe import Consistency, Distill
 from partshot.train.fit_head import class_weights, pixel_loss
 
-HALVED_BY = 64
-"""Sides that this divides have a coarse start: its half is a side that every student takes. At 16 px the deepest maps
-are one pixel, whose bf16 gradients oneDNN gets wrong now and then (NaN)."""
+LOW_RESOLUTION_DIVISOR = 64
+"""The low-resolution phase needs sizes that this divides: every student takes half of such a size. At 16 px the deepest
+maps are one pixel, and oneDNN's bf16 gradients of those are sometimes NaN."""
 
-# Unlabeled images on which two models are compared, and how many at a time.
-_COMPARED, _TOGETHER = 64, 8
+# Unlabeled images on which the agreement of two models is measured, and how many of them per forward pass.
+_AGREEMENT_IMAGES, _AGREEMENT_BATCH = 64, 8
+
+
+@dataclass(frozen=True)
+class LabelSources:
+    """All labels that a student learns from, but its own pseudo-labels.
+
+    shots, labels: the labeled images at the recipe's size, and their class ids (255 = ignore). soft: the few-shot
+    teacher's labels of all unlabeled images; None trains without a teacher. generated: images of a generator, with a
+    teacher's ids for them; they take the recipe's share of the shots' places. frozen: a frozen encoder's labels of
+    every `every`-th unlabeled image, which pseudo-labels must agree with.
+    """
+
+    shots: UInt8[torch.Tensor, "n s s 3"]
+    labels: Int[torch.Tensor, "n s s"]
+    soft: SoftLabels | None = None
+    generated: tuple[UInt8[torch.Tensor, "g s s 3"], UInt8[torch.Tensor, "g s s"]] | None = None
+    frozen: SoftLabels | None = None
+    every: int = 1
 
 
 class Batch(NamedTuple):
-    """shots, labels: changed copies of labeled images, ids with 255 = ignore. strong: changed views of unlabeled
-    ones. For them either `soft`, the teacher's probabilities moved alike, all zero where nothing is known; or `plain`,
-    the images unmoved, with `grid` and `flipped`, how they were moved, and the reader's ids where it is asked."""
+    """shots, labels: augmented labeled images, and their ids (255 = ignore). strong: strongly augmented views of
+    unlabeled images. soft: the teacher's probabilities for these views, all zero where unknown. Without `soft`,
+    consistency needs the following: weak: the same images unaugmented, from which the EMA predicts pseudo-labels; grid,
+    flipped: the geometric transform from `weak` to `strong`; frozen: the frozen encoder's ids for `weak`, if used."""
 
     shots: torch.Tensor
     labels: torch.Tensor
     strong: torch.Tensor | None = None
     soft: torch.Tensor | None = None
-    plain: torch.Tensor | None = None
+    weak: torch.Tensor | None = None
     grid: torch.Tensor | None = None
     flipped: torch.Tensor | None = None
-    second: torch.Tensor | None = None
+    frozen: torch.Tensor | None = None
 
 
 class Distillation:
-    """The game (see partshot.objective).
+    """The training objective (see partshot.objective).
 
-    student: float [b, 3, s, s] in [-1, 1] -> logits [b, k, s, s]. shots, labels: the labeled images at the recipe's
-    size, uint8 [n, s, s, 3] and ids [n, s, s]. images: unlabeled ones, uint8 [m, s, s, 3]; None trains on the shots
-    alone. soft: the few-shot teacher's labels of `images`; None starts without a teacher. drawn: images and ids, as
-    `shots` and `labels`, that a teacher's generator drew and the teacher labeled: they take some of the shots' places.
-    reader: a frozen encoder's labels of images[::read_every], for consistency that asks whether both agree.
+    student: float [b, 3, s, s] in [-1, 1] -> logits [b, k, s, s]. mirrored_ids: the class id of each class in a
+    horizontally flipped image; its length is the number of classes. images: unlabeled, uint8 [m, s, s, 3], at the
+    recipe's size; None trains on the labeled images alone.
     """
 
     def __init__(
         self,
         student: nn.Module,
-        shots: UInt8[torch.Tensor, "n s s 3"],
-        labels: Int[torch.Tensor, "n s s"],
+        sources: LabelSources,
         mirrored_ids: list[int],
         recipe: Distill,
         images: UInt8[torch.Tensor, "m s s 3"] | None = None,
-        soft: SoftLabels | None = None,
-        drawn: tuple[UInt8[torch.Tensor, "d s s 3"], UInt8[torch.Tensor, "d s s"]] | None = None,
-        reader: SoftLabels | None = None,
-        read_every: int = 1,
     ):
         if recipe.frozen_stride and isinstance(student, LightUNet):
             student.freeze_up_to(recipe.frozen_stride)
         ema = copy.deepcopy(student).requires_grad_(False)
-        self.recipe, self.mirrored_ids = recipe, mirrored_ids
-        self.shots, self.labels, self.images, self.soft, self.drawn = shots, labels.long(), images, soft, drawn
+        self.recipe, self.mirrored_ids, self.sources, self.images = recipe, mirrored_ids, sources, images
+        self.labels = sources.labels.long()
         self.weights = class_weights(self.labels, len(mirrored_ids), recipe.class_power)
-        # Classes that no shot shows weigh nothing and are left as they are.
-        self.lean = torch.where(self.weights > 0, self.weights, 1).log()
+        # Classes that no shot shows have weight 0; their logits are not adjusted.
+        self.logit_adjustment = torch.where(self.weights > 0, self.weights, 1).log()
         self.optimizer = torch.optim.AdamW(
-            _groups(student, recipe), recipe.lr, weight_decay=recipe.weight_decay, fused=True
+            _param_groups(student, recipe), recipe.lr, weight_decay=recipe.weight_decay, fused=True
         )
-        self.clock = Clock(recipe.lr)
-        self.balance = Balance(self.labels, len(mirrored_ids))
-        self.modules = {"student": student, "ema": ema, "clock": self.clock, "balance": self.balance}
+        self.schedule = ScheduleState(recipe.lr)
+        self.alignment = DistributionAlignment(self.labels, len(mirrored_ids))
+        self.modules = {"student": student, "ema": ema, "clock": self.schedule, "alignment": self.alignment}
         if recipe.consistency is not None and recipe.consistency.flexmatch:
-            self.modules["limits"] = Limits(len(mirrored_ids), recipe.consistency)
-        self.reader, self.read_every = reader, read_every
-        if reader is not None:
+            self.modules["thresholds"] = ClassThresholds(len(mirrored_ids), recipe.consistency)
+        if sources.frozen is not None:
             self.modules["agreement"] = Agreement()
         self.progress = 0.0
         self.last_loss = torch.zeros(())
 
     @property
     def device(self) -> torch.device:
-        """Where the student is, and where images are changed."""
+        """The student's device, on which images are augmented, too."""
         return next(self.modules["student"].parameters()).device
 
     def phases(self) -> Sequence[Phase]:
-        """One: the student's."""
+        """A single phase, the student's."""
         return [Phase("loss", self.optimizer, self.loss, clip=5.0)]
 
     def prepare(self, progress: float) -> None:
-        """The learning rate of the moment; and, where consistency begins, whether the reader and the average agree."""
+        """Sets the learning rates, and measures the frozen encoder's agreement with the EMA when consistency starts."""
         self.progress = progress
-        if self.reader is not None and progress >= self.recipe.consistency.start:
-            self.modules["agreement"].measure(self._overlap)
+        if self.sources.frozen is not None and progress >= self.recipe.consistency.start:
+            self.modules["agreement"].measure(self._mean_iou_with_frozen)
         if self.recipe.schedule == "cosine":
-            # A twentieth of the run warms up: BatchNorm's first averages are those of noise.
+            # Warm-up over 5% of the training: BatchNorm's running statistics are noise at first.
             rate = self.recipe.lr * min(1.0, (progress + 1e-3) / 0.05) * 0.5 * (1 + math.cos(math.pi * progress))
         else:
-            rate = float(self.clock.rate)
+            rate = float(self.schedule.rate)
         for group in self.optimizer.param_groups:
-            # Optimizers of older checkpoints name no share.
-            group["lr"] = rate * group.get("share", 1.0)
+            # Checkpoints of older runs have "share" for it, or nothing.
+            group["lr"] = rate * group.get("lr_scale", group.get("share", 1.0))
 
     def batch(self, rng: torch.Generator, images: int) -> Batch:
-        """`images` shots, and other images while there is something to learn from them."""
-        coarse = self.progress < self.recipe.low_resolution and self.recipe.size % HALVED_BY == 0
-        size = self.recipe.size // 2 if coarse else self.recipe.size
-        chosen = torch.randint(len(self.shots), (images,), generator=rng)
-        shots, labels = self._read(self.shots, chosen, size), self.labels[chosen].to(self.device)
-        if self.drawn is not None:
-            others = torch.randint(len(self.drawn[0]), (round(images * self.recipe.drawn),), generator=rng)
-            shots[: len(others)] = self._read(self.drawn[0], others, size)
-            labels[: len(others)] = self.drawn[1][others].long().to(self.device)
-        if size != self.recipe.size:
-            # Any of the four pixels that became one: always the same would shift all labels by a quarter pixel.
-            down, right = torch.randint(2, (2,), generator=rng).tolist()
-            labels = labels[:, down::2, right::2]
+        """`images` labeled images, and unlabeled ones while one of their sources is active."""
+        low = self.progress < self.recipe.low_resolution and self.recipe.size % LOW_RESOLUTION_DIVISOR == 0
+        size = self.recipe.size // 2 if low else self.recipe.size
+        shots, labels = self._labeled(rng, images, size)
         if self.images is not None and self.recipe.color_transfer:
-            lenders = torch.randint(len(self.images), (images,), generator=rng)
-            shots = transfer_colors(shots, self._read(self.images, lenders, size), self.recipe.color_transfer, rng)
+            chosen = torch.randint(len(self.images), (images,), generator=rng)
+            shots = transfer_colors(shots, self._load(self.images, chosen, size), self.recipe.color_transfer, rng)
         shots, labels = augment(shots, labels, self.recipe.augment, rng, self.mirrored_ids)
         if self.recipe.mosaic is not None:
             shots, labels = mosaic(shots, labels, self.recipe.mosaic, rng)
-        if self._source() is None:
+        if self._unlabeled_source() is None:
             return Batch(shots, labels)
-        # As many of them per shot as the recipe says, on every one of several devices.
-        others = max(1, round(images * self.recipe.unlabeled / self.recipe.batch))
-        return Batch(shots, labels, **self._views(rng, others, size))
+        # The recipe's ratio of unlabeled to labeled images, also when several devices share the batch.
+        count = max(1, round(images * self.recipe.unlabeled / self.recipe.batch))
+        return Batch(shots, labels, **self._unlabeled(rng, count, size))
 
     def loss(self, batch: Batch) -> Float[torch.Tensor, ""]:
-        """The labeled shots' cross-entropy, class by class weighed, plus what the unlabeled images ask."""
+        """Class-weighted cross-entropy of the labeled images, plus the loss of the unlabeled ones."""
         loss = self._loss(batch)
         self.last_loss = loss.detach()
         return loss
@@ -157,198 +164,229 @@ class Distillation:
         if batch.strong is None:
             return pixel_loss(student(batch.shots), batch.labels, self.weights)
         logits = student(torch.cat([batch.shots, batch.strong]))
-        known, guessed = logits[: len(batch.shots)], logits[len(batch.shots) :].float()
-        loss = pixel_loss(known, batch.labels, self.weights)
+        labeled, unlabeled = logits[: len(batch.shots)], logits[len(batch.shots) :].float()
+        loss = pixel_loss(labeled, batch.labels, self.weights)
         if batch.soft is not None:
-            return loss + self._teachers_say() * soft_loss(guessed, batch.soft)
-        target = self._opinion(batch)
-        # Over all pixels, the unsure ones too, so that few opinions weigh little.
-        guessed = guessed - self._lean(guessed)
-        told = F.cross_entropy(guessed, target, ignore_index=IGNORE, reduction="sum") / target.numel()
-        return loss + self.recipe.consistency.weight * told
+            return loss + self._teacher_weight() * soft_loss(unlabeled, batch.soft)
+        target = self._pseudo_labels(batch)
+        # The mean is over all pixels, ignored ones included, so that few pseudo-labels have a small weight.
+        losses = F.cross_entropy(self._adjusted(unlabeled), target, ignore_index=IGNORE, reduction="sum")
+        return loss + self.recipe.consistency.weight * (losses / target.numel())
 
     def finish(self, progress: float) -> Mapping[str, float]:
-        """The running average takes a step; young averages forget faster."""
-        self.clock.steps += 1
-        n = int(self.clock.steps)
-        keep = min(self.recipe.ema_decay, (1 + n) / (10 + n))
+        """Updates the EMA, whose decay is smaller in the first steps, and the plateau schedule."""
+        self.schedule.steps += 1
+        n = int(self.schedule.steps)
+        decay = min(self.recipe.ema_decay, (1 + n) / (10 + n))
         with torch.no_grad():
             student, ema = self.modules["student"].state_dict(), self.modules["ema"].state_dict()
             for name, value in ema.items():
                 if value.dtype.is_floating_point:
-                    value.lerp_(student[name], 1 - keep)
+                    value.lerp_(student[name], 1 - decay)
                 else:
                     value.copy_(student[name])
         if self.recipe.schedule == "plateau":
-            self.clock.watch(self.last_loss)
+            self.schedule.step(self.last_loss)
         return {"lr": self.optimizer.param_groups[0]["lr"]}
 
     def trained(self) -> dict[str, torch.Tensor]:
-        """The running average's weights: they are better than the student's own."""
+        """The EMA's weights, which are better than the student's last ones."""
         return self.modules["ema"].state_dict()
 
-    def _source(self) -> Literal["soft", "ema"] | None:
-        """Who labels the unlabeled images at this moment of the run."""
+    def _labeled(self, rng: torch.Generator, count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random labeled images, of which the recipe's share are generated ones, and their ids; not augmented."""
+        chosen = torch.randint(len(self.sources.shots), (count,), generator=rng)
+        shots, labels = self._load(self.sources.shots, chosen, size), self.labels[chosen].to(self.device)
+        if self.sources.generated is not None:
+            images, ids = self.sources.generated
+            chosen = torch.randint(len(images), (round(count * self.recipe.generated),), generator=rng)
+            shots[: len(chosen)] = self._load(images, chosen, size)
+            labels[: len(chosen)] = ids[chosen].long().to(self.device)
+        if size != self.recipe.size:
+            # A random one of each 2 x 2 pixels: always the same one would shift all labels by a quarter pixel.
+            down, right = torch.randint(2, (2,), generator=rng).tolist()
+            labels = labels[:, down::2, right::2]
+        return shots, labels
+
+    def _unlabeled_source(self) -> Literal["soft", "ema"] | None:
+        """Whose labels of the unlabeled images are used at this point of the training."""
         consistency = self.recipe.consistency
         if self.images is None or not self.recipe.unlabeled:
             return None
-        if self.soft is not None and (consistency is None or self.progress < consistency.teacher):
+        if self.sources.soft is not None and (consistency is None or self.progress < consistency.teacher):
             return "soft"
         return "ema" if consistency is not None and self.progress >= consistency.start else None
 
-    def _teachers_say(self) -> float:
-        """Weight of the few-shot teacher: the same all through in a plain distillation, else fading."""
+    def _teacher_weight(self) -> float:
+        """Weight of the few-shot teacher's loss: constant in a plain distillation, else it falls linearly to 0."""
         consistency = self.recipe.consistency
         return 1.0 if consistency is None else 1 - self.progress / consistency.teacher
 
-    def _views(self, rng: torch.Generator, many: int, size: int) -> dict[str, torch.Tensor]:
-        """What a batch holds of unlabeled images."""
-        asked = self.reader is not None and float(self.modules["agreement"].overlap) >= self.recipe.consistency.agree
-        read = torch.randint(len(self.reader if asked else self.images), (many,), generator=rng)
-        chosen = read * self.read_every if asked else read
-        plain = self._read(self.images, chosen, size)
-        grid, flipped = warp_grid(many, (size, size), self.recipe.views, rng, self.device)
-        moved = F.grid_sample(plain, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    def _unlabeled(self, rng: torch.Generator, count: int, size: int) -> dict[str, torch.Tensor]:
+        """The fields of a batch that hold unlabeled images."""
+        frozen = self._agreeing_frozen()
+        index = torch.randint(len(self.images if frozen is None else frozen), (count,), generator=rng)
+        chosen = index if frozen is None else index * self.sources.every
+        weak = self._load(self.images, chosen, size)
+        grid, flipped = warp_grid(count, (size, size), self.recipe.views, rng, self.device)
+        moved = F.grid_sample(weak, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         strong = photometric(moved, self.recipe.views, rng)
-        if self._source() == "soft":
-            soft = warp_soft_labels(self.soft.read(chosen, size).to(self.device), grid, flipped, self.mirrored_ids)
+        if self._unlabeled_source() == "soft":
+            soft = warp_soft_labels(
+                self.sources.soft.read(chosen, size).to(self.device), grid, flipped, self.mirrored_ids
+            )
             return {"strong": strong, "soft": soft}
-        views = {"strong": strong, "plain": plain, "grid": grid, "flipped": flipped}
-        if asked:
-            views["second"] = self.reader.read(read, size).argmax(1).to(self.device)
+        views = {"strong": strong, "weak": weak, "grid": grid, "flipped": flipped}
+        if frozen is not None:
+            views["frozen"] = frozen.read(index, size).argmax(1).to(self.device)
         return views
 
-    def _overlap(self) -> float:
-        """Mean IoU of the reader's masks and the average's, on some images."""
-        ema, counts = self.modules["ema"].eval(), 0
-        chosen = torch.arange(0, len(self.reader), max(1, len(self.reader) // _COMPARED))[:_COMPARED]
-        for some in chosen.split(_TOGETHER):
+    def _agreeing_frozen(self) -> SoftLabels | None:
+        """The frozen encoder's labels, if they were found to agree with the EMA's predictions."""
+        if self.sources.frozen is None:
+            return None
+        agrees = float(self.modules["agreement"].overlap) >= self.recipe.consistency.min_agreement
+        return self.sources.frozen if agrees else None
+
+    def _mean_iou_with_frozen(self) -> float:
+        """Mean IoU of the EMA's predictions with the frozen encoder's labels, on some unlabeled images."""
+        ema, frozen, counts = self.modules["ema"].eval(), self.sources.frozen, 0
+        chosen = torch.arange(0, len(frozen), max(1, len(frozen) // _AGREEMENT_IMAGES))[:_AGREEMENT_IMAGES]
+        for some in chosen.split(_AGREEMENT_BATCH):
             with torch.no_grad():
-                logits = ema(self._read(self.images, some * self.read_every, self.recipe.size)).float()
-            ours, theirs = (logits - self._lean(logits)).argmax(1).cpu(), self.reader.read(some, logits.shape[2])
-            counts = counts + confusion(theirs.argmax(1).byte().numpy(), ours.byte().numpy(), len(self.mirrored_ids))
+                logits = ema(self._load(self.images, some * self.sources.every, self.recipe.size)).float()
+            predicted, labels = self._adjusted(logits).argmax(1).cpu(), frozen.read(some, logits.shape[2]).argmax(1)
+            counts = counts + confusion(labels.byte().numpy(), predicted.byte().numpy(), len(self.mirrored_ids))
         return mean_iou(counts, absent="nan")
 
-    def _opinion(self, batch: Batch) -> torch.Tensor:
-        """The running average's ids for the strong views, 255 where it is not sure.
+    def _pseudo_labels(self, batch: Batch) -> torch.Tensor:
+        """The EMA's ids for the strong views, 255 where it is not confident.
 
-        It looks at the images as they are, where it errs least, and what it says is moved as the student's view was.
+        The EMA predicts the unaugmented images, where it errs least; its predictions are then transformed like the
+        strong views.
         """
         ema = self.modules["ema"].eval()
         with torch.no_grad():
-            logits = ema(batch.plain).float()
-            likely = self.balance((logits - self._lean(logits)).softmax(1))
-            confidence, ids = likely.max(1)
-            limits = self.modules.get("limits")
-            limit = self.recipe.consistency.confidence if limits is None else limits(confidence, ids)
-            sure = confidence > limit
-            if batch.second is not None:
-                sure &= batch.second == ids
-            ids = torch.where(sure, ids, IGNORE)
+            logits = ema(batch.weak).float()
+            probabilities = self.alignment(self._adjusted(logits).softmax(1))
+            confidence, ids = probabilities.max(1)
+            thresholds = self.modules.get("thresholds")
+            threshold = self.recipe.consistency.confidence if thresholds is None else thresholds(confidence, ids)
+            used = confidence > threshold
+            if batch.frozen is not None:
+                used &= batch.frozen == ids
+            ids = torch.where(used, ids, IGNORE)
         return warp_labels(ids, batch.grid, batch.flipped, self.mirrored_ids)
 
-    def _lean(self, logits: torch.Tensor) -> torch.Tensor:
-        """By how much class weights raise each class's logits over its log posterior, [k, 1, 1].
+    def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits minus the log class weights, so that their softmax is the posterior of the unweighted classes.
 
-        Opinions are formed and followed without it (logit adjustment, Menon et al. 2021). With it, the average calls
-        too much a part, the student learns that, and the longer the run, the more the parts outgrow themselves.
+        Class weights raise the logits of rare classes (logit adjustment, Menon et al. 2021). Pseudo-labels are
+        predicted and learned without that offset: with it, the EMA predicts too many pixels of rare parts, the student
+        learns them, and the parts grow throughout the training.
         """
-        return self.lean.to(logits.device)[:, None, None]
+        return logits - self.logit_adjustment.to(logits.device)[:, None, None]
 
-    def _read(self, stack: torch.Tensor, chosen: torch.Tensor, size: int) -> torch.Tensor:
-        """Images of a stack as [b, 3, size, size] in [-1, 1]; half size by averaging."""
+    def _load(self, stack: torch.Tensor, chosen: torch.Tensor, size: int) -> torch.Tensor:
+        """The chosen images of a stack as [b, 3, size, size] in [-1, 1]; smaller sizes by average pooling."""
         x = stack[chosen].to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         return x if x.shape[2] == size else F.avg_pool2d(x, x.shape[2] // size)
 
 
-def _groups(student: nn.Module, recipe: Distill) -> list[dict]:
-    """What the optimizer steps: all that is trained, the encoder at a rate of its own where the recipe has one."""
+def _param_groups(student: nn.Module, recipe: Distill) -> list[dict]:
+    """AdamW's parameter groups: all trainable parameters, the encoder's with the recipe's learning rate factor."""
     trained = [(name, param) for name, param in student.named_parameters() if param.requires_grad]
-    apart = [param for name, param in trained if name.startswith("encoder.") and recipe.encoder_lr_factor != 1]
-    ids = {id(param) for param in apart}
+    encoder = [param for name, param in trained if name.startswith("encoder.") and recipe.encoder_lr_factor != 1]
+    ids = {id(param) for param in encoder}
     rest = [param for _, param in trained if id(param) not in ids]
-    groups = [{"params": rest, "share": 1.0}, {"params": apart, "share": recipe.encoder_lr_factor}]
+    groups = [{"params": rest, "lr_scale": 1.0}, {"params": encoder, "lr_scale": recipe.encoder_lr_factor}]
     return [group for group in groups if group["params"]]
 
 
 def soft_loss(
     logits: Float[torch.Tensor, "b k h w"], target: Float[torch.Tensor, "b k h w"]
 ) -> Float[torch.Tensor, ""]:
-    """Soft-target cross-entropy over pixels whose target is known.
+    """Soft-target cross-entropy, averaged over the pixels whose target is known.
 
-    Pixels moved in from outside the image have all-zero targets; they are masked out, since a plain mean would
-    dilute the loss by their share (method of ReGAN's auto-shot training).
+    Pixels from outside the image, after a geometric transform, have all-zero targets. They are masked out: a mean over
+    all pixels would scale the loss down by their share (as in ReGAN's auto-shot training).
     """
-    share = target.sum(1)
+    known = target.sum(1)
     losses = -(target * logits.float().log_softmax(1)).sum(1)
-    return losses.sum() / share.sum().clamp(min=1)
+    return losses.sum() / known.sum().clamp(min=1)
 
 
-class Balance(nn.Module):
-    """Keeps the classes' shares of all opinions near their shares of the shots' pixels.
+class DistributionAlignment(nn.Module):
+    """Keeps the class distribution of the pseudo-labels near that of the shots' pixels.
 
-    Without it, a class that the average underrates is called less and less until it is gone, which is the rule with one
-    label (distribution alignment, Berthelot et al. 2020, here over pixels). Classes that no shot shows are left alone.
+    Source: distribution alignment (ReMixMatch, Berthelot et al. 2020), over pixels here. Without it, a class that the
+    EMA underestimates is predicted less and less until it disappears, which is the rule with one labeled image. Classes
+    that no shot shows are not changed.
     """
 
-    MEMORY, FLOOR = 0.98, 1e-5
+    MOMENTUM, EPSILON = 0.98, 1e-5
 
     def __init__(self, labels: Int[torch.Tensor, "n h w"], classes: int):
         super().__init__()
         counts = torch.bincount(labels[labels != IGNORE], minlength=classes).float()
-        self.register_buffer("wanted", counts / counts.sum())
-        self.register_buffer("heard", self.wanted.clone())
+        self.register_buffer("target", counts / counts.sum())
+        self.register_buffer("predicted", self.target.clone())
 
-    def forward(self, likely: Float[torch.Tensor, "b k h w"]) -> Float[torch.Tensor, "b k h w"]:
-        """Probabilities brought nearer to balance; remembers how they were before."""
-        self.heard.lerp_(likely.mean((0, 2, 3)), 1 - self.MEMORY)
-        ratio = torch.where(self.wanted > 0, (self.wanted + self.FLOOR) / (self.heard + self.FLOOR), 1)
-        balanced = likely * ratio[:, None, None]
-        return balanced / balanced.sum(1, keepdim=True)
+    def forward(self, probabilities: Float[torch.Tensor, "b k h w"]) -> Float[torch.Tensor, "b k h w"]:
+        """Aligned probabilities; updates the EMA of the predicted distribution with the given ones."""
+        self.predicted.lerp_(probabilities.mean((0, 2, 3)), 1 - self.MOMENTUM)
+        ratio = torch.where(self.target > 0, (self.target + self.EPSILON) / (self.predicted + self.EPSILON), 1)
+        aligned = probabilities * ratio[:, None, None]
+        return aligned / aligned.sum(1, keepdim=True)
 
 
-class Limits(nn.Module):
-    """From which confidence a pseudo-label counts: a limit for each class, lower for those that are never sure.
+class ClassThresholds(nn.Module):
+    """Confidence thresholds for pseudo-labels, one per class: lower for classes with a lower mean confidence.
 
-    Source: FlexMatch (Zhang et al. 2021), with a running mean of each class's confidence instead of its count, as
-    FreeMatch (Wang et al. 2023) has it.
+    Source: FlexMatch (Zhang et al. 2021), with an EMA of each class's mean confidence in place of its count, as in
+    FreeMatch (Wang et al. 2023).
     """
 
-    MEMORY = 0.95
+    MOMENTUM = 0.95
 
     def __init__(self, classes: int, consistency: Consistency):
         super().__init__()
         self.highest, self.power = consistency.confidence, consistency.flexmatch
-        self.register_buffer("usual", torch.ones(classes))
+        self.register_buffer("mean_confidence", torch.ones(classes))
 
     def forward(
         self, confidence: Float[torch.Tensor, "b h w"], ids: Int[torch.Tensor, "b h w"]
     ) -> Float[torch.Tensor, "b h w"]:
-        """The limit of each pixel's class, 0..1; remembers how confident each class was."""
-        flat, counts = ids.flatten(), torch.bincount(ids.flatten(), minlength=len(self.usual))
-        means = torch.bincount(flat, confidence.flatten().float(), len(self.usual)) / counts.clamp(min=1)
-        self.usual.copy_(torch.where(counts > 0, self.usual.lerp(means.to(self.usual), 1 - self.MEMORY), self.usual))
-        return (self.highest * (self.usual / self.usual.max()) ** self.power)[ids]
+        """The threshold of each pixel's class, 0..1; updates the mean confidences."""
+        mean, classes = self.mean_confidence, len(self.mean_confidence)
+        flat, counts = ids.flatten(), torch.bincount(ids.flatten(), minlength=classes)
+        batch_mean = torch.bincount(flat, confidence.flatten().float(), classes) / counts.clamp(min=1)
+        mean.copy_(torch.where(counts > 0, mean.lerp(batch_mean.to(mean), 1 - self.MOMENTUM), mean))
+        return (self.highest * (mean / mean.max()) ** self.power)[ids]
 
 
 class Agreement(nn.Module):
-    """How much two models' masks of unlabeled images overlap, mean IoU 0..1: measured once, kept for a restart."""
+    """Mean IoU (0..1) of two models' masks of unlabeled images: measured once, then kept in checkpoints."""
 
     def __init__(self):
         super().__init__()
         self.register_buffer("overlap", torch.tensor(-1.0))
 
     def measure(self, overlap: Callable[[], float]) -> None:
-        """Measures it, if nobody has."""
+        """Measures it, unless that was done before."""
         if float(self.overlap) < 0:
             self.overlap.fill_(overlap())
 
 
-class Clock(nn.Module):
-    """What of a schedule must survive a restart: steps taken, and how long the loss has not fallen."""
+class ScheduleState(nn.Module):
+    """State of the learning rate schedule, as a module, so that checkpoints hold it.
 
-    # ReGAN: patience 20 epochs, a tenth, not below 1e-6. An epoch of this project is 200 steps.
-    PATIENCE, FACTOR, FLOOR, EPOCH = 20, 0.1, 1e-6, 200
+    steps: optimizer steps done. rate, total, best, waited: of "plateau" alone; the learning rate, the sum of this
+    epoch's losses, the lowest mean loss of an epoch, and the epochs since then.
+    """
+
+    # ReGAN: patience 20 epochs, factor 0.1, minimum 1e-6. An epoch is 200 steps here.
+    PATIENCE, FACTOR, MIN_LR, EPOCH = 20, 0.1, 1e-6, 200
 
     def __init__(self, rate: float):
         super().__init__()
@@ -358,8 +396,8 @@ class Clock(nn.Module):
         self.register_buffer("best", torch.tensor(1e9, dtype=torch.float64))
         self.register_buffer("waited", torch.zeros((), dtype=torch.int64))
 
-    def watch(self, loss: torch.Tensor) -> None:
-        """Counts one step's loss; at an epoch's end, lowers the rate if its mean has not fallen for too long."""
+    def step(self, loss: torch.Tensor) -> None:
+        """Adds one step's loss; at the end of an epoch, reduces the rate if the mean loss has stopped falling."""
         self.total += loss.double()
         if int(self.steps) % self.EPOCH:
             return
@@ -367,6 +405,6 @@ class Clock(nn.Module):
         if mean < self.best:
             self.best, self.waited = mean, torch.zeros_like(self.waited)
         elif int(self.waited) + 1 >= self.PATIENCE:
-            self.rate, self.waited = (self.rate * self.FACTOR).clamp(min=self.FLOOR), torch.zeros_like(self.waited)
+            self.rate, self.waited = (self.rate * self.FACTOR).clamp(min=self.MIN_LR), torch.zeros_like(self.waited)
         else:
             self.waited += 1

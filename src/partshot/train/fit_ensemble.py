@@ -1,15 +1,16 @@
-"""Fits an ensemble to single labeled pixels, all members in one pass: DatasetGAN's training without its memory.
+"""Fits an ensemble to single labeled pixels, all members in one pass: DatasetGAN's training in less memory.
 
-The story: read the shots' features once and keep them at their own sizes; hand every member the labeled pixels in an
-order of its own, 64 a step; interpolate features at those pixels alone; and let a member stop when its loss does not
-fall any more. Published code holds the hypercolumn of all shots instead, 160 GB for sixteen images of 512 px, and
-trains the members one after the other. Knows an Ensemble's tensors; refuses to know what the features come from.
+Features of the shots are computed once and kept at their original resolutions. Every member gets the labeled pixels in
+its own random order, 64 per step, and features are interpolated at those pixels alone. A member stops when its loss
+stops falling. Published code instead holds the hypercolumn of all shots, 160 GB for sixteen images of 512 px, and
+trains one member after the other. Works with any representation.
 """
 
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,42 +27,44 @@ from partshot.ops.precision import Precision, is_bf16
 from partshot.pyramid import Pyramid
 from partshot.recipe import Recipe
 from partshot.represent.spec import Representation
-from partshot.train.fit_head import PATIENCE, device_of, known_pixels, read_features, restart
+from partshot.train.fit_head import PROGRESS_AFTER, device_of, extract_features, known_pixels, reset_parameters
 from partshot.train.progress import Ticker
 
-# Bytes of features that are read at a time, for several steps: reading for one alone costs more per pixel.
-_ROOM = 1 << 23
-# Steps between looks at whether all are still numbers.
-_LOOKS = 50
+# Bytes of features that are interpolated at a time, for several steps: one step alone costs more per pixel.
+_CHUNK_BYTES = 1 << 23
+# Steps between checks that losses and weights are finite.
+_CHECK_EVERY = 50
 
 
 class FitEnsemble(Recipe):
-    """How an ensemble is fitted. What it counts, it counts for each member by itself.
+    """How an ensemble is fitted. All numbers are per member.
 
-    epochs, pixels: how often each labeled pixel, and how many pixels in all, are seen at most; None leaves it to
-    epochs. batch: pixels per step. lr: Adam's. settled, patience: once that many epochs are over, a member stops after
-    more than so many steps in a row without a new lowest loss since then; None never stops it.
+    epochs: maximum number of times that each labeled pixel is seen. pixels: maximum number of pixels in all; None has
+    no such limit. batch: pixels per step. lr: Adam's. min_epochs, patience: after min_epochs, a member stops once more
+    than `patience` consecutive steps had no new lowest loss; None never stops early.
     precision: "auto" computes in bf16 where the device does so natively, else in fp32.
     """
+
+    renamed: ClassVar = {"settled": "min_epochs"}
 
     epochs: int = Field(default=100, ge=1)
     pixels: int | None = Field(default=None, ge=1)
     batch: int = Field(default=64, ge=2)
     lr: float = Field(default=1e-3, gt=0)
-    settled: int = Field(default=4, ge=0)
+    min_epochs: int = Field(default=4, ge=0)
     patience: int | None = Field(default=50, ge=0)
     precision: Precision = "auto"
     seed: int = 0
 
     def horizon(self, labeled: int) -> int:
-        """Pixels that a member sees at most, with that many labeled ones."""
+        """Maximum number of pixels that a member sees, with that many labeled ones."""
         return min(self.epochs * labeled, self.pixels or math.inf)
 
 
 PRESETS = {
-    # Seconds on two cores.
+    # Takes seconds on two cores.
     "fast": FitEnsemble(pixels=64_000),
-    # DatasetGAN's released code, which both its paper and DDPM-segmentation's settings follow. Hours at 512 px.
+    # DatasetGAN's released code; its paper and DDPM-segmentation have the same settings. Takes hours at 512 px.
     "datasetgan": FitEnsemble(),
 }
 
@@ -75,15 +78,15 @@ def fit_ensemble(
     quiet: bool = False,
     read: Pyramid | None = None,
 ) -> Ensemble:
-    """Fits an ensemble anew, whatever it was before, and returns it in evaluation mode.
+    """Fits an ensemble from its initialization, discarding earlier weights; returns it in evaluation mode.
 
-    head: made for `representation.spec.channels` and `len(shots.parts)` classes; parts that no shot shows keep their
-    outputs. size: side of the square that images and masks are resized to. quiet: no progress.
-    read: the shots' features where they are known already; what is of 16 bits is kept as it is.
-    Ignored pixels (255) count nowhere. On a CPU the same arguments give the same weights.
+    head: made for `representation.spec.channels` and `len(shots.parts)` classes, also those that no shot shows. size:
+    side of the square that images and masks are resized to. quiet: no progress. read: the shots' features, if they are
+    already computed; 16-bit features keep their dtype. Ignored pixels (255) have no effect. On a CPU the same arguments
+    give the same weights.
 
     Raises BadLabels when no pixel is labeled, BadImage when `size` is too small for the representation, BadRecipe
-    when the loss stops being a number.
+    when the loss becomes NaN or infinite.
     """
     images, ids = shots.stack(size)
     labels = torch.from_numpy(ids)
@@ -91,42 +94,41 @@ def fit_ensemble(
     device = device_of(representation)
     dtype = torch.bfloat16 if is_bf16(recipe.precision, device) else torch.float32
     if read is None:
-        read = read_features(representation, as_tensors(images), device, dtype)
+        read = extract_features(representation, as_tensors(images), device, dtype)
     elif read.maps[0].dtype == torch.float32:
         read = read.to(dtype)
 
-    restart(head.to(device), recipe.seed)
+    reset_parameters(head.to(device), recipe.seed)
     training = _Training(head.train(), recipe.lr, dtype)
-    orders = [Order(known, seed) for seed in member_seeds(recipe.seed, head.count)]
-    watch = Watch(head.count, recipe.patience)
-    horizon, settled, seen = recipe.horizon(len(known)), recipe.settled * len(known), 0
+    samplers = [PixelSampler(known, seed) for seed in member_seeds(recipe.seed, head.count)]
+    stopping = EarlyStopping(head.count, recipe.patience)
+    total, min_pixels, seen = recipe.horizon(len(known)), recipe.min_epochs * len(known), 0
     began, ticker = time.monotonic(), None
     with ExitStack() as stack:
-        steps = math.ceil(horizon / recipe.batch)
-        for features, truth in _batches(read.to(device), labels, orders, steps, recipe.batch, dtype):
-            losses = training.step(features, truth)
-            if seen >= settled:
-                training.keep(watch(losses.tolist()))
+        steps = math.ceil(total / recipe.batch)
+        for features, target in _batches(read.to(device), labels, samplers, steps, recipe.batch, dtype):
+            losses = training.step(features, target)
+            if seen >= min_pixels:
+                training.keep(stopping(losses.tolist()))
             seen += recipe.batch
 
-            if ticker is None and time.monotonic() - began > PATIENCE:
-                ticker = stack.enter_context(Ticker("fit the ensemble", horizon, seen, quiet))
-            over = watch.all_stopped or seen >= horizon
-            if seen // recipe.batch % _LOOKS == 0 or over:
-                training.refuse_nonfinite(losses, seen)
+            if ticker is None and time.monotonic() - began > PROGRESS_AFTER:
+                ticker = stack.enter_context(Ticker("fit the ensemble", total, seen, quiet))
+            last = stopping.all_stopped or seen >= total
+            if seen // recipe.batch % _CHECK_EVERY == 0 or last:
+                training.check_finite(losses, seen)
                 if ticker:
-                    ticker.tick(horizon if over else seen, {"loss": float(losses.mean())})
-            if over:
+                    ticker.tick(total if last else seen, {"loss": float(losses.mean())})
+            if last:
                 break
     training.finish()
     return head.eval()
 
 
-class Watch:
-    """DatasetGAN's early stop, for each member by itself; called with each step's losses, [members].
+class EarlyStopping:
+    """DatasetGAN's early stopping, separate for each member; called with each step's losses, [members].
 
-    A member stops when its loss has not been lower than ever before for more than `patience` steps in a row; None waits
-    for ever.
+    A member stops when more than `patience` consecutive steps had no new lowest loss; None never stops.
     """
 
     def __init__(self, members: int, patience: int | None):
@@ -136,11 +138,11 @@ class Watch:
 
     @property
     def all_stopped(self) -> bool:
-        """Whether no member is left."""
+        """Whether every member has stopped."""
         return not self.running
 
     def __call__(self, losses: Sequence[float]) -> list[int]:
-        """The members that stop now."""
+        """The indices of the members that stop at this step."""
         for i, loss in enumerate(losses):
             self.waited[i] = 0 if loss < self.best[i] else self.waited[i] + 1
             self.best[i] = min(self.best[i], loss)
@@ -149,16 +151,16 @@ class Watch:
         return stopping
 
 
-class Order:
-    """A member's own order of the labeled pixels, another in each epoch. pixels: their places. seed: decides it."""
+class PixelSampler:
+    """A member's random order of the labeled pixels, shuffled anew in each epoch. pixels: their indices."""
 
     def __init__(self, pixels: Int64[torch.Tensor, " n"], seed: int):
         self.pixels, self.rng = pixels, torch.Generator().manual_seed(seed)
-        # 32 bits: ten members' orders of sixteen images of 512 px are 170 MB.
+        # int32: for ten members and sixteen images of 512 px the queues take 170 MB.
         self.queue = torch.empty(0, dtype=torch.int32)
 
     def take(self, count: int) -> Int64[torch.Tensor, " count"]:
-        """The next pixels; no epoch's last ones are left out, they share a batch with the next one's first."""
+        """The next pixels. The last batch of an epoch is filled up with the first pixels of the next one."""
         while len(self.queue) < count:
             epoch = torch.randperm(len(self.pixels), generator=self.rng, dtype=torch.int32)
             self.queue = torch.cat([self.queue, epoch])
@@ -167,40 +169,45 @@ class Order:
 
 
 def member_seeds(seed: int, members: int) -> list[int]:
-    """A seed for each member's order, all decided by one."""
+    """A seed for each member's sampler, derived from one seed."""
     rng = torch.Generator().manual_seed(seed)
     return torch.randint(1 << 62, (members,), generator=rng).tolist()
 
 
 def _batches(
-    pyramid: Pyramid, labels: torch.Tensor, orders: Sequence[Order], steps: int, batch: int, dtype: torch.dtype
+    pyramid: Pyramid,
+    labels: torch.Tensor,
+    samplers: Sequence[PixelSampler],
+    steps: int,
+    batch: int,
+    dtype: torch.dtype,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """For each step: features [members, batch, channels] of each member's next pixels, and their ids [members, batch].
 
-    They are read for several steps at once, which costs less per pixel.
+    Features are interpolated for several steps at once, which costs less per pixel.
     """
     pyramid = pyramid.to(memory_format=torch.channels_last)
     (height, width), device = labels.shape[1:], pyramid.maps[0].device
     ids = labels.flatten().to(device)
-    per_step = len(orders) * batch * sum(pyramid.channels) * pyramid.maps[0].element_size()
-    several = max(1, _ROOM // per_step)
+    per_step = len(samplers) * batch * sum(pyramid.channels) * pyramid.maps[0].element_size()
+    several = max(1, _CHUNK_BYTES // per_step)
     for first in range(0, steps, several):
         count = min(several, steps - first)
-        chosen = torch.stack([order.take(count * batch) for order in orders])
-        # Step by step, so that products find a step's features in one piece.
+        chosen = torch.stack([sampler.take(count * batch) for sampler in samplers])
+        # Ordered by step, so that the features of a step are contiguous.
         where = chosen.unflatten(1, (count, batch)).transpose(0, 1).flatten().to(device)
         image, pixel = where // (height * width), where % (height * width)
-        read = at_pixels(pyramid, image, pixel // width, pixel % width).to(dtype)
-        shape = (count, len(orders), batch)
-        yield from zip(read.unflatten(0, shape), ids[where].long().unflatten(0, shape), strict=True)
+        features = at_pixels(pyramid, image, pixel // width, pixel % width).to(dtype)
+        shape = (count, len(samplers), batch)
+        yield from zip(features.unflatten(0, shape), ids[where].long().unflatten(0, shape), strict=True)
 
 
 class _Training:
-    """The members' weights while they are trained.
+    """The members' weights during training, and their optimizer.
 
-    The first layer holds nearly all of them. It is one tensor here, [members, units, channels], and its gradient is
-    written by hand into memory that stays: autograd would make and forget such a tensor three times a step. Where the
-    products are in bf16, the weights themselves stay in float32.
+    The first layer has nearly all weights. It is one tensor here, [members, units, channels], and its gradient is
+    computed by hand into a fixed buffer: autograd would allocate and free such a tensor three times per step. Where the
+    matrix products are in bf16, the weights stay in float32.
     """
 
     def __init__(self, head: Ensemble, lr: float, dtype: torch.dtype):
@@ -208,14 +215,14 @@ class _Training:
         joined = torch.cat([w.detach() for w in head.first.weights], dim=1)
         self.first = nn.Parameter(joined.unflatten(0, (head.count, -1)))
         self.first.grad = torch.zeros_like(self.first)
-        # What is multiplied and what comes out, where that is in fewer bits.
+        # In bf16: buffers for the weight and the gradient.
         self.low = None if dtype == torch.float32 else [torch.empty_like(self.first, dtype=dtype) for _ in "wg"]
         self.others = [head.first.bias, *head.weights, *head.biases, *head.norms.parameters()]
         self.optimizer = torch.optim.Adam([self.first, *self.others], lr, fused=True)
         self.kept: dict[int, list[torch.Tensor]] = {}
 
-    def step(self, features: torch.Tensor, truth: torch.Tensor) -> Float[torch.Tensor, " m"]:
-        """One of Adam's, down the mean cross-entropy of each member's own batch; returns these losses."""
+    def step(self, features: torch.Tensor, target: torch.Tensor) -> Float[torch.Tensor, " m"]:
+        """One step of Adam on each member's mean cross-entropy over its batch; returns these losses."""
         with torch.no_grad():
             weight, grad = self.low or (self.first.data, self.first.grad)
             if self.low:
@@ -223,10 +230,10 @@ class _Training:
             hidden = torch.bmm(weight, features.transpose(1, 2)).float()
             hidden += self.head.first.bias.view(len(hidden), -1, 1)
         logits = self.head.later(hidden.requires_grad_())
-        losses = F.cross_entropy(logits, truth, reduction="none").mean(1)
+        losses = F.cross_entropy(logits, target, reduction="none").mean(1)
         for parameter in self.others:
             parameter.grad = None
-        # A sum, so that no member's loss knows of the others.
+        # A sum, so that each member's gradient is that of its own loss.
         losses.sum().backward()
         with torch.no_grad():
             self.head.first.bias.grad = hidden.grad.sum(2).flatten()
@@ -237,27 +244,27 @@ class _Training:
         return losses.detach()
 
     def keep(self, members: Sequence[int]) -> None:
-        """Members that stop: what they are now is what they will be, although the others' steps still move them."""
+        """Saves the current weights of members that stop, since further optimizer steps still change them."""
         for member in members:
             self.kept[member] = [tensor.clone() for tensor in self._own(member)]
 
     def finish(self) -> None:
-        """Gives the head its weights."""
+        """Writes the trained weights to the head."""
         for member, tensors in self.kept.items():
-            for now, then in zip(self._own(member), tensors, strict=True):
-                now.copy_(then)
+            for current, saved in zip(self._own(member), tensors, strict=True):
+                current.copy_(saved)
         weights = self.head.first.weights
         parts = self.first.detach().flatten(0, 1).split([weight.shape[1] for weight in weights], dim=1)
         for weight, part in zip(weights, parts, strict=True):
             weight.data.copy_(part)
 
-    def refuse_nonfinite(self, losses: torch.Tensor, seen: int) -> None:
-        """BadRecipe when a loss or a weight is no number."""
+    def check_finite(self, losses: torch.Tensor, seen: int) -> None:
+        """Raises BadRecipe when a loss or a weight is NaN or infinite."""
         if not all(bool(torch.isfinite(t).all()) for t in (losses, self.first, *self.others)):
-            raise BadRecipe(f"fitting the ensemble: the loss stopped being a number after {seen} pixels; lower lr")
+            raise BadRecipe(f"fitting the ensemble: the loss became NaN or infinite after {seen} pixels; lower lr")
 
     def _own(self, member: int) -> list[torch.Tensor]:
-        """Views of a member's weights and statistics; the first axis of each tensor is the members'."""
+        """Views of a member's weights and BatchNorm statistics."""
         statistics = [s for norm in self.head.norms for s in (norm.running_mean, norm.running_var)]
-        whole = [self.first, *self.others, *statistics]
-        return [t.detach().unflatten(0, (self.head.count, -1))[member] for t in whole]
+        tensors = [self.first, *self.others, *statistics]
+        return [t.detach().unflatten(0, (self.head.count, -1))[member] for t in tensors]

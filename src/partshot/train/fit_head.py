@@ -1,9 +1,8 @@
 """Fits a head to the few labeled images: seconds on two cores, the same result for the same seed.
 
-The story: start the head anew from the seed, read the shots' features (once if images stay as they are, again in
-every step if they are augmented), and follow the cross-entropy of the labeled pixels downhill. `leave_one_out` does
-it once per shot left out, for an honest estimate from the shots alone. Knows heads, representations and shots by what
-they promise; refuses to know which they are.
+The head is initialized from the seed and minimizes the cross-entropy of the labeled pixels. Features of the shots are
+computed once, or anew in every step if images are augmented. `leave_one_out` fits once per left-out shot, for an
+unbiased estimate from the shots alone. Works with any head, representation and shots.
 """
 
 import hashlib
@@ -36,33 +35,33 @@ from partshot.recipe import Recipe
 from partshot.represent.spec import Representation
 from partshot.train.progress import Ticker
 
-# Epoch and share of the horizon that is done -> what the learning rate is multiplied with.
+# Epoch and finished fraction of the fit -> factor on the learning rate.
 SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "constant": lambda epoch, done: 1.0,
     "cosine": lambda epoch, done: 0.5 * (1 + math.cos(math.pi * done)),
-    # GANORCON's floor is lr * 0.2^3 * 0.1.
+    # GANORCON's minimum is lr * 0.2^3 * 0.1.
     "cosine-ganorcon": lambda epoch, done: 0.0008 + 0.9992 * 0.5 * (1 + math.cos(math.pi * done)),
     "tenth-every-50-epochs": lambda epoch, done: 0.1 ** (epoch // 50),
     "0.9-every-50-epochs": lambda epoch, done: 0.9 ** (epoch // 50),
 }
 
-# A fit of this many seconds shows its progress; a shorter one is over before it could be read.
-PATIENCE = 2.0
+# Progress is shown after this many seconds; shorter fits show none.
+PROGRESS_AFTER = 2.0
 
-# Changed copies of a shot that are drawn at a time: half of them are blurred, with one sigma.
+# Augmented views of a shot that are computed at a time: half of them are blurred, with the same sigma.
 _VIEWS = 4
 
 
 class FitHead(Recipe):
-    """How a head is fitted. Exactly one of images and epochs is the horizon.
+    """How a head is fitted. Exactly one of images and epochs sets the length.
 
-    images: images seen, however many shots there are. epochs: times that each shot is seen.
-    batch: images per step; at most one of each shot when nothing is augmented.
-    lr, beta1, weight_decay: Adam's, the last as a gradient of the weights' squares. schedule: a key of SCHEDULES.
-    class_power: a class's pixels weigh (their number)^-class_power; 0 weighs all pixels alike.
-    standardize: bring all channels of the features to mean 0 and deviation 1 over the shots first, the
-    largest of a map that is proportional (`Spec`).
-    augment: changes to the images, after which their features are read anew; None reads each shot once.
+    images: images seen in all, for any number of shots. epochs: times that each shot is seen.
+    batch: images per step; without augmentation, at most one of each shot.
+    lr, beta1, weight_decay: Adam's; weight decay is L2 regularization. schedule: a key of SCHEDULES.
+    class_power: the loss weight of a class is (its number of pixels)^-class_power; 0 weights all pixels equally.
+    standardize: first scale all channels of the features to mean 0 and standard deviation 1 over the shots. Maps with
+    a shared scale (`Spec`) are scaled by the largest deviation of their channels.
+    augment: augmentation of the images, whose features are then computed in every step; None computes them once.
     precision: "auto" computes in bf16 where the device does so natively, else in fp32.
     """
 
@@ -84,19 +83,19 @@ class FitHead(Recipe):
     @model_validator(mode="after")
     def _one_horizon(self):
         if (self.images is None) == (self.epochs is None):
-            raise ValueError("give either images or epochs as the horizon, and set the other to None")
+            raise ValueError("give either images or epochs, and set the other to None")
         return self
 
     def horizon(self, shots: int) -> int:
-        """Images seen in all, with that many shots."""
+        """Images seen in all with that many shots."""
         return self.images if self.images is not None else self.epochs * shots
 
 
-# GANORCON crops 0.6-1 of the area to the image's size, jitters colors by 0.2 and mirrors half of the images.
+# GANORCON: random resized crops of 0.6-1 of the area, color jitter 0.2, horizontal flips.
 _GANORCON = Augment(scale=1.2, rotation=0, shift=0.1, color=0.2, gray=0, blur=0, noise=0)
 
 PRESETS = {
-    # What works in seconds on real images: all of it was chosen by held-out images, see LOG.md.
+    # Seconds; the best settings on held-out real images, see LOG.md.
     "fast": FitHead(
         images=1200,
         batch=4,
@@ -106,12 +105,12 @@ PRESETS = {
         standardize=True,
         augment=AUGMENTS["strong"],
     ),
-    # ReGAN, supplement: Adam 1e-3, weight decay 1e-3, 1000 epochs of whole images, "/10 every 50 epochs". The rate
-    # is dead after 200-300 of them; what was released does otherwise (next row).
+    # ReGAN, supplement: Adam 1e-3, weight decay 1e-3, 1000 epochs of whole images, "/10 every 50 epochs". The rate is
+    # practically 0 after 200-300 epochs; the released code has another schedule (next row).
     "regan-paper": FitHead(epochs=1000, schedule="tenth-every-50-epochs"),
     # ReGAN, released code.
     "regan-code": FitHead(epochs=1000, schedule="0.9-every-50-epochs"),
-    # GANORCON, section 4 and released code; its augmentation in the terms of this project's.
+    # GANORCON, section 4 and released code; its augmentation approximated by this project's.
     "ganorcon-mlp": FitHead(epochs=800, beta1=0.5, weight_decay=5e-4, schedule="cosine-ganorcon", augment=_GANORCON),
     "ganorcon-conv": FitHead(
         epochs=200, lr=5e-4, beta1=0.5, weight_decay=5e-4, schedule="cosine-ganorcon", augment=_GANORCON
@@ -128,55 +127,55 @@ def fit_head(
     quiet: bool = False,
     read: Pyramid | None = None,
 ) -> nn.Module:
-    """Fits a head anew, whatever it was before, and returns it in evaluation mode.
+    """Fits a head from its initialization, discarding earlier weights, and returns it in evaluation mode.
 
-    head: made for `representation.spec.channels` and `len(shots.parts)` classes; parts that no shot shows keep their
-    outputs. size: side of the square that images and masks are resized to. quiet: no progress.
-    read: the shots' features where they are known already, as a generator's of what it drew; then nothing is augmented.
-    Ignored pixels (255) count nowhere. On a CPU the same arguments give the same weights.
+    head: made for `representation.spec.channels` and `len(shots.parts)` classes, also those that no shot shows. size:
+    side of the square that images and masks are resized to. quiet: no progress. read: the shots' features, if they are
+    already computed, as for generated images; then nothing is augmented. Ignored pixels (255) have no effect. On a CPU
+    the same arguments give the same weights.
 
     Raises BadLabels when no pixel is labeled, BadImage when `size` is too small for the representation, BadRecipe
-    when the loss stops being a number.
+    when the loss becomes NaN or infinite.
     """
     images, labels = shots.stack(size)
     pixels, labels = as_tensors(images), torch.from_numpy(labels).long()
     weights = class_weights(labels, len(shots.parts), recipe.class_power)
     if read is not None:
         recipe = recipe.changed(augment=None)
-    draw = _Feed(representation, pixels, labels, shots.parts.mirrored_ids(), recipe, read)
+    batches = _Batches(representation, pixels, labels, shots.parts.mirrored_ids(), recipe, read)
 
-    restart(head.to(draw.device), recipe.seed)
+    reset_parameters(head.to(batches.device), recipe.seed)
     if recipe.standardize:
         for module in head.modules():
             if isinstance(module, Linear):
-                module.standardize(draw.plain, representation.spec.proportional)
+                module.standardize(batches.features, representation.spec.proportional)
     head.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(head.parameters(), recipe.lr, (recipe.beta1, 0.999), weight_decay=recipe.weight_decay)
 
-    horizon, seen, step = recipe.horizon(len(shots)), 0, 0
+    total, seen, step = recipe.horizon(len(shots)), 0, 0
     began, ticker, loss = time.monotonic(), None, None
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:
         torch.manual_seed(recipe.seed)
-        while seen < horizon:
-            rate = recipe.lr * SCHEDULES[recipe.schedule](seen // len(shots), seen / horizon)
+        while seen < total:
+            rate = recipe.lr * SCHEDULES[recipe.schedule](seen // len(shots), seen / total)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            pyramid, truth = draw()
-            with draw.autocast():
+            pyramid, target = batches()
+            with batches.autocast():
                 logits = head(pyramid)
-            loss = pixel_loss(logits, truth, weights)
+            loss = pixel_loss(logits, target, weights)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            seen, step = seen + len(truth), step + 1
+            seen, step = seen + len(target), step + 1
 
-            if ticker is None and time.monotonic() - began > PATIENCE:
-                ticker = stack.enter_context(Ticker("fit", horizon, seen, quiet))
-            if step % 20 == 0 or seen >= horizon:
-                cure = f"lower lr (now {recipe.lr:g}) or set standardize to true"
-                refuse_nonfinite(loss, head, f"{seen} images", cure)
+            if ticker is None and time.monotonic() - began > PROGRESS_AFTER:
+                ticker = stack.enter_context(Ticker("fit", total, seen, quiet))
+            if step % 20 == 0 or seen >= total:
+                hint = f"lower lr (now {recipe.lr:g}) or set standardize to true"
+                check_finite(loss, head, f"{seen} images", hint)
                 if ticker:
-                    ticker.tick(min(seen, horizon), {"loss": float(loss.detach())})
+                    ticker.tick(min(seen, total), {"loss": float(loss.detach())})
     return head.eval()
 
 
@@ -190,24 +189,23 @@ def leave_one_out(
     quiet: bool = True,
     fit: Callable[..., nn.Module] = fit_head,
 ) -> np.ndarray:
-    """Fits on all shots but some, predicts those, and pools: int64 [classes, classes], rows true, columns predicted.
+    """Cross-validation: the confusion matrix of all shots, each predicted by a head fitted without it.
 
-    make_head: makes a head, fitted or not. folds: groups of shots that are left out together; None leaves out one at a
-    time. quiet: no progress. fit: called as `fit_head` is. Predictions are compared at the masks' own sizes. Raises
-    BadLabels with fewer than two shots.
+    Returns int64 [classes, classes], rows true, columns predicted, at the masks' original sizes. make_head: makes a
+    head, fitted or not. folds: number of folds; None leaves out one shot at a time. quiet: no progress. fit: takes the
+    same arguments as `fit_head`. Raises BadLabels with fewer than two shots.
     """
     if len(shots) < 2:
-        raise BadLabels("leaving one out needs at least 2 labeled images, there is 1; label another one")
+        raise BadLabels("leave-one-out needs at least 2 labeled images, there is 1; label another one")
     folds = min(folds or len(shots), len(shots))
     total = np.zeros((len(shots.parts),) * 2, np.int64)
-    with Ticker("leave one out", folds, 0, quiet) as ticker:
+    with Ticker("leave-one-out", folds, 0, quiet) as ticker:
         for fold in range(folds):
-            left_out = [i for i in range(len(shots)) if i % folds == fold]
-            kept = shots.subset([i for i in range(len(shots)) if i % folds != fold])
-            head = fit(make_head(), representation, kept, recipe, size, quiet=True)
-            held = shots.subset(left_out)
+            train = shots.subset([i for i in range(len(shots)) if i % folds != fold])
+            test = shots.subset([i for i in range(len(shots)) if i % folds == fold])
+            head = fit(make_head(), representation, train, recipe, size, quiet=True)
             device = next(head.parameters()).device
-            for image, truth in zip(as_tensors(held.stack(size)[0]), held.labels, strict=True):
+            for image, truth in zip(as_tensors(test.stack(size)[0]), test.labels, strict=True):
                 with torch.no_grad():
                     logits = head(representation.features(image[None].to(device)))
                 box = Box.of(*truth.shape, size)
@@ -220,7 +218,7 @@ def leave_one_out(
 def class_weights(
     labels: Int64[torch.Tensor, "n h w"], classes: int, power: float
 ) -> Float[torch.Tensor, " {classes}"]:
-    """(pixels of a class)^-power, scaled so that the mean labeled pixel weighs 1; 0 for classes without pixels.
+    """(pixels of a class)^-power, scaled to a mean of 1 over the labeled pixels; 0 for classes without pixels.
 
     Raises BadLabels when no pixel is labeled.
     """
@@ -230,7 +228,7 @@ def class_weights(
 
 
 def known_pixels(labels: Integer[torch.Tensor, "n h w"]) -> Bool[torch.Tensor, "n h w"]:
-    """Where labels are not 255; raises BadLabels when that is nowhere."""
+    """True where labels are not 255. Raises BadLabels when that is nowhere."""
     known = labels != IGNORE
     if not known.any():
         raise BadLabels("no pixel of the shots is labeled: all are 255 (ignore); label some parts")
@@ -240,17 +238,17 @@ def known_pixels(labels: Integer[torch.Tensor, "n h w"]) -> Bool[torch.Tensor, "
 def pixel_loss(
     logits: Float[torch.Tensor, "b k h w"], labels: Int64[torch.Tensor, "b h w"], weights: Float[torch.Tensor, " k"]
 ) -> Float[torch.Tensor, ""]:
-    """Cross-entropy over the pixels that are not 255, each weighed by its class; 0 when there is none."""
+    """Class-weighted mean cross-entropy over the pixels that are not 255; 0 when there are none."""
     losses = F.cross_entropy(logits.float(), labels, weights.to(logits.device), ignore_index=IGNORE, reduction="sum")
-    table = F.pad(weights, (0, IGNORE + 1 - len(weights))).to(labels.device)
-    return losses / table[labels].sum().clamp(min=1)
+    by_id = F.pad(weights, (0, IGNORE + 1 - len(weights))).to(labels.device)
+    return losses / by_id[labels].sum().clamp(min=1)
 
 
-class _Feed:
-    """Splits batches of features with their labels: from memory when images stay as they are, else read anew.
+class _Batches:
+    """Batches of features and labels: from precomputed features, or computed anew from augmented images.
 
-    How an image is changed, the first time and every other, is decided by the seed and the image alone: neither
-    labels nor the other shots have a say, so that what was read of it for one fit (represent/cache.py) serves others.
+    The augmentation of an image depends on the seed and the image alone, not on labels or the other shots. Features
+    cached for one fit (represent/cache.py) are thus valid for others.
     """
 
     def __init__(
@@ -260,31 +258,32 @@ class _Feed:
         self.images, self.labels = images, labels
         self.device = device_of(representation)
         self.rng = torch.Generator().manual_seed(recipe.seed)
-        self.chances = [chance_of(image, recipe.seed) for image in images]
-        # Of each shot: changed copies and their labels, drawn and not yet shown.
+        self.image_rngs = [image_rng(image, recipe.seed) for image in images]
+        # For each shot: augmented views and their labels that were not used yet.
         self.views: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in images]
         self.dtype = torch.bfloat16 if is_bf16(recipe.precision, self.device) else torch.float32
         self.queue: list[int] = []
-        self.plain = None if read is None else read.to(self.device, self.dtype)
-        if self.plain is None and (recipe.standardize or recipe.augment is None):
-            self.plain = self._read(images)
+        # Of the images without augmentation.
+        self.features = None if read is None else read.to(self.device, self.dtype)
+        if self.features is None and (recipe.standardize or recipe.augment is None):
+            self.features = self._extract(images)
 
     def __call__(self) -> tuple[Pyramid, torch.Tensor]:
         chosen = self._next(self.recipe.batch)
         if self.recipe.augment is None:
-            # A run of neighbors is read where it lies; anything else is copied.
-            together = chosen == list(range(chosen[0], chosen[0] + len(chosen)))
-            index = slice(chosen[0], chosen[0] + len(chosen)) if together else torch.tensor(chosen)
-            return self.plain[index], self.labels[index].to(self.device)
+            # A slice of consecutive images is a view, other indices copy.
+            consecutive = chosen == list(range(chosen[0], chosen[0] + len(chosen)))
+            index = slice(chosen[0], chosen[0] + len(chosen)) if consecutive else torch.tensor(chosen)
+            return self.features[index], self.labels[index].to(self.device)
         images, labels = map(torch.stack, zip(*map(self._view, chosen), strict=True))
-        return self._read(images), labels.to(self.device)
+        return self._extract(images), labels.to(self.device)
 
     def autocast(self):
-        """The precision that the head computes in."""
+        """Context for the head's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def _next(self, batch: int) -> list[int]:
-        """Indices of the next shots: each once before any comes again."""
+        """Indices of the next shots; every epoch has each shot once."""
         count = len(self.images)
         if self.recipe.augment is None:
             batch = min(batch, count)
@@ -294,42 +293,42 @@ class _Feed:
         return sorted(chosen)
 
     def _view(self, shot: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next changed copy of a shot, with its labels."""
-        waiting = self.views[shot]
-        if not waiting:
-            same, chance = [shot] * _VIEWS, self.chances[shot]
-            drawn = augment(self.images[same], self.labels[same], self.recipe.augment, chance, self.mirrored_ids)
-            waiting += zip(*drawn, strict=True)
-        return waiting.pop(0)
+        """The next augmented view of a shot, with its labels."""
+        views = self.views[shot]
+        if not views:
+            same, rng = [shot] * _VIEWS, self.image_rngs[shot]
+            augmented = augment(self.images[same], self.labels[same], self.recipe.augment, rng, self.mirrored_ids)
+            views += zip(*augmented, strict=True)
+        return views.pop(0)
 
-    def _read(self, images: torch.Tensor) -> Pyramid:
-        return read_features(self.representation, images, self.device, self.dtype)
+    def _extract(self, images: torch.Tensor) -> Pyramid:
+        return extract_features(self.representation, images, self.device, self.dtype)
 
 
-def read_features(
+def extract_features(
     representation: Representation, images: Float[torch.Tensor, "n 3 h w"], device: torch.device, dtype: torch.dtype
 ) -> Pyramid:
-    """The features of images on that device, in that type; in bf16 they are computed in it, too."""
+    """The features of images on that device, in that dtype; bf16 features are also computed in bf16."""
     with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-        # A few at a time keep what the network holds meanwhile small; larger batches gain nothing.
-        read = [representation.features(few.to(device)) for few in images.split(4)]
-    maps = [torch.cat(level).to(dtype) for level in zip(*(p.maps for p in read), strict=True)]
-    return Pyramid(tuple(maps), read[0].image_size)
+        # Batches of 4 limit the memory for activations; larger ones are not faster.
+        pyramids = [representation.features(few.to(device)) for few in images.split(4)]
+    maps = [torch.cat(level).to(dtype) for level in zip(*(p.maps for p in pyramids), strict=True)]
+    return Pyramid(tuple(maps), pyramids[0].image_size)
 
 
 def device_of(representation: Representation) -> torch.device:
-    """Where a representation computes; one without a tensor of its own does so on the CPU."""
+    """The device of a representation's tensors; the CPU for one without tensors."""
     return next((t.device for t in representation.state_dict().values()), torch.device("cpu"))
 
 
-def chance_of(image: torch.Tensor, seed: int) -> torch.Generator:
-    """Random numbers that an image and a seed alone decide."""
+def image_rng(image: torch.Tensor, seed: int) -> torch.Generator:
+    """A random generator that is seeded by an image and a seed alone."""
     digest = hashlib.sha256(f"{seed}/{tuple(image.shape)}".encode() + image.contiguous().numpy().tobytes())
     return torch.Generator().manual_seed(int(digest.hexdigest()[:12], 16))
 
 
-def restart(head: nn.Module, seed: int) -> None:
-    """Initial weights that the seed alone decides; parts first, so that a whole may overrule them."""
+def reset_parameters(head: nn.Module, seed: int) -> None:
+    """Initializes all parameters from the seed; inner modules first, so that outer ones may override them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in reversed(list(head.modules())):
@@ -337,7 +336,7 @@ def restart(head: nn.Module, seed: int) -> None:
                 module.reset_parameters()
 
 
-def refuse_nonfinite(loss: torch.Tensor, head: nn.Module, when: str, cure: str) -> None:
-    """BadRecipe when a loss or a weight is no number. when: what has been seen until now. cure: what to change."""
+def check_finite(loss: torch.Tensor, head: nn.Module, when: str, hint: str) -> None:
+    """Raises BadRecipe when a loss or a weight is NaN or infinite. when: images or steps until now. hint: the fix."""
     if not math.isfinite(float(loss.detach())) or not all(bool(torch.isfinite(p).all()) for p in head.parameters()):
-        raise BadRecipe(f"fitting the head: the loss stopped being a number after {when}; {cure}")
+        raise BadRecipe(f"fitting the head: the loss became NaN or infinite after {when}; {hint}")

@@ -1,6 +1,6 @@
-"""Which recipe fits which head: whole images, single points, or an ensemble's pixels.
+"""Chooses how a head is fitted: on whole images (fit_head), points (fit_points) or an ensemble's pixels (fit_ensemble).
 
-One place that knows all kinds of fitting, so that a segmenter, a task or a bench need not.
+Segmenters, tasks and benchmarks use this module instead of one of the three.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,37 +16,37 @@ from partshot.train.fit_points import PRESETS as POINT_PRESETS
 from partshot.train.fit_points import FitPoints, fit_points
 
 Fit = FitHead | FitPoints | FitEnsemble
-"""How a head is fitted, of any kind."""
+"""A recipe of any of the three."""
 
 _FITTERS = {FitHead: fit_head, FitPoints: fit_points, FitEnsemble: fit_ensemble}
-# Heads that are made to be fitted to points; others that look at one pixel alone can be.
-_OF_POINTS = ("mlp-s", "mlp-pair")
+# Heads that are fitted to points by default. Other per-pixel heads can be, too.
+_POINT_HEADS = ("mlp-s", "mlp-pair")
 
 
 def fit_presets(head: str) -> Mapping[str, Fit]:
-    """The table of settings for a head of that name."""
+    """The presets for a head of that name."""
     if head == "ensemble":
         return ENSEMBLE_PRESETS
-    return POINT_PRESETS if head in _OF_POINTS else FIT_PRESETS
+    return POINT_PRESETS if head in _POINT_HEADS else FIT_PRESETS
 
 
 def fitter(recipe: Fit) -> Callable[..., nn.Module]:
-    """What fits by such a recipe: `fit_head`, `fit_points` or `fit_ensemble`, which are called alike."""
+    """The function for such a recipe: `fit_head`, `fit_points` or `fit_ensemble`, which take the same arguments."""
     return _FITTERS[type(recipe)]
 
 
 def recipe_kind(name: str, source: str) -> type[Fit]:
-    """The class of recipes of that name, as a saved segmenter's card has it. source: for the message of BadRecipe."""
+    """The recipe class of that name, from a saved segmenter's card. source: for the message of BadRecipe."""
     kinds = {kind.__name__: kind for kind in _FITTERS}
     if name not in kinds:
         raise BadRecipe(
-            f"{source}: its head was fitted by a '{name}', which this version does not know; upgrade partshot"
+            f"{source}: its head was fitted by a '{name}', which this version does not have; upgrade partshot"
         )
     return kinds[name]
 
 
 def refuse_misfit(head: str, recipe: Fit) -> None:
-    """BadRecipe when that kind of recipe cannot fit a head of that name."""
+    """Raises BadRecipe when a recipe of that class cannot fit a head of that name."""
     if (head == "ensemble") != isinstance(recipe, FitEnsemble):
         wanted = type(fit_presets(head)["fast"]).__name__
-        raise BadRecipe(f"head '{head}' is fitted by a {wanted}, given is a {type(recipe).__name__}")
+        raise BadRecipe(f"head '{head}' is fitted by a {wanted}, not by a {type(recipe).__name__}")

@@ -1,9 +1,8 @@
-"""Forest: a random forest over filters and position, the answer users reach for today and the row to beat.
+"""Random forest on pixel features: the baseline of interactive segmentation tools.
 
-What ilastik, Labkit and scikit-image's own tutorial do: for each pixel, color and what a bank of filters sees around
-it at several scales, then trees. Position is added, since the images show one kind of thing, mostly aligned.
-Knows filters and trees. Refuses to know tensors, representations and unlabeled images: it learns from the labeled
-pixels alone.
+As in ilastik, Labkit and scikit-image's tutorial, the features of a pixel are its color and the responses of a filter
+bank at several scales. The pixel's position is added, since the images show one kind of object, mostly aligned. The
+forest is trained on labeled pixels alone, without torch, representations or unlabeled images.
 """
 
 from collections.abc import Sequence
@@ -20,21 +19,22 @@ from partshot.errors import BadLabels, NotFitted
 from partshot.ops.letterbox import Box, letterbox
 from partshot.parts import IGNORE, PartSet
 
-_SIGMAS = 4  # 1, 2, 4 and 8 px: a texture, an edge, a part, and what a part is next to
+_SIGMAS = 4  # 1, 2, 4 and 8 px: texture, edges, parts, and the surroundings of parts
 _LARGEST_SIGMA = 8
-_PIXELS = 60_000  # drawn from the shots; past it the fit only gets slower
-# Trees on a tenth of those pixels each disagree more, together judge better (ants, one shot: .28 to .32) and are fast.
-_SHARE_A_TREE = 0.1
-_LEAST_A_TREE = 1_000
+_PIXELS = 60_000  # sampled from the shots; more only make the fit slower
+# Fraction of those pixels for each tree. A tenth decorrelates the trees, which raises the mIoU (ants, one shot: .28 to
+# .32) and saves time.
+_MAX_SAMPLES = 0.1
+_LEAST_SAMPLES = 1_000
 _TREES = 100
-_SMALLEST_LEAF = 5
-_SHARE_OF_FEATURES = 0.2  # of all features, tried at each split: +1 to 2 points of mIoU over the usual square root
+_MIN_SAMPLES_LEAF = 5
+_MAX_FEATURES = 0.2  # fraction of the features tried at each split: +1 to 2 points of mIoU over the default square root
 
 
 class Forest:
-    """parts: what to tell apart. size: edge in pixels of the squares it looks at. seed: draws pixels and trees.
+    """parts: the classes. size: side in pixels of the squares that images are resized to. seed: of pixels and trees.
 
-    Same shots and seed, same forest, on any number of cores.
+    The same shots and seed give the same forest on any number of cores.
     """
 
     def __init__(self, parts: PartSet, size: int = 128, seed: int = 0):
@@ -42,25 +42,25 @@ class Forest:
         self.trees: RandomForestClassifier | None = None
 
     def fit(self, shots: Shots) -> "Forest":
-        """Learns from the labeled pixels of the shots and forgets any earlier fit.
+        """Fits the forest anew to the labeled pixels of the shots.
 
-        A part that no shot shows stays known and is never predicted. Raises BadLabels when no pixel is labeled.
+        A part that no shot shows is never predicted, but keeps its id. Raises BadLabels when no pixel is labeled.
         """
         images, labels = shots.stack(self.size)
         rng = np.random.default_rng(self.seed)
-        chosen = draw_pixels(labels.ravel(), _PIXELS, rng)
+        chosen = sample_pixels(labels.ravel(), _PIXELS, rng)
         if not chosen.size:
             raise BadLabels(f"none of the pixels of {len(shots)} shots is labeled (all are {IGNORE}); label some")
-        of_image, pixel = np.divmod(chosen, self.size**2)
+        index, pixel = np.divmod(chosen, self.size**2)
         features = np.concatenate(
-            [pixel_features(image).reshape(self.size**2, -1)[pixel[of_image == i]] for i, image in enumerate(images)]
+            [pixel_features(image).reshape(self.size**2, -1)[pixel[index == i]] for i, image in enumerate(images)]
         )
         self.trees = RandomForestClassifier(
             n_estimators=_TREES,
             class_weight="balanced",
-            min_samples_leaf=_SMALLEST_LEAF,
-            max_features=_SHARE_OF_FEATURES,
-            max_samples=min(1.0, max(_SHARE_A_TREE, _LEAST_A_TREE / len(chosen))),
+            min_samples_leaf=_MIN_SAMPLES_LEAF,
+            max_features=_MAX_FEATURES,
+            max_samples=min(1.0, max(_MAX_SAMPLES, _LEAST_SAMPLES / len(chosen))),
             n_jobs=-1,
             random_state=self.seed,
         )
@@ -68,29 +68,29 @@ class Forest:
         return self
 
     def predict(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[np.ndarray]:
-        """The labels of images uint8 [h, w, 3], each uint8 [h, w] at its image's own size.
+        """The predicted ids of images uint8 [h, w, 3], each uint8 [h, w] at its image's size.
 
         Raises NotFitted before `fit`.
         """
-        native = (_enlarge(self._probabilities(image), *image.shape[:2]) for image in images)
+        native = (_resize(self._probabilities(image), *image.shape[:2]) for image in images)
         return [probabilities.argmax(0).astype(np.uint8) for probabilities in native]
 
     def _probabilities(self, image: np.ndarray) -> Float32[np.ndarray, "k _ _"]:
         if self.trees is None:
             raise NotFitted("the forest has not been fitted; call fit(shots) before predict")
         features = pixel_features(letterbox(image, self.size))
-        known = self.trees.predict_proba(features.reshape(self.size**2, -1))
+        predicted = self.trees.predict_proba(features.reshape(self.size**2, -1))
         probabilities = np.zeros((len(self.parts), self.size, self.size), np.float32)
-        probabilities[self.trees.classes_] = known.T.reshape(-1, self.size, self.size)
+        probabilities[self.trees.classes_] = predicted.T.reshape(-1, self.size, self.size)
         return Box.of(*image.shape[:2], self.size).cut(probabilities)
 
 
 def pixel_features(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w f"]:
-    """What the forest knows about each pixel of one image.
+    """The features of each pixel of an image.
 
-    Six channels, RGB and Lab in about 0..1; of each the value itself, and at sigma 1, 2, 4 and 8 px the Gaussian blur,
-    the strength of its edges (Sobel) and the two eigenvalues of its Hessian; differences of neighboring blurs (blobs);
-    and the row and column in 0..1.
+    For each of six channels (RGB and Lab, in about 0..1): the value; at sigma 1, 2, 4 and 8 px the Gaussian blur, the
+    edge strength (Sobel) and the two eigenvalues of the Hessian; and the differences of consecutive blurs (blobs).
+    Then the row and the column, in 0..1.
     """
     height, width = image.shape[:2]
     rgb = image.astype(np.float32) / 255
@@ -98,7 +98,7 @@ def pixel_features(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h 
     filtered = multiscale_basic_features(
         channels, sigma_min=1, sigma_max=_LARGEST_SIGMA, num_sigma=_SIGMAS, channel_axis=-1, workers=1
     )
-    # Channels are the outer order, then sigmas, then blur, edges and the two eigenvalues.
+    # Axes from the outermost: channel, sigma, filter (blur, edges, two eigenvalues).
     blurs = filtered.reshape(height, width, channels.shape[-1], _SIGMAS, -1)[..., 0]
     blobs = np.diff(blurs, axis=-1).reshape(height, width, -1)
     rows, columns = np.mgrid[:height, :width]
@@ -106,21 +106,21 @@ def pixel_features(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h 
     return np.concatenate([channels, filtered, blobs, position], axis=-1, dtype=np.float32)
 
 
-def draw_pixels(labels: UInt8[np.ndarray, " n"], most: int, rng: np.random.Generator) -> np.ndarray:
-    """Sorted places of at most `most` labeled pixels, int64 [m].
+def sample_pixels(labels: UInt8[np.ndarray, " n"], most: int, rng: np.random.Generator) -> np.ndarray:
+    """Sorted indices of at most `most` labeled pixels, int64 [m].
 
-    Each pixel's chance goes with one over the square root of its class's count, between the image's own shares and
-    equal ones: an eye keeps its few pixels while a background keeps its variety.
+    Pixels are sampled with weight 1 / sqrt(number of pixels of their class). This is between uniform sampling of pixels
+    and of classes: an eye keeps its few pixels, and a background its variety.
     """
     labeled = np.flatnonzero(labels != IGNORE)
     if len(labeled) <= most:
         return labeled
     counts = np.bincount(labels[labeled], minlength=256)
-    chances = 1 / np.sqrt(counts[labels[labeled]])
-    return np.sort(rng.choice(labeled, most, replace=False, p=chances / chances.sum()))
+    weights = 1 / np.sqrt(counts[labels[labeled]])
+    return np.sort(rng.choice(labeled, most, replace=False, p=weights / weights.sum()))
 
 
-def _enlarge(probabilities: np.ndarray, height: int, width: int) -> np.ndarray:
-    # Probabilities, not labels, are resized: borders stay smooth at the image's own size.
+def _resize(probabilities: np.ndarray, height: int, width: int) -> np.ndarray:
+    # Probabilities are resized, not labels, so that borders are smooth at the image's size.
     maps = [Image.fromarray(p).resize((width, height), Image.Resampling.BILINEAR) for p in probabilities]
     return np.stack([np.asarray(p) for p in maps])

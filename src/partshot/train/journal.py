@@ -1,8 +1,7 @@
-"""Journal: what a run measured, one JSON object per line, readable while it is being written.
+"""Journal: the log of a training as JSON lines, readable while it is being written.
 
-Lines are only ever appended, each in one write. A run that was killed may leave a torn last line, and lines from
-after its last checkpoint: readers pass over the first, and a resumed run drops the second before it writes on, so
-that no step stands in the file twice. Knows nothing of what the numbers mean.
+Lines are only appended, each in one write. A killed run may leave an incomplete last line, which readers skip, and
+lines from after its last checkpoint, which a resumed run removes, so that every step is in the file once.
 """
 
 import json
@@ -15,20 +14,20 @@ from partshot.errors import BadArtifact
 
 
 class Journal:
-    """Appends lines to `path`; the folder is made when the first one comes."""
+    """Appends lines to `path`; the first one also creates the folder."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def write(self, line: Mapping[str, float | int | str | None]) -> None:
-        """One more line, on disk when this returns; NaN and infinity, which JSON has not, become null."""
+        """Appends a line and closes the file. NaN and infinity become null, since JSON has neither."""
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_as_json(line))
 
     def rewind(self, step: int) -> None:
-        """Drops every line whose "step" comes after `step`, and a torn last line."""
+        """Removes lines with a "step" after `step`, and an incomplete last line."""
         if self.path.exists():
             kept = [line for line in read_journal(self.path) if line.get("step", 0) <= step]
             with replacing_file(self.path) as temporary:
@@ -36,16 +35,16 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[dict]:
-    """The lines of a journal, oldest first; none when there is no file yet.
+    """The lines of a journal, oldest first; an empty list when there is no file.
 
-    A last line without its end is one that a killed run was writing, and is passed over. Raises BadArtifact for any
-    other line that is not a JSON object.
+    An incomplete last line, as killed runs leave it, is skipped. Raises BadArtifact for any other line that is not a
+    JSON object.
     """
     if not path.exists():
         return []
-    whole, _, _torn = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    complete, _, _incomplete = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
     lines = []
-    for number, text in enumerate(whole.splitlines(), start=1):
+    for number, text in enumerate(complete.splitlines(), start=1):
         try:
             line = json.loads(text)
         except ValueError:

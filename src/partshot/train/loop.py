@@ -1,9 +1,9 @@
-"""One training loop for every game: resumable, reproducible, counted in images.
+"""The training loop of every objective: resumable, reproducible, counted in images.
 
-A game says what is played (whose turn it is, by which loss, on which batch); the loop says how: devices, precision,
-seeds, checkpoints, the journal, and what happens on Ctrl-C or when a loss stops being a number. Running again goes on
-from the last checkpoint. Every step draws its chance from (seed, images seen) alone, so on a CPU a run that was
-interrupted ends with the same bits as one that was not. Knows nothing of images, labels or networks.
+An objective (partshot.objective) defines batches, losses and optimizers. The loop handles devices, precision, seeds,
+checkpoints, the journal, Ctrl-C and losses that become NaN. Running it again resumes from the last checkpoint. The
+random numbers of a step depend on (seed, images seen) alone, so on a CPU an interrupted and resumed training ends with
+the same bits as an uninterrupted one. The loop is independent of images, labels and networks.
 """
 
 import hashlib
@@ -27,19 +27,19 @@ from partshot.errors import BadRecipe
 from partshot.objective import Objective, Phase
 from partshot.ops.precision import Precision, best_device, is_bf16
 from partshot.recipe import Recipe
-from partshot.train.checkpoint import load_checkpoint, save_checkpoint, sweep
+from partshot.train.checkpoint import load_checkpoint, remove_leftovers, save_checkpoint
 from partshot.train.journal import Journal
 from partshot.train.progress import Ticker
 
 SHOWN = 50
-"""How often a run shows how far it is."""
+"""How many times a training calls `show`."""
 
 
 class LoopRecipe(Recipe):
-    """kimg: horizon in thousands of images seen. batch: images per step, over all devices.
+    """kimg: length of the training in thousands of images. batch: images per step, over all devices.
 
-    checkpoint_seconds: what a kill may cost at most. precision: "auto" is bf16 where the device computes in it
-    natively, else fp32. devices: processes, one per device.
+    checkpoint_seconds: interval between checkpoints, in seconds. precision: "auto" is bf16 where the device computes in
+    it natively, else fp32. devices: number of processes, one per device.
     """
 
     kimg: float
@@ -51,12 +51,12 @@ class LoopRecipe(Recipe):
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run: the horizon, rounded up to whole batches."""
+        """Steps of the whole training: kimg, rounded up to whole batches."""
         return math.ceil(self.kimg * 1000 / self.batch)
 
 
 def run_loop(
-    game: Objective,
+    objective: Objective,
     recipe: LoopRecipe,
     out: Path,
     title: str,
@@ -65,16 +65,17 @@ def run_loop(
     quiet: bool = False,
     show: Callable[[Objective, int], None] | None = None,
 ) -> None:
-    """Plays the game to its horizon; afterwards its modules hold the final weights.
+    """Trains the objective; afterwards its modules hold the final weights.
 
-    out: the run's folder; gets checkpoint/ and journal.jsonl. When it holds a checkpoint of the same run, goes on from
-    there, and returns at once when that run is done. title: what the progress bar calls it. fingerprint: names
-    everything else that decides the outcome (the game's recipe, the images). journal_every: steps between lines;
-    None writes about 200 lines over the run. show: called with the game and the images seen about SHOWN times over
-    the run and at its end, to show how far it is; with several devices it is sent to another process.
+    out: the run's folder; gets checkpoint/ and journal.jsonl. If it holds a checkpoint of the same run, training
+    resumes from there; a finished run returns at once. title: for the progress bar. fingerprint: identifies everything
+    else that determines the result (the objective's recipe, the images). journal_every: steps between journal lines;
+    None writes about 200 lines. show: for previews, called with the objective and the images seen, about SHOWN times at
+    equal intervals and at the end; with several devices it is pickled and sent to another process.
 
-    Raises BadArtifact for a checkpoint that is truncated or of other settings, BadRecipe when a loss or a weight stops
-    being finite (the last good checkpoint stays), KeyboardInterrupt after Ctrl-C, with a checkpoint of that moment.
+    Raises BadArtifact for a checkpoint that is truncated or of other settings, BadRecipe when a loss or a weight
+    becomes NaN or infinite (the last good checkpoint stays), KeyboardInterrupt after Ctrl-C, once a checkpoint of that
+    step is saved.
     """
     if min(recipe.batch, recipe.devices) < 1 or recipe.kimg <= 0 or recipe.batch % recipe.devices:
         raise BadRecipe(
@@ -89,22 +90,23 @@ def run_loop(
         quiet=quiet,
         show=show,
     )
-    sweep(run.checkpoint)
+    remove_leftovers(run.checkpoint)
     if recipe.devices == 1:
-        _fabric(recipe).launch(_play, game, recipe, run)
+        _fabric(recipe).launch(_train, objective, recipe, run)
         return
-    # Other processes play copies of the game, so it is read here too: before, to refuse a wrong checkpoint, or to find
-    # the run done, without starting any; and after, for what they have learned.
-    optimizers = _optimizers(game.phases())
-    card = load_checkpoint(run.checkpoint, game.modules, optimizers, run.fingerprint)
+    # Other processes train copies of the objective, so this process loads checkpoints, too: first, without starting any
+    # processes, to refuse a wrong checkpoint and to see whether the run is finished; at the end, to get the trained
+    # weights.
+    optimizers = _optimizers(objective.phases())
+    card = load_checkpoint(run.checkpoint, objective.modules, optimizers, run.fingerprint)
     if card is None or card["step"] < recipe.steps:
-        _fabric(recipe).launch(_play, game, recipe, run)
-        load_checkpoint(run.checkpoint, game.modules, optimizers, run.fingerprint)
+        _fabric(recipe).launch(_train, objective, recipe, run)
+        load_checkpoint(run.checkpoint, objective.modules, optimizers, run.fingerprint)
 
 
 @dataclass
 class _Run:
-    """What one run is called and where it stands; `step` and what follows is what a checkpoint restores."""
+    """Settings and state of one run. Checkpoints restore the state: step, seconds and sums."""
 
     title: str
     folder: Path
@@ -115,122 +117,128 @@ class _Run:
     step: int = 0
     seconds: float = 0.0
     # name -> [sum, count] since the last line of the journal.
-    tally: dict[str, list] = field(default_factory=dict)
+    sums: dict[str, list] = field(default_factory=dict)
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint"
 
-    def count(self, figures: Mapping[str, float | torch.Tensor]) -> None:
-        for name, value in figures.items():
-            entry = self.tally.setdefault(name, [0.0, 0])
+    def add(self, values: Mapping[str, float | torch.Tensor]) -> None:
+        for name, value in values.items():
+            entry = self.sums.setdefault(name, [0.0, 0])
             entry[0] = entry[0] + value
             entry[1] += 1
 
     def card(self) -> dict:
-        tally = {name: [float(total), count] for name, (total, count) in self.tally.items()}
-        return {"fingerprint": self.fingerprint, "step": self.step, "seconds": self.seconds, "tally": tally}
+        sums = {name: [float(total), count] for name, (total, count) in self.sums.items()}
+        return {"fingerprint": self.fingerprint, "step": self.step, "seconds": self.seconds, "tally": sums}
 
     def resume(self, card: Mapping) -> None:
-        self.step, self.seconds, self.tally = card["step"], card["seconds"], card["tally"]
+        self.step, self.seconds, self.sums = card["step"], card["seconds"], card["tally"]
 
 
-def _play(fabric: Fabric, game: Objective, recipe: LoopRecipe, run: _Run) -> None:
-    """The story of a run, in one process of it."""
-    first = fabric.global_rank == 0
-    turns = game.phases()
-    optimizers = _optimizers(turns)
-
-    # The networks go to the device; 4-D weights lie channels_last, which convolutions prefer.
-    for module in game.modules.values():
-        module.to(fabric.device).to(memory_format=torch.channels_last)
-    if fabric.world_size > 1:
-        _same_everywhere(fabric, game.modules)
-
-    # Go on from the last checkpoint, if there is one.
-    card = load_checkpoint(run.checkpoint, game.modules, optimizers, run.fingerprint)
+def _train(fabric: Fabric, objective: Objective, recipe: LoopRecipe, run: _Run) -> None:
+    """The whole training, in one process."""
+    phases = objective.phases()
+    optimizers = _optimizers(phases)
+    _move_to_device(fabric, objective.modules)
+    card = load_checkpoint(run.checkpoint, objective.modules, optimizers, run.fingerprint)
     if card is not None:
         run.resume(card)
     if run.step >= recipe.steps:
         return
-    journal = Journal(run.folder / "journal.jsonl")
-    if first:
+    # Process 0 alone writes files and shows progress.
+    first = fabric.global_rank == 0
+    journal = Journal(run.folder / "journal.jsonl") if first else None
+    if journal is not None:
         journal.rewind(run.step)
 
-    def save() -> None:
-        _refuse_nonfinite(run, turns, recipe)
-        if first:
-            save_checkpoint(run.checkpoint, game.modules, optimizers, run.card())
-
-    horizon = recipe.steps * recipe.batch
+    total = recipe.steps * recipe.batch
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     began, saved = time.monotonic() - run.seconds, time.monotonic()
     with (
         torch.random.fork_rng(devices=devices),
         _deferred_interrupt() as interrupted,
-        Ticker(run.title, horizon, run.step * recipe.batch, run.quiet or not first) as ticker,
+        Ticker(run.title, total, run.step * recipe.batch, run.quiet or not first) as ticker,
     ):
         while run.step < recipe.steps:
-            # All chance in a step comes from (seed, images seen, process): dropout's too.
-            images = run.step * recipe.batch
-            seed = _mixed(recipe.seed, images, fabric.global_rank)
-            torch.manual_seed(seed)
-            rng = torch.Generator().manual_seed(seed)
-
-            # Everyone's turn.
-            game.prepare(images / horizon)
-            batch = fabric.to_device(game.batch(rng, recipe.batch // fabric.world_size))
-            for turn in turns:
-                if run.step % turn.every == 0:
-                    run.count({turn.name: _take(fabric, turn, batch)})
-            run.count(game.finish((images + recipe.batch) / horizon))
-            run.step += 1
+            _step(fabric, objective, phases, recipe, run)
             run.seconds = time.monotonic() - began
+            last = run.step == recipe.steps
 
-            # Tell.
             means = None
-            if run.step % run.journal_every == 0 or run.step == recipe.steps:
-                _refuse_nonfinite(run, turns, recipe)
-                means = {name: float(total) / count for name, (total, count) in run.tally.items()}
-                run.tally = {}
+            if run.step % run.journal_every == 0 or last:
+                means = _log(run, phases, recipe, journal)
+            ticker.tick(run.step * recipe.batch, means)
+            if run.show is not None and first and (run.step % max(1, recipe.steps // SHOWN) == 0 or last):
+                run.show(objective, run.step * recipe.batch)
+
+            if interrupted() or last or time.monotonic() - saved > recipe.checkpoint_seconds:
+                _check_finite(run, phases, recipe)
                 if first:
-                    at = {"step": run.step, "images": images + recipe.batch, "seconds": round(run.seconds, 3)}
-                    journal.write(at | means)
-            ticker.tick(images + recipe.batch, means)
-
-            due = run.step % max(1, recipe.steps // SHOWN) == 0 or run.step == recipe.steps
-            if run.show is not None and first and due:
-                run.show(game, images + recipe.batch)
-
-            # Keep.
-            if interrupted() or run.step == recipe.steps or time.monotonic() - saved > recipe.checkpoint_seconds:
-                save()
+                    save_checkpoint(run.checkpoint, objective.modules, optimizers, run.card())
                 saved = time.monotonic()
-            if interrupted() and run.step < recipe.steps:
+            if interrupted() and not last:
                 raise KeyboardInterrupt(f"{run.title}: stopped and saved in {run.folder}; run again to go on")
     fabric.barrier()
 
 
-def _take(fabric: Fabric, turn: Phase, batch: Any) -> torch.Tensor:
-    """One turn: loss, gradients, their mean over the processes, step. Returns the loss, detached."""
-    turn.optimizer.zero_grad(set_to_none=True)
-    with fabric.autocast():
-        loss = turn.loss(batch)
-    loss.backward()
-    params = [p for group in turn.optimizer.param_groups for p in group["params"] if p.grad is not None]
+def _move_to_device(fabric: Fabric, modules: Mapping[str, nn.Module]) -> None:
+    """Moves modules to the process's device, in channels_last, which convolutions prefer; same weights everywhere."""
+    for module in modules.values():
+        module.to(fabric.device).to(memory_format=torch.channels_last)
     if fabric.world_size > 1:
-        # One message for all gradients; averaging here instead of wrapping networks lets a loss call them as it likes.
+        _synchronize(fabric, modules)
+
+
+def _step(fabric: Fabric, objective: Objective, phases: Sequence[Phase], recipe: LoopRecipe, run: _Run) -> None:
+    """One step of the loop: a batch, and every phase that is due."""
+    # (seed, images seen, process) determine all random numbers of a step, those of dropout included.
+    images, total = run.step * recipe.batch, recipe.steps * recipe.batch
+    seed = _step_seed(recipe.seed, images, fabric.global_rank)
+    torch.manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
+
+    objective.prepare(images / total)
+    batch = fabric.to_device(objective.batch(rng, recipe.batch // fabric.world_size))
+    for phase in phases:
+        if run.step % phase.every == 0:
+            run.add({phase.name: _optimize(fabric, phase, batch)})
+    run.add(objective.finish((images + recipe.batch) / total))
+    run.step += 1
+
+
+def _optimize(fabric: Fabric, phase: Phase, batch: Any) -> torch.Tensor:
+    """One optimizer step: loss, gradients, their mean over processes, clipping, update. Returns the detached loss."""
+    phase.optimizer.zero_grad(set_to_none=True)
+    with fabric.autocast():
+        loss = phase.loss(batch)
+    loss.backward()
+    params = [p for group in phase.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if fabric.world_size > 1:
+        # One all-reduce for all gradients. Averaging here, instead of wrapping networks in DDP, lets a loss call the
+        # networks in any way.
         mean = fabric.all_reduce(torch.cat([p.grad.flatten() for p in params]), reduce_op="mean")
         for param, grad in zip(params, mean.split([p.numel() for p in params]), strict=True):
             param.grad.copy_(grad.view(param.shape))
-    if turn.clip is not None:
-        nn.utils.clip_grad_norm_(params, turn.clip)
-    turn.optimizer.step()
+    if phase.clip is not None:
+        nn.utils.clip_grad_norm_(params, phase.clip)
+    phase.optimizer.step()
     return loss.detach()
 
 
+def _log(run: _Run, phases: Sequence[Phase], recipe: LoopRecipe, journal: Journal | None) -> dict[str, float]:
+    """The means since the last journal line, which also go to the journal; resets them."""
+    _check_finite(run, phases, recipe)
+    means = {name: float(total) / count for name, (total, count) in run.sums.items()}
+    run.sums = {}
+    if journal is not None:
+        journal.write({"step": run.step, "images": run.step * recipe.batch, "seconds": round(run.seconds, 3)} | means)
+    return means
+
+
 def _fabric(recipe: LoopRecipe) -> Fabric:
-    # It tells the precision anew for every network, in the middle of our progress.
+    # Fabric logs the precision for every network, which would break the progress bar.
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     try:
         return Fabric(
@@ -243,58 +251,59 @@ def _fabric(recipe: LoopRecipe) -> Fabric:
         raise BadRecipe(f"devices = {recipe.devices}: {str(error).splitlines()[0]}; run: partshot doctor") from error
 
 
-def _optimizers(turns: Sequence[Phase]) -> dict[str, Optimizer]:
-    """Each optimizer once, under the first turn that steps it."""
+def _optimizers(phases: Sequence[Phase]) -> dict[str, Optimizer]:
+    """Each optimizer once, under the name of the first phase that uses it."""
     named: dict[str, Optimizer] = {}
-    for turn in turns:
-        if all(turn.optimizer is not other for other in named.values()):
-            named[turn.name] = turn.optimizer
+    for phase in phases:
+        if all(phase.optimizer is not other for other in named.values()):
+            named[phase.name] = phase.optimizer
     return named
 
 
-def _same_everywhere(fabric: Fabric, modules: Mapping[str, nn.Module]) -> None:
-    """Process 0's weights in every process; on GPUs batch statistics over all of them, as in one large batch."""
+def _synchronize(fabric: Fabric, modules: Mapping[str, nn.Module]) -> None:
+    """Copies process 0's weights to every process; on GPUs also converts to SyncBatchNorm."""
     for module in modules.values():
         for tensor in module.state_dict(keep_vars=True).values():
-            # Handing a game to a process puts its tensors into memory that all of them share; on a CPU they stay there.
+            # Pickling an objective for another process moves its tensors to shared memory. On a CPU they would stay
+            # shared.
             tensor.data = tensor.data.clone()
             torch.distributed.broadcast(tensor.data, 0)
         if fabric.device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(module, torch.distributed.group.WORLD)
 
 
-def _mixed(seed: int, images: int, rank: int) -> int:
-    """A 63-bit seed in which neighboring steps have nothing in common."""
+def _step_seed(seed: int, images: int, rank: int) -> int:
+    """A 63-bit seed; hashed, so that the seeds of consecutive steps are unrelated."""
     digest = hashlib.sha256(f"{seed}/{images}/{rank}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def _refuse_nonfinite(run: _Run, turns: Sequence[Phase], recipe: LoopRecipe) -> None:
-    """BadRecipe when a loss since the last line, or a weight, is NaN or infinite; nothing of it is saved then."""
-    wrong = [t.name for t in turns if t.name in run.tally and not math.isfinite(run.tally[t.name][0])]
-    params = [p for t in turns for group in t.optimizer.param_groups for p in group["params"]]
-    if wrong or not all(bool(torch.isfinite(p).all()) for p in params):
+def _check_finite(run: _Run, phases: Sequence[Phase], recipe: LoopRecipe) -> None:
+    """Raises BadRecipe when a loss since the last journal line, or a weight, is NaN or infinite; nothing is saved."""
+    wrong = [p.name for p in phases if p.name in run.sums and not math.isfinite(run.sums[p.name][0])]
+    params = [param for p in phases for group in p.optimizer.param_groups for param in group["params"]]
+    if wrong or not all(bool(torch.isfinite(param).all()) for param in params):
         what = f"loss '{wrong[0]}'" if wrong else "a weight"
         raise BadRecipe(
-            f"{run.title}: {what} stopped being a number before step {run.step} of {recipe.steps}; lower the learning "
+            f"{run.title}: {what} became NaN or infinite before step {run.step} of {recipe.steps}; lower the learning "
             f"rate or set precision to fp32, and choose another --out ({run.checkpoint} keeps the last good state)"
         )
 
 
 @contextmanager
 def _deferred_interrupt():
-    """Ctrl-C waits for the end of the step, whose half would not be worth saving; a second one does not wait."""
-    came = threading.Event()
+    """Defers Ctrl-C to the end of the step, so that a whole step is saved; a second Ctrl-C interrupts at once."""
+    received = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield came.is_set
+        yield received.is_set
         return
 
-    def note(_number, _frame) -> None:
-        came.set()
+    def handler(_number, _frame) -> None:
+        received.set()
         signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, handler)
     try:
-        yield came.is_set
+        yield received.is_set
     finally:
         signal.signal(signal.SIGINT, before)

@@ -1,6 +1,6 @@
-"""Progress: how far a run is, for a person: a bar with the time left on a terminal, a line now and then elsewhere.
+"""Progress of a run: a bar with the remaining time on a terminal, a line every 30 s elsewhere, nothing when quiet.
 
-Says nothing when it is told to be quiet. Writes to stderr, so that a command's output stays its own.
+Everything goes to stderr, so that stdout holds a command's output only.
 """
 
 import time
@@ -9,23 +9,23 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-# Seconds between lines when there is no terminal: logs stay short, and a silent minute does not look like a hang.
+# Seconds between lines without a terminal: logs stay short, and no run is silent for so long that it seems to hang.
 EVERY = 30.0
 
 
-def say(line: str, quiet: bool) -> None:
-    """One line for a person, unless told to be quiet."""
+def print_status(line: str, quiet: bool) -> None:
+    """Prints a line to stderr, unless quiet."""
     if not quiet:
         Console(stderr=True).print(line, highlight=False, markup=False)
 
 
 class Ticker:
-    """A context manager; `tick` after each step. total, done: images in the whole run, and seen before it began."""
+    """A context manager; call `tick` after each step. total: images in the whole run. done: images of earlier runs."""
 
     def __init__(self, title: str, total: int, done: int, quiet: bool):
-        self.title, self.total, self.first, self.quiet = title, total, done, quiet
+        self.title, self.total, self.done, self.quiet = title, total, done, quiet
         self.console = Console(stderr=True)
-        self.began = self.said = time.monotonic()
+        self.began = self.printed = time.monotonic()
         self.figures = ""
         self.bar: Progress | None = None
         if self.console.is_terminal and not quiet:
@@ -37,7 +37,7 @@ class Ticker:
                 TextColumn("left"),
                 TimeRemainingColumn(),
                 console=self.console,
-                # Redrawing costs time that the network could use, and two cores are few.
+                # Refreshing takes CPU time from the training.
                 refresh_per_second=2,
             )
             self.task = self.bar.add_task(title, total=total, completed=done, figures="")
@@ -52,18 +52,18 @@ class Ticker:
             self.bar.stop()
 
     def tick(self, images: int, figures: Mapping[str, float] | None = None) -> None:
-        """images: images seen in the whole run so far. figures: the newest numbers, when there are new ones."""
+        """images: images seen in the whole run so far. figures: new values to show; None shows the last ones."""
         if figures:
             self.figures = " ".join(f"{name} {value:.3g}" for name, value in figures.items())
         if self.bar:
             self.bar.update(self.task, completed=images, figures=self.figures)
-        elif not self.quiet and (time.monotonic() - self.said > EVERY or images >= self.total):
-            self.said = time.monotonic()
+        elif not self.quiet and (time.monotonic() - self.printed > EVERY or images >= self.total):
+            self.printed = time.monotonic()
             self.console.print(self._line(images), highlight=False)
 
     def _line(self, images: int) -> str:
-        passed = self.said - self.began
-        left = passed * (self.total - images) / max(images - self.first, 1)
-        share = 100 * images / self.total
-        line = f"{self.title}: {share:.0f} %, {passed:.0f} s, {left:.0f} s left"
+        elapsed = self.printed - self.began
+        left = elapsed * (self.total - images) / max(images - self.done, 1)
+        percent = 100 * images / self.total
+        line = f"{self.title}: {percent:.0f} %, {elapsed:.0f} s, {left:.0f} s left"
         return f"{line}; {self.figures}" if self.figures else line

