@@ -123,7 +123,7 @@ def main() -> None:
         spent, head = timed(batched, read, generator, shots, seed)
         seconds["batched"].append(spent)
         with torch.no_grad():
-            found = {"batched": verdict(head.members(unseen)).labels}
+            found = {"batched": vote_with_uncertainty(head.members(unseen)).labels}
         for variant, batches in (("published", published_loader), ("by index", by_index)):
             spent, nets = timed(one_after_the_other, rows, classes, seed, batches)
             seconds[variant].append(spent)

@@ -87,7 +87,7 @@ def our_work() -> dict[str, Callable[[], object]]:
     sides = generator.layers
 
     def generate() -> torch.Tensor:
-        ws = generator.mapping.spread(generator.mapping(torch.randn(BATCH, LATENT)))
+        ws = generator.mapping.broadcast(generator.mapping(torch.randn(BATCH, LATENT)))
         return generator.synthesis(ws, tuple(torch.randn(BATCH, 1, side, side) for side in sides))[0]
 
     return _work(generate, discriminator, generator, discriminator)

@@ -36,7 +36,7 @@ class ExportWrapper(nn.Module):
     """The exported graph: a network with preprocessing (resizing, normalization) and postprocessing (argmax).
 
     net: float [b, 3, h', w'] in [-1, 1] -> logits [b, k, h", w"]. size: side of its square input if `squashed`;
-    otherwise the long side of the input, whose aspect ratio is kept (letterbox.reading_size).
+    otherwise the long side of the input, whose aspect ratio is kept (letterbox.input_size).
     """
 
     def __init__(self, net: nn.Module, size: int, squashed: bool = True):
@@ -57,7 +57,7 @@ class ExportWrapper(nn.Module):
         return logits.argmax(1).to(torch.uint8), (confidence * 255).round().to(torch.uint8)
 
     def _reading_size(self, height, width):
-        """letterbox.reading_size as part of the graph."""
+        """letterbox.input_size as part of the graph."""
         longest = torch.sym_max(height, width)
 
         def rounded(side):
@@ -83,7 +83,7 @@ def export_onnx(
     """Writes a network as one ONNX file, atomically.
 
     net: float [b, 3, h', w'] in [-1, 1] -> logits [b, len(parts), ., .] at any size; it is not modified. Its input is a
-    square of `size` if `squashed`, otherwise of the size that letterbox.reading_size returns for a long side of `size`.
+    square of `size` if `squashed`, otherwise of the size that letterbox.input_size returns for a long side of `size`.
     sample: images uint8 [h, w, 3] of the domain; the check uses them and noise. native: typical long side of the
     original training images in pixels, from which `predict` derives the windows for large images.
 

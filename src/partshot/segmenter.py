@@ -21,11 +21,11 @@ from partshot.data.shots import Shots
 from partshot.data.soft_labels import SoftLabels
 from partshot.errors import NotFitted
 from partshot.heads.ensemble import Ensemble
-from partshot.ops.disagreement import image_score, keep_by_score, verdict
+from partshot.ops.disagreement import image_score, keep_by_score, vote_with_uncertainty
 from partshot.ops.images import as_tensors, as_uint8
 from partshot.ops.letterbox import letterbox
 from partshot.ops.precision import best_device
-from partshot.ops.uncrop import uncropped
+from partshot.ops.uncrop import remove_letterbox
 from partshot.parts import IGNORE, PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import rebuild, tensors_of
@@ -233,7 +233,7 @@ class Segmenter:
         with torch.no_grad(), autocast_bf16(latents.ws.device):
             generated, pyramid = self.representation.synthesize(latents)
             if isinstance(head, Ensemble):
-                ids, probabilities, disagreement = verdict(head.members(pyramid))
+                ids, probabilities, disagreement = vote_with_uncertainty(head.members(pyramid))
             else:
                 probabilities, disagreement = head(pyramid).float().softmax(1), None
                 ids = probabilities.argmax(1)
@@ -279,8 +279,8 @@ class Segmenter:
 
 def _ensemble_prediction(members: torch.Tensor, size: tuple[int, int], square: int | None) -> Prediction:
     # members: probabilities [m, k, h, w], resized to the image's size one member at a time.
-    resized = (uncropped(one[None], size, square) for one in members)
-    labels, probabilities, disagreement = (found.cpu() for found in verdict(resized))
+    resized = (remove_letterbox(one[None], size, square) for one in members)
+    labels, probabilities, disagreement = (found.cpu() for found in vote_with_uncertainty(resized))
     uncertainty = disagreement / max(1e-9, math.log(min(members.shape[:2])))
     return Prediction(labels[0].numpy(), probabilities[0].numpy(), uncertainty[0].clamp(0, 1).numpy())
 

@@ -24,9 +24,9 @@ from partshot.nets.student import STRIDE, FlipTTA, Offset, build_student
 from partshot.ops.decision import overlap_offsets
 from partshot.ops.disagreement import entropy
 from partshot.ops.images import as_tensors
-from partshot.ops.letterbox import reading_size
+from partshot.ops.letterbox import input_size
 from partshot.ops.precision import native_bf16
-from partshot.ops.uncrop import uncropped
+from partshot.ops.uncrop import remove_letterbox
 from partshot.parts import PartSet
 
 BATCH = 8
@@ -159,7 +159,7 @@ class Student:
         by_shape, predictions = defaultdict(list), [None] * len(images)
         for i, image in enumerate(images):
             side = self.input_size
-            shape = (side, side) if self.squashed else reading_size(*image.shape[:2], side)
+            shape = (side, side) if self.squashed else input_size(*image.shape[:2], side)
             by_shape[shape].append(i)
         for (height, width), indices in by_shape.items():
             resized = [Image.fromarray(images[i]).resize((width, height), Image.Resampling.BILINEAR) for i in indices]
@@ -220,7 +220,7 @@ def predictions_from_logits(
 
 
 def _prediction(logits: torch.Tensor, size: tuple[int, int], square: int | None) -> Prediction:
-    logits = uncropped(logits, size, square)[0]
+    logits = remove_letterbox(logits, size, square)[0]
     probabilities = logits.softmax(0)
     uncertainty = entropy(probabilities, 0) / max(1e-9, math.log(len(probabilities)))
     return Prediction(logits.argmax(0).byte().numpy(), probabilities.numpy(), uncertainty.clamp(0, 1).numpy())

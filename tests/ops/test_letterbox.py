@@ -7,7 +7,7 @@ from partshot.data.images import resize_image
 from partshot.data.labels import resize_labels
 from partshot.data.shots import Shots
 from partshot.data.symmetry import one_sided
-from partshot.export import Served, export_onnx
+from partshot.export import ExportWrapper, export_onnx
 from partshot.inference.exported_model import ExportedModel
 from partshot.nets.student import STRIDE, build_student
 from partshot.ops.letterbox import _STEP, Box, input_size, letterbox, letterbox_labels
@@ -15,7 +15,8 @@ from partshot.ops.position import position_map
 from partshot.ops.uncrop import remove_letterbox
 from partshot.parts import PartSet
 from partshot.represent.choose import open_representation
-from partshot.segmenter import Segmenter, Student
+from partshot.segmenter import Segmenter
+from partshot.student import Student
 from partshot.toy.dataset import draw, toy_shots
 from partshot.train.fit_head import PRESETS as FIT
 from partshot.train.forest import Forest
@@ -130,8 +131,10 @@ def test_students_keep_the_aspect_and_older_students_do_not(student, tmp_path):
 
 
 def test_the_exported_model_equals_torch_for_every_aspect(student, tmp_path):
-    path = export_onnx(student.reader, PARTS, 64, tmp_path / "s.onnx", [smooth(60, 90)], squashed=False, native=300)
-    exported, served = ExportedModel(path), Served(student.reader, 64, squashed=False).eval()
+    path = export_onnx(
+        student.inference_net, PARTS, 64, tmp_path / "s.onnx", [smooth(60, 90)], squashed=False, native=300
+    )
+    exported, served = ExportedModel(path), ExportWrapper(student.inference_net, 64, squashed=False).eval()
 
     assert (exported.squashed, exported.native, exported.size) == (False, 300, 64)
     for shape in [(48, 64), (64, 48), (64, 64), (100, 2000), (700, 31), (1, 1), (90, 60)]:
@@ -142,7 +145,7 @@ def test_the_exported_model_equals_torch_for_every_aspect(student, tmp_path):
         assert (found != labels.numpy()).mean() < 0.001
         assert np.abs(probability.astype(int) - confidence.numpy()).max() <= 2
     by_student = Student(student.net, "fast-unet", PARTS, 52)
-    assert by_student.reads == 64
+    assert by_student.input_size == 64
     image = smooth(120, 90)
     assert (exported.predict(image[None])[0][0] == by_student.predict([image])[0].labels).mean() > 0.99
 

@@ -16,7 +16,7 @@ from partshot.tasks.demo_report import DemoReport
 from partshot.tasks.demo_routes import GENERATOR_KIND, KS, DemoRecipe, Routes
 from partshot.tasks.export import export
 from partshot.toy.dataset import draw, toy_shots, write_toy
-from partshot.train.progress import Ticker, say
+from partshot.train.progress import Ticker, print_status
 from partshot.train.student_choice import choose_student
 from partshot.workers import side_by_side
 
@@ -56,7 +56,7 @@ def demo(
 
     began = time.monotonic()
     report.add("head", side_by_side(routes.first, KS, jobs), "fit a head and a forest", began)
-    say(f"first results: {report.write()}; students are trained next", quiet)
+    print_status(f"first results: {report.write()}; students are trained next", quiet)
 
     began = time.monotonic()
     report.add("student", side_by_side(routes.students, KS, jobs), "train students", began)

@@ -148,7 +148,7 @@ def _artifact(
     tensors = objective.trained()
     if isinstance(objective, StyleGAN2):
         card["shape"] = objective.shape.model_dump(mode="json")
-        tensors = {f"generator.{k}": v for k, v in tensors.items()} | objective.judge()
+        tensors = {f"generator.{k}": v for k, v in tensors.items()} | objective.discriminator_state()
         kept = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     else:
         # Only MoCo's recipe has the setting; importing its class here would load lightly for every pretext.

@@ -14,7 +14,7 @@ from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Pair, Shots, find_pairs, load_shots, mask_files
 from partshot.errors import BadRecipe
 from partshot.nets.student import build_student
-from partshot.pretext.stylegan2 import refuse_few
+from partshot.pretext.stylegan2 import check_image_count
 from partshot.recipe import Recipe
 from partshot.represent.cache import open_store
 from partshot.represent.choose import open_representation
@@ -141,7 +141,7 @@ def _refuse_unknown(representation: str, choice: Choice, shots: Shots, images: i
     if representation.startswith(("stylegan1:", "stylegan2:")):
         raise BadRecipe(f"--representation {representation}: run trains a generator on your images; write stylegan2")
     if representation in ("stylegan1", "stylegan2"):
-        refuse_few(images)
+        check_image_count(images)
         return True
     if representation in (NO_TEACHER, "auto", *PRETEXTS):
         return False

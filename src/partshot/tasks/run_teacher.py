@@ -106,7 +106,9 @@ def _chosen(plan: Plan, candidates: Sequence[Candidate], shots: Shots, folder: F
         before = json.loads(folder.choice.read_text(encoding="utf-8"))
         if before["state"] == state:
             return plan.changed(representation=before["representation"], head=before["head"])
-    print_status(f"auto: compares up to {len(candidates)} candidates by cross-validation, {plan.auto_minutes:g} min", quiet)
+    print_status(
+        f"auto: compares up to {len(candidates)} candidates by cross-validation, {plan.auto_minutes:g} min", quiet
+    )
     choice = choose(candidates, shots, plan.fit, teacher_size(plan.distill), 60 * plan.auto_minutes, quiet)
     taken = {"representation": choice.taken.name, "head": choice.taken.head}
     with replacing_file(folder.choice) as path:

@@ -73,7 +73,9 @@ def latents_of(generator: Generator, shots: Shots, images: Path | None = None, q
     """
     folder = None if images is None else Path(images).parent / "latents"
     if folder is None or not folder.is_dir():
-        print_status("no latents/ beside the images, as `partshot sample` writes: the images are inverted (seconds each)", quiet)
+        print_status(
+            "no latents/ beside the images, as `partshot sample` writes: the images are inverted (seconds each)", quiet
+        )
         return generator.latents(as_tensors(resize_images(shots.images, generator.size)))
     latents, known = Latents.load(folder), {name: i for i, name in enumerate(read_card(folder)["names"])}
     unknown = [name for name in shots.names if name not in known]

@@ -93,7 +93,7 @@ class Distillation:
         images: UInt8[torch.Tensor, "m s s 3"] | None = None,
     ):
         if recipe.frozen_stride and isinstance(student, LightUNet):
-            student.fix_up_to(recipe.frozen_stride)
+            student.freeze_up_to(recipe.frozen_stride)
         ema = copy.deepcopy(student).requires_grad_(False)
         self.recipe, self.mirrored_ids, self.sources, self.images = recipe, mirrored_ids, sources, images
         self.labels = sources.labels.long()
