@@ -59,7 +59,7 @@ def test_truncated_tensors_are_refused(tmp_path, cut):
 
 
 def test_missing_files_are_refused(tmp_path):
-    with pytest.raises(BadArtifact, match="nothing that was trained lies there"):
+    with pytest.raises(BadArtifact, match="no trained artifact in this folder"):
         Artifact.load(tmp_path)
     with pytest.raises(BadArtifact, match="nowhere: no such folder; give the --out"):
         Artifact.load(tmp_path / "nowhere")

@@ -39,6 +39,7 @@ ALLOWED = [
     ("src/partshot/nets/student.py", r"swift", "the name under which older artifacts know fast-unet"),
     ("src/partshot/nets/weights.py", r"critics?|verdicts?", "a name in the tensors of older generators"),
     ("src/partshot/train/checkpoint.py", r"critics?|verdicts?", "a name in the checkpoints of older runs"),
+    ("src/partshot/represent/resnet.py", r"condens\w+|proportional", "a name in the tensors of reduced encoders"),
     ("src/partshot/pretext/stylegan2.py", r"running average|the average|average's", "a name in older recipes"),
     ("src/partshot/train/distill_recipe.py", r"borrow\w*", "a name in older recipes"),
     ("src/partshot/train/distill_recipe.py", r"rehears\w+|first student", "a name in older recipes"),

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from partshot.artifact import Artifact, below
+from partshot.artifact import Artifact, strip_prefix
 from partshot.catalog import HEADS, lookup
 from partshot.data.images import resize_image, resize_images
 from partshot.data.shots import Shots
@@ -207,13 +207,13 @@ class Segmenter:
         """Reads what `save` wrote; BadArtifact when it is not one or not whole."""
         stored = Artifact.load(folder, kind="segmenter")
         card = stored.card
-        representation = rebuild(card["representation"], below(stored.tensors, "representation."))
+        representation = rebuild(card["representation"], strip_prefix(stored.tensors, "representation."))
         parts = PartSet.from_dict(card["parts"], str(folder))
         # Earlier versions wrote no kind: each head had one.
         usual = type(fit_presets(card["head"])["fast"]).__name__
         kind = recipe_kind(card.get("recipe_kind", usual), str(folder))
         found = cls(representation, parts, card["head"], card["size"], kind.parse(card["recipe"], str(folder)))
-        found.head_ = _loaded(found.make_head(), below(stored.tensors, "head."), folder).to(found.device)
+        found.head_ = _loaded(found.make_head(), strip_prefix(stored.tensors, "head."), folder).to(found.device)
         found.fitted, found.squashed = card["fingerprint"], card.get("aspect") != _KEPT
         return found
 
@@ -228,7 +228,7 @@ class Segmenter:
         copies = max(0, min(math.ceil(_STYLES / len(shots)), room))
         # Seeds that nothing else draws.
         seeds = [range(_STYLES_FROM + i * len(shots), _STYLES_FROM + (i + 1) * len(shots)) for i in range(copies)]
-        pyramids = [own, *(self._read(self.representation.restyled(latents, some)) for some in seeds)]
+        pyramids = [own, *(self._read(self.representation.mix_styles(latents, some)) for some in seeds)]
         maps = tuple(torch.cat(level) for level in zip(*(p.maps for p in pyramids), strict=True))
         names = tuple(f"{name}, style {i}" for i in range(copies + 1) for name in shots.names)
         shown = Shots(shots.images * (copies + 1), shots.labels * (copies + 1), names, shots.parts)

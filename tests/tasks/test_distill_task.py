@@ -136,7 +136,7 @@ def test_a_students_name_may_stand_for_pretrained_weights(toy, tmp_path):
 
 
 def test_a_folder_that_holds_no_teacher_is_refused(toy, whole, tmp_path):
-    with pytest.raises(BadArtifact, match="nothing that was trained lies there"):
+    with pytest.raises(BadArtifact, match="no trained artifact in this folder"):
         distilled(toy, tmp_path / "out", teacher=tmp_path)
 
 
@@ -167,7 +167,7 @@ def test_a_teacher_that_is_not_heard_is_told(toy, teacher, tmp_path, monkeypatch
 
 def test_what_distill_was_told_as_out_can_be_exported(whole, tmp_path):
     assert export(whole, tmp_path / "student.onnx").is_file()
-    with pytest.raises(BadArtifact, match="nothing that was trained lies there"):
+    with pytest.raises(BadArtifact, match="no trained artifact in this folder"):
         export(tmp_path, tmp_path / "other.onnx")
     assert not (tmp_path / "other.onnx").exists()
 

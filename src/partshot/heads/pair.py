@@ -1,7 +1,7 @@
-"""Two small MLPs, one of all maps and one that does not see the coarsest, asked together.
+"""An ensemble of two small MLPs: one uses all maps, the other all but the coarsest.
 
-Which maps know the parts differs: cars need the coarsest (stride 32), on ants it misleads a head of five labels. A
-handful of labels cannot tell which is so, and the mean of both opinions is near the better one (LOG.md).
+The best maps depend on the data: with five labels, the coarsest map (stride 32) is necessary for cars and harmful for
+ants. A few labels are not enough to choose, and the mean of both predictions is close to the better one (LOG.md).
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from partshot.pyramid import Pyramid
 
 
 class Pair(nn.Module):
-    """Pyramid -> logits [b, classes, h, w]: the mean of both MLPs' logarithms of probabilities, each pixel by itself.
+    """Pyramid -> logits [b, classes, h, w]: the mean of both MLPs' log-probabilities, pixelwise.
 
-    channels: of each map, finest first; of a single map both see all.
+    channels: of each map, finest first; with a single map, both MLPs use it.
     """
 
     reach = 0
@@ -28,9 +28,9 @@ class Pair(nn.Module):
 
     def forward(self, pyramid: Pyramid) -> Float[torch.Tensor, "b k h w"]:
         """Logits at image size."""
-        return sum(logits.float().log_softmax(1) for logits in self.opinions(pyramid)) / 2
+        return sum(logits.float().log_softmax(1) for logits in self.member_logits(pyramid)) / 2
 
-    def opinions(self, pyramid: Pyramid) -> list[Float[torch.Tensor, "b k h w"]]:
-        """Each MLP's own logits at image size; fitting takes the loss of each, so that neither leans on the other."""
+    def member_logits(self, pyramid: Pyramid) -> list[Float[torch.Tensor, "b k h w"]]:
+        """The logits of each MLP at image size. Fitting sums their separate losses, so that each is trained alone."""
         fine = Pyramid(pyramid.maps[:-1] or pyramid.maps, pyramid.image_size)
         return [self.whole(pyramid), self.fine(fine)]

@@ -143,7 +143,7 @@ def reduced_to(
     representation: Representation, paths: Sequence[Path], size: int, components: int = COMPONENTS
 ) -> Representation:
     """Its principal components, taken from some of the images, evenly spread over them, at that size."""
-    if all(representation.spec.proportional):
+    if all(representation.spec.shared_scale):
         return representation
     some = read_stack(paths[:: max(1, len(paths) // _REDUCED_ON)][:_REDUCED_ON], size, skip_corrupt=True).images
     return reduced_on(representation.to(best_device()), as_tensors(some), components)

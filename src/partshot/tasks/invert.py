@@ -23,7 +23,7 @@ from partshot.nets.perceptual import load_lpips
 from partshot.ops.images import as_tensors, as_uint8
 from partshot.recipe import preset as row_of
 from partshot.report import write_sheet
-from partshot.represent.invert import PRESETS, astray
+from partshot.represent.invert import PRESETS, poorly_inverted
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import StyleGAN, load_stylegan
 from partshot.train.progress import Ticker
@@ -89,7 +89,7 @@ def invert(
             if not (standing(folder).exists() and read_card(folder).get("made") == card["made"]):
                 tell = partial(_tell, ticker, first * recipe.steps, len(told))
                 done = found.invert(as_tensors(several), distance, tell)
-                card |= {"errors": done.errors.tolist(), "worst": done.worst.tolist()}
+                card |= {"errors": done.errors.tolist(), "worst": done.initial_errors.tolist()}
                 done.latents.save(folder, card)
             kept = read_card(folder)
             several.append(Latents.load(folder))
@@ -100,7 +100,7 @@ def invert(
     for name, image in zip(names, drawn, strict=True):
         with replacing_file(out / "images" / f"{name}.png") as path:
             Image.fromarray(image).save(path)
-    lost = astray(torch.tensor(errors), torch.tensor(worst)).tolist()
+    lost = poorly_inverted(torch.tensor(errors), torch.tensor(worst)).tolist()
     _write_table(out / "inversion.csv", names, errors, worst, lost)
     # The worst first: there is nothing to look at in the others.
     order = np.argsort(-np.array(errors) / np.array(worst))[:_SHOWN]

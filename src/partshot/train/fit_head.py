@@ -61,7 +61,7 @@ class FitHead(Recipe):
     lr, beta1, weight_decay: Adam's, the last as a gradient of the weights' squares. schedule: a key of SCHEDULES.
     class_power: a class's pixels weigh (their number)^-class_power; 0 weighs all pixels alike.
     standardize: bring all channels of the features to mean 0 and deviation 1 over the shots first, the
-    largest of a map that is proportional (`Spec`).
+    largest of a map with a shared scale (`Spec`).
     augment: changes to the images, after which their features are read anew; None reads each shot once.
     precision: "auto" computes in bf16 where the device does so natively, else in fp32.
     """
@@ -149,7 +149,7 @@ def fit_head(
     if recipe.standardize:
         for module in head.modules():
             if isinstance(module, Linear):
-                module.standardize(draw.plain, representation.spec.proportional)
+                module.standardize(draw.plain, representation.spec.shared_scale)
     head.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(head.parameters(), recipe.lr, (recipe.beta1, 0.999), weight_decay=recipe.weight_decay)
 

@@ -104,7 +104,7 @@ def fit_points(
     restart(head.to(ids.device), recipe.seed)
     for module in head.modules():
         if isinstance(module, Linear):
-            module.standardize(_as_pyramid(features[:plain].float(), channels), representation.spec.proportional)
+            module.standardize(_as_pyramid(features[:plain].float(), channels), representation.spec.shared_scale)
     optimizer = torch.optim.AdamW(head.train().parameters(), recipe.lr, weight_decay=recipe.weight_decay)
     rng, began, ticker = torch.Generator().manual_seed(recipe.seed), time.monotonic(), None
     with ExitStack() as stack:
@@ -193,7 +193,7 @@ def _some(
 
 def _opinions(head: nn.Module, pyramid: Pyramid) -> list[Float[torch.Tensor, "b k h w"]]:
     """The logits that are each right or wrong by themselves: of a head of several opinions every one."""
-    return head.opinions(pyramid) if hasattr(head, "opinions") else [head(pyramid)]
+    return head.member_logits(pyramid) if hasattr(head, "member_logits") else [head(pyramid)]
 
 
 def _as_pyramid(features: Float[torch.Tensor, "p c"], channels: tuple[int, ...]) -> Pyramid:
