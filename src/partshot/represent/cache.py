@@ -104,8 +104,8 @@ class Store:
         except (OSError, DiskFull) as error:
             self._room = None
             warnings.warn(
-                f"features are not cached ({error}); set {VARIABLE} to another folder, or to an empty value to switch the "
-                "cache off",
+                f"features are not cached ({error}); set {VARIABLE} to another folder, or to an empty value to switch "
+                "the cache off",
                 stacklevel=2,
             )
 

@@ -23,9 +23,7 @@ class Levels(nn.Module):
     def __init__(self, representation: Representation, low: int, high: int):
         super().__init__()
         if isinstance(representation, Reduced):
-            raise BadRecipe(
-                f"'{representation.spec.name}': select levels before the reduction, Reduced(Levels(...))"
-            )
+            raise BadRecipe(f"'{representation.spec.name}': select levels before the reduction, Reduced(Levels(...))")
         self.representation, self.low, self.high = representation, low, high
         inner = representation.spec
         self._kept = [i for i, stride in enumerate(inner.strides) if low <= stride <= high]
