@@ -1,8 +1,8 @@
 """Contract checks ("laws") for representations, heads and fitted segmenters.
 
 Each check takes the object to test, or a plain function, and returns the violations it found, one line each. An empty
-list means that no violation was found for the given inputs. Nothing here depends on partshot's own classes, so
-third-party representations and heads can be tested in the same way.
+list means that no violation was found for the given inputs. Nothing here depends on partshot's own representations
+and heads, so third-party ones can be tested in the same way.
 """
 
 import dataclasses
@@ -159,7 +159,7 @@ def ignored_pixels_have_no_effect(
     if not torch.isclose(*values, rtol=1e-5):
         found.append(f"the loss is {float(values[0])} or {float(values[1])}, depending on ignored pixels")
     everything = loss(torch.zeros(1, classes, 4, 4), torch.full((1, 4, 4), IGNORE))
-    return found if float(everything) == 0 else [*found, f"only ignored pixels have the loss {float(everything)}"]
+    return found if float(everything) == 0 else [*found, f"an all-ignored image has the loss {float(everything)}"]
 
 
 def fit_laws(fit: Callable[..., Predictor], shots, images: Sequence[np.ndarray]) -> list[str]:

@@ -108,6 +108,12 @@ def test_the_learning_rate_schedule_is_as_published():
     assert lr_factor(1.0, recipe) == pytest.approx(0)
 
 
+def test_old_names_of_settings_are_read_and_keep_their_fingerprint():
+    old = InvertRecipe.parse({"rate": 0.2, "up": 0.1, "noise": 3.0})
+    assert (old.lr, old.lr_rampup_length, old.regularize_noise_weight) == (0.2, 0.1, 3.0)
+    assert PRESETS["fast"].fingerprint == "cbb1a9580447"
+
+
 def test_the_regularizer_separates_noise_from_smooth_images():
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(1, 1, 32, 32, generator=rng)

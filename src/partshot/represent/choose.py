@@ -11,7 +11,7 @@ Names:
   FOLDER or FOLDER:LAYERS                  a trained ResNet or generator
 
 Names joined by commas concatenate the maps of several representations. A suffix "[LOW-HIGH]" selects the maps with
-strides in this range, and a final "+position" adds position channels. Both are not available for generators.
+strides in this range, and a final "+position" adds position channels. Neither is available for generators.
 """
 
 from collections.abc import Mapping
