@@ -12,8 +12,8 @@ from partshot.errors import BadArtifact, DiskFull
 
 TENSORS = {
     "weight": np.arange(6, dtype=np.float32).reshape(2, 3),
-    "steps": np.array(7),  # no dimensions, as batch normalization counts them
-    "turned": np.arange(6).reshape(2, 3).T,  # not contiguous
+    "steps": np.array(7),  # a scalar, like BatchNorm's num_batches_tracked
+    "transposed": np.arange(6).reshape(2, 3).T,  # not contiguous
     "half": np.ones(3, np.float16),
     "none": np.zeros((0, 4), np.uint8),
 }
@@ -27,7 +27,7 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_what_is_saved_is_loaded_bit_for_bit(tmp_path):
+def test_saving_and_loading_is_bit_exact(tmp_path):
     back = Artifact.load(head(parts=["a", "ü"]).save(tmp_path / "new" / "head"), kind="head", fingerprint="abc")
     assert back.kind == "head" and back.card["parts"] == ["a", "ü"] and back.tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
@@ -36,13 +36,13 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path):
     assert os.listdir(tmp_path / "new") == ["head"]
 
 
-def test_an_artifact_that_was_read_and_changed_can_be_saved_again(tmp_path):
+def test_a_loaded_and_changed_artifact_can_be_saved(tmp_path):
     back = Artifact.load(head().save(tmp_path / "a"))
     changed = Artifact(back.kind, back.card, {"weight": np.zeros(2)})
     assert Artifact.load(changed.save(tmp_path / "a")).tensors["weight"].shape == (2,)
 
 
-def test_another_kind_or_recipe_is_refused(tmp_path):
+def test_another_kind_or_recipe_is_rejected(tmp_path):
     path = head().save(tmp_path / "a")
     with pytest.raises(BadArtifact, match="a: holds a head, a student is needed"):
         Artifact.load(path, kind="student")
@@ -51,15 +51,15 @@ def test_another_kind_or_recipe_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [0, 8, -1])
-def test_truncated_tensors_are_refused(tmp_path, cut):
+def test_truncated_tensors_are_rejected(tmp_path, cut):
     blob = head().save(tmp_path / "a") / "tensors.safetensors"
     blob.write_bytes(blob.read_bytes()[:cut])
     with pytest.raises(BadArtifact, match=r"tensors\.safetensors: truncated or changed.*delete"):
         Artifact.load(tmp_path / "a")
 
 
-def test_missing_files_are_refused(tmp_path):
-    with pytest.raises(BadArtifact, match="nothing that was trained lies there"):
+def test_missing_files_are_rejected(tmp_path):
+    with pytest.raises(BadArtifact, match="no trained artifact in this folder"):
         Artifact.load(tmp_path)
     with pytest.raises(BadArtifact, match="nowhere: no such folder; give the --out"):
         Artifact.load(tmp_path / "nowhere")
@@ -69,21 +69,21 @@ def test_missing_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"partshot": "x", "kind": "head", "sha256": ""}'])
-def test_a_card_that_is_none_is_refused(tmp_path, text):
+def test_an_invalid_card_is_rejected(tmp_path, text):
     card = head().save(tmp_path / "a") / "card.json"
     card.write_text(text)
     with pytest.raises(BadArtifact, match=r"card\.json: not an artifact's card"):
         Artifact.load(tmp_path / "a")
 
 
-def test_a_newer_format_is_refused(tmp_path):
+def test_a_newer_format_is_rejected(tmp_path):
     card = head().save(tmp_path / "a") / "card.json"
     card.write_text(json.dumps({**read_card(tmp_path / "a"), "partshot": 99}))
     with pytest.raises(BadArtifact, match="newer partshot .*upgrade"):
         Artifact.load(tmp_path / "a")
 
 
-def test_a_folder_of_other_files_is_never_replaced(tmp_path):
+def test_a_folder_with_other_files_is_never_replaced(tmp_path):
     (tmp_path / "holiday.jpg").touch()
     with pytest.raises(BadArtifact, match="holds other files, which would be lost"):
         head().save(tmp_path)
@@ -93,54 +93,54 @@ def test_a_folder_of_other_files_is_never_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["write_bytes", "write_text"])
-def test_a_full_disk_leaves_the_older_artifact(tmp_path, monkeypatch, method):
-    path = head(turn=1).save(tmp_path / "a")
+def test_a_full_disk_keeps_the_older_artifact(tmp_path, monkeypatch, method):
+    path = head(version=1).save(tmp_path / "a")
     with monkeypatch.context() as patch:
         patch.setattr(Path, method, full)
         with pytest.raises(DiskFull, match="a: the disk is full; free some space and run again"):
-            head(turn=2).save(path)
-    assert Artifact.load(path).card["turn"] == 1 and os.listdir(tmp_path) == ["a"]
+            head(version=2).save(path)
+    assert Artifact.load(path).card["version"] == 1 and os.listdir(tmp_path) == ["a"]
 
 
-def test_a_failing_rename_leaves_the_older_artifact(tmp_path, monkeypatch):
-    path, rename = head(turn=1).save(tmp_path / "a"), os.replace
-    for failing in (0, 1):  # moving the older folder aside, then moving the new one in
-        turns = iter(range(9))
+def test_a_failing_rename_keeps_the_older_artifact(tmp_path, monkeypatch):
+    path, rename = head(version=1).save(tmp_path / "a"), os.replace
+    for failing in (0, 1):  # the rename of the older folder, then that of the new one
+        calls = iter(range(9))
         with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", lambda *a, f=failing, t=turns: full() if next(t) == f else rename(*a))
+            patch.setattr(os, "replace", lambda *a, f=failing, t=calls: full() if next(t) == f else rename(*a))
             with pytest.raises(DiskFull):
-                head(turn=2).save(path)
-        assert Artifact.load(path).card["turn"] == 1 and os.listdir(tmp_path) == ["a"]
+                head(version=2).save(path)
+        assert Artifact.load(path).card["version"] == 1 and os.listdir(tmp_path) == ["a"]
 
 
 def test_a_writer_killed_between_the_two_renames_loses_nothing(tmp_path):
-    path = head(turn=1).save(tmp_path / "a")
+    path = head(version=1).save(tmp_path / "a")
     os.replace(path, tmp_path / ".a-old")  # as a kill leaves it
-    assert standing(path).exists() and Artifact.load(path).card["turn"] == 1 and read_card(path)["turn"] == 1
-    head(turn=2).save(path)
-    assert Artifact.load(path).card["turn"] == 2 and os.listdir(tmp_path) == ["a"]
+    assert standing(path).exists() and Artifact.load(path).card["version"] == 1 and read_card(path)["version"] == 1
+    head(version=2).save(path)
+    assert Artifact.load(path).card["version"] == 2 and os.listdir(tmp_path) == ["a"]
 
 
-def test_leftovers_of_a_writer_killed_while_tidying_do_no_harm(tmp_path):
-    path = head(turn=1).save(tmp_path / "a")
+def test_leftovers_of_a_writer_killed_during_cleanup_are_ignored(tmp_path):
+    path = head(version=1).save(tmp_path / "a")
     shutil.copytree(path, tmp_path / ".a-old")
-    head(turn=2).save(path)
-    assert Artifact.load(path).card["turn"] == 2 and os.listdir(tmp_path) == ["a"]
+    head(version=2).save(path)
+    assert Artifact.load(path).card["version"] == 2 and os.listdir(tmp_path) == ["a"]
 
 
-def test_a_file_in_the_way_is_named_and_kept(tmp_path):
+def test_a_conflicting_file_is_named_and_kept(tmp_path):
     file = tmp_path / "a"
     file.write_text("mine")
     for target in (file, file / "b"):
-        with pytest.raises(DiskFull, match="a file stands in the way"):
+        with pytest.raises(DiskFull, match="a file exists where a folder is needed"):
             head().save(target)
-    with pytest.raises(DiskFull, match="a folder stands there"), replacing_file(tmp_path / "c") as temporary:
+    with pytest.raises(DiskFull, match="a folder of that name exists"), replacing_file(tmp_path / "c") as temporary:
         (tmp_path / "c").mkdir()
         temporary.write_text("new")
     assert file.read_text() == "mine" and sorted(os.listdir(tmp_path)) == ["a", "c"]
 
 
-def test_an_error_or_an_interrupt_inside_leaves_no_trace(tmp_path):
+def test_an_error_or_an_interrupt_leaves_no_files(tmp_path):
     for problem in (ValueError, KeyboardInterrupt):
         with pytest.raises(problem), replacing_folder(tmp_path / "a") as temporary:
             (temporary / "half").touch()
@@ -150,7 +150,7 @@ def test_an_error_or_an_interrupt_inside_leaves_no_trace(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_replacing_file_keeps_the_suffix_hides_and_is_readable_by_others(tmp_path):
+def test_replacing_file_keeps_the_suffix_is_hidden_and_readable_by_others(tmp_path):
     with replacing_file(tmp_path / "deep" / "a.png") as temporary:
         assert temporary.suffix == ".png" and temporary.name.startswith(".")
         temporary.write_text("new")

@@ -11,7 +11,7 @@ names = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=30, uniqu
 
 
 @given(names)
-def test_a_part_set_survives_json(given_names):
+def test_a_part_set_is_restored_from_json(given_names):
     parts = PartSet.of(*given_names)
     assert PartSet.from_dict(json.loads(json.dumps(parts.to_dict()))) == parts
 
@@ -27,17 +27,17 @@ def test_a_part_set_survives_json(given_names):
         (("bg", "leftover", "rightover", "curl", "curr"), ()),
     ],
 )
-def test_mirror_pairs_are_proposed_from_left_and_right(given_names, pairs):
+def test_mirror_pairs_are_derived_from_left_and_right(given_names, pairs):
     assert propose_mirror_pairs(given_names) == pairs
 
 
-def test_mirroring_twice_changes_nothing():
+def test_flipping_twice_changes_nothing():
     parts = PartSet.of("bg", "left eye", "nose", "right eye")
     ids = parts.mirrored_ids()
     assert ids == [0, 3, 2, 1] and [ids[i] for i in ids] == [0, 1, 2, 3]
 
 
-def test_an_unknown_part_name_gets_the_nearest_one():
+def test_an_unknown_part_name_suggests_the_nearest_one():
     parts = PartSet.of("background", "wheel", "window")
     assert parts.id_of("window") == 2
     with pytest.raises(BadParts, match="unknown part 'weel'; did you mean 'wheel'"):
@@ -56,14 +56,14 @@ def test_nearest_stays_short_when_many_names_are_known():
         ({"names": tuple(str(i) for i in range(256))}, "256 parts given"),
         ({"names": ("a", "b", "a")}, "'a' occurs twice"),
         ({"names": ("a", "b"), "colors": ((0, 0, 0),)}, "1 colors for 2 parts"),
-        ({"names": ("a",), "colors": ((0, 0, 300),)}, r"color \[0, 0, 300\] of part 'a' is no RGB triple"),
-        ({"names": ("a",), "colors": ((0, -1, 3),)}, "no RGB triple"),
+        ({"names": ("a",), "colors": ((0, 0, 300),)}, r"color \[0, 0, 300\] of part 'a' is not an RGB triple"),
+        ({"names": ("a",), "colors": ((0, -1, 3),)}, "not an RGB triple"),
         ({"names": ("a", "b"), "mirror": ((0, 2),)}, "mirror pairs"),
         ({"names": ("a", "b"), "mirror": ((1, 1),)}, "mirror pairs"),
         ({"names": ("a", "b", "c"), "mirror": ((0, 1), (1, 2))}, "mirror pairs"),
     ],
 )
-def test_part_sets_that_make_no_sense_are_refused(values, reason):
+def test_invalid_part_sets_are_rejected(values, reason):
     with pytest.raises(BadParts, match=reason):
         PartSet(**values)
 
@@ -80,7 +80,7 @@ def test_the_palette_holds_the_colors_then_gray():
     assert tuple(palette[3:6]) == COLORS[1] and tuple(palette[6:9]) == tuple(palette[-3:]) == (128, 128, 128)
 
 
-def test_classes_json_may_hold_more_and_need_no_colors(tmp_path):
+def test_classes_json_may_have_more_keys_and_no_colors(tmp_path):
     path = tmp_path / "classes.json"
     rows = [{"id": 1, "name": "head", "pixel_share": 0.1}, {"id": 0, "name": "background", "images": 3}]
     path.write_text(json.dumps({"ignore_index": 255, "classes": rows, "license": "none"}))
@@ -96,15 +96,15 @@ def test_classes_json_may_hold_more_and_need_no_colors(tmp_path):
         ('{"classes": 3}', 'needs {"classes"'),
         ('{"classes": [{"id": 0}]}', 'needs {"classes"'),
         ('{"classes": [{"id": 1, "name": "a"}]}', r"ids are \[1\]; they must be 0, 1, 2"),
-        ('{"classes": [{"id": 0, "name": "a"}, {"id": 0, "name": "b"}]}', "without a gap"),
+        ('{"classes": [{"id": 0, "name": "a"}, {"id": 0, "name": "b"}]}', "without gaps"),
         ('{"classes": [{"id": 0, "name": "a", "color": [0, 0]}]}', r"\[r, g, b\]"),
-        ('{"classes": [{"id": 0, "name": "a", "color": [0, 0, 999]}]}', "no RGB triple"),
+        ('{"classes": [{"id": 0, "name": "a", "color": [0, 0, 999]}]}', "not an RGB triple"),
         ('{"classes": [{"id": 0, "name": "a", "color": "red"}]}', r"\[r, g, b\]"),
         ('{"classes": [{"id": 0, "name": "a"}], "mirror": [[0]]}', '"mirror" a list of pairs'),
         ('{"classes": [{"id": 0, "name": "a"}], "mirror": [[0, 5]]}', "mirror pairs"),
     ],
 )
-def test_a_classes_json_that_makes_no_sense_is_named(tmp_path, text, reason):
+def test_an_invalid_classes_json_is_named(tmp_path, text, reason):
     path = tmp_path / "classes.json"
     path.write_text(text)
     with pytest.raises(BadParts) as error:

@@ -1,4 +1,4 @@
-"""What commands say of presets, against the tables."""
+"""Compares the help of commands with the tables of presets."""
 
 import inspect
 
@@ -18,7 +18,7 @@ TABLES = {
     "fit": [*FIT, *ENSEMBLE],
     "distill": [*DISTILL],
     "invert": [*INVERT],
-    # Rows that every encoder of a table has.
+    # Presets that all compared encoders have.
     "bench": [name for name in MOCO if name in SIMSIAM],
 }
 
@@ -26,5 +26,5 @@ TABLES = {
 @pytest.mark.parametrize("verb", TABLES)
 def test_help_names_every_preset(verb):
     (option,) = inspect.signature(getattr(cli, verb)).parameters["preset"].annotation.__metadata__
-    told = {word.strip(",;.:") for word in option.help.split()}
-    assert set(TABLES[verb]) <= told
+    words = {word.strip(",;.:") for word in option.help.split()}
+    assert set(TABLES[verb]) <= words

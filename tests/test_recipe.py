@@ -33,14 +33,14 @@ class Kitchen(Recipe):
 PRESETS = {"rapid": Oven(kimg=0.1), "patient": Oven(kimg=500)}
 
 
-def test_toml_brings_back_the_same_recipe(tmp_path):
+def test_toml_restores_the_same_recipe(tmp_path):
     for oven in (Oven(), Oven(clip=0.5, sizes=(), warm=False, rate=3.0), PRESETS["patient"]):
         path = tmp_path / "oven.toml"
         path.write_text(oven.to_toml(), encoding="utf-8")
         assert Oven.from_toml(path) == oven
 
 
-def test_what_is_switched_off_is_written_as_false(tmp_path):
+def test_none_is_written_as_false(tmp_path):
     for kitchen in (Kitchen(), Kitchen(stove=None), Kitchen(stove=Stove(heat=None)), Kitchen(stove=Stove(heat=0.0))):
         path = tmp_path / "kitchen.toml"
         path.write_text(kitchen.to_toml(), encoding="utf-8")
@@ -51,7 +51,7 @@ def test_what_is_switched_off_is_written_as_false(tmp_path):
         Oven.parse({"kimg": False})
 
 
-def test_fingerprints_are_equal_exactly_when_the_settings_are():
+def test_fingerprints_are_equal_if_and_only_if_the_settings_are():
     assert Oven().fingerprint == Oven(batch=8).fingerprint
     assert Oven().changed(batch=9).changed(batch=8).fingerprint == Oven().fingerprint
     others = [Oven(batch=9), Oven(clip=0.0), Oven(sizes=(4, 3)), Kiln()]
@@ -59,7 +59,7 @@ def test_fingerprints_are_equal_exactly_when_the_settings_are():
     assert len(Oven().fingerprint) == 12
 
 
-def test_a_setting_that_came_later_changes_no_older_fingerprint():
+def test_a_later_setting_does_not_change_older_fingerprints():
     class Kiln(Recipe):
         later: ClassVar = {"fan": 0.0}
         kimg: float = 1.5
@@ -88,14 +88,14 @@ def test_recipes_are_frozen():
         ({"sizes": [1, "x"]}, r"setting 'sizes\.1' = 'x'"),
     ],
 )
-def test_settings_that_do_not_fit_are_named(values, reason):
+def test_invalid_settings_are_named(values, reason):
     for make in (Oven.parse, lambda v: Oven().changed(**v)):
         with pytest.raises(BadRecipe, match=reason) as error:
             make(values)
         assert "\n" not in str(error.value)
 
 
-def test_a_toml_that_cannot_be_read_is_named(tmp_path):
+def test_an_unreadable_toml_is_named(tmp_path):
     path = tmp_path / "oven.toml"
     for text, reason in ((b"kimg = ", "not TOML"), (b"\xff\xfe", "not TOML"), (b"bach = 1", "unknown setting")):
         path.write_bytes(text)
@@ -107,7 +107,7 @@ def test_a_toml_that_cannot_be_read_is_named(tmp_path):
         Oven.from_toml(tmp_path)
 
 
-def test_presets_are_found_by_name_or_the_nearest_is_named():
+def test_an_unknown_preset_suggests_the_nearest_one():
     assert preset(PRESETS, "rapid").kimg == 0.1
     with pytest.raises(BadRecipe, match="unknown preset 'patent'; did you mean 'patient'"):
         preset(PRESETS, "patent")

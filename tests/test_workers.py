@@ -1,6 +1,6 @@
-"""Workers: in order, as many as asked, and none outlives an error.
+"""Worker processes: results in order, at most `jobs` at a time, and no process is left after an error.
 
-What they do is code as text: a test's own functions cannot be imported in another process.
+The functions are given as code strings, since functions of a test cannot be imported in another process.
 """
 
 import os
@@ -34,17 +34,17 @@ def with_paths(code, **paths):
     return "\n".join(["from pathlib import Path", *(f"{k} = Path({str(v)!r})" for k, v in paths.items()), code])
 
 
-def test_results_come_in_order_from_processes_of_their_own():
+def test_results_are_in_order_and_from_separate_processes():
     results = side_by_side(eval, [f"({i}, __import__('os').getpid())" for i in (3, 1, 2)], 2)
     assert [item for item, _ in results] == [3, 1, 2]
     assert os.getpid() not in {pid for _, pid in results}
 
 
-def test_one_job_needs_no_other_process():
+def test_one_job_runs_in_this_process():
     assert side_by_side(eval, ["__import__('os').getpid()"] * 2, 1) == [os.getpid()] * 2
 
 
-def test_the_first_error_is_told_and_the_others_are_interrupted(tmp_path):
+def test_the_first_error_is_raised_and_the_others_are_interrupted(tmp_path):
     began, saved = tmp_path / "began", tmp_path / "saved"
     start = time.monotonic()
     with pytest.raises(ZeroDivisionError, match="no"):
@@ -52,17 +52,17 @@ def test_the_first_error_is_told_and_the_others_are_interrupted(tmp_path):
     assert time.monotonic() - start < 60 and saved.exists()
 
 
-def test_one_that_dies_is_told():
+def test_a_dying_process_raises_an_error():
     with pytest.raises(RuntimeError, match="code 7"):
         side_by_side(exec, ["import os; os._exit(7)", "pass"], 2)
 
 
-def test_an_error_brings_the_place_where_it_happened():
+def test_an_error_includes_its_traceback():
     with pytest.raises(KeyError) as caught:
         side_by_side(exec, ["{}['gone']", "pass"], 2)
-    assert any("_answer" in note and "gone" in note for note in caught.value.__notes__)
+    assert any("_run_and_send" in note and "gone" in note for note in caught.value.__notes__)
 
 
-def test_an_answer_that_cannot_be_sent_is_told():
+def test_a_result_that_cannot_be_pickled_raises_an_error():
     with pytest.raises(PicklingError, match="lambda"):
         side_by_side(eval, ["lambda: 0", "0"], 2)

@@ -1,19 +1,19 @@
-"""partshot: from a folder of images and 1-10 labeled ones to a fast network that segments the parts.
+"""partshot: few-shot part segmentation, from a folder of images and 1-10 labels to a fast segmentation network.
 
-The public names, each imported only when it is first asked for, so that `import partshot` needs neither torch nor time.
+The public names are imported on first use, so that `import partshot` is fast and does not load torch.
 """
 
 from importlib import import_module
 
 from partshot.telemetry import switch_off_telemetry
 
-# Before any library is loaded: each reads its switch once.
+# Before any library is loaded: each reads its environment variable once.
 switch_off_telemetry()
 
 __version__ = "0.1.0"
 
-# name -> module it lives in. At most 25: what is not here is imported from its own file.
-_WHERE = {
+# Public name -> module. At most 25 names; all others are imported from their own modules.
+_MODULES = {
     "PartSet": "partshot.parts",
     "Pyramid": "partshot.pyramid",
     "Artifact": "partshot.artifact",
@@ -32,13 +32,13 @@ _WHERE = {
     "predict": "partshot.tasks.predict",
     "write_toy": "partshot.toy.dataset",
 }
-__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
+__all__ = ["__version__", *_MODULES]  # noqa: PLE0604
 
 
 def __getattr__(name: str):
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module 'partshot' has no attribute '{name}'")
-    return getattr(import_module(_WHERE[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__():

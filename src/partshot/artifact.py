@@ -1,8 +1,9 @@
-"""Artifact: anything trained, on disk, as a folder of tensors.safetensors + card.json.
+"""Artifact: anything trained, saved as a folder with tensors.safetensors and card.json.
 
-Written whole or not at all: both files go to a temporary folder beside the target, which then takes its place. The
-card names the kind, the version of the format, the recipe's fingerprint and the SHA-256 of the tensors, so that a
-truncated, foreign or mixed-up artifact is refused before a number of it is used. Nothing here runs code from a file.
+Writes are atomic: both files are written to a temporary folder next to the target, which is then renamed. The card
+holds the kind, the format version, the recipe's fingerprint and the SHA-256 of the tensors. Loading checks them, so
+that a truncated, unknown or mismatched artifact raises an error before any tensor is used. No code from a file is
+executed.
 """
 
 import errno
@@ -27,9 +28,10 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Artifact:
-    """kind: what it is ("representation", "head", "checkpoint", ...).
+    """kind: type of the artifact ("representation", "head", "checkpoint", ...).
 
-    card: plain JSON values that describe it. tensors: name -> array; bfloat16 is not a numpy type, so callers widen it.
+    card: metadata as plain JSON values. tensors: name -> array; NumPy has no bfloat16, so callers convert it to
+    float32.
     """
 
     kind: str
@@ -37,16 +39,17 @@ class Artifact:
     tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def save(self, folder: Path | str) -> Path:
-        """Writes the folder atomically, replacing an older artifact.
+        """Writes the folder atomically and replaces an existing artifact.
 
-        Raises DiskFull, which leaves the older one as it was, and BadArtifact when the folder holds anything else.
+        Raises DiskFull, in which case an existing artifact stays unchanged, and BadArtifact if the folder holds other
+        files.
         """
         folder = Path(folder)
         if folder.is_dir() and any(folder.iterdir()) and not (folder / "card.json").is_file():
             raise BadArtifact(f"{folder}: holds other files, which would be lost; choose another folder")
-        # asarray and not ascontiguousarray, which would give scalars (step counters) a dimension.
+        # asarray instead of ascontiguousarray, which turns scalars (step counters) into 1-D arrays.
         blob = safetensors.numpy.save({k: np.asarray(v, order="C") for k, v in self.tensors.items()})
-        # Last, so that the card of an artifact that was read and changed does not keep its old checksum.
+        # These keys come last, to replace the old checksum in the card of an artifact that was loaded and changed.
         card = {**self.card, "partshot": FORMAT, "kind": self.kind, "sha256": hashlib.sha256(blob).hexdigest()}
         with replacing_folder(folder) as temporary:
             (temporary / "tensors.safetensors").write_bytes(blob)
@@ -55,10 +58,10 @@ class Artifact:
 
     @classmethod
     def load(cls, folder: Path | str, kind: str | None = None, fingerprint: str | None = None) -> "Artifact":
-        """Reads a folder that `save` wrote.
+        """Loads a folder written by `save`.
 
-        kind, fingerprint: when given, refuse anything else. Raises BadArtifact when a file is missing, truncated,
-        newer than this version reads, of another kind, or of another recipe.
+        kind, fingerprint: expected values; None accepts any. Raises BadArtifact if a file is missing or truncated, has
+        a newer format version, or has another kind or fingerprint.
         """
         folder = standing(Path(folder))
         card = read_card(folder)
@@ -81,13 +84,13 @@ class Artifact:
 
 
 def read_card(folder: Path) -> dict:
-    """The card of an artifact, without its tensors; BadArtifact when there is none or it is not one of ours."""
+    """The card of an artifact, without its tensors; raises BadArtifact if it is missing or invalid."""
     path = standing(folder) / "card.json"
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         version, _, _ = int(card["partshot"]), card["kind"], card["sha256"]
     except OSError as error:
-        what = "nothing that was trained lies there (card.json is missing)" if folder.is_dir() else "no such folder"
+        what = "no trained artifact in this folder (card.json is missing)" if folder.is_dir() else "no such folder"
         raise BadArtifact(f"{folder}: {what}; give the --out of the command that trained it") from error
     except (ValueError, KeyError, TypeError) as error:
         raise BadArtifact(f"{path}: not an artifact's card; delete {folder} and run again") from error
@@ -96,57 +99,57 @@ def read_card(folder: Path) -> dict:
     return card
 
 
-def below(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """What is stored under a prefix, without it."""
+def strip_prefix(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The tensors whose name starts with the prefix, with the prefix removed."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def inside(folder: Path, name: str) -> Path:
-    """folder/name where an artifact stands there, as in what a command was told as --out; else the folder itself."""
+    """folder/name if an artifact exists there, as in the --out folder of a command; else the folder itself."""
     return folder / name if standing(folder / name).exists() else folder
 
 
 def standing(folder: Path) -> Path:
-    """Where the artifact that belongs at `folder` is to be read.
+    """The path from which to read the artifact of `folder`; it may not exist.
 
-    It is `folder`, except when a writer was killed in the moment between moving the older folder aside and the new
-    one in: then it is the older one, aside.
+    This is `folder` itself, unless a writer was killed between the two renames of `replacing_folder`. Then only the
+    backup of the older artifact exists, and its path is returned.
     """
-    aside = _aside(folder)
-    return aside if aside.exists() and not folder.exists() else folder
+    backup = _backup(folder)
+    return backup if backup.exists() and not folder.exists() else folder
 
 
 @contextmanager
 def replacing_folder(folder: Path):
-    """A temporary folder beside `folder` that takes its place when the block ends well, and vanishes when not."""
-    aside = _aside(folder)
+    """A temporary folder that replaces `folder` when the block succeeds, and is deleted when the block raises."""
+    backup = _backup(folder)
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "a file stands there", str(folder))
+            raise NotADirectoryError(errno.ENOTDIR, "a file exists there", str(folder))
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         os.chmod(temporary, 0o755)
         try:
             yield temporary
             if folder.exists():
-                shutil.rmtree(aside, ignore_errors=True)
-                os.replace(folder, aside)
+                shutil.rmtree(backup, ignore_errors=True)
+                os.replace(folder, backup)
             os.replace(temporary, folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
-            if aside.exists() and not folder.exists():
-                os.replace(aside, folder)
+            if backup.exists() and not folder.exists():
+                os.replace(backup, folder)
             raise
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(backup, ignore_errors=True)
 
 
-def _aside(folder: Path) -> Path:
+def _backup(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}-old")
 
 
 @contextmanager
 def replacing_file(path: Path):
-    """A temporary path beside `path` (same suffix) that takes its place when the block ends well."""
+    """A temporary file with the same suffix that replaces `path` when the block succeeds; else it is deleted."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
@@ -162,20 +165,20 @@ def replacing_file(path: Path):
 
 @contextmanager
 def disk_errors(path: Path):
-    """Turns a disk that is full, read-only, forbidden or taken into a DiskFull that names the path and the cure."""
-    cures = {
+    """Converts a full disk, a missing permission or a conflicting path to DiskFull, with the path and the remedy."""
+    remedies = {
         errno.ENOSPC: "the disk is full; free some space and run again",
         errno.EDQUOT: "the disk quota is used up; free some space and run again",
         errno.EROFS: "the file system is read-only; choose another place",
         errno.EACCES: "no permission to write there; choose another place",
-        errno.ENOTDIR: "a file stands in the way of a folder; choose another place",
-        errno.EEXIST: "a file stands in the way of a folder; choose another place",
-        errno.EISDIR: "a folder stands there; choose another name",
+        errno.ENOTDIR: "a file exists where a folder is needed; choose another place",
+        errno.EEXIST: "a file exists where a folder is needed; choose another place",
+        errno.EISDIR: "a folder of that name exists; choose another name",
         errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     }
     try:
         yield
     except OSError as error:
-        if error.errno not in cures:
+        if error.errno not in remedies:
             raise
-        raise DiskFull(f"{path}: {cures[error.errno]}; nothing was left half-written") from error
+        raise DiskFull(f"{path}: {remedies[error.errno]}; no partial files were left") from error

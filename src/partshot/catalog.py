@@ -1,7 +1,7 @@
-"""Literal tables name -> "module:function", imported only when asked for.
+"""Registries: name -> "module:function", imported on first use.
 
-A new representation, pretext, head or student is one file and one line here. No decorators, no import side effects:
-what exists can be read off this page.
+To add a representation, pretext task or head, add a file and one line here. There are no decorators and no import side
+effects.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,10 +42,10 @@ HEADS = {
 
 
 def lookup(table: Mapping[str, str], name: str, what: str) -> Callable:
-    """The function or class behind a name of one of the tables above.
+    """The function or class registered under a name in one of the tables above.
 
-    what: the table's word in messages ("head"). Raises BadRecipe with the nearest name when there is none, and
-    MissingExtra when the libraries it needs are not installed.
+    what: the kind of entry, for error messages ("head"). Raises BadRecipe with the nearest name if the name is unknown,
+    and MissingExtra if a required library is not installed.
     """
     if name not in table:
         raise BadRecipe(f"unknown {what} '{name}'; {nearest(name, table)}")

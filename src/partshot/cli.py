@@ -24,7 +24,7 @@ from partshot.options import (
     Size,
     Student,
 )
-from partshot.plain_warnings import own_warnings_alone
+from partshot.plain_warnings import show_only_own_warnings
 from partshot.terminal import Commands, asker, fetch_weights, numbers, show, task_of
 
 _LISTED = 10  # skipped images, on the terminal; predictions.json has them all
@@ -42,7 +42,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Runs the command line."""
-    own_warnings_alone()
+    show_only_own_warnings()
     app()
 
 

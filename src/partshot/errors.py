@@ -1,8 +1,8 @@
-"""The errors a user can cause, and nothing else.
+"""Exceptions for errors that the user can cause and fix.
 
-Every message is one line: what was given (with the file), what is needed, and the cure. The command line prints it
-and exits with code 2; Python callers catch `PartshotError` or one of its kinds. Bugs are not of this family: they
-keep their tracebacks.
+Each message is one line: what was given (with the file), what is needed, and how to fix it. The command line prints it
+and exits with code 2; Python callers catch `PartshotError` or a subclass. Bugs raise other exceptions and keep their
+tracebacks.
 """
 
 import difflib
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 
 class PartshotError(Exception):
-    """Base of every error whose cure is in the user's hands."""
+    """Base class of all errors that the user can fix."""
 
 
 class BadImage(PartshotError):
@@ -18,7 +18,7 @@ class BadImage(PartshotError):
 
 
 class BadLabels(PartshotError):
-    """A mask, a pair of image and mask, or a set of shots that cannot be used."""
+    """A mask, an image-mask pair, or a set of shots that cannot be used."""
 
 
 class BadParts(PartshotError):
@@ -26,31 +26,31 @@ class BadParts(PartshotError):
 
 
 class BadRecipe(PartshotError):
-    """A setting, preset or name that does not exist or contradicts another."""
+    """A setting, preset or name that does not exist, or that conflicts with another."""
 
 
 class BadArtifact(PartshotError):
-    """Something trained, on disk, that is truncated, of another kind, or of another recipe."""
+    """A saved artifact that is truncated, of another kind, or of another recipe."""
 
 
 class NotFitted(PartshotError):
-    """A prediction was asked of something that has not been fitted."""
+    """`predict` was called before `fit`."""
 
 
 class MissingExtra(PartshotError):
-    """A library that this step needs is not installed, or is installed as a broken pair."""
+    """A required library is not installed, or two installed libraries have incompatible versions."""
 
 
 class MissingWeights(PartshotError):
-    """Pretrained weights that are not on this machine, and whose download was not agreed to, or failed."""
+    """Pretrained weights are not on this machine, and their download was not permitted or failed."""
 
 
 class DiskFull(PartshotError):
-    """The disk could not take what was to be written; what stood there before is untouched."""
+    """Writing to disk failed; existing files are unchanged."""
 
 
 def nearest(given: str, known: Iterable[str]) -> str:
-    """The tail of a message about an unknown name: the nearest known one, and all of them unless they are many."""
+    """End of an error message about an unknown name: the nearest known name, and up to 20 known names."""
     known = sorted(known)
     close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'? " if close else ""

@@ -1,7 +1,4 @@
-"""What this process may use of the machine: cores and memory. In a container that is less than the machine has.
-
-Knows the operating system's own words, and nothing that must be installed.
-"""
+"""CPU cores and memory available to this process, including the limits of a container. Standard library only."""
 
 import os
 from pathlib import Path
@@ -10,12 +7,12 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
+    """Number of CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int | None:
-    """Bytes of memory that the machine, or the container's limit, leaves to this process; None when nothing says."""
+    """Bytes of memory: the smaller of physical memory and the container's limit; None if neither is known."""
     known = [size for size in (_physical_memory(), _container_limit()) if size]
     return min(known, default=None)
 

@@ -1,8 +1,8 @@
-"""Objective: what a training run plays, told apart from how it is run.
+"""Objective: the interface between a training method and the training loop.
 
-A pretext, a distillation and a GAN are all games: batches, and players who take turns, each with an optimizer and a
-loss. One loop (train/loop.py) plays them all and owns devices, precision, seeds, checkpoints and the journal; a game
-knows none of these. Only the words are here.
+Pretext tasks, distillation and GANs all implement it: an objective provides batches, and one or more phases per step,
+each with an optimizer and a loss. The loop (train/loop.py) trains any objective and handles devices, precision, seeds,
+checkpoints and the log. This file holds only the interface.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,10 @@ from torch.optim import Optimizer
 
 
 class Phase(NamedTuple):
-    """One player's move: which optimizer steps, on which loss, every how many steps of the loop.
+    """One optimizer update within a step, such as the discriminator's.
 
-    loss: batch -> scalar tensor, computed under the loop's precision; the journal calls it by `name`.
-    clip: largest norm of the gradient over the optimizer's parameters; None leaves it.
+    name: of the loss in the log. loss: batch -> scalar tensor, computed in the loop's precision. every: number of loop
+    steps between updates. clip: maximum gradient norm over the optimizer's parameters; None does not clip.
     """
 
     name: str
@@ -29,27 +29,27 @@ class Phase(NamedTuple):
 
 @runtime_checkable
 class Objective(Protocol):
-    """What the loop plays. One turn for most pretexts and for distillation, three for a GAN.
+    """What the loop trains. Most pretext tasks and distillation have one phase, a GAN has three.
 
-    modules: everything that is moved to the device and checkpointed, averaged copies included, by name.
+    modules: name -> module, for all modules that are moved to the device and checkpointed, EMA copies included.
     """
 
     modules: dict[str, nn.Module]
 
     def batch(self, rng: torch.Generator, images: int) -> Any:
-        """A batch of that many images, drawn by `rng` (a CPU generator, new in every step) and nothing else.
+        """A batch of that many images, sampled with `rng` alone (a CPU generator, new in every step).
 
-        Tensors, or (named) tuples, lists, dicts and dataclasses of them; the loop moves them to the device.
+        Returns tensors, or (named) tuples, lists, dicts and dataclasses of them; the loop moves them to the device.
         """
 
     def phases(self) -> Sequence[Phase]:
-        """The moves of one step, in order; asked for once."""
+        """The phases of one step, in order. Called once."""
 
     def prepare(self, progress: float) -> None:
-        """Before each step: sets learning rates. progress: share of the horizon that is done, in [0, 1)."""
+        """Called before each step; sets learning rates. progress: share of the training that is done, in [0, 1)."""
 
     def finish(self, progress: float) -> Mapping[str, float | torch.Tensor]:
-        """After each step: moving averages and the like. Returns figures that the journal averages."""
+        """Called after each step, for EMA updates and the like. Returns metrics, which the log averages over steps."""
 
     def trained(self) -> dict[str, torch.Tensor]:
-        """What is kept when the run is over."""
+        """The tensors that are saved at the end of training."""

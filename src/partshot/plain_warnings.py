@@ -1,15 +1,14 @@
-"""Warnings as lines for people: partshot's own are shown, a library's are for whoever calls it.
+"""Shows partshot's own warnings in a short format and hides those of libraries.
 
-Knows Python's filters and nothing of who warns; every process that a person started, or that such a one started, calls
-it once.
+Called once in each process of the command line, worker processes included.
 """
 
 import sys
 import warnings
 
 
-def own_warnings_alone() -> None:
-    """Shows partshot's warnings as `warning: ...` and no others, unless Python was told which to show (-W)."""
+def show_only_own_warnings() -> None:
+    """Shows only partshot's warnings, as `warning: ...`; does nothing if Python was started with -W."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", module=r"partshot(\.|$)")

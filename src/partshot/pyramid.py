@@ -1,8 +1,8 @@
-"""Pyramid: the hypercolumn that is never built.
+"""Pyramid: feature maps of one batch at their own sizes; a lazy hypercolumn.
 
-Feature maps at their own sizes, all of one batch. A 1x1 convolution commutes with bilinear resizing, so heads apply
-their first layer to each map before it is resized and sum the results (ops/hypercolumn.py); the stack of all maps at
-image size, which published code holds in 100-260 GB, never exists.
+A 1x1 convolution commutes with bilinear resizing. Heads therefore apply their first layer to each map before resizing
+and sum the results (ops/hypercolumn.py). The hypercolumn itself, all maps resized to image size and stacked, takes
+100-260 GB in published code and is never materialized here.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,11 @@ from partshot.errors import BadRecipe
 class Pyramid:
     """Feature maps of one batch of images.
 
-    maps: finest first; each [b, c, h, w], any float type, all with the same b, on the same device.
-    image_size: (height, width) in pixels of the images, the size at which heads answer.
+    maps: finest first; each [b, c, h, w], any float type, all with the same b and on the same device.
+    image_size: (height, width) of the images in pixels, which is also the size of a head's logits.
 
-    Raises BadRecipe when the maps are none, are not 4-D, differ in batch, or grow from one to the next.
+    Raises BadRecipe if there are no maps, or if they are not 4-D, differ in batch size, or are not ordered from finest
+    to coarsest.
     """
 
     maps: tuple[torch.Tensor, ...]
@@ -31,10 +32,10 @@ class Pyramid:
         if any(m.ndim != 4 for m in self.maps):
             raise BadRecipe(f"a Pyramid's maps are [b, c, h, w]; given {[tuple(m.shape) for m in self.maps]}")
         if len({m.shape[0] for m in self.maps}) != 1:
-            raise BadRecipe(f"a Pyramid's maps share one batch; given batches {[m.shape[0] for m in self.maps]}")
+            raise BadRecipe(f"a Pyramid's maps need the same batch size; given {[m.shape[0] for m in self.maps]}")
         areas = [m.shape[2] * m.shape[3] for m in self.maps]
         if areas != sorted(areas, reverse=True):
-            raise BadRecipe(f"a Pyramid's maps go from the finest to the coarsest; given areas {areas}")
+            raise BadRecipe(f"a Pyramid's maps are ordered from finest to coarsest; given areas {areas}")
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -47,9 +48,9 @@ class Pyramid:
         return self.maps[0].shape[0]
 
     def __getitem__(self, index: slice | torch.Tensor) -> "Pyramid":
-        """The Pyramid of some of the images: a slice shares their memory, a tensor of indices copies them."""
+        """The Pyramid of some of the images. A slice is a view, a tensor of indices makes a copy."""
         return Pyramid(tuple(m[index] for m in self.maps), self.image_size)
 
     def to(self, *args, **kwargs) -> "Pyramid":
-        """Every map moved or cast as `torch.Tensor.to` does."""
+        """Moves or casts every map, like `torch.Tensor.to`."""
         return Pyramid(tuple(m.to(*args, **kwargs) for m in self.maps), self.image_size)

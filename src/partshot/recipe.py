@@ -1,7 +1,7 @@
-"""Recipe: frozen, validated settings that read and write as TOML and know their own fingerprint.
+"""Recipe: frozen, validated settings with a fingerprint, read from and written to TOML.
 
-A recipe class stands in the file it configures, with a PRESETS table beside it: one row for every published setting,
-named after its paper. This file knows only what all recipes share.
+This file holds the base class. Each recipe class is defined in the file that it configures, next to a PRESETS table
+with one row per published setting, named after its paper.
 """
 
 import hashlib
@@ -16,16 +16,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from partshot.errors import BadRecipe, nearest
 
-# Not typing.Self, which beartype refuses in a class that is not itself decorated.
+# Not typing.Self, which beartype rejects in a class that is not decorated itself.
 R = TypeVar("R", bound="Recipe")
 
 
 class Recipe(BaseModel):
-    """Base of every recipe: plain values, frozen, unknown keys refused.
+    """Base class of all recipes: plain values, frozen; unknown keys raise an error.
 
-    later: settings that a released recipe gained, with the values at which it is the one it was before: what was made
-    by it then is still its own.
-    renamed: old name -> new name of settings. Old names are still read, and fingerprints are those of the old names.
+    later: settings added after a release, each with the value that reproduces the earlier behavior. At that value a
+    setting is left out of the fingerprint, so that earlier artifacts still match.
+    renamed: old name -> new name of settings. Old names are still read, and fingerprints are computed with old names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,7 +35,7 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, values):
-        """Old names, and `false`, which switches off what may be None."""
+        """Translates old names, and `false` to None for settings that may be None."""
         if not isinstance(values, Mapping):
             return values
         values = {cls.renamed.get(key, key): value for key, value in values.items()}
@@ -43,12 +43,12 @@ class Recipe(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """12 hex digits that are equal exactly when the settings are."""
+        """12 hex digits; equal if and only if the settings are equal."""
         text = json.dumps([type(self).__name__, self._identity()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def _identity(self) -> dict:
-        """The settings as plain values, without later ones that are as if they did not exist, in inner recipes too."""
+        """The settings as plain values, without `later` settings at their neutral value; nested recipes likewise."""
         values = self.model_dump(mode="json")
         values |= {key: inner._identity() for key, inner in self if isinstance(inner, Recipe)}
         kept = {key: value for key, value in values.items() if key not in self.later or value != self.later[key]}
@@ -56,32 +56,34 @@ class Recipe(BaseModel):
         return {before.get(key, key): value for key, value in kept.items()}
 
     def changed(self: R, **changes) -> R:
-        """A copy with some settings changed, validated anew; BadRecipe names what does not fit."""
+        """A validated copy with some settings changed; raises BadRecipe, which names the invalid setting."""
         return type(self).parse({**self.model_dump(), **changes})
 
     @classmethod
     def parse(cls: type[R], values: Mapping, source: str = "") -> R:
-        """A recipe from plain values; BadRecipe names the setting, what was given and what it takes."""
+        """A recipe from plain values; raises BadRecipe with the invalid setting, the given value and what is valid."""
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(p) for p in first["loc"])
             where, why = f"{source}: " if source else "", first["msg"].removeprefix("Value error, ")
-            if not key:  # settings that do not fit together; the message is ours
+            if not key:  # inconsistent settings; the message is from the recipe's own validator
                 raise BadRecipe(where + why) from None
             if first["type"] == "extra_forbidden":
                 raise BadRecipe(f"{where}unknown setting '{key}'; {nearest(key, cls.model_fields)}") from None
             raise BadRecipe(f"{where}setting '{key}' = {first.get('input')!r}: {why}") from None
 
     def to_toml(self) -> str:
-        """The settings as TOML, one per line. It has no None: what is None is left out, or `false` where the default is
-        another value, which reading would else bring back."""
+        """The settings as TOML, one per line.
+
+        TOML has no None: a setting that is None is left out, or written as `false` where its default is not None.
+        """
         return "".join(f"{key} = {_toml(value)}\n" for key, value in _written(self).items())
 
     @classmethod
     def from_toml(cls: type[R], path: Path | str) -> R:
-        """Reads what `to_toml` wrote, or what a person did; BadRecipe names the file and the setting."""
+        """Reads a TOML file, from `to_toml` or hand-written; raises BadRecipe with the file and the setting."""
         try:
             return cls.parse(tomllib.loads(Path(path).read_text(encoding="utf-8")), source=str(path))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -91,15 +93,15 @@ class Recipe(BaseModel):
 
 
 def preset(presets: Mapping[str, R], name: str) -> R:
-    """A row of a PRESETS table; BadRecipe with the nearest name when there is none."""
+    """A row of a PRESETS table; raises BadRecipe with the nearest name if there is none."""
     if name not in presets:
         raise BadRecipe(f"unknown preset '{name}'; {nearest(name, presets)}")
     return presets[name]
 
 
 def _optional(kind: type[Recipe]) -> set[str]:
-    kinds = {key: get_args(field.annotation) for key, field in kind.model_fields.items()}
-    return {key for key, several in kinds.items() if NoneType in several and bool not in several}
+    arguments = {key: get_args(field.annotation) for key, field in kind.model_fields.items()}
+    return {key for key, types in arguments.items() if NoneType in types and bool not in types}
 
 
 def _written(recipe: Recipe) -> dict:
@@ -116,7 +118,7 @@ def _written(recipe: Recipe) -> dict:
 
 
 def _toml(value) -> str:
-    # JSON's strings, numbers, booleans and lists of them are TOML's too; a recipe inside a recipe is an inline table.
+    # JSON strings, numbers, booleans and lists of them are valid TOML; a nested recipe becomes an inline table.
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)

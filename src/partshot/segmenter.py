@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from partshot.artifact import Artifact, below
+from partshot.artifact import Artifact, strip_prefix
 from partshot.catalog import HEADS, lookup
 from partshot.data.images import resize_image
 from partshot.data.shots import Shots
@@ -191,7 +191,7 @@ class Segmenter:
         """Reads what `save` wrote. Raises BadArtifact if it is no segmenter or incomplete."""
         stored = Artifact.load(folder, kind="segmenter")
         card = stored.card
-        representation = rebuild(card["representation"], below(stored.tensors, "representation."))
+        representation = rebuild(card["representation"], strip_prefix(stored.tensors, "representation."))
         parts = PartSet.from_dict(card["parts"], str(folder))
         # Older versions wrote no recipe_kind, because each head had only one.
         default_kind = type(fit_presets(card["head"])["fast"]).__name__

@@ -1,9 +1,9 @@
-"""Nothing is sent: the libraries' own reports to their makers are switched off before any of them is loaded.
+"""Disables the telemetry of third-party libraries before they are loaded.
 
-onnxruntime 1.31 looks up its maker's host some seconds after it is imported, from native code, and its own call to stop
-that (`disable_telemetry_events`) comes too late. The variables below are read when a library is loaded, so
-`partshot/__init__.py` sets them before anything else is imported; processes that this one starts inherit them.
-Knows the names of the switches; imports none of the libraries.
+onnxruntime 1.31 looks up its vendor's host some seconds after import, from native code; its own function
+`disable_telemetry_events` runs too late to prevent this. Libraries read the environment variables below when they are
+loaded. `partshot/__init__.py` therefore sets them before anything else is imported, and child processes inherit them.
+This file imports none of the libraries.
 """
 
 import os
@@ -11,11 +11,11 @@ import os
 SWITCHES = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub and its native hf_xet, which timm loads
-    "DO_NOT_TRACK": "1",  # the convention that others follow, see donottrack.sh
+    "DO_NOT_TRACK": "1",  # a convention of other tools, see donottrack.sh
 }
-"""Environment variable -> the value that switches reports off."""
+"""Environment variable -> value that disables telemetry."""
 
 
 def switch_off_telemetry() -> None:
-    """Sets the switches in this process's environment, also over a value that would let a library send."""
+    """Sets the variables in the environment of this process and overrides existing values."""
     os.environ.update(SWITCHES)

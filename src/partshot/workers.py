@@ -1,7 +1,7 @@
-"""Several processes for one job, none of which outlives it.
+"""Runs functions in parallel worker processes that end with the parent process.
 
-Small networks leave much of two cores idle: two trainings beside each other, on one core each, take less time than one
-after the other on both (LOG.md). Knows nothing of what the processes do.
+Small networks do not use two cores fully: two trainings in parallel, on one core each, take less time than one after
+the other on both cores (LOG.md).
 """
 
 import os
@@ -15,38 +15,40 @@ from multiprocessing import get_context, parent_process
 from threading import Event, Thread
 from typing import TypeVar
 
-from partshot.plain_warnings import own_warnings_alone
+from partshot.plain_warnings import show_only_own_warnings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _SPAWN = get_context("spawn")
-# Seconds in which processes that heard the same Ctrl-C save where they are, for a second one would not let them; only
-# Windows tells all processes of a terminal, elsewhere they hear of it from here.
+# Seconds for which workers may save their state after Ctrl-C. On Windows every process of the terminal receives Ctrl-C,
+# and a second interrupt would prevent saving. On other systems workers are interrupted from here, without waiting.
 _PATIENCE = 10 if os.name == "nt" else 0
 
 
 def workers(jobs: int) -> ProcessPoolExecutor:
-    """A pool of fresh processes that end with this one, however it ends; a killed one would leave them computing."""
-    return ProcessPoolExecutor(jobs, _SPAWN, initializer=_follow)
+    """A pool of spawned processes that end with this one, even if it is killed."""
+    return ProcessPoolExecutor(jobs, _SPAWN, initializer=_init_worker)
 
 
 def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> list[Result]:
-    """function of each item, in their order, `jobs` of them at a time, in a process each; in this one where jobs is 1.
+    """A parallel map: function(item) for each item, results in the order of items.
 
-    function, items and results go from process to process: they must be picklable, and results hold no tensors, whose
-    memory ends with their process. Raises what the first that fails raises, once the others were interrupted as by
-    Ctrl-C, so that they save where they are (Windows ends them at once); RuntimeError for one that dies.
+    jobs: number of processes at a time, a new one per item; with 1, everything runs in this process. function, items
+    and results must be picklable; results must not contain tensors, whose shared memory ends with their process.
+
+    If a call fails, the other processes are interrupted as by Ctrl-C, so that they can save their state (Windows
+    terminates them immediately), and the first error is raised. Raises RuntimeError if a process dies.
     """
     if jobs == 1:
         return [function(item) for item in items]
     running: list = []
     stopping = Event()
     with ThreadPoolExecutor(jobs) as waiting:
-        futures = [waiting.submit(_elsewhere, function, item, running, stopping) for item in items]
+        futures = [waiting.submit(_in_new_process, function, item, running, stopping) for item in items]
         try:
             wait(futures, return_when="FIRST_EXCEPTION")
-            # A failed one first: the others would be waited for.
+            # Finished futures first: a failed one must raise before waiting for the others.
             for future in sorted(futures, key=lambda one: not one.done()):
                 future.result()
         except BaseException:
@@ -60,14 +62,14 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], jobs
         return [future.result() for future in futures]
 
 
-def _elsewhere(function: Callable[[Item], Result], item: Item, running: list, stopping: Event) -> Result:
+def _in_new_process(function: Callable[[Item], Result], item: Item, running: list, stopping: Event) -> Result:
     if stopping.is_set():
         raise InterruptedError
     ours, theirs = _SPAWN.Pipe(duplex=False)
-    process = _SPAWN.Process(target=_answer, args=(theirs, function, item))
+    process = _SPAWN.Process(target=_run_and_send, args=(theirs, function, item))
     process.start()
     running.append(process)
-    # Or a process that dies would leave the pipe open.
+    # Close this copy, so that recv() raises EOFError if the process dies.
     theirs.close()
     if stopping.is_set():
         _interrupt(process)
@@ -75,8 +77,8 @@ def _elsewhere(function: Callable[[Item], Result], item: Item, running: list, st
         result, error = ours.recv()
     except EOFError:
         process.join()
-        killed = " (killed, perhaps for memory: let one run at a time)" if (process.exitcode or 0) < 0 else ""
-        raise RuntimeError(f"a process ended with code {process.exitcode} and no answer{killed}") from None
+        killed = " (killed, possibly out of memory: run one job at a time)" if (process.exitcode or 0) < 0 else ""
+        raise RuntimeError(f"a worker process ended with code {process.exitcode} without a result{killed}") from None
     process.join()
     if error is not None:
         raise error
@@ -84,34 +86,34 @@ def _elsewhere(function: Callable[[Item], Result], item: Item, running: list, st
 
 
 def _interrupt(process) -> None:
-    # It may have ended by itself.
+    # It may have ended already.
     with suppress(ProcessLookupError):
         if process.is_alive():
             os.kill(process.pid, signal.SIGINT)
 
 
-def _answer(pipe, function: Callable, item) -> None:
-    _follow()
+def _run_and_send(pipe, function: Callable, item) -> None:
+    _init_worker()
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
     try:
         pipe.send((function(item), None))
     except BaseException as error:
-        # The line where it happened would stay behind.
+        # Pickling drops the traceback; keep it as a note.
         error.add_note(traceback.format_exc())
         try:
             pipe.send((None, error))
-        except Exception:  # it cannot be sent as it is
+        except Exception:  # result or error cannot be pickled
             pipe.send((None, RuntimeError(traceback.format_exc())))
 
 
-def _follow() -> None:
-    # Bars of several processes would overwrite each other; each tells its progress in lines.
+def _init_worker() -> None:
+    # Progress bars of several processes would overwrite each other; without a terminal, progress is printed as lines.
     os.environ["TTY_COMPATIBLE"] = "0"
-    own_warnings_alone()
-    Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+    show_only_own_warnings()
+    Thread(target=_exit_with, args=(parent_process(),), daemon=True).start()
 
 
-def _end_with(parent) -> None:
+def _exit_with(parent) -> None:
     parent.join()
     os._exit(1)

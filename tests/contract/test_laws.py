@@ -1,4 +1,4 @@
-"""The laws, over everything that the catalog names; and that each law can be broken."""
+"""The contract checks, for everything in the catalog; and each check detects a violation."""
 
 import dataclasses
 
@@ -23,33 +23,33 @@ from partshot.ops.images import as_tensors
 from partshot.parts import PartSet
 from partshot.pyramid import Pyramid
 from partshot.represent.choose import open_representation, rebuild, reduced_on, tensors_of
-from partshot.represent.encoders import is_here
+from partshot.represent.encoders import is_available
 from partshot.represent.invert import InvertRecipe
 from partshot.represent.pixels import Pixels
 from partshot.represent.position import Positioned
 from partshot.represent.stylegan import StyleGAN, load_stylegan
 from partshot.train.fit_head import FitHead, class_weights, fit_head, pixel_loss
 
-# What is made of the catalog's, too.
+# The catalog's names, and combinations of them.
 NAMES = [*REPRESENTATIONS, "random+position", "pixels,random", "random[4-8]+position", "reduced", "stylegan2, reduced"]
-# Small examples of the names that need more than a name.
+# Small examples for the names that need an argument.
 FULL_NAMES = {"timm": "timm:resnet10t", "encoder": "efficientnet-lite0"}
 SIZE = 32
 
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """name -> representation, each opened once."""
+    """A function name -> representation, which opens each once."""
     folder = tmp_path_factory.mktemp("trained")
     tensors = {k: v.numpy() for k, v in ResNetTrunk("resnet18").state_dict().items()}
     Artifact("representation", {"net": "resnet18"}, tensors).save(folder / "resnet")
     nets = {"stylegan1": stylegan1.Generator, "stylegan2": stylegan2.Generator}
-    found = {name: drawing(folder / name, net) for name, net in nets.items()}
+    found = {name: small_generator(folder / name, net) for name, net in nets.items()}
     found["reduced"] = reduced_on(open_representation("random[4-8]+position"), some_images())
     found["stylegan2, reduced"] = reduced_on(found["stylegan2"], some_images(), 4)
 
     def get(name):
-        if name == "encoder" and not is_here(FULL_NAMES[name]):
+        if name == "encoder" and not is_available(FULL_NAMES[name]):
             pytest.skip("the extra [pretrained] is missing")
         if name not in found:
             place = folder / "resnet" if name.startswith("resnet") else None
@@ -59,13 +59,13 @@ def opened(tmp_path_factory):
     return get
 
 
-def drawing(folder, net):
-    """A small generator; few steps of inversion, since every further one multiplies the rounding of the last."""
+def small_generator(folder, net):
+    """A small generator, with few inversion steps, since rounding errors grow with each step."""
     torch.manual_seed(0)
     shape = Shape(resolution=SIZE, z_dim=8, w_dim=8, mapping_layers=2, channel_base=128, channel_max=8)
     generator = net(shape)
     if net is stylegan1.Generator:
-        # Flat before training, and a flat map normalized is nothing but rounding.
+        # The constant is uniform before training, and normalizing a uniform map amplifies rounding errors.
         nn.init.normal_(generator.synthesis.blocks["4x4"].const)
     made = StyleGAN(generator, stylegan2.Discriminator(shape))
     card = {"title": made.kind, "pretext": made.kind, "shape": shape.model_dump(mode="json")}
@@ -74,7 +74,7 @@ def drawing(folder, net):
 
 
 def images_for(name):
-    """A generator's maps have its own size, whatever the images'."""
+    """Test images; a generator's maps have its own size, whatever the size of the images."""
     return some_images(height=SIZE) if name.startswith("stylegan") else some_images()
 
 
@@ -94,10 +94,10 @@ def test_representations(name, opened):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_representations_survive_saving(name, opened, tmp_path):
+def test_representations_are_identical_after_reloading(name, opened, tmp_path):
     first = opened(name)
     folder = Artifact("representation", first.card(), tensors_of(first)).save(tmp_path / "saved")
-    # An artifact has a kind of its own on its card; what a representation says of itself lies beside it.
+    # The artifact's card has its own "kind", so the representation's card is passed separately.
     second = rebuild(first.card(), Artifact.load(folder).tensors)
     assert second.spec == first.spec
     given = images_for(name)
@@ -112,16 +112,16 @@ def test_heads(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_lazy_is_materialized(name, opened):
+def test_lazy_equals_materialized(name, opened):
     pyramid = opened(name).features(some_images())
     scale = max(float(m.abs().max()) for m in pyramid.maps)
     unit = Pyramid(tuple(m / scale for m in pyramid.maps), pyramid.image_size)
-    assert laws.lazy_is_materialized(project, stack, unit) == []
+    assert laws.lazy_equals_materialized(project, stack, unit) == []
 
 
 def test_ignored_pixels():
     weights = class_weights(torch.arange(5).view(1, 1, 5), 5, 0.4)
-    assert laws.ignored_pixels_change_nothing(lambda z, y: pixel_loss(z, y, weights), 5) == []
+    assert laws.ignored_pixels_have_no_effect(lambda z, y: pixel_loss(z, y, weights), 5) == []
 
 
 PARTS = PartSet.of("background", "left eye", "right eye", "nose")
@@ -129,7 +129,7 @@ RECIPE = FitHead(epochs=50, batch=4, lr=0.03, standardize=True, augment=AUGMENTS
 
 
 def faces(count=3, size=SIZE):
-    """Gray images with two white eyes and a red nose: only where an eye is tells which one it is."""
+    """Gray images with two white eyes and a red nose; left and right eyes differ only in position."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size]
     images, labels = [], []
@@ -145,7 +145,7 @@ def faces(count=3, size=SIZE):
 
 
 def fitting(head):
-    """A Predictor from shots, always with the same head object."""
+    """A function shots -> Predictor that always uses the same head object."""
     representation = Positioned(Pixels())
 
     def fit(shots):
@@ -172,21 +172,21 @@ def test_fitting():
     assert laws.fit_laws(fitting(make_head()), shots, shots.images) == []
 
 
-def test_mirrors():
+def test_flip_equivariance():
     shots = faces()
     predict = fitting(make_head())(shots)
     found = np.mean([(s.argmax(0) == t).mean() for s, t in zip(predict(shots.images), shots.labels, strict=True)])
     assert found > 0.95
-    assert laws.mirror_law(predict, shots.images, PARTS, agreement=0.95) == []
+    assert laws.flip_equivariance(predict, shots.images, PARTS, agreement=0.95) == []
 
 
-def test_heads_survive_saving(tmp_path):
+def test_heads_are_identical_after_reloading(tmp_path):
     shots, head, again = faces(), make_head(), make_head()
     predict = fitting(head)(shots)
     folder = Artifact("head", {}, {k: v.numpy() for k, v in head.state_dict().items()}).save(tmp_path / "head")
     again.load_state_dict({k: torch.from_numpy(v) for k, v in Artifact.load(folder).tensors.items()})
     again.eval()
-    assert laws.saved_is_the_same(predict, predictor(again, Positioned(Pixels())), shots.images) == []
+    assert laws.reload_is_identical(predict, predictor(again, Positioned(Pixels())), shots.images) == []
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second kind of device")
@@ -202,11 +202,11 @@ def test_devices_agree(name):
     assert laws.devices_agree(call, "cpu", "cuda", tolerance=5e-3) == []
 
 
-# --- a law that cannot be broken is none ---
+# --- each check detects a violation ---
 
 
 class Broken(Pixels):
-    """Pixels, with one promise broken at a time."""
+    """Pixels with one violation of the contract."""
 
     def __init__(self, how):
         super().__init__()
@@ -231,24 +231,24 @@ class Broken(Pixels):
 
 
 @pytest.mark.parametrize(
-    ("how", "complaint"),
+    ("how", "message"),
     [
-        ("noise", "differs from one reading"),
-        ("batch", "of a batch lies"),
-        ("gradient", "carries a gradient"),
+        ("noise", "differs between two calls"),
+        ("batch", "of a batch differs"),
+        ("gradient", "requires a gradient"),
         ("thawed", "is not frozen"),
-        ("counts", "reading changed 'seen'"),
-        ("wrong spec", "the spec says"),
-        ("in place", "reading changed the images"),
+        ("counts", "features() changed 'seen'"),
+        ("wrong spec", "the spec gives"),
+        ("in place", "features() changed the images"),
     ],
 )
-def test_broken_representations_are_found(how, complaint):
-    assert any(complaint in line for line in laws.representation_laws(Broken(how), some_images()))
+def test_broken_representations_are_detected(how, message):
+    assert any(message in line for line in laws.representation_laws(Broken(how), some_images()))
 
 
-def test_broken_heads_are_found():
+def test_broken_heads_are_detected():
     class Smoothing(Linear):
-        """Says that it looks at single pixels, and looks at nine."""
+        """Declares a reach of 0 but uses a neighborhood of 3 x 3 pixels."""
 
         def forward(self, pyramid):
             return F.avg_pool2d(super().forward(pyramid), 3, 1, 1)
@@ -262,16 +262,16 @@ def test_broken_heads_are_found():
         def forward(self, pyramid):
             return super().forward(pyramid)[:, :-1]
 
-    for kind, complaint in ((Smoothing, "more than 0 px away"), (Mixing, "of a batch"), (Short, "promised")):
-        assert any(complaint in line for line in laws.head_laws(kind, make_pyramid(), 4)), kind
+    for kind, message in ((Smoothing, "more than 0 px away"), (Mixing, "of a batch"), (Short, "expected")):
+        assert any(message in line for line in laws.head_laws(kind, make_pyramid(), 4)), kind
 
 
-def test_broken_losses_are_found():
-    broken = laws.ignored_pixels_change_nothing(lambda z, y: F.cross_entropy(z, y.clamp(max=3)), 4)
+def test_broken_losses_are_detected():
+    broken = laws.ignored_pixels_have_no_effect(lambda z, y: F.cross_entropy(z, y.clamp(max=3)), 4)
     assert any("gradient" in line for line in broken) and any("the loss is" in line for line in broken)
 
 
-def test_broken_fits_are_found():
+def test_broken_fits_are_detected():
     shots, calls = faces(1), []
 
     def unlike(_shots):
@@ -284,13 +284,13 @@ def test_broken_fits_are_found():
     def by_labels(shots):
         return lambda images: [np.zeros((int(shots.labels[0][shots.labels[0] < 255].max()) + 1, SIZE, SIZE))]
 
-    for fit, complaint in ((unlike, "fitting again"), (by_name, "renaming"), (by_labels, "there are {3} outputs")):
-        assert any(complaint in line for line in laws.fit_laws(fit, shots, shots.images)), complaint
+    for fit, message in ((unlike, "fitting again"), (by_name, "renaming"), (by_labels, "there are {3} outputs")):
+        assert any(message in line for line in laws.fit_laws(fit, shots, shots.images)), message
     left = np.zeros((4, SIZE, SIZE), np.float32)
     left[1, :, :16] = 1
-    assert laws.mirror_law(lambda images: [left for _ in images], shots.images, PARTS)
-    assert laws.saved_is_the_same(unlike(shots), lambda images: [left for _ in images], shots.images)
-    assert laws.lazy_is_materialized(lambda p, w: project(p, w) + 1e-3, stack, make_pyramid())
+    assert laws.flip_equivariance(lambda images: [left for _ in images], shots.images, PARTS)
+    assert laws.reload_is_identical(unlike(shots), lambda images: [left for _ in images], shots.images)
+    assert laws.lazy_equals_materialized(lambda p, w: project(p, w) + 1e-3, stack, make_pyramid())
     assert laws.devices_agree(lambda device: [torch.full((2,), float(len(str(device))))], "cpu", "meta") == [
-        "output 0: cpu and meta lie 0.33 apart"
+        "output 0: cpu and meta differ by 0.33"
     ]

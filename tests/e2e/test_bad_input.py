@@ -220,7 +220,7 @@ def test_an_artifact_of_another_kind_is_refused(student, drawn, tmp_path):
     refused(
         "predict {s}/card.json {toy}/images --out {out}", "card.json", s=student / "student", toy=drawn, out=tmp_path
     )
-    refused("export {t} {out}/x.onnx", "nothing that was trained lies there", t=tmp_path, out=tmp_path)
+    refused("export {t} {out}/x.onnx", "no trained artifact in this folder", t=tmp_path, out=tmp_path)
 
 
 @pytest.mark.parametrize("line", [FIT, DISTILL])

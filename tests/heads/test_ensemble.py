@@ -1,4 +1,4 @@
-"""The ensemble against its members, each written down as the published network alone."""
+"""Compares the ensemble with its members, each implemented as the published network."""
 
 import pytest
 import torch
@@ -19,8 +19,8 @@ def make_pyramid(batch=2):
     return Pyramid(tuple(torch.randn(batch, c, h, w, generator=rng) for c, h, w in SHAPES), (32, 40))
 
 
-def lived(head: Ensemble) -> Ensemble:
-    """As if it had been fitted: no weight, bias or statistic is what it was at first."""
+def with_random_weights(head: Ensemble) -> Ensemble:
+    """Replaces all weights, biases and statistics by random values, as if the head had been fitted."""
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for tensor in [*head.parameters(), *(n.running_mean for n in head.norms)]:
@@ -31,7 +31,7 @@ def lived(head: Ensemble) -> Ensemble:
 
 
 def alone(head: Ensemble, i: int) -> nn.Sequential:
-    """Member i as the published code has it."""
+    """Member i as in the published code."""
 
     def own(tensor):
         return tensor.detach().unflatten(0, (head.count, -1))[i].squeeze()
@@ -53,13 +53,13 @@ def alone(head: Ensemble, i: int) -> nn.Sequential:
 
 
 def pixels_of(pyramid):
-    """The hypercolumn as the published code feeds it: [pixels, channels]."""
+    """The hypercolumn as in the published code: [pixels, channels]."""
     return stack(pyramid).permute(0, 2, 3, 1).flatten(0, 2)
 
 
 @pytest.mark.parametrize("classes", [6, 33])
-def test_every_member_is_the_published_network_alone(classes):
-    head, pyramid = lived(Ensemble(CHANNELS, classes, members=3)), make_pyramid()
+def test_every_member_equals_the_published_network(classes):
+    head, pyramid = with_random_weights(Ensemble(CHANNELS, classes, members=3)), make_pyramid()
     with torch.no_grad():
         found = head.members(pyramid)
         assert found.shape == (3, 2, classes, 32, 40)
@@ -68,8 +68,8 @@ def test_every_member_is_the_published_network_alone(classes):
             torch.testing.assert_close(found[i].permute(0, 2, 3, 1), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_answer_is_the_mean_of_the_members_probabilities():
-    head, pyramid = lived(Ensemble(CHANNELS, 6)), make_pyramid()
+def test_the_output_is_the_mean_of_the_members_probabilities():
+    head, pyramid = with_random_weights(Ensemble(CHANNELS, 6)), make_pyramid()
     with torch.no_grad():
         logits, members = head(pyramid), head.members(pyramid)
     torch.testing.assert_close(logits.softmax(1), members.mean(0), atol=1e-6, rtol=1e-5)
@@ -77,22 +77,22 @@ def test_the_answer_is_the_mean_of_the_members_probabilities():
 
 
 @pytest.mark.parametrize("room", [1, 4 * 128 * 2 * 32 * 40 * 4])
-def test_members_in_slices_are_all_members(monkeypatch, room):
-    head, pyramid = lived(Ensemble(CHANNELS, 6)), make_pyramid()
+def test_computing_members_in_slices_gives_the_same_result(monkeypatch, room):
+    head, pyramid = with_random_weights(Ensemble(CHANNELS, 6)), make_pyramid()
     with torch.no_grad():
         whole = head.members(pyramid)
         monkeypatch.setattr(ensemble, "_ROOM", room)
         torch.testing.assert_close(head.members(pyramid), whole, atol=1e-6, rtol=1e-5)
 
 
-def test_in_training_every_member_is_normalized_by_its_own_pixels():
-    head = lived(Ensemble((7,), 6, members=3))
+def test_in_training_every_member_uses_the_batch_statistics_of_its_own_pixels():
+    head = with_random_weights(Ensemble((7,), 6, members=3))
     rows = torch.randn(3, 64, 7, generator=torch.Generator().manual_seed(2))
     apart = [alone(head, i).train() for i in range(3)]
     hidden = torch.stack([net[0](one).t() for net, one in zip(apart, rows, strict=True)])
     expected = torch.stack([net(one).t() for net, one in zip(apart, rows, strict=True)])
-    torch.testing.assert_close(head.train().later(hidden.detach()), expected, atol=1e-5, rtol=1e-4)
-    # And remembers their statistics as its own.
+    torch.testing.assert_close(head.train().later_layers(hidden.detach()), expected, atol=1e-5, rtol=1e-4)
+    # The running statistics are also updated per member.
     for place, at in ((0, 2), (1, 5)):
         for name in ("running_mean", "running_var"):
             stored = getattr(head.norms[place], name).unflatten(0, (3, -1))
@@ -100,7 +100,7 @@ def test_in_training_every_member_is_normalized_by_its_own_pixels():
 
 
 @pytest.mark.parametrize(("classes", "widths"), [(2, (128, 32)), (31, (128, 32)), (32, (256, 128)), (34, (256, 128))])
-def test_the_published_widths_and_initial_weights(classes, widths):
+def test_widths_and_initial_weights_are_as_published(classes, widths):
     head = Ensemble((50, 60), classes)
     assert head.first.weights[0].shape == (10 * widths[0], 50)
     assert [w.shape for w in head.weights] == [(10, widths[1], widths[0]), (10, classes, widths[1])]
@@ -110,7 +110,7 @@ def test_the_published_widths_and_initial_weights(classes, widths):
 
 
 def test_gradients_of_whole_images_reach_every_weight():
-    head, pyramid = lived(Ensemble(CHANNELS, 6)), make_pyramid(1)
+    head, pyramid = with_random_weights(Ensemble(CHANNELS, 6)), make_pyramid(1)
     ids = torch.zeros(1, 32, 40, dtype=torch.long)
     F.cross_entropy(head(pyramid), ids).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in head.parameters())

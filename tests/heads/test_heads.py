@@ -1,4 +1,4 @@
-"""Heads against the same heads written down on the materialized hypercolumn."""
+"""Compares heads with the same heads implemented on the materialized hypercolumn."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_linear_equals_a_convolution_of_the_stack():
     torch.testing.assert_close(head(pyramid), F.conv2d(stack(pyramid), dense(head), head.bias), atol=1e-5, rtol=1e-5)
 
 
-def test_standardizing_is_folded_into_the_weights_exactly():
+def test_standardization_is_folded_into_the_weights_exactly():
     head, pyramid = Linear(CHANNELS, 4), make_pyramid(2)
     head.standardize(pyramid)
     normal = Pyramid(
@@ -51,7 +51,7 @@ def test_standardizing_is_folded_into_the_weights_exactly():
     torch.testing.assert_close(head(pyramid), F.conv2d(stack(normal), plain, head.bias), atol=1e-4, rtol=1e-4)
 
 
-def test_ranked_channels_keep_their_proportions():
+def test_channels_with_a_shared_scale_keep_their_relative_deviations():
     wide = (
         torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         * torch.tensor([4.0, 1.0, 0.1])[:, None, None]
@@ -59,17 +59,17 @@ def test_ranked_channels_keep_their_proportions():
     pyramid = Pyramid((wide, wide), (8, 8))
     head = Linear((3, 3), 2)
     head.standardize(pyramid, (True, False))
-    together, apart = (
+    shared, separate = (
         ((level - getattr(head, f"shift_{i}")[:, None, None]) * getattr(head, f"scale_{i}")[:, None, None])
         for i, level in enumerate(pyramid.maps)
     )
     own = wide.std((0, 2, 3), correction=0)
-    torch.testing.assert_close(together.std((0, 2, 3), correction=0), own / own.max())
-    torch.testing.assert_close(apart.std((0, 2, 3), correction=0), torch.ones(3))
-    torch.testing.assert_close(together.mean((0, 2, 3)), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(shared.std((0, 2, 3), correction=0), own / own.max())
+    torch.testing.assert_close(separate.std((0, 2, 3), correction=0), torch.ones(3))
+    torch.testing.assert_close(shared.mean((0, 2, 3)), torch.zeros(3), atol=1e-6, rtol=0)
 
 
-def test_standardizing_leaves_dead_channels_finite():
+def test_standardizing_constant_channels_stays_finite():
     maps = torch.cat([torch.randn(1, 2, 8, 8), torch.full((1, 1, 8, 8), 3.0)], 1)
     head = Linear((3,), 2)
     head.standardize(Pyramid((maps,), (8, 8)))
@@ -78,7 +78,7 @@ def test_standardizing_leaves_dead_channels_finite():
 
 
 @pytest.mark.parametrize("hidden", [(7,), (600, 9)])
-def test_mlp_in_slices_equals_the_whole(hidden):
+def test_sliced_mlp_equals_the_unsliced_one(hidden):
     head, pyramid = Mlp(CHANNELS, 4, hidden), make_pyramid()
     x = F.conv2d(stack(pyramid), dense(head.first), head.first.bias)
     for layer in head.rest:
@@ -89,7 +89,7 @@ def test_mlp_in_slices_equals_the_whole(hidden):
 
 
 @pytest.mark.parametrize("kept", [mlp.KEPT, 0])
-def test_mlp_gradients_survive_the_slices(kept, monkeypatch):
+def test_gradients_of_the_sliced_mlp_are_correct(kept, monkeypatch):
     monkeypatch.setattr(mlp, "KEPT", kept)
     head, pyramid = Mlp(CHANNELS, 4, (600, 9)), make_pyramid()
     head(pyramid).square().mean().backward()
@@ -122,16 +122,16 @@ def test_cnn_l_is_regans():
 
 
 @pytest.mark.parametrize(("make", "reach"), [(cnn_s, 6), (cnn_m, 14), (cnn_l, 30), (Linear, 0)])
-def test_reach_says_exactly_how_far_a_head_looks(make, reach):
+def test_reach_is_the_receptive_field_of_a_head(make, reach):
     head = make((2,), 3)
     assert head.reach == reach
     images = torch.zeros(1, 2, 1, 71, requires_grad=True)
     head(Pyramid((images,), (1, 71)))[0, :, 0, 35].sum().backward()
-    seen = images.grad[0].abs().sum((0, 1)).nonzero()[:, 0]
-    assert (int(seen.min()), int(seen.max())) == (35 - reach, 35 + reach)
+    used = images.grad[0].abs().sum((0, 1)).nonzero()[:, 0]
+    assert (int(used.min()), int(used.max())) == (35 - reach, 35 + reach)
 
 
-def test_the_slope_is_the_papers_release_and_can_be_the_notebooks():
+def test_the_slope_is_that_of_the_release_and_can_be_that_of_the_notebook():
     assert cnn_l((2,), 3).slope == 0.01
     assert Cnn((2,), 3, (1,), (4,), slope=0.2).slope == 0.2
 
@@ -155,7 +155,7 @@ def test_convs_body_has_the_published_widths():
     assert float(body.down[0][0].weight.std()) == pytest.approx((2 / (9 * 1024)) ** 0.5, rel=0.02)
 
 
-def test_conv_refuses_what_it_cannot_halve_five_times():
+def test_conv_rejects_images_too_small_for_five_downsampling_steps():
     with pytest.raises(BadImage, match="use 32 or more"):
         ConvHead((3,), 2)(Pyramid((torch.zeros(1, 3, 16, 16),), (16, 16)))
 
@@ -172,5 +172,5 @@ def test_regans_unet_has_the_published_widths():
     net = ReganUNet(7)
     assert [b[-2].num_features for b in net.down] + [net.bottom[-2].num_features] == [64, 128, 256, 512, 512]
     assert [b[-2].num_features for b in net.up] == [256, 128, 64, 64]
-    # 17.3 million parameters, as the bilinear variant is known for.
+    # 17.3 million parameters, as known for the bilinear variant.
     assert sum(p.numel() for p in net.parameters()) == pytest.approx(17.27e6, rel=0.01)

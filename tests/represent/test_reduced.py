@@ -1,4 +1,4 @@
-"""Principal components of any maps: taken from a folder, in proportion, around and inside of what else wraps them."""
+"""Principal components of any maps: fitted to images, with a shared scale, and combined with other wrappers."""
 
 import numpy as np
 import pytest
@@ -19,10 +19,10 @@ def images(count=4, side=32):
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_components_are_those_of_the_covariances():
+def test_components_are_those_of_the_covariance_matrix():
     points = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([5, 3, 1, 1, 0.5, 0.1])
     found = PrincipalComponents(6, 2)
-    found.take(points, standardized=False)
+    found.fit(points, standardized=False)
     given = found(points.T[None, :, :, None])[0, :, :, 0].T
     centered = (points - points.mean(0)).double()
     u, s, _ = torch.linalg.svd(centered, full_matrices=False)
@@ -30,15 +30,15 @@ def test_components_are_those_of_the_covariances():
     torch.testing.assert_close(given.double().abs(), expected.abs(), atol=1e-4, rtol=1e-4)
 
 
-def test_what_a_folder_shows_decides_the_fingerprint():
+def test_the_fingerprint_depends_on_the_images():
     whole = open_representation("random[4-8]+position")
     one, other = reduced_on(whole, images()), reduced_on(whole, images().flip(0) * 0.5)
-    assert one.spec.proportional == (False, True, True) and one.spec.channels == (5, 64, 64)
+    assert one.spec.shared_scale == (False, True, True) and one.spec.channels == (5, 64, 64)
     assert one.spec.fingerprint == reduced_on(whole, images()).spec.fingerprint != other.spec.fingerprint
     assert reduced_on(one.representation, images(2)) is one.representation
 
 
-def test_a_store_keeps_what_was_read_before_it_was_reduced(tmp_path):
+def test_the_store_holds_features_before_the_reduction(tmp_path):
     plain = reduced_on(open_representation("random"), images(), 4)
     store = Store(tmp_path / "store")
     kept = cached(plain, store)
@@ -49,30 +49,30 @@ def test_a_store_keeps_what_was_read_before_it_was_reduced(tmp_path):
     assert store.extracted == store.found == 4
 
 
-def test_it_belongs_inside_of_positions_and_around_levels():
-    with pytest.raises(BadRecipe, match="add positions around that"):
+def test_the_order_of_wrappers_is_checked():
+    with pytest.raises(BadRecipe, match="then add positions"):
         Reduced(Positioned(Pixels()))
-    with pytest.raises(BadRecipe, match="choose levels before"):
+    with pytest.raises(BadRecipe, match="select levels before"):
         Levels(Reduced(Pixels()), 1, 4)
-    with pytest.raises(BadRecipe, match="plain ones"):
+    with pytest.raises(BadRecipe, match="must not be wrapped"):
         Several([Reduced(Pixels()), Pixels()])
 
 
-def test_a_generator_stays_one():
+def test_a_reduced_generator_is_a_generator():
     generator = load_stylegan()
     found = reduced_on(generator, images(3), 4)
     latents = found.sample([5])
-    drawn, pyramid = found.synthesize(latents)
-    assert torch.equal(drawn, generator.synthesize(generator.sample([5]))[0])
+    generated, pyramid = found.synthesize(latents)
+    assert torch.equal(generated, generator.synthesize(generator.sample([5]))[0])
     assert pyramid.channels == found.spec.channels and set(pyramid.channels) == {4}
 
 
 @pytest.mark.parametrize(("name", "side"), [("random", 128), ("random[2-4]+position", 128), ("pixels", 128)])
-def test_the_coarsest_map_is_eight_pixels_wide(name, side):
+def test_the_working_size_gives_a_coarsest_map_of_eight_pixels(name, side):
     found = open_representation(name)
     assert working_size(found) == working_size(reduced_on(found, images())) == side
 
 
-def test_a_token_covers_eight_pixels_of_an_image_of_256():
+def test_the_working_size_of_a_transformer_gives_32_tokens():
     tokens = open_representation("timm:test_vit")
     assert np.unique(tokens.spec.strides).tolist() == [16] and working_size(tokens) == 512

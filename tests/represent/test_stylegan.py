@@ -1,4 +1,4 @@
-"""StyleGANs as they are read: the same latent gives the same pixels and maps, and latents of another are refused."""
+"""StyleGANs as representations: deterministic for given latents; latents of another generator are rejected."""
 
 import math
 
@@ -46,7 +46,7 @@ def test_it_is_a_generator_and_a_representation(generator):
     assert not generator.training
 
 
-def test_a_seed_alone_decides_pixels_and_features(generator):
+def test_pixels_and_features_depend_only_on_the_seed(generator):
     together, alone = generator.sample([5, 6, 7]), generator.sample([6])
     images, pyramid = generator.synthesize(together)
     image, maps = generator.synthesize(alone)
@@ -55,19 +55,19 @@ def test_a_seed_alone_decides_pixels_and_features(generator):
         torch.testing.assert_close(one[0], whole[1], atol=1e-5, rtol=1e-5)
     again, _ = generator.synthesize(together)
     assert torch.equal(images, again)
-    # Without its noise it would be another image.
+    # The noise changes the image.
     quiet = Latents(together.ws, tuple(torch.zeros_like(n) for n in together.noise), together.generator)
     assert not torch.allclose(generator.synthesize(quiet)[0], images)
 
 
-def test_another_style_leaves_the_coarse_layers_alone(generator):
+def test_style_mixing_keeps_the_coarse_layers(generator):
     latents = generator.sample([5, 6])
-    other, again = generator.restyled(latents, [8, 9]), generator.restyled(latents, [8, 9])
+    other, again = generator.mix_styles(latents, [8, 9]), generator.mix_styles(latents, [8, 9])
     fine = torch.tensor([side >= 16 for side in (*generator.generator.layers, 32)[: generator.generator.num_ws]])
     assert torch.equal(other.ws[:, ~fine], latents.ws[:, ~fine])
     assert torch.equal(other.ws[:, fine], generator.sample([8, 9]).ws[:, fine])
     assert torch.equal(other.ws, again.ws) and not torch.equal(other.noise[0], latents.noise[0])
-    assert torch.equal(generator.restyled(latents, [8, 9], side=64).ws, latents.ws)
+    assert torch.equal(generator.mix_styles(latents, [8, 9], side=64).ws, latents.ws)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_groups_of_layers(layers, sides):
     assert found.spec.fingerprint != make().spec.fingerprint and found.weights == make().weights
 
 
-def test_datasetgan_reads_the_second_layer_and_its_convolution(generator):
-    """Finest first; of each size first the layer's output (AdaIN's in StyleGAN), then the convolution's own."""
+def test_datasetgan_uses_the_second_layer_and_its_convolution(generator):
+    """Finest first; at each size first the layer's output (after AdaIN in StyleGAN), then the convolution's result."""
     found = StyleGAN(generator.generator, generator.discriminator, layers="datasetgan", recipe=QUICK)
     latents = found.sample([3])
     images, pyramid = found.synthesize(latents)
@@ -103,32 +103,32 @@ def test_datasetgan_reads_the_second_layer_and_its_convolution(generator):
 
 
 @pytest.mark.parametrize("side, channels", [(256, 4992), (512, 5056), (1024, 5088)])
-def test_datasetgan_has_its_published_channels(side, channels):
+def test_datasetgan_has_the_published_number_of_channels(side, channels):
     shape = shape_of("adain", side)
     sides = [side for side in shape.resolutions for _ in range(2)]
     assert sum(shape.channels(sides[i % len(sides)]) for i in taps(sides, "datasetgan")) == channels
-    # What the paper says, the outputs of all layers, are as many.
+    # The outputs of all layers, as described in the paper, have as many channels.
     assert sum(shape.channels(sides[i]) for i in taps(sides, "all")) == channels
 
 
-def test_groups_that_do_not_exist_are_refused():
+def test_unknown_groups_are_rejected():
     with pytest.raises(BadRecipe, match="unknown group of layers 'midle'; did you mean 'middle'"):
         make(layers="midle")
     with pytest.raises(BadRecipe, match="has no fine layers"):
         make(layers="fine")
 
 
-def test_a_map_of_positions_is_refused():
-    with pytest.raises(BadRecipe, match=r"stands alone, takes no \+position"):
+def test_a_position_map_is_rejected():
+    with pytest.raises(BadRecipe, match=r"cannot be combined, takes no \+position"):
         open_representation("stylegan2+position")
 
 
 def test_a_stylegan_needs_its_folder():
-    with pytest.raises(BadRecipe, match="'stylegan1' is a trained one and needs its folder"):
+    with pytest.raises(BadRecipe, match="'stylegan1' needs the folder of a trained model"):
         open_representation("stylegan1:all")
 
 
-def test_large_generators_see_with_their_discriminator_too():
+def test_large_generators_can_be_inverted():
     shape = Shape(resolution=512, z_dim=4, w_dim=4, mapping_layers=2, channel_base=512, channel_max=2)
     large = StyleGAN(stylegan2.Generator(shape), stylegan2.Discriminator(shape), recipe=QUICK.changed(steps=1))
     found = large.invert(torch.zeros(1, 3, 512, 512))
@@ -143,18 +143,18 @@ def test_inversion_computes_in_float32_under_autocast(generator):
     assert all(map(torch.equal, exact, rough))
 
 
-def test_truncation_brings_samples_together(generator):
+def test_truncation_reduces_the_variance_of_samples(generator):
     near, coarse = (
         StyleGAN(generator.generator, generator.discriminator, psi=0.3, cutoff=cutoff) for cutoff in (None, 3)
     )
     whole, some = ([g.sample(range(20)).ws[:, i].std(0).mean().item() for i in range(8)] for g in (generator, coarse))
     assert near.sample(range(20)).ws[:, -1].std(0).mean().item() == pytest.approx(0.3 * whole[-1], rel=1e-3)
-    # Only the first ones, where there is a cutoff.
+    # With a cutoff, only the first layers are truncated.
     assert some == pytest.approx([0.3 * s for s in whole[:3]] + whole[3:], rel=1e-3)
     assert torch.equal(coarse.sample([4], psi=1.0).ws, generator.sample([4]).ws)
 
 
-def test_latents_are_kept_and_refused_by_another_generator(generator, tmp_path):
+def test_latents_are_saved_and_rejected_by_another_generator(generator, tmp_path):
     latents = generator.sample([1, 2])
     back = Latents.load(latents.save(tmp_path / "latents", {"seeds": [1, 2]}))
     assert torch.equal(back.ws, latents.ws) and all(map(torch.equal, back.noise, latents.noise)) and len(back) == 2
@@ -166,7 +166,7 @@ def test_latents_are_kept_and_refused_by_another_generator(generator, tmp_path):
         load_stylegan(tmp_path / "latents")
 
 
-def test_saved_and_rebuilt_it_draws_the_same(generator, tmp_path):
+def test_a_rebuilt_generator_generates_the_same_images(generator, tmp_path):
     again = rebuild(generator.card(), tensors_of(generator))
     assert again.spec == generator.spec
     latents = generator.sample([3])
@@ -183,7 +183,7 @@ def test_saved_and_rebuilt_it_draws_the_same(generator, tmp_path):
         load_stylegan(tmp_path / "other")
 
 
-def test_any_images_can_be_read_by_inversion(generator):
+def test_features_of_any_images_are_computed_by_inversion(generator):
     images = torch.rand(2, 3, 48, 40) * 2 - 1
     pyramid = generator.features(images)
     assert pyramid.image_size == (48, 40)

@@ -1,4 +1,4 @@
-"""timm's encoders: local weights only, any image size, and no code run from a file."""
+"""timm encoders: only local weights, any image size, and no code executed from a file."""
 
 import pickle
 
@@ -10,7 +10,7 @@ from partshot.errors import BadArtifact, BadImage, BadRecipe
 from partshot.represent.choose import rebuild, tensors_of
 from partshot.represent.vit import TimmEncoder, build_net, read_weights, timm_representation
 
-# The smallest of each kind that timm has.
+# Small examples of both kinds in timm.
 CONV, VIT = "resnet10t", "vit_tiny_patch16_224"
 
 
@@ -28,14 +28,14 @@ def some_images(height, width):
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_a_transformer_is_read_at_four_blocks_and_any_size(vit):
+def test_a_transformer_gives_four_blocks_at_any_size(vit):
     assert vit.spec.channels == (192,) * 4 and vit.spec.strides == (16,) * 4
     assert [m.shape for m in vit.features(some_images(32, 80)).maps] == [(1, 192, 2, 5)] * 4
-    # 40 rows are no multiple of 16: they are brought to 32, so that the map still covers the whole image.
+    # 40 rows are not a multiple of 16: images are resized to 32 rows, so that the map covers the whole image.
     assert vit.features(some_images(40, 80)).maps[0].shape == (1, 192, 2, 5)
 
 
-def test_tokens_lie_where_their_patches_are(vit):
+def test_tokens_are_at_the_position_of_their_patches(vit):
     image = some_images(64, 64)
     changed = image.clone()
     changed[:, :, 48:, :16] = 1
@@ -53,8 +53,8 @@ def test_tokens_lie_where_their_patches_are(vit):
         ("vit_base_patch16_siglip_224", 16, 0),
     ],
 )
-def test_class_and_register_tokens_are_no_part_of_a_map(name, patch, prefix):
-    """A patch that changes is the one that moves most, so the grid begins behind the tokens that are no patches."""
+def test_class_and_register_tokens_are_not_part_of_a_map(name, patch, prefix):
+    """The token of a changed patch changes most; this shows that the grid starts after class and register tokens."""
     torch.manual_seed(0)
     found = TimmEncoder(name, build_net(name))
     assert found.net.num_prefix_tokens == prefix and found.spec.strides == (patch,) * 4
@@ -67,17 +67,17 @@ def test_class_and_register_tokens_are_no_part_of_a_map(name, patch, prefix):
     for one, other in zip(before, after, strict=True):
         assert one.shape[2:] == (3, 5)
         assert (one - other).norm(dim=1)[0].argmax() == 2 * 5 + 1
-    # Patches of 14: 128 px are brought to 126, and the map covers all of the image.
+    # For patches of 14 px, 128 px are resized to 126, and the map covers the whole image.
     assert found.features(some_images(128, 128)).maps[0].shape[2] == round(128 / patch)
 
 
-def test_a_convolutional_net_is_read_at_all_its_stages(conv):
+def test_a_convolutional_net_gives_all_stages(conv):
     levels = conv.features(some_images(64, 96)).maps
     assert tuple(m.shape[1] for m in levels) == conv.spec.channels
     assert tuple(64 // m.shape[2] for m in levels) == conv.spec.strides == (2, 4, 8, 16, 32)
 
 
-def test_small_images_are_refused(vit):
+def test_small_images_are_rejected(vit):
     with pytest.raises(BadImage, match="smaller than one pixel"):
         vit.features(some_images(8, 8))
 
@@ -94,8 +94,8 @@ def test_local_weights_are_loaded_exactly(tmp_path, conv, suffix):
     assert loaded.spec == conv.spec
 
 
-def test_random_weights_are_said():
-    with pytest.warns(UserWarning, match="random weights; nothing is downloaded"):
+def test_random_initialization_gives_a_warning():
+    with pytest.warns(UserWarning, match="randomly initialized; nothing is downloaded"):
         timm_representation(CONV)
 
 
@@ -104,7 +104,7 @@ def test_saved_and_rebuilt_is_the_same(conv):
     assert again.spec == conv.spec
 
 
-def test_files_that_are_no_weights_are_refused(tmp_path, conv):
+def test_invalid_weight_files_are_rejected(tmp_path, conv):
     class Evil:
         def __reduce__(self):
             return (print, ("this must never run",))
@@ -121,6 +121,6 @@ def test_files_that_are_no_weights_are_refused(tmp_path, conv):
         timm_representation(f"{CONV}@{tmp_path / 'other.safetensors'}")
 
 
-def test_a_net_of_one_image_size_is_refused():
+def test_a_net_for_one_image_size_is_rejected():
     with pytest.raises(BadRecipe, match="any size"):
         TimmEncoder("hiera_tiny_224", build_net("hiera_tiny_224"))

@@ -138,7 +138,7 @@ def test_a_students_name_may_stand_for_pretrained_weights(toy, tmp_path):
 
 
 def test_a_folder_that_holds_no_teacher_is_refused(toy, whole, tmp_path):
-    with pytest.raises(BadArtifact, match="nothing that was trained lies there"):
+    with pytest.raises(BadArtifact, match="no trained artifact in this folder"):
         distilled(toy, tmp_path / "out", teacher=tmp_path)
 
 
@@ -171,7 +171,7 @@ def test_an_unused_teacher_is_reported(toy, teacher, tmp_path, monkeypatch, pres
 
 def test_what_distill_was_told_as_out_can_be_exported(whole, tmp_path):
     assert export(whole, tmp_path / "student.onnx").is_file()
-    with pytest.raises(BadArtifact, match="nothing that was trained lies there"):
+    with pytest.raises(BadArtifact, match="no trained artifact in this folder"):
         export(tmp_path, tmp_path / "other.onnx")
     assert not (tmp_path / "other.onnx").exists()
 

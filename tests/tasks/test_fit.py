@@ -101,7 +101,7 @@ def test_a_name_may_carry_the_position(tmp_path):
 def test_a_head_of_points_reads_components_of_the_folder(toy, tmp_path, monkeypatch):
     monkeypatch.setitem(POINT_PRESETS, "fast", POINT_PRESETS["fast"].changed(views=1, steps=5, batch=64))
     teacher = Segmenter.load(fitted(toy, tmp_path / "out", head="mlp-pair", size=None))
-    assert teacher.size == 128 and all(teacher.representation.spec.proportional[1:])
+    assert teacher.size == 128 and all(teacher.representation.spec.shared_scale[1:])
     assert (tmp_path / "out" / "leave_one_out.json").exists()
 
 

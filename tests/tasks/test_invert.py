@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from partshot.errors import BadArtifact, BadRecipe
-from partshot.represent.invert import astray
+from partshot.represent.invert import poorly_inverted
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import StyleGAN, load_stylegan
 from partshot.tasks import invert as task
@@ -90,4 +90,4 @@ def test_bad_settings_are_refused(generator, images, tmp_path):
 
 def test_astray_is_measured_against_the_mean_image():
     errors, worst = torch.tensor([0.1, 0.6, 0.3]), torch.tensor([1.0, 1.0, 0.5])
-    assert astray(errors, worst).tolist() == [False, True, True]
+    assert poorly_inverted(errors, worst).tolist() == [False, True, True]

@@ -52,7 +52,7 @@ def test_images_and_latents_lie_side_by_side(generator, tmp_path):
         sample(generator, tmp_path / "none", count=0)
     with pytest.raises(BadRecipe, match="psi nan given; take 0"):
         sample(generator, tmp_path / "none", psi=float("nan"))
-    with pytest.raises(BadArtifact, match="nothing that was trained lies there"):
+    with pytest.raises(BadArtifact, match="no trained artifact in this folder"):
         sample(tmp_path, tmp_path / "none")
 
 

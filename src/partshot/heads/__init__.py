@@ -1,1 +1,1 @@
-"""Pyramid in, logits out: what is fitted to the few labeled images."""
+"""Segmentation heads: Pyramid in, logits out. They are fitted to the few labeled images."""

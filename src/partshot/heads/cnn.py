@@ -1,7 +1,7 @@
-"""ReGAN's few-shot CNNs: a lazy 1x1 layer to 128 channels, then dilated 3x3 convolutions at image size.
+"""ReGAN's few-shot CNNs: a lazy 1x1 convolution to 128 channels, then dilated 3x3 convolutions at image size.
 
-Three sizes by how far they look: 6, 14 and 30 pixels to each side. Knows the shapes of the paper's supplement and of
-the released code; how they are fitted stands in train/fit_head.py.
+The three sizes have receptive fields of 6, 14 and 30 pixels to each side. Architectures follow the paper's supplement
+and the released code; train/fit_head.py fits them.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from torch import nn
 from partshot.heads.linear import Linear
 from partshot.pyramid import Pyramid
 
-# LeakyReLU's slope where it is negative: torch's default, as in the authors' release. The earlier notebook
-# implementation (bryandlee/repurpose-gan), from which sizes S and M are known, has 0.2.
+# Negative slope of LeakyReLU: torch's default, as in the authors' release. The earlier notebook implementation
+# (bryandlee/repurpose-gan), the source of sizes S and M, has 0.2.
 SLOPE = 0.01
 
-# 1x1 to the first width; then one 3x3 convolution per dilation, the last one to the classes.
+# (dilations, widths): a 1x1 layer to the first width, then one 3x3 convolution per dilation, the last to the classes.
 S = ((2, 1, 2, 1), (128, 64, 64, 32))
 M = ((2, 4, 1, 2, 4, 1), (128, 64, 64, 64, 64, 32))
 L = ((2, 4, 8, 1, 2, 4, 8, 1), (128, 64, 64, 64, 64, 64, 64, 32))
@@ -27,8 +27,8 @@ L = ((2, 4, 8, 1, 2, 4, 8, 1), (128, 64, 64, 64, 64, 64, 64, 32))
 class Cnn(nn.Module):
     """Pyramid -> 1x1 -> dilated 3x3 convolutions -> logits [b, classes, h, w]; LeakyReLU after all but the last.
 
-    dilations: of each 3x3 convolution. widths: channels that each of them reads. slope: of LeakyReLU.
-    reach: the sum of the dilations, pixels to each side. Borders are padded with zeros.
+    dilations: of each 3x3 convolution. widths: input channels of each. slope: negative slope of LeakyReLU.
+    reach: receptive field in pixels to each side, the sum of the dilations. Borders are zero-padded.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class Cnn(nn.Module):
 
 
 def cnn_s(channels: Sequence[int], classes: int) -> Cnn:
-    """The small one: looks 6 pixels to each side."""
+    """Small: receptive field of 6 pixels to each side."""
     return Cnn(channels, classes, *S)
 
 
 def cnn_m(channels: Sequence[int], classes: int) -> Cnn:
-    """The middle one: looks 14 pixels to each side."""
+    """Medium: receptive field of 14 pixels to each side."""
     return Cnn(channels, classes, *M)
 
 
 def cnn_l(channels: Sequence[int], classes: int) -> Cnn:
-    """The large one, the paper's: looks 30 pixels to each side (61 across)."""
+    """Large, as in the paper: receptive field of 30 pixels to each side (61 in total)."""
     return Cnn(channels, classes, *L)

@@ -1,8 +1,8 @@
-"""DatasetGAN's head: ten small MLPs that look at the same pixel, started and fitted apart, in one pass.
+"""DatasetGAN's head: an ensemble of ten small pixelwise MLPs, initialized and fitted independently.
 
-Where they differ, the image is unlike what was labeled. All first layers are one lazy projection over the Pyramid,
-all later ones one batched product each. Knows the members' shape; how they are fitted stands in train/fit_ensemble.py,
-what is made of their disagreement in ops/disagreement.py.
+Disagreement of the members indicates that an image differs from the labeled ones (ops/disagreement.py). All members are
+computed together: their first layers in one lazy projection of the Pyramid, each later layer in one batched matrix
+product. train/fit_ensemble.py fits them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,20 +16,20 @@ from partshot.heads.linear import Linear
 from partshot.ops.hypercolumn import project
 from partshot.pyramid import Pyramid
 
-# Hidden units of a member, by whether there are 32 classes or more (DatasetGAN; DDPM-segmentation changes at 30).
+# Hidden units of a member for fewer than 32 classes, and for 32 or more (DatasetGAN; DDPM-segmentation switches at 30).
 _FEW, _MANY = (128, 32), (256, 128)
 
-# Bytes of the first layer's values, at image size, that may be there at once: those of all ten members for eight
-# images of 64 px, of one for one at 512 px.
+# Maximum size in bytes of first-layer activations at image size: all ten members for eight images of 64 px, or one
+# member for one image of 512 px.
 _ROOM = 1 << 28
 
 
 class Ensemble(nn.Module):
     """Pyramid -> logits [b, classes, h, w] whose softmax is the mean of the members' probabilities.
 
-    Each member is Linear, ReLU, BatchNorm, Linear, ReLU, BatchNorm, Linear on one pixel's features, BatchNorm after
-    ReLU. Whole images are read with the stored statistics, whatever the mode; only `later` in training uses its own
-    pixels'. Initial weights are normal with deviation 0.02, biases 0. Every tensor's first axis is the members'.
+    Each member is Linear, ReLU, BatchNorm, Linear, ReLU, BatchNorm, Linear on the features of one pixel. `forward`
+    always uses BatchNorm's running statistics; only `later_layers` in training mode uses batch statistics. Initial
+    weights are normal with standard deviation 0.02, biases 0. The first axis of every tensor indexes the members.
     Source: DatasetGAN's released code.
     """
 
@@ -48,7 +48,7 @@ class Ensemble(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The published initial weights; call it after the parts' own."""
+        """DatasetGAN's initialization; call it after that of the submodules."""
         for weight in [*self.first.weights, *self.weights]:
             nn.init.normal_(weight, std=0.02)
         for bias in [self.first.bias, *self.biases]:
@@ -57,18 +57,19 @@ class Ensemble(nn.Module):
     def forward(self, pyramid: Pyramid) -> Float[torch.Tensor, "b k h w"]:
         """Logits at image size: the logarithm of the members' mean probability."""
         total = 0.0
-        for some in self._slices(pyramid):
-            total = total + some.sum(0)
+        for probabilities in self._slices(pyramid):
+            total = total + probabilities.sum(0)
         return (total / self.count).clamp(min=torch.finfo(torch.float32).tiny).log()
 
     def members(self, pyramid: Pyramid) -> Float[torch.Tensor, "m b k h w"]:
         """Each member's probabilities at image size."""
         return torch.cat(list(self._slices(pyramid)))
 
-    def later(self, hidden: Float[torch.Tensor, "m units n"]) -> Float[torch.Tensor, "m k n"]:
-        """Logits from the first layer's values at n pixels of each member's own.
+    def later_layers(self, hidden: Float[torch.Tensor, "m units n"]) -> Float[torch.Tensor, "m k n"]:
+        """Logits from first-layer outputs, for n pixels per member (other pixels for each member).
 
-        In training, BatchNorm takes these pixels' statistics and updates the stored ones, member by member.
+        In training mode, BatchNorm uses the statistics of these pixels and updates the running ones, for each member
+        separately.
         """
         for norm, weight, bias in zip(self.norms, self.weights, self.biases, strict=True):
             hidden = norm(F.relu(hidden).flatten(0, 1)[None]).view_as(hidden)
@@ -76,7 +77,7 @@ class Ensemble(nn.Module):
         return hidden
 
     def _slices(self, pyramid: Pyramid) -> Iterator[torch.Tensor]:
-        """Probabilities [some, b, k, h, w] of as many members at a time as there is room for."""
+        """Probabilities [m, b, k, h, w] of as many members at a time as fit in memory."""
         weights, bias = self.first.folded()
         units, (height, width) = len(bias) // self.count, pyramid.image_size
         at_once = max(1, _ROOM // (4 * units * pyramid.batch * height * width))
@@ -85,14 +86,14 @@ class Ensemble(nn.Module):
             some = slice(start, start + at_once)
             part = slice(start * units, (start + at_once) * units)
             x = project(pyramid, [w[part] for w in weights], bias[part])
-            # The units of one member as rows, all pixels of all images as columns, where they lie.
+            # [members, units, pixels of all images], as a view.
             x = x.permute(1, 0, 2, 3).unflatten(0, (-1, units)).flatten(2)
             for weight, offset in layers:
                 x = torch.baddbmm(offset[some], weight[some], F.relu(x, inplace=True))
             yield x.unflatten(2, (pyramid.batch, height, width)).transpose(1, 2).float().softmax(2)
 
     def _folded(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """The later layers' weights and biases, each with the stored statistics of the BatchNorm before it inside."""
+        """Weights and biases of the later layers, with the preceding BatchNorm (running statistics) folded in."""
         layers = []
         for norm, weight, bias in zip(self.norms, self.weights, self.biases, strict=True):
             scale = norm.weight / (norm.running_var + norm.eps).sqrt()

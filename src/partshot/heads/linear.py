@@ -1,7 +1,6 @@
-"""The linear head: a 1x1 convolution over the lazy hypercolumn, which is also every other head's first layer.
+"""The linear head: a 1x1 convolution of the lazy hypercolumn, which is also the first layer of all other heads.
 
-Knows one weight matrix per map and how each map's channels are brought to one scale before it. Refuses to know what
-comes after.
+It has one weight matrix per map, and standardizes the maps' channels first.
 """
 
 import math
@@ -17,11 +16,11 @@ from partshot.pyramid import Pyramid
 
 
 class Linear(nn.Module):
-    """Pyramid -> [b, classes, h, w] at image size, each pixel by itself.
+    """Pyramid -> [b, classes, h, w] at image size, pixelwise.
 
-    channels: of each map, finest first. classes: number of outputs. bias: whether there is one.
-    shift and scale (one pair of buffers per map, [channels]) are applied to the maps first, (map - shift) * scale, by
-    folding them into the weights; they start as 0 and 1.
+    channels: of each map, finest first. classes: number of outputs. bias: whether to add a bias. The buffers shift and
+    scale (one pair per map, [channels]) standardize the maps, (map - shift) * scale. They are folded into the weights
+    and are initially 0 and 1.
     """
 
     reach = 0
@@ -36,7 +35,7 @@ class Linear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Weights as torch gives a 1x1 convolution over all channels at once: uniform in +-1/sqrt(fan in)."""
+        """Torch's initialization of a 1x1 convolution over all channels: uniform in +-1/sqrt(fan_in)."""
         bound = 1 / math.sqrt(sum(weight.shape[1] for weight in self.weights))
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
@@ -45,12 +44,12 @@ class Linear(nn.Module):
             getattr(self, f"scale_{i}").fill_(1)
 
     def forward(self, pyramid: Pyramid) -> Float[torch.Tensor, "b k h w"]:
-        """Logits, or a hidden layer's values before its activation."""
+        """Logits, or the pre-activations of a hidden layer."""
         weights, bias = self.folded()
         return project(pyramid, weights, bias)
 
     def folded(self) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-        """Weights and bias that do to the maps as they are what this layer does to the rescaled ones."""
+        """Weights and bias for the original maps, with the standardization folded in."""
         shifts = [getattr(self, f"shift_{i}") for i in range(len(self.weights))]
         weights = [w * getattr(self, f"scale_{i}") for i, w in enumerate(self.weights)]
         if not any(bool(shift.any()) for shift in shifts):
@@ -59,14 +58,14 @@ class Linear(nn.Module):
         return weights, -offset if self.bias is None else self.bias - offset
 
     @torch.no_grad()
-    def standardize(self, pyramid: Pyramid, proportional: Sequence[bool] = ()) -> None:
-        """Sets shift and scale so that every channel of this pyramid has mean 0 and deviation 1.
+    def standardize(self, pyramid: Pyramid, shared_scale: Sequence[bool] = ()) -> None:
+        """Sets shift and scale so that every channel of this pyramid has mean 0 and standard deviation 1.
 
-        Channels that hardly vary are not blown up: deviations count as at least a hundredth of their map's largest.
-        proportional: of each map, whether its channels keep their proportions and the largest alone comes to 1, as
-        `Spec` has it; empty for none.
+        To avoid amplifying nearly constant channels, standard deviations are clamped from below at a hundredth of the
+        map's largest. shared_scale: for each map, whether all channels are divided by the map's largest standard
+        deviation instead, as in `Spec`; empty means False for all maps.
         """
-        # A part of a head may read the first maps alone.
+        # A submodule of a head may use only the first maps.
         for i, level in enumerate(pyramid.maps[: len(self.weights)]):
             deviation, mean = torch.std_mean(level.float(), dim=(0, 2, 3), correction=0)
             least = 1.0 if proportional and proportional[i] else MIN_RELATIVE_STD

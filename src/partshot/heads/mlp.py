@@ -1,8 +1,8 @@
-"""Multilayer perceptrons on single pixels of the hypercolumn.
+"""Pixelwise multilayer perceptrons on the hypercolumn.
 
 ReGAN's (hidden layers 2000 and 200, ReLU; supplement) and GANORCON's (1024 and 256, BatchNorm before ReLU, no biases;
-released code). ReGAN's first hidden layer is computed a slice at a time, so that its 2,000 maps at image size
-(2 GB at 512 px) are not all there.
+released code). ReGAN's first hidden layer is computed in slices, since its 2,000 channels at image size take 2 GB at
+512 px.
 """
 
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from partshot.heads.linear import Linear
 from partshot.ops.hypercolumn import project
 from partshot.pyramid import Pyramid
 
-# Hidden units of the first layer that are at image size at once.
+# Number of hidden units of the first layer that are computed at a time.
 SLICE = 250
-# Bytes of hidden units up to which training keeps all slices; beyond it, it computes them twice, which takes a third
-# longer.
+# Up to this size in bytes, training keeps the hidden units for the backward pass; above it, they are recomputed
+# (gradient checkpointing), which takes a third longer.
 KEPT = 1 << 30
 
 
 class Mlp(nn.Module):
-    """Pyramid -> hidden layers with ReLU -> logits [b, classes, h, w], each pixel by itself.
+    """Pyramid -> hidden layers with ReLU -> logits [b, classes, h, w], pixelwise.
 
-    hidden: units of each hidden layer; at least one. In training the slices of the first one are computed twice
-    where keeping them takes more than KEPT. Source: ReGAN, supplement.
+    hidden: units of each hidden layer; at least one layer. In training, gradient checkpointing is used for the first
+    layer if its activations take more than KEPT. Source: ReGAN, supplement.
     """
 
     reach = 0
@@ -43,7 +43,7 @@ class Mlp(nn.Module):
         """Logits at image size."""
         weights, bias = self.first.folded()
         second = self.rest[0]
-        apply = _slice_twice if torch.is_grad_enabled() and self._bytes(pyramid) > KEPT else _slice
+        apply = _checkpointed_slice if torch.is_grad_enabled() and self._bytes(pyramid) > KEPT else _slice
         x = second.bias.view(1, -1, 1, 1)
         for start in range(0, weights[0].shape[0], SLICE):
             part = slice(start, start + SLICE)
@@ -54,7 +54,7 @@ class Mlp(nn.Module):
         return x
 
     def _bytes(self, pyramid: Pyramid) -> int:
-        """What training would keep of all hidden units at image size, before and after ReLU."""
+        """Bytes of the first layer's activations at image size, before and after ReLU."""
         level, (height, width) = pyramid.maps[0], pyramid.image_size
         kind = level.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else level.dtype
@@ -65,15 +65,15 @@ def _slice(pyramid: Pyramid, weights: list[torch.Tensor], bias: torch.Tensor, se
     return F.conv2d(F.relu(project(pyramid, weights, bias)), second)
 
 
-def _slice_twice(*arguments) -> torch.Tensor:
-    # Forgotten after the forward pass and computed again in the backward one.
+def _checkpointed_slice(*arguments) -> torch.Tensor:
+    # Activations are recomputed in the backward pass.
     return checkpoint(_slice, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 class NormedMlp(nn.Module):
-    """Pyramid -> 1024 -> 256 -> logits, BatchNorm and ReLU between, no biases.
+    """Pyramid -> 1024 -> 256 -> logits, with BatchNorm and ReLU in between, no biases.
 
-    Source: GANORCON's released code ("fcn"). Its first layer is whole at image size: 1 GB per image at 512 px.
+    Source: GANORCON's released code ("fcn"). The first layer is not sliced and takes 1 GB per image at 512 px.
     """
 
     reach = 0
@@ -96,7 +96,7 @@ class NormedMlp(nn.Module):
 
 
 def mlp_s(channels: Sequence[int], classes: int) -> Mlp:
-    """The small one, of 128 hidden units: what a few labels can fill, and fast enough for a preview of a folder."""
+    """A small MLP with 128 hidden units: enough for a few labels, and fast enough for a preview."""
     return Mlp(channels, classes, (128,))
 
 

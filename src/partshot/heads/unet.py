@@ -1,8 +1,8 @@
-"""GANORCON's CONV head: a U-Net over the hypercolumn, whose first 3x3 convolution is applied lazily as well.
+"""GANORCON's CONV head: a U-Net on the hypercolumn, whose first 3x3 convolution is computed lazily.
 
-A 3x3 convolution is nine 1x1 convolutions, each shifted by its place in the kernel, and those commute with resizing.
-The hypercolumn (4 GB at 512 px and 3,840 channels) is not built; the convolution's own result, 1,024 channels at
-image size, is (1 GB at 512 px). Source: GANORCON's released code.
+A 3x3 convolution is a sum of nine shifted 1x1 convolutions, which commute with resizing. The hypercolumn (4 GB at 512
+px with 3,840 channels) is therefore not materialized, only the output of the first convolution: 1,024 channels at image
+size, 1 GB at 512 px. Source: GANORCON's released code.
 """
 
 import math
@@ -20,14 +20,14 @@ from partshot.pyramid import Pyramid
 
 WIDTH = 1024
 
-# Five halvings leave at least one pixel.
+# Smallest image side for five downsampling steps.
 SMALLEST = 32
 
 
 class ConvHead(nn.Module):
     """Pyramid -> 3x3 convolution to 1024, BatchNorm, ReLU -> GANORCON's U-Net -> logits [b, classes, h, w].
 
-    reach is None: five halvings and enlargements look further than any tile. Raises BadImage under 32 px.
+    reach is None: with five downsampling steps, the receptive field exceeds any tile. Raises BadImage under 32 px.
     """
 
     reach = None
@@ -40,7 +40,7 @@ class ConvHead(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He's initialization by fan-in throughout; call it after the parts' own."""
+        """He initialization (fan-in) of all layers; call it after that of the submodules."""
         fan_in = sum(weight.shape[1] for tap in self.taps for weight in tap.weights)
         for tap in self.taps:
             for weight in tap.weights:
@@ -50,7 +50,7 @@ class ConvHead(nn.Module):
     def forward(self, pyramid: Pyramid) -> Float[torch.Tensor, "b k h w"]:
         """Logits at image size."""
         if min(pyramid.image_size) < SMALLEST:
-            raise BadImage(f"head 'conv' halves images five times; given {pyramid.image_size}, use {SMALLEST} or more")
+            raise BadImage(f"head 'conv' downsamples five times; given {pyramid.image_size}, use {SMALLEST} or more")
         x = 0
         for place, tap in enumerate(self.taps):
             x = x + _shifted(tap(pyramid), place // 3 - 1, place % 3 - 1)
@@ -63,5 +63,5 @@ def conv_head(channels: Sequence[int], classes: int) -> ConvHead:
 
 
 def _shifted(x: torch.Tensor, down: int, right: int) -> torch.Tensor:
-    """x[..., i + down, j + right] at (i, j), zeros from outside: what a tap of a padded 3x3 kernel reads."""
+    """x[..., i + down, j + right] at (i, j), zero outside: the input of one tap of a padded 3x3 kernel."""
     return F.pad(x, (-right, right, -down, down))

@@ -1,1 +1,1 @@
-"""How representations are read, one way per file: images in, Pyramid out."""
+"""Representations: frozen feature extractors that map images to a Pyramid. One per file."""

@@ -1,11 +1,10 @@
-"""What was read of images, kept on disk: none is read twice, not by the next fit, the next run, or other labels.
+"""Feature cache on disk, shared by fits and runs, so that the features of an image are computed once.
 
-A `Store` is a folder of arrays by key, bounded, which any number of processes may share; `Cached` is a Representation
-around another one that asks a store first. A key covers all that decides what is read: the weights and the way of
-reading (the fingerprint), the image's pixels and size, and the numbers it is computed in. Losing a file only costs
-reading anew, so nothing here ever fails: what cannot be read is missing, what cannot be written is not kept.
-
-Knows keys, files and bounds. Refuses to know how images are read and what becomes of it.
+A `Store` is a folder of arrays by key with a size limit, which several processes can share. `Cached` wraps a
+Representation and looks features up in a store first. The key covers everything that determines the features: the
+fingerprint (weights and preprocessing), the pixels and size of the image, the device type, the dtype of the computation
+and the version of partshot. A lost file only costs recomputation, so I/O errors are never raised: an unreadable entry
+counts as missing, and an entry that cannot be written is dropped.
 """
 
 import errno
@@ -34,39 +33,42 @@ from partshot.represent.cache_folder import VARIABLE, cache_folder
 from partshot.represent.spec import Representation, Spec
 
 LIMIT = 4 << 30
-"""Bytes of a store. A ResNet-18 reads 0.25 MB off an image of 64 px and 1 MB off 128 px; a default fit, together with
-the estimate from its left-out shots, reads up to 2,400 of them, and the folder behind it is read once."""
+"""Default size limit of a store in bytes.
 
-# A store is listed anew whenever an eighth of it was written: often enough for its bound, seldom enough for speed.
+ResNet-18 features take 0.25 MB for an image of 64 px and 1 MB for 128 px. A default fit with its leave-one-out estimate
+needs features of up to 2,400 images; the unlabeled images of the folder are needed once.
+"""
+
+# The folder is listed again each time an eighth of the limit was written: a trade-off between limit and speed.
 _SHARE = 8
 _LARGEST = torch.finfo(torch.float16).max
 
 
 class Store:
-    """Arrays by key, one file each.
+    """Lists of arrays by key, one file per key.
 
-    folder: made when the first one comes. limit: bytes that all files may have together; room is made by throwing out
-    what was used longest ago, but nothing that was used since this Store was opened: a pass over more than fits would
-    else push out every file just before it is asked for again. Then nothing more is kept until the next Store. Several
-    processes that write at once may go over the limit by an eighth of it each, until one of them looks.
-    found, extracted: how often `get` had an answer, and `put` was called.
+    folder: created on the first write. limit: total size of all files in bytes. When it is reached, least recently used
+    files are deleted (LRU), except those used since this Store was opened: a pass over more images than fit would else
+    evict every file just before it is needed again. If that frees no space, this Store writes nothing more. Processes
+    that write at the same time may exceed the limit by an eighth of it each, until one of them lists the folder.
+    found, extracted: number of hits of `get` and of calls of `put`.
     """
 
     def __init__(self, folder: Path | str, limit: int = LIMIT):
         self.folder, self.limit = Path(folder), limit
         self.found = self.extracted = 0
         self._opened = time.time_ns()
-        # Bytes that may be written before the folder is listed anew; None: nothing is written any more.
+        # Bytes that may be written before the folder is listed again; None: no more writes.
         self._room: int | None = 0
 
     def __str__(self) -> str:
         return f"{self.found:,} from cache, {self.extracted:,} extracted"
 
     def get(self, key: str) -> list[np.ndarray] | None:
-        """What was put there; None when it never was, was thrown out, or is damaged."""
+        """The arrays stored under a key; None if they are missing, evicted or damaged."""
         path = self._path(key)
         try:
-            # Memory-mapped; a length that does not fit the header is refused here, changed bytes by the checksum.
+            # Memory-mapped. safe_open raises if the file size does not match the header; the checksum detects changes.
             with safetensors.safe_open(path, "np") as file:
                 arrays = [file.get_tensor(str(i)) for i in range(len(file.keys()))]
                 whole = (file.metadata() or {}).get("checksum") == _checksum(arrays)
@@ -74,7 +76,7 @@ class Store:
             return None
         except (OSError, safetensors.SafetensorError):
             whole = False
-        with suppress(OSError):  # a folder that may only be read
+        with suppress(OSError):  # read-only folder
             if whole:
                 _touch(path)
             else:
@@ -83,7 +85,7 @@ class Store:
         return arrays if whole else None
 
     def put(self, key: str, arrays: Sequence[np.ndarray]) -> None:
-        """Keeps what was extracted, if there is room; the first time that the disk refuses, a warning says so."""
+        """Stores arrays under a key, if there is space. Warns once if the disk cannot be written."""
         self.extracted += 1
         if self._room is None:
             return
@@ -97,18 +99,18 @@ class Store:
                     temporary.write_bytes(blob)
                     _touch(temporary)
                 self._room -= len(blob)
-        except FileNotFoundError:  # somebody emptied the folder meanwhile
+        except FileNotFoundError:  # the folder was deleted in the meantime
             pass
         except (OSError, DiskFull) as error:
             self._room = None
             warnings.warn(
-                f"what is read of images is not kept ({error}); name another folder in {VARIABLE}, or empty it to "
-                "keep nothing",
+                f"features are not cached ({error}); set {VARIABLE} to another folder, or to an empty value to switch "
+                "the cache off",
                 stacklevel=2,
             )
 
     def _make_room(self, wanted: int) -> int | None:
-        """Throws out what was used longest ago; bytes that may be written now, None when it is too few for good."""
+        """Evicts least recently used files; returns the bytes that may be written, or None if `wanted` does not fit."""
         self.folder.mkdir(parents=True, exist_ok=True)
         files, share = _files(self.folder), max(wanted, self.limit // _SHARE)
         total = sum(size for _, size, _ in files)
@@ -118,7 +120,7 @@ class Store:
             with suppress(OSError):
                 path.unlink()
             total -= size
-        # Results are written to the same disk, as a rule: half of what is free stays theirs.
+        # Results are usually written to the same disk, so half of the free space is left for them.
         free = shutil.disk_usage(self.folder).free // 2
         if free < wanted:
             raise OSError(errno.ENOSPC, "the disk is nearly full", str(self.folder))
@@ -130,21 +132,21 @@ class Store:
 
 
 def open_store(wanted: bool = True) -> Store | None:
-    """The user's own store of features; None when it is not wanted or switched off."""
+    """The user's feature store; None if `wanted` is false or the cache is switched off."""
     folder = cache_folder() if wanted else None
     return None if folder is None else Store(folder / "features")
 
 
 class Cached(nn.Module):
-    """A Representation that reads from a store what it holds, and extracts and puts there only the rest.
+    """A Representation that loads features from a store, and computes and stores only missing ones.
 
-    Features are rounded to float16, whether they come from the store or not, and images are extracted one by one,
-    since a network's sums differ in the last digits with the batch: so an image's features are the same bits the first
-    time and later, in any batch, whatever the store holds. An image with values beyond float16 is kept in float32.
+    Features are rounded to float16, whether they come from the store or not. Images are processed one by one, because
+    rounding errors of a network depend on the batch. An image's features are therefore bit-identical on every call, in
+    any batch and for any content of the store. If a value exceeds the range of float16, the image is stored in float32.
 
-    The fingerprint is the wrapped one's. It names the weights and the way of reading, and float16 rounds eight times as
-    finely as the bf16 that heads are fitted in where a machine has it, which no fingerprint tells either. So what was
-    fitted with a store is taken up without one, and switching it off makes no run begin anew.
+    The fingerprint is that of the wrapped representation, although features are rounded: float16 is eight times as
+    precise as bf16, in which heads are fitted where the device supports it, and the fingerprint does not cover that
+    either. Fits with and without a store are thus interchangeable, and switching the cache off restarts no run.
     """
 
     def __init__(self, representation: Representation, store: Store):
@@ -153,7 +155,7 @@ class Cached(nn.Module):
 
     @property
     def spec(self) -> Spec:
-        """The wrapped one's."""
+        """The spec of the wrapped representation."""
         return self.representation.spec
 
     def train(self, mode: bool = True) -> "Cached":
@@ -162,13 +164,13 @@ class Cached(nn.Module):
 
     @torch.no_grad()
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
-        """The wrapped one's maps, float32; raises what it raises."""
-        read = [self._one(image) for image in images.detach().split(1)]
-        maps = [torch.cat(level).to(images.device) for level in zip(*read, strict=True)]
+        """The maps of the wrapped representation in float32; raises what that raises."""
+        images_maps = [self._one(image) for image in images.detach().split(1)]
+        maps = [torch.cat(level).to(images.device) for level in zip(*images_maps, strict=True)]
         return Pyramid(tuple(maps), tuple(images.shape[2:]))
 
     def card(self) -> dict:
-        """The wrapped one's: what is saved knows of no store."""
+        """The card of the wrapped representation; the store is not saved."""
         return self.representation.card()
 
     def _one(self, image: torch.Tensor) -> list[torch.Tensor]:
@@ -177,7 +179,7 @@ class Cached(nn.Module):
         if kept is None:
             maps = [m.float() for m in self.representation.features(image).maps]
             fits = all(float(m.abs().max()) <= _LARGEST for m in maps)
-            # Channels last, as convolutions here take their maps and as the encoders give them.
+            # Stored as [h, w, c], since encoders and convolutions use channels_last.
             maps = [m[0].permute(1, 2, 0).to(torch.float16 if fits else torch.float32).contiguous() for m in maps]
             kept = [m.cpu().numpy() for m in maps]
             self.store.put(key, kept)
@@ -185,26 +187,26 @@ class Cached(nn.Module):
 
 
 def key_of(fingerprint: str, image: Float[torch.Tensor, "1 3 h w"]) -> str:
-    """The key of what a representation of that fingerprint reads of one image, here and now."""
+    """The key of one image's features, for a fingerprint, device type, autocast dtype and version."""
     device = image.device.type
     computed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else image.dtype
-    # The version, because code that reads otherwise has no other sign.
+    # The version, because changes of the code are not part of the fingerprint.
     digest = hashlib.sha256(f"{__version__}/{device}/{computed}/{tuple(image.shape)}".encode())
     digest.update(image.detach().float().cpu().contiguous().numpy())
     return f"{fingerprint}-{digest.hexdigest()[:32]}"
 
 
 def _touch(path: Path) -> None:
-    """Notes that a file is used now, by the clock that a store is opened by: a file system's own goes in ticks."""
+    """Sets the time of last use, from the clock that `Store` uses; a file system's own clock is coarser."""
     now = time.time_ns()
     os.utime(path, ns=(now, now))
 
 
 def _files(folder: Path) -> list[tuple[int, int, Path]]:
-    """(when last used in ns, bytes, path) of all files, those used longest ago first."""
+    """(time of last use in ns, bytes, path) of all files, least recently used first."""
     found = []
     for entry in os.scandir(folder):
-        with suppress(OSError):  # gone since
+        with suppress(OSError):  # deleted in the meantime
             stat = entry.stat()
             found.append((stat.st_mtime_ns, stat.st_size, Path(entry.path)))
     return sorted(found)

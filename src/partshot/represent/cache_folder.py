@@ -1,21 +1,21 @@
-"""Where things are kept between runs: one folder, which the user may move or do without. Loads no library."""
+"""The cache folder, which the user can move or switch off. Standard library only."""
 
 import os
 import sys
 from pathlib import Path
 
 VARIABLE = "PARTSHOT_CACHE"
-"""The environment variable that names the cache's folder; empty, nothing is kept."""
+"""Environment variable with the path of the cache folder; if empty, the cache is off."""
 
 
 def cache_folder() -> Path | None:
-    """Where things are kept between runs: what PARTSHOT_CACHE says, else the platform's place; None keeps nothing."""
+    """The cache folder: PARTSHOT_CACHE, else the platform's default; None if the cache is off."""
     given = os.environ.get(VARIABLE)
     if given is not None:
         return Path(given).expanduser() if given.strip() else None
     try:
         home = Path.home()
-    except RuntimeError:  # an account without a home
+    except RuntimeError:  # an account without a home directory
         return None
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "partshot" / "cache"

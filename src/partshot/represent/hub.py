@@ -1,9 +1,9 @@
-"""Where weights of a pretrained encoder lie on this machine, and how they get there: never without consent.
+"""Locates the weights of a pretrained encoder, and downloads them with the user's consent.
 
-Three places, in this order: an installed package of weights, the cache of the Hugging Face hub (used without a
-question, since nothing is sent), and the hub itself, once somebody said so. Only .safetensors come from the hub. The
-cache's own variables hold (HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE). Knows files and consent, and loads no torch; refuses
-to know what is in the files.
+Sources, in this order: an installed package with the weights; the cache of the Hugging Face hub, which needs no consent
+since no network is used; and the hub itself, with consent. Only .safetensors files are downloaded from the hub. Its
+environment variables apply (HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE). This file does not import torch and does not read
+the weights.
 """
 
 import os
@@ -17,18 +17,19 @@ from partshot.errors import MissingExtra, MissingWeights
 from partshot.represent.encoder_table import LICENSES, Encoder
 
 DOWNLOAD = "PARTSHOT_DOWNLOAD"
-"""The environment variable that, at 1, lets weights be downloaded."""
+"""Environment variable; 1 permits downloads of weights."""
 ACCEPT = "PARTSHOT_ACCEPT_LICENSE"
-"""The environment variable that holds accepted licenses, keys of LICENSES with commas between."""
+"""Environment variable with the accepted licenses, keys of LICENSES separated by commas."""
 
 FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
 class Consent:
-    """download: whether anything may be fetched. licenses: those that were agreed to, besides the permissive ones.
+    """The user's consent to downloads.
 
-    ask: puts a question to the user, and is true for yes; None where nobody sits at a terminal.
+    download: whether downloads are permitted. licenses: accepted licenses, besides the permissive ones. ask: asks the
+    user a yes-no question and returns the answer; None if the session is not interactive.
     """
 
     download: bool = False
@@ -37,17 +38,18 @@ class Consent:
 
     @classmethod
     def from_environment(cls, download: bool | None = None) -> "Consent":
-        """What PARTSHOT_DOWNLOAD and PARTSHOT_ACCEPT_LICENSE say. download: in the first one's place, if given."""
-        said = os.environ.get(DOWNLOAD, "").strip().lower() in ("1", "true", "yes", "on")
+        """Consent from PARTSHOT_DOWNLOAD and PARTSHOT_ACCEPT_LICENSE; download, if not None, overrides the first."""
+        permitted = os.environ.get(DOWNLOAD, "").strip().lower() in ("1", "true", "yes", "on")
         accepted = (word.strip() for word in os.environ.get(ACCEPT, "").split(","))
-        return cls(said if download is None else download, frozenset(word for word in accepted if word))
+        return cls(permitted if download is None else download, frozenset(word for word in accepted if word))
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file of weights on this machine. packaged: whether a package brought it; else it is of the hub's cache.
+    """A file of weights on this machine.
 
-    source, revision: the package and its version, or the repository and its commit.
+    packaged: True for an installed package, False for the hub's cache. source, revision: the package and its version,
+    or the repository and its commit.
     """
 
     path: Path
@@ -57,18 +59,19 @@ class Found:
 
 
 def find(encoder: Encoder, revision: str | None = None) -> Found | None:
-    """Its weights on this machine, looked for without any network; None when they are not here.
+    """The encoder's weights on this machine, without using the network; None if they are missing.
 
-    revision: the commit to prefer in the hub's cache, where the table names none; then what was there last.
+    revision: the preferred commit in the hub's cache if the table has none. If that is missing, the commit of the
+    branch main is used, or else the newest file in the cache.
     """
     return _in_package(encoder) or _in_cache(encoder, revision)
 
 
 def get(encoder: Encoder, consent: Consent, revision: str | None = None) -> Found:
-    """Its weights, downloaded if they are not here and the user agrees; revision as for `find`.
+    """The encoder's weights, downloaded if they are missing and the user consents; revision as in `find`.
 
-    Raises MissingWeights, which names the cure, without consent, when the license was not accepted, when the hub is
-    switched off (HF_HUB_OFFLINE) or cannot be reached.
+    Raises MissingWeights (with instructions) without consent, if the license was not accepted, if the hub is switched
+    off (HF_HUB_OFFLINE), or if it cannot be reached.
     """
     found = find(encoder, revision)
     if found is not None:
@@ -97,7 +100,7 @@ def _in_package(encoder: Encoder) -> Found | None:
     path = next((Path(module.origin).parent / "models").glob("*.pth"), None)
     try:
         return path and Found(path, encoder.package, version(encoder.package), packaged=True)
-    except PackageNotFoundError:  # a folder of that name is not the package
+    except PackageNotFoundError:  # a folder of that name, not the package
         return None
 
 
@@ -111,13 +114,13 @@ def _in_cache(encoder: Encoder, revision: str | None) -> Found | None:
         if isinstance(path, str):
             return _cached(encoder, Path(path))
     folder = Path(constants.HF_HUB_CACHE) / f"models--{encoder.repository.replace('/', '--')}" / "snapshots"
-    there = [path for path in folder.glob(f"*/{FILE}") if path.is_file()]  # a link may have lost its blob
-    latest = max(there, key=lambda path: path.stat().st_mtime, default=None)
+    files = [path for path in folder.glob(f"*/{FILE}") if path.is_file()]  # a symlink may be broken
+    latest = max(files, key=lambda path: path.stat().st_mtime, default=None)
     return latest and _cached(encoder, latest)
 
 
 def _cached(encoder: Encoder, path: Path) -> Found:
-    # The cache's layout: snapshots/COMMIT/FILE.
+    # Layout of the cache: snapshots/COMMIT/FILE.
     return Found(path, encoder.repository, path.parent.name, packaged=False)
 
 
@@ -126,7 +129,7 @@ def _or_package(encoder: Encoder) -> str:
 
 
 def _require(encoder: Encoder, consent: Consent) -> None:
-    """MissingWeights unless the download was agreed to and the license is permissive or was accepted."""
+    """Raises MissingWeights unless downloads are permitted and the license is permissive or accepted."""
     licensed = encoder.permissive or encoder.license in consent.licenses
     if consent.download and licensed:
         return
@@ -135,16 +138,16 @@ def _require(encoder: Encoder, consent: Consent) -> None:
         license = LICENSES[encoder.license]
         what = f"{what}, under the {license.title}, {license.url}: {license.terms}"
     if consent.ask is None:
-        raise MissingWeights(f"{what}; {_cure(encoder, consent.download, licensed)}{_or_package(encoder)}")
-    if not consent.ask(f"{what}. {'Download it' if licensed else 'Accept that, and download it'}?"):
+        raise MissingWeights(f"{what}; {_remedy(encoder, consent.download, licensed)}{_or_package(encoder)}")
+    if not consent.ask(f"{what}. {'Download it' if licensed else 'Accept the license and download it'}?"):
         raise MissingWeights(f"encoder '{encoder.name}' was not downloaded; choose another: partshot encoders")
 
 
-def _cure(encoder: Encoder, download: bool, licensed: bool) -> str:
+def _remedy(encoder: Encoder, download: bool, licensed: bool) -> str:
     options = ([] if download else ["--download"]) + ([] if licensed else [f"--accept-license {encoder.license}"])
     variables = ([] if download else [f"{DOWNLOAD}=1"]) + ([] if licensed else [f"{ACCEPT}={encoder.license}"])
-    agreed = "to get it" if licensed else "if you agree"
-    return f"{agreed}, add {' '.join(options)}, or set {' '.join(variables)}"
+    purpose = "to download it" if licensed else "if you agree"
+    return f"{purpose}, add {' '.join(options)}, or set {' '.join(variables)}"
 
 
 def _downloaded(encoder: Encoder, revision: str | None) -> Found:
@@ -152,9 +155,9 @@ def _downloaded(encoder: Encoder, revision: str | None) -> Found:
 
     try:
         return _cached(encoder, Path(hf_hub_download(encoder.repository, FILE, revision=revision)))
-    except Exception as error:  # the hub's client raises its own errors, two libraries' and the system's
+    except Exception as error:  # the hub's client raises its own errors, those of two libraries, and OSErrors
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MissingWeights(
             f"encoder '{encoder.name}' cannot be downloaded from {encoder.repository} ({reason[:200]}); try again, or "
-            f"copy the hub's cache from a machine that has it{_or_package(encoder)}"
+            f"copy the hub's cache from another machine{_or_package(encoder)}"
         ) from error

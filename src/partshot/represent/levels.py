@@ -1,7 +1,7 @@
-"""Some of a representation's maps: the fine ones that see edges, the coarse ones that see things, or those between.
+"""Selects some of a representation's maps by stride: fine maps show edges, coarse maps show objects.
 
-Which maps know the parts is different for every kind of image (ReGAN, table 7, finds it of a generator). Knows the
-wrapped representation by its protocol only; what is left out is still computed.
+Which maps are best for part segmentation depends on the images (ReGAN, table 7, shows this for a generator). Unselected
+maps are still computed.
 """
 
 import torch
@@ -15,17 +15,15 @@ from partshot.represent.spec import Representation, Spec, fingerprint
 
 
 class Levels(nn.Module):
-    """A Representation: the maps of another whose stride lies in low..high, in pixels of the image.
+    """A Representation: the maps of another one with strides in low..high, in image pixels.
 
-    Raises BadRecipe when there is none, and around principal components.
+    Raises BadRecipe if no map has such a stride, and for a representation that is already `Reduced`.
     """
 
     def __init__(self, representation: Representation, low: int, high: int):
         super().__init__()
         if isinstance(representation, Reduced):
-            raise BadRecipe(
-                f"'{representation.spec.name}': choose levels before they are reduced, Reduced(Levels(...))"
-            )
+            raise BadRecipe(f"'{representation.spec.name}': select levels before the reduction, Reduced(Levels(...))")
         self.representation, self.low, self.high = representation, low, high
         inner = representation.spec
         self._kept = [i for i, stride in enumerate(inner.strides) if low <= stride <= high]
@@ -36,18 +34,18 @@ class Levels(nn.Module):
             channels=tuple(inner.channels[i] for i in self._kept),
             strides=tuple(inner.strides[i] for i in self._kept),
             fingerprint=fingerprint({"of": inner.fingerprint, "levels": [low, high]}, {}),
-            proportional=tuple(inner.proportional[i] for i in self._kept),
+            shared_scale=tuple(inner.shared_scale[i] for i in self._kept),
         )
 
     def train(self, mode: bool = True) -> "Levels":
-        """Stays in evaluation mode."""
+        """Does nothing: the module stays in evaluation mode."""
         return super().train(False)
 
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
-        """The kept maps; raises what the wrapped one raises."""
+        """The selected maps; raises what the wrapped representation raises."""
         inner = self.representation.features(images)
         return Pyramid(tuple(inner.maps[i] for i in self._kept), inner.image_size)
 
     def card(self) -> dict:
-        """The wrapped one's, marked."""
+        """The card of the wrapped representation, with the key "levels"."""
         return {**self.representation.card(), "levels": [self.low, self.high]}

@@ -1,7 +1,7 @@
-"""The image itself as a Pyramid: its colors, and its colors averaged over larger and larger blocks.
+"""The image as a Pyramid: its RGB values, and their averages over blocks of increasing size.
 
-The lowest floor: what a head can do with color and blurred surroundings alone. Nothing is trained and nothing is
-stored; there are no edges, textures or positions in it.
+This is the lowest baseline: it measures what a head can learn from color and blurred context alone, without features
+for edges, texture or position. It has no weights.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ class Pixels(nn.Module):
         self.spec = Spec("pixels", (3,) * len(STRIDES), STRIDES, fingerprint(self.card(), {}))
 
     def train(self, mode: bool = True) -> "Pixels":
-        """There is nothing to train."""
+        """Does nothing: there are no weights."""
         return super().train(False)
 
     @torch.no_grad()
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
-        """The blocks' mean colors, finest first; any image size."""
+        """The blocks' mean colors, finest first, for any image size."""
         height, width = images.shape[2:]
         maps = [images.detach()] + [
             F.adaptive_avg_pool2d(images, (-(-height // stride), -(-width // stride))) for stride in STRIDES[1:]
@@ -38,10 +38,10 @@ class Pixels(nn.Module):
         return Pyramid(tuple(maps), (height, width))
 
     def card(self) -> dict:
-        """Says that it is this."""
+        """The card: only its kind."""
         return {"kind": "pixels"}
 
     @classmethod
     def rebuild(cls, _card: dict, _tensors: Mapping[str, torch.Tensor]) -> "Pixels":
-        """There is only one."""
+        """A new instance; there is no state to restore."""
         return cls()

@@ -1,7 +1,7 @@
-"""Position as one more map of any Pyramid.
+"""Adds position channels to a representation, as an additional map.
 
-Encoders trained on random crops do not tell left from right or top from bottom; in images of aligned things (a face,
-a car from the side) where a pixel lies says much about its part. Knows the wrapped representation by its protocol only.
+Encoders trained on random crops encode little about absolute position. In images of aligned objects (a face, a car from
+the side), a pixel's position is informative about its part.
 """
 
 import torch
@@ -14,9 +14,9 @@ from partshot.represent.spec import Representation, Spec, fingerprint
 
 
 class Positioned(nn.Module):
-    """A Representation with a first map of 5 channels, x, y, x^2, y^2 and xy with x and y in [-1, 1].
+    """A Representation with an additional first map of 5 channels: x, y, x^2, y^2 and xy, with x and y in [-1, 1].
 
-    The map has the size of the finest map, so that the images' borders are not blurred away.
+    The map has the size of the finest map, so that positions at the image border are not blurred.
     """
 
     def __init__(self, representation: Representation):
@@ -25,28 +25,28 @@ class Positioned(nn.Module):
 
     @property
     def spec(self) -> Spec:
-        """The wrapped one's, with the map of positions in front."""
+        """The spec of the wrapped representation, with the position map first."""
         inner = self.representation.spec
         return Spec(
             name=f"{inner.name} + position",
             channels=(CHANNELS, *inner.channels),
             strides=(inner.strides[0], *inner.strides),
             fingerprint=fingerprint({"position": inner.fingerprint}, {}),
-            proportional=(False, *inner.proportional),
+            shared_scale=(False, *inner.shared_scale),
         )
 
     def train(self, mode: bool = True) -> "Positioned":
-        """Stays in evaluation mode."""
+        """Does nothing: the module stays in evaluation mode."""
         return super().train(False)
 
     @torch.no_grad()
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
-        """The wrapped one's maps behind the map of positions."""
+        """The position map, then the maps of the wrapped representation."""
         inner = self.representation.features(images)
         finest = inner.maps[0]
         positions = position_map(finest.shape[2], finest.shape[3]).to(finest)
         return Pyramid((positions.expand(inner.batch, -1, -1, -1), *inner.maps), inner.image_size)
 
     def card(self) -> dict:
-        """The wrapped one's, marked."""
+        """The card of the wrapped representation, with the key "position"."""
         return {**self.representation.card(), "position": True}

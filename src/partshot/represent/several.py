@@ -1,7 +1,6 @@
-"""Several representations side by side: one Pyramid of all their maps, for one head.
+"""Concatenates several representations into one Pyramid with the maps of all of them.
 
-What one encoder does not see another may; heads bring every channel to one scale themselves. Knows its members by their
-protocol only.
+Different encoders can complement each other. Heads standardize the channels, so that different scales do not matter.
 """
 
 from collections.abc import Sequence
@@ -20,42 +19,42 @@ from partshot.represent.spec import Representation, Spec, fingerprint
 
 
 class Several(nn.Module):
-    """A Representation: the members' maps, finest first; of equal strides the earlier member's come first.
+    """A Representation: the members' maps, finest first; at equal strides in the order of the members.
 
-    Raises BadRecipe for fewer than two members, and for one that wraps others itself: a map of positions, a choice of
-    levels or a cache belongs around the whole.
+    Raises BadRecipe for fewer than two members, and for a member that is a wrapper (Positioned, Levels, Cached,
+    Reduced, Several): wrap the combination instead.
     """
 
     def __init__(self, members: Sequence[Representation]):
         super().__init__()
         if len(members) < 2:
-            raise BadRecipe(f"several representations are two or more, {len(members)} given; name them A,B")
+            raise BadRecipe(f"several representations are two or more, {len(members)} given; write A,B")
         if any(isinstance(member, Positioned | Levels | Cached | Reduced | Several) for member in members):
             raise BadRecipe(
-                "members of several are plain ones; write A,B[4-16]+position, and keep the whole in a cache"
+                "members of several must not be wrapped; write A,B[4-16]+position, and cache the combination"
             )
         self.members = nn.ModuleList(members)
         strides = [stride for member in members for stride in member.spec.strides]
         channels = [count for member in members for count in member.spec.channels]
-        proportional = [one for member in members for one in member.spec.proportional]
+        shared_scale = [one for member in members for one in member.spec.shared_scale]
         self._order = sorted(range(len(strides)), key=strides.__getitem__)
         self.spec = Spec(
             name=", ".join(member.spec.name for member in members),
             channels=tuple(channels[i] for i in self._order),
             strides=tuple(strides[i] for i in self._order),
             fingerprint=fingerprint({"several": [member.spec.fingerprint for member in members]}, {}),
-            proportional=tuple(proportional[i] for i in self._order),
+            shared_scale=tuple(shared_scale[i] for i in self._order),
         )
 
     def train(self, mode: bool = True) -> "Several":
-        """Stays in evaluation mode."""
+        """Does nothing: the module stays in evaluation mode."""
         return super().train(False)
 
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
-        """All members' maps of images in [-1, 1]; raises what any of them raises."""
+        """The maps of all members for images in [-1, 1]; raises what any member raises."""
         maps = [level for member in self.members for level in member.features(images).maps]
         return Pyramid(tuple(maps[i] for i in self._order), tuple(images.shape[2:]))
 
     def card(self) -> dict:
-        """The members' cards, in their order."""
+        """The kind, and the members' cards in order."""
         return {"kind": "several", "members": [member.card() for member in self.members]}

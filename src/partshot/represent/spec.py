@@ -1,6 +1,7 @@
-"""What every representation promises: images in, Pyramid out, frozen, the same in any batch.
+"""Interfaces of representations and generators, with their Spec and Latents.
 
-Knows the words that heads, laws and saved models need about a representation. Refuses to know any network.
+A representation maps images to a Pyramid. It is frozen and deterministic, and its features do not depend on the batch
+(checked by laws.py). This file is independent of any network.
 """
 
 import hashlib
@@ -21,42 +22,43 @@ from partshot.pyramid import Pyramid
 
 @dataclass(frozen=True)
 class Spec:
-    """name: for reports. channels: of each map, finest first. strides: pixels of the image per pixel of each map.
+    """Description of a representation's output.
 
-    fingerprint: 12 hex digits that change with the weights and with the way they are read. proportional: of each
-    map, whether the deviations of its channels say how much they matter, as principal components' do; given empty, none
-    do.
+    name: for reports. channels: of each map, finest first. strides: image pixels per pixel of each map. fingerprint: 12
+    hex digits that change with the weights and the preprocessing. shared_scale: for each map, whether its channels are
+    divided by one common scale, so that their relative variances are kept, as for principal components; otherwise each
+    channel is standardized. Empty means False for all maps.
     """
 
     name: str
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     fingerprint: str
-    proportional: tuple[bool, ...] = ()
+    shared_scale: tuple[bool, ...] = ()
 
     def __post_init__(self):
-        object.__setattr__(self, "proportional", self.proportional or (False,) * len(self.channels))
+        object.__setattr__(self, "shared_scale", self.shared_scale or (False,) * len(self.channels))
 
 
 @runtime_checkable
 class Representation(Protocol):
-    """A frozen `torch.nn.Module` that reads images; deterministic, without gradients, normalizing for itself."""
+    """A frozen, deterministic `torch.nn.Module` that computes features; it includes the input normalization."""
 
     spec: Spec
 
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
-        """The Pyramid of images in [-1, 1]; its image size is theirs. Raises BadImage when they are too small."""
+        """The Pyramid of images in [-1, 1], without gradients. Raises BadImage if the images are too small."""
 
     def card(self) -> dict:
-        """Plain JSON values from which, with the module's tensors, `choose.rebuild` makes it again."""
+        """Plain JSON values that `choose.rebuild` needs besides the module's tensors."""
 
 
 @dataclass(frozen=True)
 class Latents:
-    """What images are drawn from, noise included.
+    """Inputs of a generator's synthesis network, noise maps included.
 
     ws: [b, layers, d], one latent per layer. noise: standard normal [b, 1, side, side] per convolution, coarsest first.
-    generator: the fingerprint of the weights that they belong to.
+    generator: fingerprint of the generator's weights.
     """
 
     ws: torch.Tensor
@@ -67,22 +69,22 @@ class Latents:
         return len(self.ws)
 
     def __getitem__(self, index: slice | torch.Tensor) -> "Latents":
-        """Those of some of the images."""
+        """The latents of some of the images."""
         return Latents(self.ws[index], tuple(n[index] for n in self.noise), self.generator)
 
     def to(self, device: torch.device | str) -> "Latents":
-        """The same there."""
+        """The latents on another device."""
         return Latents(self.ws.to(device), tuple(n.to(device) for n in self.noise), self.generator)
 
     def save(self, folder: Path | str, card: dict | None = None) -> Path:
-        """Writes them as an artifact of kind "latents"; card: further JSON values."""
+        """Saves the latents as an artifact of kind "latents". card: additional JSON values."""
         here = self.to("cpu")
         tensors = {"ws": here.ws.numpy()} | {f"noise.{i}": n.numpy() for i, n in enumerate(here.noise)}
         return Artifact("latents", {**(card or {}), "generator": self.generator}, tensors).save(folder)
 
     @classmethod
     def load(cls, folder: Path | str) -> "Latents":
-        """Reads what `save` wrote; BadArtifact when it is something else."""
+        """Loads latents written by `save`; raises BadArtifact for anything else."""
         stored = Artifact.load(folder, kind="latents")
         noise = [stored.tensors[f"noise.{i}"] for i in range(len(stored.tensors) - 1)]
         ws, *noise = (torch.from_numpy(np.array(t)) for t in (stored.tensors["ws"], *noise))
@@ -90,29 +92,29 @@ class Latents:
 
     @classmethod
     def join(cls, several: Sequence["Latents"]) -> "Latents":
-        """Those of several batches as one."""
+        """Concatenates the latents of several batches."""
         noise = tuple(torch.cat(maps) for maps in zip(*(s.noise for s in several), strict=True))
         return cls(torch.cat([s.ws for s in several]), noise, several[0].generator)
 
 
 @runtime_checkable
 class Generator(Protocol):
-    """A frozen network that draws images and shows the Pyramid that each was drawn from."""
+    """A frozen network that generates images together with the Pyramid of their features."""
 
     spec: Spec
 
     def sample(self, seeds: Sequence[int], psi: float | None = None) -> Latents:
-        """One latent per seed, which alone decides it, truncated by psi; None takes the generator's own."""
+        """One latent per seed, which alone determines it. psi: truncation; None uses the generator's own."""
 
-    def restyled(self, latents: Latents, seeds: Sequence[int]) -> Latents:
-        """What lies where these latents put it, in the colors of other seeds."""
+    def mix_styles(self, latents: Latents, seeds: Sequence[int]) -> Latents:
+        """Style mixing: the same layout, with colors and texture from other seeds, one per image."""
 
     def synthesize(self, latents: Latents) -> tuple[torch.Tensor, Pyramid]:
-        """Images [b, 3, s, s], about [-1, 1], and their Pyramid: the same for the same latents, always."""
+        """Images [b, 3, s, s], approximately in [-1, 1], and their Pyramid; deterministic for given latents."""
 
 
 def fingerprint(card: dict, tensors: Mapping[str, torch.Tensor]) -> str:
-    """12 hex digits of a representation's card and all of its weights."""
+    """12 hex digits of the SHA-256 of a representation's card and weights."""
     digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -120,8 +122,8 @@ def fingerprint(card: dict, tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()[:12]
 
 
-def refuse_small(images: torch.Tensor, stride: int, name: str) -> None:
-    """BadImage when images are smaller than one pixel of a representation's coarsest map."""
+def check_min_size(images: torch.Tensor, stride: int, name: str) -> None:
+    """Raises BadImage if images are smaller than one pixel of a representation's coarsest map."""
     height, width = images.shape[2:]
     if min(height, width) < stride:
         raise BadImage(
@@ -130,8 +132,8 @@ def refuse_small(images: torch.Tensor, stride: int, name: str) -> None:
         )
 
 
-def to_multiple(images: torch.Tensor, stride: int) -> torch.Tensor:
-    """Images at the nearest size that `stride` divides, so that every map covers exactly the whole image."""
+def resize_to_multiple(images: torch.Tensor, stride: int) -> torch.Tensor:
+    """Resizes images to the nearest multiple of `stride`, so that every map covers the whole image exactly."""
     size = tuple(max(1, round(side / stride)) * stride for side in images.shape[2:])
     if size == tuple(images.shape[2:]):
         return images

@@ -1,11 +1,11 @@
-"""A StyleGAN or StyleGAN2 read as a Pyramid: the activations from which an image is drawn know its parts.
+"""A StyleGAN or StyleGAN2 as a representation: the Pyramid of the activations from which an image is generated.
 
-The maps are the layers' outputs: StyleGAN's after AdaIN, StyleGAN2's after LeakyReLU. ReGAN's code taps those from 8 px
-on; its groups are coarse (4-8 px), middle (16-32) and fine (64 and more), and the middle alone does better than all
-(its table 7). DatasetGAN's code taps, of every size, the second layer's output and the plain result of its convolution;
-its paper says the outputs of all layers, which is `all`. The noise is part of the latent, so that the same latent gives
-the same pixels and features, always. Images that were not drawn by it are inverted first (represent/invert.py), in
-the eyes of the discriminator that it was trained against.
+The maps are the layers' outputs: after AdaIN for StyleGAN, after LeakyReLU for StyleGAN2. ReGAN's code uses the layers
+from 8 px on; its groups are coarse (4-8 px), middle (16-32) and fine (64 and more), and the middle group alone gives
+better results than all layers (its table 7). DatasetGAN's code uses, at each size, the output of the second layer and
+the result of its convolution before noise and activation; the outputs of all layers, as its paper describes, are the
+group `all`. Noise maps are part of the latents, so that the same latents always give the same pixels and features. Real
+images are inverted first (represent/invert.py), with a perceptual distance based on the generator's discriminator.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ from partshot.represent.invert import PRESETS, Inverted, InvertRecipe, invert
 from partshot.represent.spec import Latents, Spec, fingerprint
 
 EMBEDDED = Path(__file__).parent / "toy_face_64"
-"""The generator that the package brings along, drawn faces of 64 px; its card says how it was trained."""
+"""The generator included in the package, for toy faces of 64 px; its card holds its training settings."""
 
 _LARGEST = 1 << 16
 GROUPS: Mapping[str, tuple[int, int]] = {
@@ -40,24 +40,24 @@ GROUPS: Mapping[str, tuple[int, int]] = {
     "all": (4, _LARGEST),
     "datasetgan": (4, _LARGEST),
 }
-"""Name -> smallest and largest side of the maps that are read. regan: every layer but those of 4 px. datasetgan: of
-every side only the last layer, but its convolution's own result, too."""
+"""Group of layers -> smallest and largest side of its maps. regan: all layers except those of 4 px. datasetgan: at each
+size only the last layer, and additionally the result of its convolution."""
 
-# What cards call it -> the network, and the group of layers that is read unless another is named: that of its paper.
+# Kind in the card -> the network and its default group of layers, which follows the respective paper.
 _KINDS = {"stylegan1": (stylegan1.Generator, "datasetgan"), "stylegan2": (stylegan2.Generator, "regan")}
 
-# Weight of the pixels beside the discriminator's eyes, in which colors count little.
+# Weight of the pixel distance; the discriminator's features depend little on color.
 _PIXELS = 1.0
 
 
 class StyleGAN(nn.Module):
-    """A frozen generator, as Generator and as Representation.
+    """A frozen generator that implements Generator and Representation.
 
-    generator: its weights. discriminator: what it was trained against, in whose eyes images are inverted. title: the
-    name in reports. layers: a key of GROUPS; None takes the group of the generator's paper. psi: truncation of what is
-    sampled; 1 leaves it out. recipe: how images are inverted. cutoff: how many of an image's latents are truncated, the
-    coarsest; None truncates all. DatasetGAN's psi is 0.7, its cutoff 8 for faces and cars, 7 for cats and bedrooms.
-    store: where the latents of inverted images are kept, None keeps none.
+    discriminator: from the same training; its features give the perceptual distance for inversion. title: name in
+    reports. layers: a key of GROUPS; None uses the group of the generator's paper. psi: truncation of sampled latents;
+    1 disables it. recipe: of the inversion. cutoff: number of layers, coarsest first, to which truncation applies; None
+    means all. DatasetGAN uses psi 0.7, with a cutoff of 8 for faces and cars and 7 for cats and bedrooms. store: cache
+    for the latents of inverted images; None disables it.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ class StyleGAN(nn.Module):
         self.store: Store | None = None
         self.to(memory_format=torch.channels_last).eval()
         shape, sides = generator.shape, generator.layers
-        self._read = taps(sides, layers)
-        if not self._read:
+        self._taps = taps(sides, layers)
+        if not self._taps:
             low, _ = GROUPS[layers]
-            raise BadRecipe(f"a generator of {shape.resolution} px has no {layers} layers (they begin at {low} px)")
+            raise BadRecipe(f"a generator of {shape.resolution} px has no {layers} layers (they start at {low} px)")
         self.weights = fingerprint({"shape": shape.model_dump(mode="json")}, generator.state_dict())
-        sides = [sides[i % len(sides)] for i in self._read]
-        # What decides which latents an image is inverted to: whichever layers are read afterwards.
-        eyes = {"weights": self.weights, "invert": recipe.fingerprint}
-        self.searched = fingerprint(eyes, discriminator.state_dict())
+        sides = [sides[i % len(sides)] for i in self._taps]
+        # Identifies the result of the inversion, which does not depend on the selected layers.
+        inversion = {"weights": self.weights, "invert": recipe.fingerprint}
+        self.inversion_fingerprint = fingerprint(inversion, discriminator.state_dict())
         self.spec = Spec(
             title if layers == own else f"{title}, {layers} layers",
             tuple(shape.channels(side) for side in sides),
@@ -101,26 +101,26 @@ class StyleGAN(nn.Module):
 
     @property
     def size(self) -> int:
-        """Side of the images in pixels."""
+        """Side of the generated images in pixels."""
         return self.generator.shape.resolution
 
     @property
     def device(self) -> torch.device:
-        """Where it draws; latents and images are brought there."""
+        """Device of the networks; inputs are moved to it."""
         return self.generator.mapping.w_avg.device
 
     def train(self, mode: bool = True) -> "StyleGAN":
-        """Stays in evaluation mode."""
+        """Does nothing: the module stays in evaluation mode."""
         return super().train(False)
 
     @torch.no_grad()
     def sample(self, seeds: Sequence[int], psi: float | None = None) -> Latents:
-        """One latent per seed, which alone decides it; truncated by psi, or by the generator's own when None."""
-        shape, drawn = self.generator.shape, []
+        """One latent per seed, which alone determines it. psi: truncation; None uses the generator's own."""
+        shape, samples = self.generator.shape, []
         for seed in seeds:
             rng = torch.Generator().manual_seed(seed)
             z = torch.randn(shape.z_dim, generator=rng)
-            drawn.append((z, [torch.randn(1, side, side, generator=rng) for side in self.generator.layers]))
+            samples.append((z, [torch.randn(1, side, side, generator=rng) for side in self.generator.layers]))
         mapping, device = self.generator.mapping, self.device
         w = mapping(torch.stack([z for z, _ in drawn]).to(device))
         ws = mapping.broadcast(w, self.psi if psi is None else psi, self.cutoff)
@@ -128,45 +128,45 @@ class StyleGAN(nn.Module):
         return Latents(ws, noise, self.weights)
 
     def synthesize(self, latents: Latents) -> tuple[Float[torch.Tensor, "b 3 s s"], Pyramid]:
-        """Images, about [-1, 1], and their Pyramid. Gradients flow to latents that ask for them.
+        """Images, approximately in [-1, 1], and their Pyramid. Gradients flow to latents that require them.
 
         Raises BadArtifact for latents of another generator.
         """
         if latents.generator != self.weights:
             raise BadArtifact(
-                f"these latents belong to generator {latents.generator} and this one is {self.weights}; use the "
-                "generator that they were sampled from, or sample anew"
+                f"these latents belong to generator {latents.generator}, but this is {self.weights}; use the generator "
+                "that they were sampled from, or sample again"
             )
         latents = latents.to(self.device)
-        raw = max(self._read) >= len(self.generator.layers)
+        raw = max(self._taps) >= len(self.generator.layers)
         images, maps = self.generator.synthesis(latents.ws, latents.noise, raw=raw)
-        return images, Pyramid(tuple(maps[i] for i in self._read), (self.size, self.size))
+        return images, Pyramid(tuple(maps[i] for i in self._taps), (self.size, self.size))
 
-    def restyled(self, latents: Latents, seeds: Sequence[int], side: int = 16) -> Latents:
-        """The same things in other colors, one seed for each: the layers from `side` px on, and the noise, of others.
+    def mix_styles(self, latents: Latents, seeds: Sequence[int], side: int = 16) -> Latents:
+        """Style mixing: the same layout, with the latents of layers from `side` px on, and the noise, from other seeds.
 
-        Style mixing (Karras et al. 2019, section 3.1): the coarse layers decide what lies where, so that labels stay
-        true. Those of the drawn faces do to a weighted IoU of .81 with 16 px, .87 with 32 and .92 with 64 (LOG.md).
+        Karras et al. 2019, section 3.1. The coarse layers determine the layout, so that labels stay valid: on the toy
+        faces their weighted IoU is .81 with side 16, .87 with 32 and .92 with 64 (LOG.md). seeds: one per image.
         """
-        # The size behind the layers' is that of StyleGAN2's last latent, its ToRGB's.
+        # The additional last entry is for StyleGAN2's last latent, that of ToRGB.
         latents, other = latents.to(self.device), self.sample(seeds)
         sides = [*self.generator.layers, self.size][: self.generator.num_ws]
         swapped = torch.tensor([at >= side for at in sides], device=self.device)
         return Latents(torch.where(swapped[:, None], other.ws, latents.ws), other.noise, latents.generator)
 
     def features(self, images: Float[torch.Tensor, "b 3 h w"]) -> Pyramid:
-        """The Pyramid of any images, by inversion: seconds per image. Resized to the generator's size."""
+        """The Pyramid of any images, resized to the generator's size and inverted; takes seconds per image."""
         height, width = images.shape[2:]
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             _, pyramid = self.synthesize(self.latents(images.detach().float()))
         return Pyramid(pyramid.maps, (height, width))
 
     def latents(self, images: Float[torch.Tensor, "b 3 h w"]) -> Latents:
-        """Latents that draw these images: those that the store holds, and the others by inversion, all together."""
+        """Latents that reproduce images: from the store if available, the others by inversion in one batch."""
         images = images.to(self.device)
         if self.store is None:
             return self.invert(images).latents
-        keys = [key_of(f"latents-{self.searched}", image) for image in images.split(1)]
+        keys = [key_of(f"latents-{self.inversion_fingerprint}", image) for image in images.split(1)]
         kept = [self.store.get(key) for key in keys]
         new = [i for i, found in enumerate(kept) if found is None]
         if new:
@@ -183,20 +183,20 @@ class StyleGAN(nn.Module):
         distance: Distance | None = None,
         progress: Callable[[int], None] = lambda step: None,
     ) -> Inverted:
-        """Latents that generate these images.
+        """Latents that reproduce images, by optimization.
 
-        distance: None takes the discriminator's features. progress: called with the steps done.
+        distance: None uses that of the discriminator's features. progress: called with the number of completed steps.
         """
         if tuple(images.shape[2:]) != (self.size, self.size):
             images = nn.functional.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         return invert(self, images, distance or self.distance(), self.recipe, progress)
 
     def distance(self) -> Distance:
-        """How far apart two images look to the discriminator."""
+        """Perceptual distance of the discriminator's features, plus a pixel distance."""
         return feature_distance(self.discriminator.levels, _PIXELS)
 
     def card(self) -> dict:
-        """What `rebuild` needs besides the tensors."""
+        """The JSON values that `rebuild` needs besides the tensors."""
         return {
             "kind": self.kind,
             "shape": self.generator.shape.model_dump(mode="json"),
@@ -209,7 +209,7 @@ class StyleGAN(nn.Module):
 
     @classmethod
     def rebuild(cls, card: dict, tensors: Mapping[str, torch.Tensor]) -> "StyleGAN":
-        """The one that `card` and `state_dict` were taken from; BadArtifact when they do not fit."""
+        """Rebuilds a generator from its `card` and `state_dict`; raises BadArtifact if they do not match."""
         shape, (net, _) = Shape.parse(card["shape"], card["title"]), _KINDS[card["kind"]]
         tensors = current_names(tensors)
         nets = {"generator": net(shape), "discriminator": stylegan2.Discriminator(shape)}
@@ -218,14 +218,14 @@ class StyleGAN(nn.Module):
             load_exactly(net, own, f"{name} of '{card['title']}'")
         recipe = InvertRecipe.parse(card["invert"], card["title"])
         given = (nets["generator"], nets["discriminator"], card["title"], card["layers"], card["psi"], recipe)
-        # Cards of earlier versions know of no cutoff.
+        # Cards of earlier versions have no cutoff.
         return cls(*given, card.get("cutoff"))
 
 
 def taps(sides: Sequence[int], group: str) -> list[int]:
-    """Which of the maps a group of layers reads, finest first, as indices into what a synthesis returns with `raw`.
+    """Indices of a group's maps, finest first, in the list that the synthesis network returns with `raw`.
 
-    sides: of its layers, coarsest first. group: a key of GROUPS.
+    sides: of the network's layers, coarsest first. group: a key of GROUPS.
     """
     if group == "datasetgan":
         last = {side: i for i, side in enumerate(sides)}
@@ -242,10 +242,10 @@ def load_stylegan(
     kind: str | None = None,
     cutoff: int | None = None,
 ) -> StyleGAN:
-    """A generator that `partshot pretrain` wrote, or the embedded one, where this machine computes best.
+    """A generator trained by `partshot pretrain`, or the embedded one if folder is None, on the best device.
 
-    kind: "stylegan1" or "stylegan2", None either; the rest as in the class. BadArtifact when the folder holds something
-    else.
+    kind: "stylegan1" or "stylegan2"; None accepts both. Other arguments as in `StyleGAN`. Raises BadArtifact if the
+    folder holds something else.
     """
     folder = folder or EMBEDDED
     stored = Artifact.load(folder, kind="representation")

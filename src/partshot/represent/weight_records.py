@@ -1,8 +1,9 @@
-"""Weights stay what they were: a file is checked against every hash that is known of it before it is used.
+"""Verifies files of pretrained weights against all known SHA-256 hashes before they are loaded.
 
-Three are known: the table's, of packages; the name of the file in the hub's cache, which is the hash that the hub gave
-when it was downloaded; and what this machine used first, kept in encoders.json beside the features. The last pins
-encoders whose commit the table does not name: a later download takes the same commit, and another file is refused.
+There are three sources of hashes: the table, for packages; the file's name in the hub's cache, which is the hash given
+by the hub at download time; and encoders.json in the cache folder, which records the file first used on this machine.
+This record pins encoders for which the table has no commit: later downloads use the recorded commit, and a different
+file is rejected.
 """
 
 import hashlib
@@ -20,20 +21,20 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def recorded_revision(encoder: Encoder) -> str | None:
-    """The commit that this machine used first; None when it never did, or the table names one itself."""
+    """The commit first used on this machine; None if there is no record, or if the table has a commit."""
     return None if encoder.revision else _records().get(encoder.name, {}).get("revision")
 
 
 def checked_sha256(encoder: Encoder, found: Found) -> str:
-    """The SHA-256 of a file of weights, hex; recorded, if it is the first of its kind.
+    """The SHA-256 of a file of weights, hex; recorded if there is no record yet.
 
-    Raises BadArtifact when it is not the one that the table, the hub or this machine's record knows.
+    Raises BadArtifact if it differs from the hash in the table, of the hub, or in this machine's record.
     """
     with found.path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     blob = found.path.resolve().name
     if found.packaged:
-        _compare(sha256, encoder.package_sha256, f"{found.path}: is not the file that {found.source} came with")
+        _compare(sha256, encoder.package_sha256, f"{found.path}: is not the original file of {found.source}")
     elif _SHA256.fullmatch(blob):
         _compare(sha256, blob, f"{found.path}: truncated or changed since it was downloaded")
     if not found.packaged:
@@ -43,18 +44,19 @@ def checked_sha256(encoder: Encoder, found: Found) -> str:
 
 def _compare(sha256: str, wanted: str | None, what: str) -> None:
     if wanted is not None and sha256 != wanted:
-        raise BadArtifact(f"{what} (sha256 {sha256[:12]}, {wanted[:12]} is needed); delete it and get it again")
+        raise BadArtifact(f"{what} (sha256 {sha256[:12]}, expected {wanted[:12]}); delete it and get it again")
 
 
 def _compare_with_record(encoder: Encoder, found: Found, sha256: str) -> None:
-    # A row whose commit changes with partshot's version has a new record; one without a commit keeps its first.
+    # A new commit in the table gets a new record; encoders without a commit keep the first record.
     records, key = _records(), f"{encoder.name}@{encoder.revision}" if encoder.revision else encoder.name
     if key not in records:
         _write(records | {key: {"revision": found.revision, "sha256": sha256}})
     elif records[key]["sha256"] != sha256:
         raise BadArtifact(
-            f"{found.path}: weights of '{encoder.name}' are not those that were first used here (sha256 {sha256[:12]}, "
-            f"then {records[key]['sha256'][:12]}); delete it and get it again, or delete {_path()} to accept it"
+            f"{found.path}: weights of '{encoder.name}' differ from those first used on this machine (sha256 "
+            f"{sha256[:12]}, recorded {records[key]['sha256'][:12]}); delete the file and download it again, or delete "
+            f"{_path()} to accept it"
         )
 
 
@@ -80,5 +82,5 @@ def _write(records: dict[str, dict[str, str]]) -> None:
     try:
         with replacing_file(path) as temporary:
             temporary.write_text(json.dumps(records, indent=1), encoding="utf-8")
-    except (OSError, DiskFull):  # a cache that cannot be written keeps nothing, and stops nobody
+    except (OSError, DiskFull):  # without a writable cache there is no record
         return

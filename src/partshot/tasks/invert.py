@@ -23,7 +23,7 @@ from partshot.nets.perceptual import load_lpips
 from partshot.ops.images import as_tensors, as_uint8
 from partshot.recipe import preset as row_of
 from partshot.report import write_sheet
-from partshot.represent.invert import PRESETS, astray
+from partshot.represent.invert import PRESETS, poorly_inverted
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import StyleGAN, load_stylegan
 from partshot.train.progress import Ticker

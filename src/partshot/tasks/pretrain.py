@@ -269,5 +269,5 @@ def _calibrated(
     trunk.load_state_dict(tensors)
     some = images[:: max(1, len(images) // CALIBRATED_ON)][:CALIBRATED_ON]
     plain = torch.from_numpy(some).permute(0, 3, 1, 2).float() / 127.5 - 1
-    read = ResNet(trunk, title, components).calibrate(plain).condense(plain)
+    read = ResNet(trunk, title, components).calibrate(plain).fit_components(plain)
     return {name.removeprefix("trunk."): tensor.numpy() for name, tensor in read.state_dict().items()}
