@@ -81,7 +81,7 @@ def generator_rows(generator: StyleGAN, seed: int) -> dict[str, Method]:
         return fitted(generator, Segmenter(generator, shots.parts, HEAD, generator.size, recipe), shots)
 
     def points(head: str, shots: Shots) -> Predictor:
-        found = Reduced(generator, components_for(len(shots))).take_generated(range(UNLABELED))
+        found = Reduced(generator, components_for(len(shots))).fit_generated(range(UNLABELED))
         return fitted(generator, Segmenter(found, shots.parts, head, generator.size, FIT.changed(seed=seed)), shots)
 
     return {

@@ -197,7 +197,7 @@ class Segmenter:
         default_kind = type(fit_presets(card["head"])["fast"]).__name__
         kind = recipe_kind(card.get("recipe_kind", default_kind), str(folder))
         found = cls(representation, parts, card["head"], card["size"], kind.parse(card["recipe"], str(folder)))
-        found.head_ = load_weights(found.make_head(), below(stored.tensors, "head."), folder).to(found.device)
+        found.head_ = load_weights(found.make_head(), strip_prefix(stored.tensors, "head."), folder).to(found.device)
         found.fitted, found.squashed = card["fingerprint"], card.get("aspect") != ASPECT_KEPT
         return found
 
@@ -212,7 +212,7 @@ class Segmenter:
         copies = max(0, min(math.ceil(_STYLES / len(shots)), limit))
         starts = [_FIRST_STYLE_SEED + i * len(shots) for i in range(copies)]
         seeds = [range(start, start + len(shots)) for start in starts]
-        pyramids = [own, *(self._features_of_latents(self.representation.restyled(latents, some)) for some in seeds)]
+        pyramids = [own, *(self._features_of_latents(self.representation.mix_styles(latents, some)) for some in seeds)]
         maps = tuple(torch.cat(level) for level in zip(*(p.maps for p in pyramids), strict=True))
         names = tuple(f"{name}, style {i}" for i in range(copies + 1) for name in shots.names)
         examples = Shots(shots.images * (copies + 1), shots.labels * (copies + 1), names, shots.parts)

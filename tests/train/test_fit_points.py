@@ -101,7 +101,7 @@ def test_a_segmenter_fitted_to_points_can_be_saved_and_loaded(shots, tmp_path, h
 def test_a_head_can_be_fitted_to_principal_components_of_a_generator(tmp_path):
     generator, faces = load_stylegan(), embedded_shots().subset(range(2))
     latents = latents_of_names(generator, faces)
-    reduced = Reduced(generator, 4).take_generated(range(4))
+    reduced = Reduced(generator, 4).fit_generated(range(4))
     recipe = RECIPE.changed(steps=200)
     first = Segmenter(reduced, faces.parts, "mlp-pair", generator.size, recipe).fit(faces, quiet=True, latents=latents)
     second = Segmenter.load(first.save(tmp_path / "saved"))

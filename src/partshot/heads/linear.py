@@ -68,6 +68,6 @@ class Linear(nn.Module):
         # A submodule of a head may use only the first maps.
         for i, level in enumerate(pyramid.maps[: len(self.weights)]):
             deviation, mean = torch.std_mean(level.float(), dim=(0, 2, 3), correction=0)
-            least = 1.0 if proportional and proportional[i] else MIN_RELATIVE_STD
+            least = 1.0 if shared_scale and shared_scale[i] else MIN_RELATIVE_STD
             getattr(self, f"shift_{i}").copy_(mean)
             getattr(self, f"scale_{i}").copy_(1 / floor_std(deviation, least))

@@ -122,9 +122,9 @@ class StyleGAN(nn.Module):
             z = torch.randn(shape.z_dim, generator=rng)
             samples.append((z, [torch.randn(1, side, side, generator=rng) for side in self.generator.layers]))
         mapping, device = self.generator.mapping, self.device
-        w = mapping(torch.stack([z for z, _ in drawn]).to(device))
+        w = mapping(torch.stack([z for z, _ in samples]).to(device))
         ws = mapping.broadcast(w, self.psi if psi is None else psi, self.cutoff)
-        noise = tuple(torch.stack(maps).to(device) for maps in zip(*(n for _, n in drawn), strict=True))
+        noise = tuple(torch.stack(maps).to(device) for maps in zip(*(n for _, n in samples), strict=True))
         return Latents(ws, noise, self.weights)
 
     def synthesize(self, latents: Latents) -> tuple[Float[torch.Tensor, "b 3 s s"], Pyramid]:

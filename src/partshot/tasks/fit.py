@@ -164,7 +164,7 @@ def reduced_to(
     representation: Representation, paths: Sequence[Path], size: int, components: int = COMPONENTS
 ) -> Representation:
     """The representation's principal components, fitted to some of the images, evenly spaced, at that size."""
-    if all(representation.spec.proportional):
+    if all(representation.spec.shared_scale):
         return representation
     some = read_stack(paths[:: max(1, len(paths) // _REDUCED_ON)][:_REDUCED_ON], size, skip_corrupt=True).images
     return reduced_on(representation.to(best_device()), as_tensors(some), components)

@@ -89,14 +89,14 @@ def invert(
             if not (standing(folder).exists() and read_card(folder).get("made") == card["made"]):
                 tick = partial(_tick, ticker, first * recipe.steps, len(their_names))
                 done = found.invert(as_tensors(chosen), distance, tick)
-                card |= {"errors": done.errors.tolist(), "worst": done.worst.tolist()}
+                card |= {"errors": done.errors.tolist(), "worst": done.initial_errors.tolist()}
                 done.latents.save(folder, card)
             kept = read_card(folder)
             latents.append(Latents.load(folder))
             errors, worst = errors + kept["errors"], worst + kept["worst"]
             ticker.tick((first + len(their_names)) * recipe.steps)
 
-    failed = astray(torch.tensor(errors), torch.tensor(worst)).tolist()
+    failed = poorly_inverted(torch.tensor(errors), torch.tensor(worst)).tolist()
     _write_images(out, found, latents, names, stack.images, np.array(errors) / np.array(worst))
     _write_table(out / "inversion.csv", names, errors, worst, failed)
     Latents.join(latents).save(out / "latents", {"names": names, "errors": errors, "distance": metric})

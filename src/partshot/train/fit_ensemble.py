@@ -229,7 +229,7 @@ class _Training:
                 weight.copy_(self.first)
             hidden = torch.bmm(weight, features.transpose(1, 2)).float()
             hidden += self.head.first.bias.view(len(hidden), -1, 1)
-        logits = self.head.later(hidden.requires_grad_())
+        logits = self.head.later_layers(hidden.requires_grad_())
         losses = F.cross_entropy(logits, target, reduction="none").mean(1)
         for parameter in self.others:
             parameter.grad = None

@@ -148,7 +148,7 @@ def fit_head(
     if recipe.standardize:
         for module in head.modules():
             if isinstance(module, Linear):
-                module.standardize(batches.features, representation.spec.proportional)
+                module.standardize(batches.features, representation.spec.shared_scale)
     head.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(head.parameters(), recipe.lr, (recipe.beta1, 0.999), weight_decay=recipe.weight_decay)
 

@@ -105,7 +105,7 @@ def fit_points(
     reset_parameters(head.to(ids.device), recipe.seed)
     for module in head.modules():
         if isinstance(module, Linear):
-            module.standardize(_as_pyramid(features[:unaugmented].float(), channels), representation.spec.proportional)
+            module.standardize(_as_pyramid(features[:unaugmented].float(), channels), representation.spec.shared_scale)
     optimizer = torch.optim.AdamW(head.train().parameters(), recipe.lr, weight_decay=recipe.weight_decay)
     rng, began, ticker = torch.Generator().manual_seed(recipe.seed), time.monotonic(), None
     with ExitStack() as stack:
