@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,15 +157,35 @@ def folder_of(pack: str, k: int, split: int, row: str, out: Path) -> Path:
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """The rows saved so far."""
-    return [Row.from_dict(line) for line in read_journal(folder / "rows.jsonl")]
+    """The rows measured so far, here or in an earlier run that committed them."""
+    own = [Row.from_dict(line) for line in read_journal(folder / "rows.jsonl")]
+    k, split = map(int, folder.name.split("-"))
+    committed = (Row.from_dict(line) for line in read_journal(committed_rows(folder)))
+    return own or [row for row in committed if (row.k, row.seed) == (k, split)]
+
+
+def committed_rows(folder: Path) -> Path:
+    """The committed file of all rows of one method, pack and recipe."""
+    return RESULTS / "rows" / f"{folder.parent.name}.jsonl"
+
+
+def commit_rows(rows: list[Row], path: Path) -> None:
+    """Writes rows to their committed file, without the scores of single images."""
+    kept = [replace(row, score=replace(row.score, per_image=())).to_dict() for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
 
 def report(out: Path) -> None:
     """Prints the tables of all rows measured so far and writes them to bench/results/packs.{json,md}."""
     tables, text = {}, ["# Few labels on real images", "", WHAT, ""]
     for pack in PACKS:
-        rows = [r for row in ROWS for k in KS for s in SPLITS for r in read_rows(folder_of(pack, k, s, row, out))]
+        rows = []
+        for row in ROWS:
+            found = [r for k in KS for s in SPLITS for r in read_rows(folder_of(pack, k, s, row, out))]
+            if found:
+                commit_rows(found, committed_rows(folder_of(pack, KS[0], SPLITS[0], row, out)))
+            rows += found
         if not rows:
             continue
         table = {method: _cells(by_k, rows, method) for method, by_k in table_to_dict(tabulate(rows)).items()}
