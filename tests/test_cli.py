@@ -95,8 +95,14 @@ def test_every_argument_and_option_says_what_it_is(verb):
         assert info.help, f"{verb} {parameter.name}"
 
 
-def settings(source: Path, recipe: str) -> list[str]:
-    """Names of a recipe's settings, read from its source."""
+# Modules and recipes of options that a task takes by name, but for partshot.tasks.VERB and VerbOptions.
+OPTIONS = {"bench": ("partshot.benchmark.methods", "BenchRecipe")}
+
+
+def settings(verb: str) -> list[str]:
+    """Names of the options that a task takes by name, read from the source of their recipe."""
+    module, recipe = OPTIONS.get(verb, (module_of(verb), f"{verb.capitalize()}Options"))
+    source = Path(find_spec(module).origin)
     classes = (node for node in ast.parse(source.read_text()).body if isinstance(node, ast.ClassDef))
     found = next(node for node in classes if node.name == recipe)
     return [node.target.id for node in found.body if isinstance(node, ast.AnnAssign)]
@@ -111,9 +117,9 @@ def declared(verb: str) -> inspect.Signature:
         argument.annotation = None
     if arguments.kwarg is not None:
         # The options that it takes by name.
-        arguments.kwarg, named = None, settings(source, f"{verb.capitalize()}Options")
-        arguments.args += [ast.arg(name) for name in named]
-        arguments.defaults += [ast.Constant(None) for _ in named]
+        arguments.kwarg, named = None, settings(verb)
+        arguments.kwonlyargs += [ast.arg(name) for name in named]
+        arguments.kw_defaults += [ast.Constant(None) for _ in named]
     arguments.defaults = [ast.Constant(None) for _ in arguments.defaults]
     arguments.kw_defaults = [default and ast.Constant(None) for default in arguments.kw_defaults]
     return inspect.signature(eval(f"lambda {ast.unparse(arguments)}: 0"))
@@ -125,8 +131,7 @@ def test_every_command_calls_its_task_as_the_task_is_declared(verb, monkeypatch)
     answers = {"evaluate": mock.Mock(miou=0.5, wiou=0.5, per_part={"eye": 0.5}), "predict": mock.Mock(skipped=())}
 
     def recorded(*args, **kwargs):
-        bound = signature.bind(*args, **kwargs).arguments
-        given.append({**bound, **bound.get("changes", {})})
+        given.append(signature.bind(*args, **kwargs).arguments)
         return answers.get(verb, "done")
 
     monkeypatch.setattr(cli, "task_of", lambda name: recorded)

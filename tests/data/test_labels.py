@@ -184,7 +184,7 @@ def test_a_full_disk_keeps_the_previous_mask_and_leaves_no_partial_file(tmp_path
         monkeypatch.setattr(Path, "write_bytes", full)
     else:
         monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(DiskFull, match=r"a\.png: the disk is full; free some space.*nothing was left"):
+    with pytest.raises(DiskFull, match=r"a\.png: the disk is full; free some space.*no partial files were left"):
         write_labels(path, IDS[::-1], PARTS)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.png"]
 
