@@ -105,7 +105,8 @@ def settings(verb: str) -> list[str]:
     source = Path(find_spec(module).origin)
     classes = (node for node in ast.parse(source.read_text()).body if isinstance(node, ast.ClassDef))
     found = next(node for node in classes if node.name == recipe)
-    return [node.target.id for node in found.body if isinstance(node, ast.AnnAssign)]
+    named = [node.target.id for node in found.body if isinstance(node, ast.AnnAssign)]
+    return [*named, "kimg", "preset"] if verb == "bench" else named  # short for encoder_kimg and encoder_preset
 
 
 def declared(verb: str) -> inspect.Signature:

@@ -146,7 +146,7 @@ def test_bad_images_and_masks(toy, tmp_path, line, spoil):
 
 def test_no_time_is_refused(toy, tmp_path):
     line = RUN.replace("--minutes 0.01", "--minutes 0")
-    refused(line, "minutes 0 given; more than 0 are needed", toy=toy, out=tmp_path / "out")
+    refused(line, "minutes 0 given; a positive, finite number is needed", toy=toy, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -159,7 +159,7 @@ def test_rgb_masks_are_read_when_asked_for(toy, tmp_path):
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
-        (RUN + " --student swfit", "unknown student 'swfit'; did you mean 'fast-unet'?"),
+        (RUN + " --student fast-unte", "unknown student 'fast-unte'; did you mean 'fast-unet'?"),
         (RUN + " --representation pixles", "unknown representation 'pixles'; did you mean 'pixels'?"),
         (RUN + " --representation timm", "write timm:NAME"),
         (RUN + " --representation pixles --dry-run", "unknown representation 'pixles'"),

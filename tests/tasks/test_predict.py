@@ -154,7 +154,7 @@ def test_masks_that_were_drawn_by_hand_are_never_replaced(model, folder, tmp_pat
 
     with pytest.raises(BadLabels, match="p0.png.*not predicted"):
         predict(model, folder, tmp_path / "masks")
-    with pytest.raises(BadImage, match="images themselves"):
+    with pytest.raises(BadImage, match="contains the images"):
         predict(model, folder, folder)
     assert read_labels(tmp_path / "masks" / "p0.png").all()
 

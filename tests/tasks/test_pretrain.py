@@ -156,7 +156,7 @@ def test_a_preset_grows_to_any_size():
 def test_a_generator_is_trained_on_drawn_images_and_shows_samples(tmp_path, monkeypatch):
     small = PRESETS["toy-face-64"].changed(size=32, kimg=0.032, batch=8, grow=((16, 0.5),))
     monkeypatch.setitem(PRESETS, "toy-face-64", small)
-    monkeypatch.setitem(task.DRAWN, "toy-face-64", ("faces", 50, 7))
+    monkeypatch.setitem(task.TOY_PRESETS, "toy-face-64", ("faces", 50, 7))
     options = {"preset": "toy-face-64", "quiet": True}
     made = pretrain("stylegan2", None, tmp_path / "out", **options)
     card = read_card(made)
@@ -206,7 +206,7 @@ def test_a_stylegan_is_trained_and_named_by_its_folder(tmp_path):
 
 
 def test_only_some_presets_draw_their_own_images(tmp_path):
-    with pytest.raises(BadRecipe, match="--images is missing; only these presets draw their own images: toy-face-64"):
+    with pytest.raises(BadRecipe, match="--images is missing; only these presets make their own images: toy-face-64"):
         pretrain("stylegan2", None, tmp_path / "out")
 
 

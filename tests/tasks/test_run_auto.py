@@ -64,7 +64,7 @@ def test_time_ends_it_and_is_told(monkeypatch):
         return type("Score", (), {"miou_nan": 0.5})
 
     monkeypatch.setattr(auto.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(auto, "estimated", estimated)
+    monkeypatch.setattr(auto, "leave_one_out_score", estimated)
     first, second = candidates()
     slow = Candidate("slow", lambda: pytest.fail("no time for it"), "linear", seconds=30.0)
     late = Candidate("late", lambda: pytest.fail("no time for it"), "linear")
@@ -84,7 +84,7 @@ def test_why_tells_a_lead_that_counts_as_none_and_a_choice_of_one():
 
 def test_what_other_images_have_shown_counts_beside_the_shots(monkeypatch):
     found = {"pixels": 0.40, "placed": 0.36}
-    monkeypatch.setattr(auto, "estimated", lambda reads, *_: type("Score", (), {"miou_nan": found[names[id(reads)]]}))
+    monkeypatch.setattr(auto, "leave_one_out_score", lambda reads, *_: type("Score", (), {"miou_nan": found[names[id(reads)]]}))
     names = {}
 
     def one(name, favor):

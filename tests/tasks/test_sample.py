@@ -50,7 +50,7 @@ def test_images_and_latents_lie_side_by_side(generator, tmp_path):
             sample(generator, tmp_path / "s", **{"count": 5, "seed": 10, "quiet": True, **other})
     with pytest.raises(BadRecipe, match="count 0 given"):
         sample(generator, tmp_path / "none", count=0)
-    with pytest.raises(BadRecipe, match="psi nan given; take 0"):
+    with pytest.raises(BadRecipe, match="psi nan given; 0 gives"):
         sample(generator, tmp_path / "none", psi=float("nan"))
     with pytest.raises(BadArtifact, match="no trained artifact in this folder"):
         sample(tmp_path, tmp_path / "none")

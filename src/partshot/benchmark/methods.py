@@ -190,7 +190,7 @@ class MethodBuilder:
         def encoder(pretext: str) -> Representation:
             return cached(self.encoder_of(pretext), store)
 
-        encoders = [Candidate(p, partial(encoder, p), favor=bonus[p]) for p in TRAINED]
+        encoders = [Candidate(p, partial(encoder, p), bonus=bonus[p]) for p in TRAINED]
         candidates = [*ready(lambda name: cached(open_representation(name), store)), *encoders]
 
         def method(shots: Shots):
