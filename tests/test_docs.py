@@ -38,8 +38,10 @@ RUN = {
     "predict": [],
     "evaluate": [],
     "fit": ["--representation", "pixels", "--head", "linear", "--size", "32"],
-    "run": ["--dry-run"],
+    "run": ["--dry-run", "--size", "32"],
 }
+# With --minutes, a plan times some steps of training.
+QUICK_STUDENT = ["--student", "fast-unet"]
 
 
 class Block(NamedTuple):
@@ -111,9 +113,7 @@ def inside(workspace, monkeypatch, pixel_model):
     return workspace
 
 
-SHELL = [
-    (words, block) for block in blocks("sh", "bash", "console", "shell") for words in shell_lines(block)
-]
+SHELL = [(words, block) for block in blocks("sh", "bash", "console", "shell") for words in shell_lines(block)]
 
 
 @pytest.mark.parametrize(("words", "block"), SHELL, ids=[f"{block} {' '.join(w[:2])}" for w, block in SHELL])
@@ -127,7 +127,8 @@ def test_shell_line(words, block, inside):
     check_values(verb, parsed)
     if not block.run or verb not in RUN or parsed.get("by_folds"):
         return
-    shown = CliRunner().invoke(app, [verb, *given, *RUN[verb]])
+    quick = QUICK_STUDENT if parsed.get("minutes") else []
+    shown = CliRunner().invoke(app, [verb, *given, *RUN[verb], *quick])
     assert shown.exit_code == 0, shown.output
 
 
