@@ -90,7 +90,7 @@ def test_what_other_images_have_shown_counts_beside_the_shots(monkeypatch):
     def one(name, favor):
         reads = Pixels()
         names[id(reads)] = name
-        return Candidate(name, lambda: reads, "linear", favor=favor)
+        return Candidate(name, lambda: reads, "linear", bonus=favor)
 
     # With .04 they are equal, and of equals the favored one is taken.
     for favor, taken in ((0.0, "pixels"), (0.025, "pixels"), (0.04, "placed"), (0.06, "placed")):
