@@ -1,5 +1,7 @@
 """Which candidate auto takes, and what it says of the others."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -84,7 +86,11 @@ def test_why_tells_a_lead_that_counts_as_none_and_a_choice_of_one():
 
 def test_what_other_images_have_shown_counts_beside_the_shots(monkeypatch):
     found = {"pixels": 0.40, "placed": 0.36}
-    monkeypatch.setattr(auto, "leave_one_out_score", lambda reads, *_: type("Score", (), {"miou_nan": found[names[id(reads)]]}))
+
+    def score(representation, *_):
+        return SimpleNamespace(miou_nan=found[names[id(representation)]])
+
+    monkeypatch.setattr(auto, "leave_one_out_score", score)
     names = {}
 
     def one(name, favor):
