@@ -381,7 +381,9 @@ def run(
             "instead of estimated by cross-validation. Their images stay among the unlabeled ones."
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and stop; with --minutes, some training steps are timed.")
+    ] = False,
 ) -> None:
     """Do everything: from images and a few masks to masks for all images.
 

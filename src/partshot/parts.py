@@ -124,7 +124,7 @@ class PartSet:
         except FileNotFoundError as error:
             raise BadParts(f"{path}: no such file; write one with the parts' ids and names") from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise BadParts(f"{path}: not JSON ({error}); see the format in the README") from error
+            raise BadParts(f"{path}: not JSON ({error}); see the format in docs/labels.md") from error
         except OSError as error:
             raise BadParts(f"{path}: cannot be read ({error.strerror}); check the path") from error
 

@@ -150,7 +150,7 @@ def test_a_run_measures_instead_of_estimating(toy, tmp_path, monkeypatch, pixel_
     told = json.loads((tmp_path / "check.json").read_text())
     assert told["images"] == 2 and {name for name, _ in told["score"]["per_image"]} == {"00002", "00003"}
     assert f"Measured mean IoU of the final student: {told['miou']:.2f} ± {told['error']:.2f}, on 2 images" in page
-    assert "student on 2 check masks" in page and "<title>Parts of images" in page
+    assert "student on 2 check masks" in page and f"<title>Parts of {toy.name}" in page
     assert len(list((tmp_path / "masks").glob("*.png"))) == 4
 
 

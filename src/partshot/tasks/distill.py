@@ -52,10 +52,10 @@ _DEFAULTS = DistillOptions()
 
 
 def distill(
-    images: Path,
-    labels: Path,
-    out: Path,
-    teacher: Path | None = None,
+    images: Path | str,
+    labels: Path | str,
+    out: Path | str,
+    teacher: Path | str | None = None,
     options: DistillOptions = _DEFAULTS,
     quiet: bool = False,
     **changes,
@@ -69,7 +69,7 @@ def distill(
 
     Warns when the teacher is not used, when the preset needs a generator, and when there are no unlabeled images.
     """
-    options = options.changed(**changes)
+    options, images, labels = options.changed(**changes), Path(images), Path(labels)
     shots = load_shots(labels, images, rgb_masks=options.rgb_masks)
     choice = choose_student(options.student, options.preset)
     recipe = student_recipe(options.size, choice.preset, shots.native)

@@ -68,9 +68,9 @@ _DEFAULTS = FitOptions()
 
 
 def fit(
-    images: Path,
-    labels: Path,
-    out: Path,
+    images: Path | str,
+    labels: Path | str,
+    out: Path | str,
     representation: str | None = None,
     head: str | None = None,
     options: FitOptions = _DEFAULTS,
@@ -85,7 +85,7 @@ def fit(
     fitted to the folder's images. With two or more shots, out/leave_one_out.json holds their leave-one-out score,
     except with a generator.
     """
-    options = options.changed(**changes)
+    options, images, labels = options.changed(**changes), Path(images), Path(labels)
     representation, head = teacher_names(representation, head)
     shots = load_shots(labels, images, rgb_masks=options.rgb_masks)
     masks = [pair.mask for pair in find_pairs(labels, images)]

@@ -74,8 +74,8 @@ _DEFAULTS = PretrainOptions()
 
 def pretrain(
     pretext: str,
-    images: Path | None,
-    out: Path,
+    images: Path | str | None,
+    out: Path | str,
     preset: str | None = None,
     options: PretrainOptions = _DEFAULTS,
     quiet: bool = False,
@@ -90,7 +90,7 @@ def pretrain(
     Raises BadImage for a folder without images, BadRecipe for an invalid setting, BadArtifact when `out` holds a run of
     other settings or images.
     """
-    options = options.changed(**changes)
+    options, images = options.changed(**changes), None if images is None else Path(images)
     start = None
     if options.start is not None:
         start = Artifact.load(inside(options.start, "representation"), kind="representation")

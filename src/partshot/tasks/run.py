@@ -74,9 +74,9 @@ _DEFAULTS = RunOptions()
 
 
 def run(
-    images: Path,
-    labels: Path,
-    out: Path,
+    images: Path | str,
+    labels: Path | str,
+    out: Path | str,
     representation: str = NO_TEACHER,
     options: RunOptions = _DEFAULTS,
     dry_run: bool = False,
@@ -101,7 +101,7 @@ def run(
         first = EXPECTED_SECONDS if options.preview and is_due(found.out) else 0
         return plan.lasting(_horizon(found, plan, options.minutes, stages, first))
 
-    title = f"Parts of {Path(images).resolve().name}"
+    title = f"Parts of {_folder_name(found.images)}"
     frozen = _preview(found, title, options, quiet, stages)
     teacher = None
     if plan.has_teacher:
@@ -113,6 +113,12 @@ def run(
         plan = plan.lasting(kimg)
     results = _train_and_predict(found, plan, teacher, frozen, options, stages)
     return write_run_report(title, found, plan, results, stages)
+
+
+def _folder_name(images: Path) -> str:
+    """The name of the folder of images, or of the one above where it is just "images"."""
+    folder = images.resolve()
+    return folder.parent.name if folder.name == "images" and folder.parent.name else folder.name
 
 
 def _inputs(images: Path, labels: Path, out: Path, representation: str, options: RunOptions, stages: Stages) -> Inputs:
