@@ -433,7 +433,7 @@ def test_old_names_of_settings_and_values_are_read(tmp_path):
         ({"momentum": 1}, "momentum' = 1"),
     ],
 )
-def test_messages_for_invalid_settings_say_what_to_change(wrong, message):
+def test_invalid_settings_are_refused_with_a_fix(wrong, message):
     with pytest.raises(BadRecipe, match=message):
         TINY.changed(**wrong)
 

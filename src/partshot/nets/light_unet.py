@@ -67,8 +67,8 @@ class LightUNet(nn.Module):
         source: name of the weights in error messages.
         """
         net = _plain_encoder(self.name)
-        wanted = net.state_dict().keys()
-        kept = {k: v for k, v in tensors.items() if k in wanted or not k.startswith(_CLASSIFIERS)}
+        expected = net.state_dict().keys()
+        kept = {k: v for k, v in tensors.items() if k in expected or not k.startswith(_CLASSIFIERS)}
         load_exactly(net, kept, source)
         self.encoder.load_state_dict(_prepared(net).state_dict())
 
@@ -130,7 +130,7 @@ def _encoder(name: str) -> tuple[nn.Module, list[int], list[int], torch.Tensor, 
 
 def _plain_encoder(name: str) -> nn.Module:
     if not timm.is_model(name):
-        raise BadRecipe(f"timm {timm.__version__} knows no encoder '{name}' for a student; see timm.list_models()")
+        raise BadRecipe(f"timm {timm.__version__} has no encoder '{name}' for a student; see timm.list_models()")
     net = timm.create_model(name, pretrained=False, num_classes=0)
     if not hasattr(net, "forward_intermediates"):
         raise BadRecipe(f"timm's '{name}' gives no intermediate maps; choose another encoder, such as resnet18")

@@ -37,9 +37,9 @@ def project(
     Raises BadRecipe when the weights do not fit the maps.
     """
     if tuple(w.shape[1] for w in weights) != pyramid.channels:
-        given = [tuple(w.shape) for w in weights]
+        shapes = [tuple(w.shape) for w in weights]
         raise BadRecipe(
-            f"weights {given} do not fit maps of {list(pyramid.channels)} channels; fit a head to this representation"
+            f"weights {shapes} do not fit maps of {list(pyramid.channels)} channels; fit a head to this representation"
         )
     height, width = size or pyramid.image_size
     kind = weights[0].device.type
