@@ -43,7 +43,7 @@ def main() -> None:
 def measure(pack: str, k: int, split: int, out: Path) -> None:
     """The estimate from the labeled images of one split."""
     saved = _path(pack, k, split, out)
-    if saved.exists():
+    if _row(pack, k, split, out) is not None:
         return
     torch.set_num_threads(1)
     dataset = open_dataset(str(DATA / pack), out / "fields", quiet=True)
@@ -55,6 +55,17 @@ def measure(pack: str, k: int, split: int, out: Path) -> None:
     row = {"folds": found.folds.miou_nan, "error": found.error, "seconds": time.monotonic() - began}
     saved.write_text(json.dumps(row), encoding="utf-8")
     print(f"{pack} k={k} split={split} {row} {time.strftime('%H:%M')}", flush=True)
+
+
+def _row(pack: str, k: int, split: int, out: Path) -> dict | None:
+    """The estimate that this or an earlier, committed run measured with the current recipe."""
+    saved = _path(pack, k, split, out)
+    if saved.exists():
+        return json.loads(saved.read_text())
+    committed = RESULTS / "estimate.json"
+    rows = json.loads(committed.read_text())["rows"] if committed.exists() else []
+    wanted = (pack, k, split, saved.parent.parent.name)
+    return next((row for row in rows if (row["pack"], row["k"], row["split"], row["recipe"]) == wanted), None)
 
 
 def _path(pack: str, k: int, split: int, out: Path) -> Path:
@@ -70,10 +81,11 @@ def report(out: Path) -> None:
         for k in KS:
             for split in SPLITS:
                 truth = read_rows(folder_of(pack, k, split, "pretrained student", out))
-                saved = _path(pack, k, split, out)
-                if truth and saved.exists():
-                    rows.append({"pack": pack, "k": k, "split": split, "truth": truth[0].score.miou_nan})
-                    rows[-1] |= json.loads(saved.read_text())
+                row = _row(pack, k, split, out)
+                if truth and row is not None:
+                    recipe = _path(pack, k, split, out).parent.parent.name
+                    known = {"pack": pack, "k": k, "split": split, "recipe": recipe, "truth": truth[0].score.miou_nan}
+                    rows.append({**row, **known})
     in_folds, on_val = (np.array([1 - row[key] for row in rows]) for key in ("folds", "truth"))
     # `remaining` is the share of the error that remains. It was fitted to these rows, so each row is evaluated with
     # the share of the other rows.

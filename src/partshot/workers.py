@@ -96,6 +96,8 @@ def _run_and_send(pipe, function: Callable, item) -> None:
     _init_worker()
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
+    # Processes that a shell starts with `&` ignore SIGINT, and their children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         pipe.send((function(item), None))
     except BaseException as error:
