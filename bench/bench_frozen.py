@@ -38,7 +38,7 @@ from partshot.represent.levels import Levels
 from partshot.represent.position import Positioned
 from partshot.represent.reduced import components_for
 from partshot.represent.spec import Representation
-from partshot.represent.vit import TimmEncoder, build_net
+from partshot.represent.timm_encoder import TimmEncoder, build_net
 from partshot.segmenter import Segmenter
 from partshot.tasks.fit import ENCODER_LEVELS, POINTS_HEAD, facing_fit
 from partshot.train.fit_head import PRESETS as HEAD_PRESETS

@@ -23,13 +23,13 @@ REPRESENTATIONS = {
     "resnet": "partshot.represent.resnet:load_resnet",
     "stylegan1": "partshot.represent.stylegan:load_stylegan",
     "stylegan2": "partshot.represent.stylegan:load_stylegan",
-    "timm": "partshot.represent.vit:timm_representation",
+    "timm": "partshot.represent.timm_encoder:timm_representation",
 }
 
 HEADS = {
     "linear": "partshot.heads.linear:Linear",
     "mlp-s": "partshot.heads.mlp:mlp_s",
-    "mlp-pair": "partshot.heads.pair:Pair",
+    "mlp-pair": "partshot.heads.mlp_pair:Pair",
     "mlp-1": "partshot.heads.mlp:mlp_1",
     "mlp-2": "partshot.heads.mlp:mlp_2",
     "mlp-ganorcon": "partshot.heads.mlp:NormedMlp",

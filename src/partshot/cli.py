@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import partshot
-from partshot.options import (
+from partshot.cli_options import (
     AcceptLicense,
     Cache,
     Download,

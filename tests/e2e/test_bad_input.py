@@ -16,7 +16,7 @@ from partshot.toy.dataset import write_toy
 
 RUN = "run --images {toy}/images --labels {toy}/masks --out {out} --representation pixels --size 32 --minutes 0.01"
 FIT = "fit --images {toy}/images --labels {toy}/masks --out {out} --representation pixels --head linear --size 32"
-DISTILL = "distill --images {toy}/images --labels {toy}/masks --out {out} --size 32 --kimg 0.016"
+DISTILL = "distill --images {toy}/images --labels {toy}/masks --out {out} --size 32 --kimg 0.016 --student fast-unet"
 
 
 @pytest.fixture(scope="module")

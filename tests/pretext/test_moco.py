@@ -23,7 +23,7 @@ from partshot.pretext.moco import (
     in_shuffled_groups,
     info_nce,
 )
-from partshot.pretext.pairs import GRID, normalize, point_features
+from partshot.pretext.view_pairs import GRID, normalize, point_features
 from partshot.train.journal import read_journal
 from partshot.train.loop import LoopRecipe, run_loop
 

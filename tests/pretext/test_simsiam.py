@@ -9,8 +9,8 @@ import torch.nn.functional as F
 import torchvision
 
 from partshot.errors import BadRecipe
-from partshot.pretext.pairs import normalize
 from partshot.pretext.simsiam import PRESETS, SimSiam, SimSiamRecipe
+from partshot.pretext.view_pairs import normalize
 from partshot.train.journal import read_journal
 from partshot.train.loop import LoopRecipe, run_loop
 

@@ -7,11 +7,11 @@ import torch
 from partshot.errors import BadRecipe
 from partshot.represent.cache import Store
 from partshot.represent.choose import cached, open_representation, reduced_on, working_size
+from partshot.represent.concatenated import Several
 from partshot.represent.levels import Levels
 from partshot.represent.pixels import Pixels
 from partshot.represent.position import Positioned
 from partshot.represent.reduced import PrincipalComponents, Reduced
-from partshot.represent.several import Several
 from partshot.represent.stylegan import load_stylegan
 
 

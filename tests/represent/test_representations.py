@@ -8,12 +8,12 @@ from partshot.artifact import Artifact
 from partshot.errors import BadArtifact, BadImage, BadRecipe
 from partshot.nets.resnet import CHANNELS, ResNetTrunk
 from partshot.represent.choose import open_representation, rebuild, tensors_of
+from partshot.represent.concatenated import Several
 from partshot.represent.levels import Levels
 from partshot.represent.pixels import Pixels
 from partshot.represent.position import Positioned, position_map
 from partshot.represent.reduced import sample_points
 from partshot.represent.resnet import ResNet, load_resnet, random_resnet
-from partshot.represent.several import Several
 
 
 def some_images(n=2, height=32, width=48, seed=0):

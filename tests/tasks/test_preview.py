@@ -74,7 +74,7 @@ def test_masks_drawn_by_hand_are_safe(toy, tmp_path):
         previewed(toy, tmp_path)
 
 
-def test_a_run_previews_trains_from_the_encoder_and_replaces_all(toy, tmp_path, monkeypatch):
+def test_a_run_previews_trains_from_the_encoder_and_replaces_all(toy, tmp_path, monkeypatch, pixel_model):
     seen = []
     theirs = task.preview
 
@@ -84,6 +84,9 @@ def test_a_run_previews_trains_from_the_encoder_and_replaces_all(toy, tmp_path, 
         return found
 
     monkeypatch.setattr("partshot.tasks.run.preview", looked)
+    # tests/tasks/test_compact.py exports a real one.
+    compact = "partshot.tasks.compact.export"
+    monkeypatch.setattr(compact, lambda student, onnx, _: pixel_model(onnx, parts=student.parts))
     run(toy / "images", toy / "masks", tmp_path, quiet=True, compacted=True)
     manifest = json.loads((tmp_path / "masks" / MANIFEST).read_text())
     assert len(seen) == 1 and len(seen[0]) == 10 and not manifest["sha256"].startswith("preview")

@@ -22,9 +22,9 @@ from partshot.data.shots import Shots, load_shots
 from partshot.recipe import Recipe
 from partshot.represent.cache import Store
 from partshot.represent.choose import cached, open_representation
+from partshot.represent.concatenated import Several
 from partshot.represent.invert import PRESETS as INVERT_PRESETS
 from partshot.represent.position import Positioned
-from partshot.represent.several import Several
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Segmenter

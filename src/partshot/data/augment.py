@@ -95,6 +95,10 @@ def _statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean[..., None, None], (square - mean.square()).clamp(min=0).sqrt()[..., None, None]
 
 
+# Probability of a horizontal flip, where a recipe flips at all.
+FLIP_PROBABILITY = 0.5
+
+
 def warp_grid(
     batch: int, size: tuple[int, int], recipe: Augment, rng: torch.Generator, device: torch.device | str = "cpu"
 ) -> tuple[Float[torch.Tensor, "b h w 2"], torch.Tensor]:
@@ -106,7 +110,7 @@ def warp_grid(
     angle = _uniform(rng, batch, math.radians(recipe.rotation))
     zoom = torch.exp(_uniform(rng, batch, math.log(recipe.scale)))
     shift = _uniform(rng, batch, 2 * recipe.shift, 2)
-    flipped = (torch.rand(batch, generator=rng) < 0.5) & recipe.flip
+    flipped = (torch.rand(batch, generator=rng) < FLIP_PROBABILITY) & recipe.flip
     sign = torch.where(flipped, -1.0, 1.0)
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     # Rows map output coordinates to input coordinates; the aspect ratio keeps rotations rigid in non-square images.

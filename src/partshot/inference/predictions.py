@@ -11,7 +11,7 @@ from pathlib import Path
 
 from partshot.artifact import replacing_file
 from partshot.errors import BadImage, BadLabels
-from partshot.inference.options import InferenceOptions
+from partshot.inference.settings import InferenceOptions
 from partshot.parts import PartSet
 
 MANIFEST = "predictions.json"

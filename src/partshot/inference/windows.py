@@ -41,11 +41,15 @@ def sliding_window_predict(
     return labels, confidence
 
 
+# Windows start every half window, so neighbors overlap by half.
+STEPS_PER_WINDOW = 2
+
+
 def window_starts(length: int, window: int) -> list[int]:
     """Start positions of windows along a side: evenly spaced, overlapping by half or slightly more, up to the end."""
     if window >= length:
         return [0]
-    steps = -(-2 * (length - window) // window)
+    steps = -(-STEPS_PER_WINDOW * (length - window) // window)
     return [round(i * (length - window) / steps) for i in range(steps + 1)]
 
 

@@ -1,6 +1,6 @@
 """LightUNet: a student with a pretrained convolutional encoder from timm and a decoder that is cheaper than it.
 
-The encoder is prepared for cheap fine-tuning (nets/finetune.py). The decoder adds skip connections instead of
+The encoder is prepared for cheap fine-tuning (nets/fold_and_freeze.py). The decoder adds skip connections instead of
 concatenating them, has more channels at lower resolutions, and computes nothing at the image's own resolution: its last
 convolution predicts a block of pixels at once (pixel shuffle). Five coordinate maps are projected and added at each
 level. The caller loads the pretrained weights.
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import nn
 
 from partshot.errors import BadRecipe
-from partshot.nets.finetune import fold_batchnorm, freeze_depthwise, trace_layers
+from partshot.nets.fold_and_freeze import fold_batchnorm, freeze_depthwise, trace_layers
 from partshot.nets.weights import load_exactly
 from partshot.ops.position import CHANNELS, position_map
 

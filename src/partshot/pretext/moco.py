@@ -37,7 +37,7 @@ from partshot.data.symmetry import one_sided
 from partshot.errors import BadRecipe
 from partshot.nets.resnet import ResNetTrunk
 from partshot.objective import Phase
-from partshot.pretext.pairs import embedding_std, normalize, point_features, sample_pairs
+from partshot.pretext.view_pairs import embedding_std, normalize, point_features, sample_pairs
 from partshot.pretext.views import Views
 from partshot.recipe import Recipe
 

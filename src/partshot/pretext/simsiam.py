@@ -20,7 +20,7 @@ from torch import nn
 
 from partshot.nets.resnet import ResNetTrunk
 from partshot.objective import Phase
-from partshot.pretext.pairs import embedding_std, normalize, point_features, sample_pairs
+from partshot.pretext.view_pairs import embedding_std, normalize, point_features, sample_pairs
 from partshot.pretext.views import Views
 from partshot.recipe import Recipe
 

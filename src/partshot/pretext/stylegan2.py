@@ -37,6 +37,8 @@ MIXING = 0.9
 _W_AVG_BETA = 0.995
 # Share of the run during which a new block is faded in.
 FADE = 0.03
+# R1 weight per pixel and 1 / batch: ADA's rule.
+R1_GAMMA_FACTOR = 0.0002
 
 
 class StyleGAN2Recipe(Recipe):
@@ -203,7 +205,7 @@ class StyleGAN2:
         logits = self.modules["discriminator"](self.modules["ada"](real), self.fade)
         gamma = self.recipe.gamma
         if gamma is None:
-            gamma = 0.0002 * self.resolution**2 / self.recipe.batch
+            gamma = R1_GAMMA_FACTOR * self.resolution**2 / self.recipe.batch
         return R1_EVERY * r1_penalty(logits, real, gamma)
 
     def generator_phase(self, real: torch.Tensor) -> torch.Tensor:

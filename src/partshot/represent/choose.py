@@ -25,11 +25,11 @@ from partshot.artifact import inside, read_card, strip_prefix
 from partshot.catalog import PRETEXTS, REPRESENTATIONS, lookup
 from partshot.errors import BadArtifact, BadRecipe, nearest
 from partshot.represent.cache import Cached, Store
+from partshot.represent.concatenated import Several
 from partshot.represent.encoder_table import ENCODERS
 from partshot.represent.levels import Levels
 from partshot.represent.position import Positioned
 from partshot.represent.reduced import COMPONENTS, Reduced
-from partshot.represent.several import Several
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan import StyleGAN
 
@@ -45,7 +45,7 @@ _KINDS = {
     "resnet": "partshot.represent.resnet:ResNet",
     "stylegan1": "partshot.represent.stylegan:StyleGAN",
     "stylegan2": "partshot.represent.stylegan:StyleGAN",
-    "timm": "partshot.represent.vit:TimmEncoder",
+    "timm": "partshot.represent.timm_encoder:TimmEncoder",
 }
 
 

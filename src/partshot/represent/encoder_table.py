@@ -5,7 +5,7 @@ those that timm states. This file imports no other library, so that a command ca
 located and downloaded in hub.py.
 
 The ResNet-50s of MoCo and DINO are missing because timm does not host them. Their authors' files can be loaded as
-timm:resnet50@FILE (represent/vit.py).
+timm:resnet50@FILE (represent/timm_encoder.py).
 """
 
 import re

@@ -9,7 +9,7 @@ from torch import nn
 from partshot.errors import BadRecipe, nearest
 from partshot.represent.encoder_table import ENCODERS, Encoder, Origin
 from partshot.represent.hub import Consent, Found, find, get
-from partshot.represent.vit import TimmEncoder, build_net, fill, read_weights
+from partshot.represent.timm_encoder import TimmEncoder, build_net, fill, read_weights
 from partshot.represent.weight_records import checked_sha256, recorded_revision
 
 

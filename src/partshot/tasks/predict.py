@@ -21,9 +21,9 @@ from partshot.data.images import image_size, list_images, pixel_limit, read_imag
 from partshot.data.labels import write_labels
 from partshot.errors import BadImage, BadRecipe
 from partshot.inference.exported_model import ExportedModel
-from partshot.inference.options import InferenceOptions
 from partshot.inference.predictions import MANIFEST, ModelInfo, OutputPaths, prepare_folder, write_json
 from partshot.inference.refine import refine
+from partshot.inference.settings import InferenceOptions
 from partshot.inference.windows import sliding_window_predict
 from partshot.machine import available_cores
 from partshot.recipe import Recipe

@@ -18,8 +18,8 @@ from partshot.data.images import read_image, read_stack
 from partshot.data.labels import write_labels
 from partshot.data.shots import Shots
 from partshot.errors import BadImage
-from partshot.inference.options import InferenceOptions
 from partshot.inference.predictions import MANIFEST, ModelInfo, OutputPaths, prepare_folder
+from partshot.inference.settings import InferenceOptions
 from partshot.report import Example, Gallery, Headline, shots_gallery, write_report
 from partshot.represent.encoders import default_encoder
 from partshot.segmenter import Segmenter
@@ -30,7 +30,8 @@ EXPECTED_SECONDS = 50.0
 """Usual duration of a preview, for plans."""
 
 _SECONDS = 45.0  # for prediction; with the fit, about a minute
-_LARGEST = 512  # longest side of the network's input; masks are enlarged to the image's size
+# Longest side of an image and its mask in memory. The input size of the encoder is represent.choose.working_size.
+_LARGEST = 512
 _BATCH, _SPREAD, _SHOWN = 8, 16, 12
 _FITTED_TO = 100  # images, about, that principal components are fitted to
 

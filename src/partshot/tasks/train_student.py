@@ -27,7 +27,7 @@ from partshot.represent.choose import POSITION
 from partshot.represent.reduced import Reduced
 from partshot.represent.spec import fingerprint as weights_of
 from partshot.represent.stylegan import StyleGAN
-from partshot.represent.vit import read_weights
+from partshot.represent.timm_encoder import read_weights
 from partshot.segmenter import DISCARD_SHARE, Segmenter
 from partshot.student import Student
 from partshot.tasks.export import export

@@ -23,8 +23,8 @@ from partshot.toy.canvas import (
     rotated,
     solid,
 )
-from partshot.toy.features import CLOTHES, HAIR, NECK, Person, paint_face, paint_glasses, paint_near_ear, shading
-from partshot.toy.head import Head
+from partshot.toy.face_features import CLOTHES, HAIR, NECK, Person, paint_face, paint_glasses, paint_near_ear, shading
+from partshot.toy.head_shape import Head
 from partshot.toy.scenery import backdrop, fabric, illumination
 
 # From fair to dark; the skin color is interpolated between two adjacent ones, then multiplied by the illumination.

@@ -19,7 +19,7 @@ from partshot.toy.canvas import (
     solid,
     tapered_stroke,
 )
-from partshot.toy.head import Head
+from partshot.toy.head_shape import Head
 
 # name: range of the volume (above the skull), range of the length (y where the back ends; None: not visible), hairline,
 # covers the ears

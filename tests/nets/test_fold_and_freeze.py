@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from partshot.nets.finetune import FrozenDepthwise, SameConv, fold_batchnorm, freeze_depthwise
+from partshot.nets.fold_and_freeze import FrozenDepthwise, SameConv, fold_batchnorm, freeze_depthwise
 
 
 def with_random_norms(net):

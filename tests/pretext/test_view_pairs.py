@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from partshot.pretext.pairs import embedding_std, normalize, point_features, sample_pairs
+from partshot.pretext.view_pairs import embedding_std, normalize, point_features, sample_pairs
 
 
 def test_embedding_std_is_0_for_collapsed_embeddings_and_1_for_isotropic_ones():

@@ -12,8 +12,8 @@ from partshot.cli import app
 from partshot.data.labels import read_labels
 from partshot.errors import BadImage, BadRecipe
 from partshot.inference.exported_model import ExportedModel
-from partshot.inference.options import InferenceOptions
 from partshot.inference.refine import refine
+from partshot.inference.settings import InferenceOptions
 from partshot.tasks.predict import predict
 
 

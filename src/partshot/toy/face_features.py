@@ -23,7 +23,7 @@ from partshot.toy.canvas import (
     random_color,
     solid,
 )
-from partshot.toy.head import Head
+from partshot.toy.head_shape import Head
 
 FACE, HAIR, EYE, EYEBROW, NOSE, MOUTH, EAR, NECK, CLOTHES = 1, 2, (3, 4), (5, 6), 7, 8, (9, 10), 11, 12
 
