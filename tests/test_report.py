@@ -273,9 +273,11 @@ def test_table_in_words_compares_with_the_best_other_method():
 
 def test_scores_estimates_and_checks_in_words():
     assert "best part is b (0.500), the worst is a (0.200)" in scores_in_words(0.5, {"bg": 1.0, "a": 0.2, "b": 0.5}, 1)
-    expected = SimpleNamespace(miou=0.612, error=0.04, share=0.25)
+    expected = SimpleNamespace(miou=0.612, error=0.04, share=0.25, corrected=True)
     assert "Expected mean IoU of the final student: 0.61 ± 0.04" in estimate_in_words(expected, 5)
     assert "some of the 5 labeled images, for 25% of the schedule" in estimate_in_words(expected, 5)
+    expected.corrected = False
+    assert "Mean IoU in cross-validation: 0.61 ± 0.04" in estimate_in_words(expected, 5)
     assert "label a second image" in estimate_in_words(None, 1)
     assert "trained on all labeled images" in estimate_in_words(None, 5)
     measured = SimpleNamespace(miou=0.612, error=0.04, images=7, per_part={"bg": 1.0, "a": 0.2, "b": 0.5}, absent=())

@@ -67,7 +67,8 @@ class Recipe(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(p) for p in first["loc"])
-            where, why = f"{source}: " if source else "", first["msg"].removeprefix("Value error, ")
+            where = f"{source}: " if source else ""
+            why = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
             if not key:  # inconsistent settings; the message is from the recipe's own validator
                 raise BadRecipe(where + why) from None
             if first["type"] == "extra_forbidden":

@@ -413,7 +413,7 @@ def test_old_names_of_settings_and_values_are_read(tmp_path):
     assert MoCoRecipe.from_toml(path) == PRESETS["small-folder-long"]
     for values in ({"strangers": "pictures"}, {"strangers": "images"}, {"mirror": "half"}):
         assert TINY == MoCoRecipe.parse({**TINY.model_dump(exclude={"dense_negatives", "flip"}), **values})
-    with pytest.raises(BadRecipe, match="setting 'dense_negatives' = 'spot': Input should be 'images' or 'local'"):
+    with pytest.raises(BadRecipe, match="setting 'dense_negatives' = 'spot': must be 'images' or 'local'"):
         TINY.changed(dense_negatives="spot")
     with pytest.raises(BadRecipe, match="setting 'flip'"):
         TINY.changed(flip=["auto"])

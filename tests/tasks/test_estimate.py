@@ -40,7 +40,7 @@ def test_each_fold_is_trained_without_what_it_predicts_for_a_share_of_the_horizo
     assert len(trained) == FOLDS and {one[1:] for one in trained} == {(0.016, "fast-unet", 7)}
     # Each image is left out once.
     assert sorted(name for kept, *_ in trained for name in set(shots.names) - set(kept)) == sorted(shots.names)
-    assert found.folds.miou_nan == 1 == found.miou and found.error == 0 and found.share == 0.25
+    assert found.folds.miou_nan == 1 == found.miou and found.error == 0 and found.share == 0.25 and found.corrected
     again = estimate(shots, RECIPE, tmp_path, None, Training(seed=7), quiet=True, share=0.25)
     assert len(trained) == FOLDS and again.miou == found.miou and again.folds.per_part == found.folds.per_part
     estimate(shots, RECIPE.changed(kimg=0.1), tmp_path, None, Training(seed=7), quiet=True, share=0.25)
@@ -52,6 +52,8 @@ def test_images_that_differ_give_a_standard_error(tmp_path, monkeypatch):
     monkeypatch.setattr(task, "train_student", lambda *_, **__: Knows(shots, [0, 1]))
     found = estimate(shots, RECIPE, tmp_path, None, Training(), quiet=True)
     assert 0 < found.folds.miou_nan < found.miou < 1 and found.error > 0.01
+    plain = estimate(shots, RECIPE, tmp_path, None, Training(), quiet=True, corrected=False)
+    assert plain.miou == found.folds.miou_nan and plain.error < found.error and not plain.corrected
 
 
 def test_one_image_leaves_none_to_test_on(tmp_path):

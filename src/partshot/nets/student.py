@@ -50,8 +50,9 @@ def build_student(name: str, classes: int) -> nn.Module:
     known = {a.__name__.lower(): a for a in (smp.Unet, smp.UnetPlusPlus, smp.MAnet, smp.Linknet, smp.FPN, smp.PSPNet,
              smp.DeepLabV3, smp.DeepLabV3Plus, smp.PAN, smp.UPerNet, smp.Segformer, smp.DPT)}  # fmt: skip
     if architecture not in known or not encoder:
-        raise BadRecipe(f"unknown student '{name}'; {nearest(architecture, ['fast-unet', 'regan-unet', *known])}, "
-                        "the last ones need an encoder: unet-resnet18")  # fmt: skip
+        names = [f"{LIGHT}ENCODER", "fast-unet", "regan-unet", *known]
+        raise BadRecipe(f"unknown student '{name}'; {nearest(architecture, names)}; architectures of "
+                        "segmentation-models-pytorch need an encoder: unet-resnet18")  # fmt: skip
     try:
         return known[architecture](encoder, encoder_weights=None, in_channels=3, classes=classes)
     except KeyError as error:

@@ -11,11 +11,15 @@ from partshot.report.numbers import Cell, Table
 
 @runtime_checkable
 class Expected(Protocol):
-    """A cross-validation estimate. miou: 0..1. error: its standard error. share: of the schedule trained per fold."""
+    """A cross-validation estimate. miou: 0..1. error: its standard error. share: of the schedule trained per fold.
+
+    corrected: whether miou is corrected for the folds' shorter training and fewer labels.
+    """
 
     miou: float
     error: float
     share: float
+    corrected: bool
 
 
 @runtime_checkable
@@ -69,6 +73,14 @@ def estimate_in_words(expected: Expected | None, shots: int) -> str:
             "No score: there are no held-out masks, and cross-validation is not possible, because the teacher was "
             "trained on all labeled images. Check the predictions below, or score the student on held-out masks "
             "(--check-masks)."
+        )
+    if not expected.corrected:
+        return (
+            f"Mean IoU in cross-validation: {expected.miou:.2f} ± {expected.error:.2f} (standard error). For each "
+            f"fold, a student was trained without some of the {shots} labeled images, for {expected.share:.0%} of the "
+            "schedule, and tested on those images. The final student, trained on all of them and for longer, is "
+            "usually better. The schedule was shortened (--minutes), so the usual correction does not apply. A "
+            "longer run gives better masks."
         )
     return (
         f"Expected mean IoU of the final student: {expected.miou:.2f} ± {expected.error:.2f} (standard error), "

@@ -79,9 +79,9 @@ def distill(
     few_shot = None if teacher is None else _load_teacher(Path(teacher))
     generates = few_shot is not None and reads_generator(few_shot)
     if few_shot is not None and not generates and not is_teacher_used(few_shot, shots, recipe):
-        why = f"its mean IoU on its own labeled images is below {MIN_TEACHER_MIOU:g}"
+        why = f"mean IoU on its own labeled images is below {MIN_TEACHER_MIOU:g}; label more images"
         why = why if recipe.unlabeled else "the preset uses none"
-        warnings.warn(f"{teacher}: this teacher is not used: {why}", stacklevel=1)
+        warnings.warn(f"the teacher in {teacher} is not used: {why}", stacklevel=1)
     if recipe.generated == 1 and not generates:
         why = "is for a --teacher that reads a generator; the student is trained on the labeled images alone"
         warnings.warn(f"preset '{choice.preset}' {why}", stacklevel=1)

@@ -1,7 +1,7 @@
 """predict: masks for a folder of images by an exported student, without torch.
 
-Images are read and masks written in threads beside the network. The ONNX file resizes and normalizes images itself.
-See also inference/: predictions.py for the folder of masks, reading.py for windows, refine.py for edges.
+Images are read and masks written in threads beside the network. The ONNX file resizes and normalizes images itself. See
+also inference/: predictions.py for the folder of masks, settings.py and windows.py for windows, refine.py for edges.
 """
 
 import io

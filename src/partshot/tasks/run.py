@@ -188,10 +188,9 @@ def _train_and_predict(
         checked = stages.run("check", lambda: check(found.checks, onnx, shots.parts, out, options.rgb_masks, quiet))
     # A generator's teacher, whose labels are most of what the student sees, was fitted to all labeled images.
     elif teacher is None or not reads_generator(teacher):
-        where = out / "estimate"
-        expected = stages.run(
-            "estimate", lambda: estimate(shots, plan.distill, where, found.stack.images, training, quiet)
-        )
+        given = (shots, plan.distill, out / "estimate", found.stack.images, training, quiet)
+        full = plan.distill.kimg >= found.wishes.recipe.kimg
+        expected = stages.run("estimate", lambda: estimate(*given, corrected=full))
     return Results(student, teacher, folder, summary, compared, checked, expected)
 
 

@@ -23,7 +23,7 @@ from partshot.tasks.train_student import Training, needs_frozen_segmenter, train
 from partshot.train.distill_recipe import Distill
 from partshot.train.journal import read_journal
 
-LEAST_KIMG = 0.5
+LEAST_KIMG = 1.0
 """Shortest horizon in thousands of images; a run whose minutes allow for less takes longer."""
 
 # Seconds of loading, export and report beside what is measured.
@@ -66,9 +66,12 @@ def horizon(
     kimg = (left - rest) / thousand
     if kimg < LEAST_KIMG:
         whole = (rest + LEAST_KIMG * thousand) / 60
+        # The folds of an estimate train, too.
+        folds = "its cross-validation, " if trainings > 1 else ""
         warnings.warn(
-            f"{max(left, 0) / 60:.1f} minutes are left for training, export and prediction, which take at least "
-            f"{whole:.1f} on this machine; they will take that",
+            f"{max(left, 0) / 60:.1f} minutes are left; the shortest training, {folds}export and prediction take about "
+            f"{whole:.1f} on this machine and are run anyway. The masks will be poor, perhaps worse than the first "
+            "ones; give more --minutes",
             stacklevel=2,
         )
     return max(LEAST_KIMG, round(kimg, 2))

@@ -83,7 +83,8 @@ def _quality(results: Results, shots: Shots, figures: Sequence[Figure]) -> list[
     headline = Headline(estimate_in_words(expected, len(shots)), figures)
     if expected is None:
         return [headline]
-    return [headline, PartBars({f"cross-validation, {expected.share:.0%} of the training": expected.folds.per_part})]
+    bars = f"cross-validation, not corrected: {expected.share:.0%} of the training, fewer labels"
+    return [headline, PartBars({bars: expected.folds.per_part})]
 
 
 def _examples(results: Results, paths: Sequence[Path], labeled: set[str]) -> list[Example]:
