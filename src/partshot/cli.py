@@ -89,7 +89,7 @@ def demo(
     """Run the whole method on toy images.
 
     Makes the images, takes the labels of one and of ten, and ends with a report: first results within two minutes, all
-    of it in about eight minutes on two cores, without a network.
+    of it in about seven minutes on two cores, without a network.
     """
     show(task_of("demo")(out=out, kind=kind, size=size, seed=seed, jobs=jobs))
 
