@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from partshot.artifact import Artifact, read_card
-from partshot.data.shots import load_shots
+from partshot.data.shots import find_pairs, load_shots
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.inference.exported_model import ExportedModel
 from partshot.nets.student import build_student, start_from
@@ -188,7 +188,7 @@ def test_one_sided_images_switch_mirroring_off(monkeypatch):
 def test_the_teacher_reads_half_size_and_masks_are_no_images(toy):
     recipe = PRESETS["default"]
     assert [teacher_size(recipe.changed(size=s)) for s in (32, 64, 128)] == [32, 32, 64]
-    assert unlabeled_stack(toy / "images", toy / "masks", 32).shape == (6, 32, 32, 3)
+    assert unlabeled_stack(toy / "images", find_pairs(toy / "masks", toy / "images"), 32).shape == (6, 32, 32, 3)
 
 
 def test_a_teacher_that_misreads_its_own_shots_is_not_heard(toy, teacher, tmp_path, monkeypatch):
@@ -244,7 +244,7 @@ def test_a_frozen_encoder_is_asked_with_the_fewest_labels_alone(toy, tmp_path, m
     # More labels, or a student that starts from no encoder.
     shots = load_shots(toy / "masks", toy / "images")
     recipe = PRESETS["pretrained"].changed(size=32)
-    assert task.needs_frozen_segmenter("light-efficientnet-lite0", recipe, shots)
-    assert not task.needs_frozen_segmenter("light-efficientnet-lite0", recipe, shots.subset([0, 0, 0]))
-    assert not task.needs_frozen_segmenter("fast-unet", recipe, shots)
-    assert not task.needs_frozen_segmenter("light-efficientnet-lite0", PRESETS["default"], shots)
+    assert task.needs_frozen_segmenter("light-efficientnet-lite0", recipe, len(shots))
+    assert not task.needs_frozen_segmenter("light-efficientnet-lite0", recipe, 3)
+    assert not task.needs_frozen_segmenter("fast-unet", recipe, 1)
+    assert not task.needs_frozen_segmenter("light-efficientnet-lite0", PRESETS["default"], 1)

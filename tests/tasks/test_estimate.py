@@ -5,7 +5,7 @@ import pytest
 
 from partshot.student import Prediction
 from partshot.tasks import estimate as task
-from partshot.tasks.estimate import FOLDS, estimate, expected
+from partshot.tasks.estimate import FOLDS, estimate, expected, folds_of
 from partshot.tasks.train_student import Training
 from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS
@@ -71,3 +71,8 @@ def test_a_real_training_resumes_and_leaves_no_folds(tmp_path):
     found = estimate(shots, RECIPE.changed(kimg=0.016), tmp_path, images, Training(), quiet=True)
     assert 0 <= found.folds.miou <= 1
     assert [path.name for path in tmp_path.iterdir()] == ["estimate.json"]
+
+
+def test_every_shot_is_left_out_by_one_fold():
+    assert folds_of(1) == [] and folds_of(2) == [[0], [1]]
+    assert folds_of(5) == [[0, 3], [1, 4], [2]]

@@ -23,8 +23,9 @@ def images():
     return np.stack(toy_shots("faces", 32, 6, seed=1).images)
 
 
-def horizon(shots, images, seconds, trainings=1.0):
-    return pace.horizon(shots, RECIPE, images, "fast-unet", seconds, trainings, to_predict=100, read_seconds=0.01)
+def horizon(shots, images, seconds, trainings=1.0, frozen=0):
+    work = pace.Work(trainings, frozen, to_predict=100, read_seconds=0.01)
+    return pace.horizon(shots, RECIPE, images, "fast-unet", seconds, work)
 
 
 def test_the_rest_is_taken_off_and_folds_share_what_is_left(shots, images, monkeypatch):
@@ -35,7 +36,7 @@ def test_the_rest_is_taken_off_and_folds_share_what_is_left(shots, images, monke
     assert horizon(shots, images, rest + 125, trainings=2.5) == pytest.approx(2.0, abs=0.02)
 
 
-def test_a_reader_is_allowed_for_and_not_fitted_to_measure(shots, images, monkeypatch):
+def test_heads_on_the_frozen_encoder_are_allowed_for_and_not_fitted_to_measure(shots, images, monkeypatch):
     seen = []
 
     def trained(given, recipe, out, *_, **__):
@@ -43,17 +44,17 @@ def test_a_reader_is_allowed_for_and_not_fitted_to_measure(shots, images, monkey
         raise KeyboardInterrupt
 
     asking = PRESETS["pretrained"].changed(size=32)
-    monkeypatch.setattr(pace, "train_student", trained)
-    with pytest.raises(KeyboardInterrupt):
-        pace._measured(shots, asking, images, "light-efficientnet-lite0")
+    with monkeypatch.context() as patch:
+        patch.setattr(pace, "train_student", trained)
+        with pytest.raises(KeyboardInterrupt):
+            pace._measured(shots, asking, images, "light-efficientnet-lite0")
     assert seen == [0] and asking.consistency.min_agreement > 0
     monkeypatch.setattr(pace, "_measured", lambda *_: (0.1, 0.03))
-    given = (images, "light-efficientnet-lite0", 500, 1.0, 100, 0.01)
-    plain = pace.horizon(shots, pace._without_frozen(asking), *given)
-    assert plain - pace.horizon(shots, asking, *given) == pytest.approx(pace._FROZEN / 12.5, abs=0.02)
+    one = pace._FROZEN_FIT + pace._FROZEN_IMAGE * len(images)
+    assert horizon(shots, images, 500) - horizon(shots, images, 500, frozen=3) == pytest.approx(3 * one / 25, abs=0.02)
 
 
-def test_too_little_time_is_path_with_what_it_takes(shots, images, monkeypatch):
+def test_too_little_time_is_warned_of_with_what_it_takes(shots, images, monkeypatch):
     monkeypatch.setattr(pace, "_measured", lambda *_: (0.1, 0.03))
     with pytest.warns(UserWarning, match=r"0\.2 minutes are left; .* take about \d\.\d on this machine"):
         assert horizon(shots, images, 10) == pace.LEAST_KIMG

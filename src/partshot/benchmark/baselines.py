@@ -138,7 +138,7 @@ class Baselines:
     def _train(self, name: str, shots: Shots, recipe: Distill, images, teacher) -> Student:
         out = self._run(name, shots)
         # If the student needs a head on its frozen encoder, that is the few-shot teacher here; it is not fitted twice.
-        frozen = self.teacher(shots) if needs_frozen_segmenter(self.student, recipe, shots) else None
+        frozen = self.teacher(shots) if needs_frozen_segmenter(self.student, recipe, len(shots)) else None
         training, teachers = Training(self.student, self.seed), Teachers(teacher, frozen=frozen)
         return train_student(shots, recipe, out, images, training, teachers, self.quiet)
 

@@ -129,7 +129,11 @@ def load_shots(
 
     Raises BadLabels, BadImage or BadParts for the first error found.
     """
-    pairs = find_pairs(labels, images, names, leave_out)
+    return load_pairs(find_pairs(labels, images, names, leave_out), parts, rgb_masks)
+
+
+def load_pairs(pairs: Sequence[Pair], parts: PartSet | None = None, rgb_masks: bool = False) -> Shots:
+    """Reads the labeled images that `find_pairs` matched; arguments and errors as for `load_shots`."""
     parts = parts or find_parts(pairs[0].mask.parent)
     with ThreadPoolExecutor(_THREADS) as pool:
         read = list(pool.map(lambda pair: read_pair(pair, parts, rgb_masks), pairs))

@@ -1,6 +1,7 @@
 """distill: from a few labeled images, unlabeled ones and a teacher, if there is one, to a student on disk."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from partshot.artifact import inside, read_card, standing
 from partshot.data.images import list_images, read_stack
-from partshot.data.shots import find_pairs, load_shots
+from partshot.data.shots import Pair, find_pairs, load_pairs
 from partshot.recipe import Recipe
 from partshot.segmenter import Segmenter
 from partshot.student import Student
@@ -70,11 +71,12 @@ def distill(
     Warns when the teacher is not used, when the preset needs a generator, and when there are no unlabeled images.
     """
     options, images, labels = options.changed(**changes), Path(images), Path(labels)
-    shots = load_shots(labels, images, rgb_masks=options.rgb_masks)
+    pairs = find_pairs(labels, images)
+    shots = load_pairs(pairs, rgb_masks=options.rgb_masks)
     choice = choose_student(options.student, options.preset)
     recipe = student_recipe(options.size, choice.preset, shots.native)
     recipe = recipe if options.kimg is None else recipe.changed(kimg=options.kimg)
-    unlabeled = unlabeled_stack(images, labels, recipe.size)
+    unlabeled = unlabeled_stack(images, pairs, recipe.size)
     recipe = without_flips(recipe, unlabeled)
     few_shot = None if teacher is None else _load_teacher(Path(teacher))
     generates = few_shot is not None and reads_generator(few_shot)
@@ -93,10 +95,10 @@ def distill(
     return Path(out) / "student"
 
 
-def unlabeled_stack(images: Path, labels: Path, size: int) -> np.ndarray:
-    """All images of a folder, without masks that lie beside them, as uint8 [n, size, size, 3]."""
-    masks = [pair.mask for pair in find_pairs(labels, images)]
-    return read_stack(list_images(images, leave_out=masks), size, skip_corrupt=True).images
+def unlabeled_stack(images: Path, pairs: Sequence[Pair], size: int) -> np.ndarray:
+    """All images of a folder, without the pairs' masks that lie beside them, as uint8 [n, size, size, 3]."""
+    paths = list_images(images, leave_out=[pair.mask for pair in pairs])
+    return read_stack(paths, size, skip_corrupt=True).images
 
 
 def _load_teacher(folder: Path) -> Segmenter | Student:

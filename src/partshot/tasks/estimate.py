@@ -89,11 +89,10 @@ def estimate(
             return Estimate.from_dict(before)
         shutil.rmtree(out)
     short = recipe.changed(kimg=recipe.kimg * share)
-    count, labels = min(FOLDS, len(shots)), [np.empty(0)] * len(shots)
-    for fold in range(count):
-        held = [i for i in range(len(shots)) if i % count == fold]
-        kept = shots.subset([i for i in range(len(shots)) if i % count != fold])
-        print_status(f"estimate: fold {fold + 1} of {count}", quiet)
+    folds, labels = folds_of(len(shots)), [np.empty(0)] * len(shots)
+    for fold, held in enumerate(folds):
+        kept = shots.subset([i for i in range(len(shots)) if i not in held])
+        print_status(f"estimate: fold {fold + 1} of {len(folds)}", quiet)
         trained = train_student(kept, short, out / f"fold-{fold}", images, training, quiet=quiet)
         for i, found in zip(held, trained.predict([shots.images[i] for i in held]), strict=True):
             labels[i] = found.labels
@@ -104,14 +103,15 @@ def estimate(
     result = Estimate(miou, error, found, share, corrected)
     with replacing_file(path) as temporary:
         temporary.write_text(json.dumps({"state": state, **result.to_dict()}, indent=1), encoding="utf-8")
-    for fold in range(count):
+    for fold in range(len(folds)):
         shutil.rmtree(out / f"fold-{fold}", ignore_errors=True)
     return result
 
 
-def trainings(shots: int, share: float = SHARE) -> float:
-    """How many of the student's horizons an estimate from so many labeled images trains for in all."""
-    return min(FOLDS, shots) * share if shots > 1 else 0.0
+def folds_of(shots: int) -> list[list[int]]:
+    """The indices that each fold leaves out; none with one shot, which cannot be cross-validated."""
+    count = min(FOLDS, shots) if shots > 1 else 0
+    return [list(range(fold, shots, count)) for fold in range(count)]
 
 
 def expected(folds: float, remaining: float = REMAINING) -> float:

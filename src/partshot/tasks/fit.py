@@ -9,7 +9,7 @@ import numpy as np
 
 from partshot.artifact import replacing_file
 from partshot.data.images import list_images, read_stack
-from partshot.data.shots import Shots, find_pairs, load_shots
+from partshot.data.shots import Shots, find_pairs, load_pairs
 from partshot.data.symmetry import one_sided
 from partshot.metrics import Score, score_confusion
 from partshot.ops.images import as_tensors
@@ -87,9 +87,9 @@ def fit(
     """
     options, images, labels = options.changed(**changes), Path(images), Path(labels)
     representation, head = teacher_names(representation, head)
-    shots = load_shots(labels, images, rgb_masks=options.rgb_masks)
-    masks = [pair.mask for pair in find_pairs(labels, images)]
-    paths = list_images(images, leave_out=masks)
+    pairs = find_pairs(labels, images)
+    shots = load_pairs(pairs, rgb_masks=options.rgb_masks)
+    paths = list_images(images, leave_out=[pair.mask for pair in pairs])
     recipe = row_of(fit_presets(head), options.preset).changed(seed=options.seed)
     recipe = facing_fit(recipe, one_sided(read_stack(paths, 64, skip_corrupt=True).images))
     store, size = open_store(options.cache), options.size

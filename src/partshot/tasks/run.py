@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from partshot.artifact import replacing_file
 from partshot.data.images import list_images, read_stack
-from partshot.data.shots import Pair, Shots, find_pairs, load_shots, mask_files
+from partshot.data.shots import Pair, Shots, find_pairs, load_pairs, mask_files
 from partshot.errors import BadRecipe
 from partshot.nets.student import build_student
 from partshot.pretext.stylegan2 import check_image_count
@@ -22,16 +22,16 @@ from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter
 from partshot.tasks.check import check, check_pairs
 from partshot.tasks.compact import compact
-from partshot.tasks.estimate import estimate, trainings
+from partshot.tasks.estimate import SHARE, estimate, folds_of
 from partshot.tasks.export import export
 from partshot.tasks.predict import predict
 from partshot.tasks.preview import EXPECTED_SECONDS, is_due, preview
-from partshot.tasks.run_pace import horizon, kept, refuse_minutes
+from partshot.tasks.run_pace import Work, horizon, kept, refuse_minutes
 from partshot.tasks.run_plan import NO_TEACHER, Inputs, Plan, Wishes, make_plan
 from partshot.tasks.run_report import Results, write_run_report
 from partshot.tasks.run_stages import Stages
 from partshot.tasks.run_teacher import PRETEXTS, Folder, fit_teacher
-from partshot.tasks.train_student import Teachers, Training, reads_generator, train_student
+from partshot.tasks.train_student import Teachers, Training, needs_frozen_segmenter, reads_generator, train_student
 from partshot.train.progress import print_status
 from partshot.train.student_choice import AUTO, Choice, choose_student, pretrained_student, student_recipe
 
@@ -124,8 +124,8 @@ def _folder_name(images: Path) -> str:
 def _inputs(images: Path, labels: Path, out: Path, representation: str, options: RunOptions, stages: Stages) -> Inputs:
     """Reads and checks everything that a run needs."""
     aside = [] if options.check_masks is None else [*mask_files(options.check_masks).values()]
-    shots = load_shots(labels, images, rgb_masks=options.rgb_masks, leave_out=aside)
     pairs = find_pairs(labels, images, leave_out=aside)
+    shots = load_pairs(pairs, rgb_masks=options.rgb_masks)
     checks: list[Pair] = []
     if options.check_masks is not None:
         checks = check_pairs(options.check_masks, images, pairs, shots.parts, options.rgb_masks)
@@ -199,11 +199,14 @@ def _horizon(found: Inputs, plan: Plan, minutes: float | int, stages: Stages, be
 
     before: seconds of what comes before the training.
     """
-    # The folds of an estimate train, too.
-    folds = 0.0 if found.wishes.generates or found.checks else trainings(len(found.shots))
-    read = dict(stages.times)["read"] / len(found.stack.images)
-    given = (stages.seconds_left(minutes) - before, 1 + folds, plan.images + plan.checks, read)
-    return horizon(found.shots, plan.distill, found.stack.images, plan.student, *given)
+    shots, images = found.shots, found.stack.images
+    # The folds of an estimate train, too, each without some of the shots.
+    folds = [] if found.wishes.generates or found.checks else folds_of(len(shots))
+    trained_on = [len(shots), *(len(shots) - len(held) for held in folds)]
+    frozen = sum(needs_frozen_segmenter(plan.student, plan.distill, count) for count in trained_on)
+    read = dict(stages.times)["read"] / len(images)
+    work = Work(1 + SHARE * len(folds), frozen, plan.images + plan.checks, read)
+    return horizon(shots, plan.distill, images, plan.student, stages.seconds_left(minutes) - before, work)
 
 
 def _training_folder(out: Path, shots: Shots, teacher: str) -> Path:

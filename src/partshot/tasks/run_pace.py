@@ -10,6 +10,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
@@ -19,7 +20,7 @@ from partshot.artifact import replacing_file
 from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
 from partshot.student import Student
-from partshot.tasks.train_student import Training, needs_frozen_segmenter, train_student
+from partshot.tasks.train_student import MOST_FROZEN, Training, train_student
 from partshot.train.distill_recipe import Distill
 from partshot.train.journal import read_journal
 
@@ -28,8 +29,8 @@ LEAST_KIMG = 1.0
 
 # Seconds of loading, export and report beside what is measured.
 _FIXED = 25.0
-# Seconds of a frozen encoder that labels the unlabeled images, too.
-_FROZEN = 60.0
+# Seconds for a head on the frozen encoder: fitting it, and labeling an image with it.
+_FROZEN_FIT, _FROZEN_IMAGE = 10.0, 0.02
 _STEPS, _WINDOW, _PREDICTED = 24, 5, 8
 
 
@@ -39,35 +40,38 @@ def refuse_minutes(minutes: float | int | None) -> None:
         raise BadRecipe(f"minutes {minutes:g} given; a positive, finite number is needed")
 
 
-def horizon(
-    shots: Shots,
-    recipe: Distill,
-    images: np.ndarray,
-    student: str,
-    seconds: float | int,
-    trainings: float | int,
-    to_predict: int,
-    read_seconds: float,
-) -> float:
+@dataclass(frozen=True)
+class Work:
+    """What a run has still to do, beside the fixed parts.
+
+    trainings: how many of the student's horizons it trains for in all, the estimate's folds included. frozen: how many
+    heads on the frozen encoder it fits for them. to_predict: images to predict. read_seconds: to read one of them.
+    """
+
+    trainings: float
+    frozen: int
+    to_predict: int
+    read_seconds: float
+
+
+def horizon(shots: Shots, recipe: Distill, images: np.ndarray, student: str, seconds: float | int, work: Work) -> float:
     """Thousands of images for the student's training, so that the rest of the run takes `seconds`.
 
-    shots, recipe, images, student: as `tasks.distill.train_student` takes them. trainings: how many horizons are
-    trained in all, with the folds of an estimate. to_predict: how many images will be predicted. read_seconds: what
-    reading one takes. Warns when the time is too short for anything but LEAST_KIMG.
+    shots, recipe, images, student: as `train_student` takes them. Warns when the time is too short for anything but
+    LEAST_KIMG.
     """
     began = time.monotonic()
     step, prediction = _measured(shots, recipe, images, student)
     # Prediction reads every image again and writes its mask.
-    rest = _FIXED + to_predict * (2 * read_seconds + prediction)
-    if needs_frozen_segmenter(student, recipe, shots):
-        rest += _FROZEN
-    thousand = 1000 / recipe.batch * step * trainings
+    rest = _FIXED + work.to_predict * (2 * work.read_seconds + prediction)
+    rest += work.frozen * (_FROZEN_FIT + _FROZEN_IMAGE * min(MOST_FROZEN, len(images)))
+    thousand = 1000 / recipe.batch * step * work.trainings
     left = seconds - (time.monotonic() - began)
     kimg = (left - rest) / thousand
     if kimg < LEAST_KIMG:
         whole = (rest + LEAST_KIMG * thousand) / 60
         # The folds of an estimate train, too.
-        folds = "its cross-validation, " if trainings > 1 else ""
+        folds = "its cross-validation, " if work.trainings > 1 else ""
         warnings.warn(
             f"{max(left, 0) / 60:.1f} minutes are left; the shortest training, {folds}export and prediction take about "
             f"{whole:.1f} on this machine and are run anyway. The masks will be poor, perhaps worse than the first "

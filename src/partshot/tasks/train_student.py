@@ -51,8 +51,9 @@ _MIN_CONFIDENCE = 0.6
 FEW = 2
 """Labeled images up to which a frozen encoder labels the unlabeled ones, too (`Consistency.min_agreement`)."""
 
-# Images that it labels at most.
-_MOST_FROZEN = 1000
+MOST_FROZEN = 1000
+"""Unlabeled images that it labels at most."""
+
 # Generated images have seeds from here on; seeds below are for people to label.
 _FIRST_SEED = 1_000_000
 
@@ -111,17 +112,18 @@ def train_student(
         return finished
     source = student if training.start is None else str(training.start)
     sources = _labeled(shots, recipe.size)
-    if teachers.few_shot is not None and reads_generator(teachers.few_shot):
+    teacher = teachers.few_shot
+    if teacher is not None and reads_generator(teacher):
         first = None
         if recipe.self_training:
             first = _self_training_round(shots, recipe, out / "first", images, training, teachers, quiet)
             begin, source = first.net.state_dict(), str(out / "first")
         generated = _generated(teachers, training.seed, quiet, first, recipe.size)
         sources = replace(sources, generated=generated)
-    elif teachers.few_shot is not None and images is not None and is_teacher_used(teachers.few_shot, shots, recipe):
+    elif teacher is not None and images is not None and is_teacher_used(teacher, shots, recipe):
         with Ticker("teacher labels images", len(images), 0, quiet) as ticker:
-            sources = replace(sources, soft=teachers.few_shot.soft_labels(images, ticker.tick))
-    elif teachers.few_shot is None and images is not None and needs_frozen_segmenter(training.student, recipe, shots):
+            sources = replace(sources, soft=teacher.soft_labels(images, ticker.tick))
+    elif teacher is None and images is not None and needs_frozen_segmenter(training.student, recipe, len(shots)):
         frozen, every = _frozen_labels(shots, recipe, out / "reader", images, training, teachers.frozen, quiet)
         sources = replace(sources, frozen=frozen, every=every)
     with torch.random.fork_rng(devices=[]):
@@ -225,7 +227,7 @@ def _frozen_labels(
 
     The head is fitted where none is given, and kept in `folder`.
     """
-    every = -(-len(images) // _MOST_FROZEN)
+    every = -(-len(images) // MOST_FROZEN)
     some = images[::every]
     if not _is_fitted(folder, shots):
         if frozen is None:
@@ -240,13 +242,13 @@ def _frozen_labels(
         return frozen.soft_labels(some, ticker.tick), every
 
 
-def needs_frozen_segmenter(student: str, recipe: Distill, shots: Shots) -> bool:
+def needs_frozen_segmenter(student: str, recipe: Distill, shots: int) -> bool:
     """Whether a head on the frozen encoder labels the unlabeled images, too.
 
-    It does with the fewest labels (FEW), for students that start from a pretrained encoder.
+    It does with at most FEW shots, for students that start from a pretrained encoder.
     """
     wanted = recipe.consistency is not None and recipe.consistency.min_agreement > 0 and recipe.unlabeled > 0
-    return wanted and len(shots) <= FEW and is_pretrained(student)
+    return wanted and shots <= FEW and is_pretrained(student)
 
 
 def _is_fitted(folder: Path, shots: Shots) -> bool:
