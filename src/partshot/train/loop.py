@@ -181,6 +181,9 @@ def _train(fabric: Fabric, objective: Objective, recipe: LoopRecipe, run: _Run) 
             if interrupted() and not last:
                 raise KeyboardInterrupt(f"{run.title}: stopped and saved in {run.folder}; run again to go on")
     fabric.barrier()
+    if fabric.world_size > 1:
+        # Its threads can abort a process that ends while they still run.
+        torch.distributed.destroy_process_group()
 
 
 def _move_to_device(fabric: Fabric, modules: Mapping[str, nn.Module]) -> None:
