@@ -44,7 +44,7 @@ def test_a_loaded_and_changed_artifact_can_be_saved(tmp_path):
 
 def test_another_kind_or_recipe_is_rejected(tmp_path):
     path = head().save(tmp_path / "a")
-    with pytest.raises(BadArtifact, match="a: holds a head, a student is needed"):
+    with pytest.raises(BadArtifact, match="a: is an artifact of kind head, not student"):
         Artifact.load(path, kind="student")
     with pytest.raises(BadArtifact, match=r"another recipe \(abc, now xyz\); use the settings"):
         Artifact.load(path, fingerprint="xyz")
@@ -85,7 +85,7 @@ def test_a_newer_format_is_rejected(tmp_path):
 
 def test_a_folder_with_other_files_is_never_replaced(tmp_path):
     (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(BadArtifact, match="holds other files, which would be lost"):
+    with pytest.raises(BadArtifact, match="contains other files, which would be lost"):
         head().save(tmp_path)
     assert os.listdir(tmp_path) == ["holiday.jpg"]
     (tmp_path / "empty").mkdir()
@@ -132,7 +132,7 @@ def test_a_conflicting_file_is_named_and_kept(tmp_path):
     file = tmp_path / "a"
     file.write_text("mine")
     for target in (file, file / "b"):
-        with pytest.raises(DiskFull, match="a file exists where a folder is needed"):
+        with pytest.raises(DiskFull, match="a file is in the way of a folder"):
             head().save(target)
     with pytest.raises(DiskFull, match="a folder of that name exists"), replacing_file(tmp_path / "c") as temporary:
         (tmp_path / "c").mkdir()

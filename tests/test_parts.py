@@ -52,8 +52,8 @@ def test_nearest_stays_short_when_many_names_are_known():
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"names": ()}, "0 parts given"),
-        ({"names": tuple(str(i) for i in range(256))}, "256 parts given"),
+        ({"names": ()}, "0 parts;"),
+        ({"names": tuple(str(i) for i in range(256))}, "256 parts;"),
         ({"names": ("a", "b", "a")}, "'a' occurs twice"),
         ({"names": ("a", "b"), "colors": ((0, 0, 0),)}, "1 colors for 2 parts"),
         ({"names": ("a",), "colors": ((0, 0, 300),)}, r"color \[0, 0, 300\] of part 'a' is not an RGB triple"),

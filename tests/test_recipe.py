@@ -108,6 +108,6 @@ def test_an_unreadable_toml_is_named(tmp_path):
 
 
 def test_an_unknown_preset_suggests_the_nearest_one():
-    assert preset(PRESETS, "rapid").kimg == 0.1
-    with pytest.raises(BadRecipe, match="unknown preset 'patent'; did you mean 'patient'"):
-        preset(PRESETS, "patent")
+    assert preset(PRESETS, "rapid", "oven").kimg == 0.1
+    with pytest.raises(BadRecipe, match="oven has no preset 'patent'; did you mean 'patient'"):
+        preset(PRESETS, "patent", "oven")

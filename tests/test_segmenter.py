@@ -145,7 +145,7 @@ def test_unknown_head_error_suggests_the_nearest_name(shots):
 
 def test_loading_other_artifacts_raises(fitted, student, tmp_path):
     student.save(tmp_path / "student")
-    with pytest.raises(BadArtifact, match="holds a student, a segmenter is needed"):
+    with pytest.raises(BadArtifact, match="is an artifact of kind student, not segmenter"):
         Segmenter.load(tmp_path / "student")
     with pytest.raises(BadArtifact, match="another recipe"):
         Student.load(tmp_path / "student", fingerprint="g")

@@ -46,7 +46,7 @@ class Artifact:
         """
         folder = Path(folder)
         if folder.is_dir() and any(folder.iterdir()) and not (folder / "card.json").is_file():
-            raise BadArtifact(f"{folder}: holds other files, which would be lost; choose another folder")
+            raise BadArtifact(f"{folder}: contains other files, which would be lost; choose another folder")
         # asarray instead of ascontiguousarray, which turns scalars (step counters) into 1-D arrays.
         blob = safetensors.numpy.save({k: np.asarray(v, order="C") for k, v in self.tensors.items()})
         # These keys come last, to replace the old checksum in the card of an artifact that was loaded and changed.
@@ -66,7 +66,7 @@ class Artifact:
         folder = standing(Path(folder))
         card = read_card(folder)
         if kind is not None and card["kind"] != kind:
-            raise BadArtifact(f"{folder}: holds a {card['kind']}, a {kind} is needed")
+            raise BadArtifact(f"{folder}: is an artifact of kind {card['kind']}, not {kind}")
         if fingerprint is not None and card.get("fingerprint") != fingerprint:
             raise BadArtifact(
                 f"{folder}: was made with another recipe ({card.get('fingerprint')}, now {fingerprint}); "
@@ -171,8 +171,8 @@ def disk_errors(path: Path):
         errno.EDQUOT: "the disk quota is used up; free some space and run again",
         errno.EROFS: "the file system is read-only; choose another place",
         errno.EACCES: "no permission to write there; choose another place",
-        errno.ENOTDIR: "a file exists where a folder is needed; choose another place",
-        errno.EEXIST: "a file exists where a folder is needed; choose another place",
+        errno.ENOTDIR: "a file is in the way of a folder of that name; choose another place",
+        errno.EEXIST: "a file is in the way of a folder of that name; choose another place",
         errno.EISDIR: "a folder of that name exists; choose another name",
         errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     }

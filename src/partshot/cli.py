@@ -72,7 +72,7 @@ def doctor() -> None:
     typer.echo("\n".join(checkup.lines))
     for problem in checkup.problems:
         typer.echo(f"problem: {problem}")
-    typer.echo("all is well" if checkup.healthy else "solve the first problem first, then run doctor again")
+    typer.echo("no problem found" if checkup.healthy else "solve the first problem first, then run doctor again")
     raise typer.Exit(0 if checkup.healthy else 1)
 
 
@@ -83,7 +83,8 @@ def demo(
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 64,
     seed: Seed = 0,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Trainings in parallel; default: two, where there are two cores.")
+        int | None,
+        typer.Option(min=1, metavar="INT", help="Trainings in parallel; default: two, where there are two cores."),
     ] = None,
 ) -> None:
     """Run the whole method on toy images.
@@ -156,7 +157,9 @@ def invert(
     out: Out,
     generator: Generator = None,
     preset: Annotated[str, typer.Option(help="fast, or stylegan2-paper: 1,000 steps in W.")] = "fast",
-    steps: Annotated[int | None, typer.Option(min=1, help="Of the search; default: the preset's.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, metavar="INT", help="Optimization steps; default: the preset's.")
+    ] = None,
     lpips: Annotated[
         Path | None, typer.Option(help="LPIPS' weights, a safetensors file; without: the discriminator's features.")
     ] = None,
@@ -235,14 +238,18 @@ def distill(
     size: Size = None,
     kimg: Kimg = None,
     generated: Annotated[
-        int, typer.Option(min=1, help="Labeled images that a teacher generates, if it reads a generator.")
+        int,
+        typer.Option(min=1, metavar="INT", help="Labeled images that a teacher generates, if it reads a generator."),
     ] = 2000,
     older: Annotated[int | None, typer.Option("--drawn", hidden=True, help="--generated in partshot 0.1.")] = None,
     start: Annotated[
         Path | None, typer.Option(help="Initial weights: a student, a trained encoder of the same network, or a file.")
     ] = None,
     snapshots: Annotated[
-        int, typer.Option(min=0, max=50, help="How many snapshots to export during training, for evaluate --folds.")
+        int,
+        typer.Option(
+            min=0, max=50, metavar="INT", help="How many snapshots to export during training, for evaluate --folds."
+        ),
     ] = 0,
     seed: Seed = 0,
     rgb_masks: RgbMasks = False,
@@ -265,12 +272,19 @@ def predict(
     overlays: Annotated[bool, typer.Option("--overlays", help="Also write images with the parts in color.")] = False,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the probability of each label.")] = False,
     batch: Annotated[int, typer.Option(help="Images of one size that are predicted together.")] = 8,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict again what is there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Predict images again that already have a mask.")
+    ] = False,
     window: Annotated[
         str,
-        typer.Option(help="Predict in windows of so many pixels; off: images whole; auto: large images in windows."),
+        typer.Option(
+            help="Side of overlapping windows in pixels; off: every image whole; auto: only large images in windows."
+        ),
     ] = "auto",
-    scale: Annotated[str, typer.Option(help="Factor by which windows are enlarged; several: 0.5,1,2.")] = "1",
+    scale: Annotated[
+        str,
+        typer.Option(help="Scale factor of the windows; of several, such as 0.5,1,2, the predictions are averaged."),
+    ] = "1",
     max_megapixels: Annotated[float, typer.Option(help="Skip images that are larger.")] = 500,
     refine: Annotated[
         bool, typer.Option("--refine", help="Move labels to the edges of the image (guided filter).")
@@ -306,7 +320,7 @@ def predict(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="ONNX file, or a folder of predicted masks; with --folds, of models.")],
     images: Images,
-    masks: Annotated[Path, typer.Option("--masks", "-m", help="Folder of true masks STEM.png.")],
+    masks: Annotated[Path, typer.Option("--masks", "-m", help="Folder of true masks, NAME.png.")],
     out: Out,
     by_folds: Annotated[bool, typer.Option("--folds", help="Five-fold selection among a folder of models.")] = False,
     rgb_masks: RgbMasks = False,
@@ -360,7 +374,10 @@ def run(
         float | None, typer.Option(help="About how long all of it may take (--compact comes on top).")
     ] = None,
     auto_minutes: Annotated[
-        float, typer.Option(min=0, help="About how long auto may compare representations by cross-validation.")
+        float,
+        typer.Option(
+            min=0, metavar="FLOAT", help="About how long auto may compare representations by cross-validation."
+        ),
     ] = 2,
     student: Student = "auto",
     seed: Seed = 0,
@@ -440,7 +457,8 @@ def bench(
 @app.command(epilog="Example:  partshot encoders dinov2-small --download")
 def encoders(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Encoders to show in detail, or with --download to get; default: all.")
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Encoders to show in detail, or with --download to get; default: all."),
     ] = None,
     download: Download = False,
     accept_license: AcceptLicense = None,

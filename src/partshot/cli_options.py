@@ -13,12 +13,14 @@ Out = Annotated[
     typer.Option("--out", "-o", file_okay=False, help="Folder to write to; the same command again resumes."),
 ]
 Images = Annotated[Path, typer.Option("--images", "-i", help="Folder of images.")]
-Labels = Annotated[Path, typer.Option("--labels", "-l", help="Folder of masks STEM.png for some of the images.")]
+Labels = Annotated[
+    Path, typer.Option("--labels", "-l", help="Folder of masks, NAME.png for NAME.jpg; only some images need one.")
+]
 Size = Annotated[int | None, typer.Option(help="Side in pixels that images are processed at; default: the preset's.")]
 Kimg = Annotated[
     float | None, typer.Option(help="Thousands of images (distill: of labeled ones) to see; default: the preset's.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
+Seed = Annotated[int, typer.Option(min=0, metavar="INT", help="Seed of all random numbers.")]
 RgbMasks = Annotated[
     bool, typer.Option("--rgb-masks", help="Masks are RGB images in the exact colors of classes.json.")
 ]
@@ -51,6 +53,7 @@ Download = Annotated[
 AcceptLicense = Annotated[
     list[str] | None,
     typer.Option(
-        help="A license that you have read and accept, by its name in `partshot encoders`. Or PARTSHOT_ACCEPT_LICENSE."
+        metavar="NAME",
+        help="A license that you have read and accept, by its name in `partshot encoders`. Or PARTSHOT_ACCEPT_LICENSE.",
     ),
 ]

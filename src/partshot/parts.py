@@ -42,7 +42,7 @@ class PartSet:
 
     def __post_init__(self):
         if not 1 <= len(self.names) <= IGNORE:
-            raise BadParts(f"{len(self.names)} parts given; a PartSet holds 1 to {IGNORE}, background included")
+            raise BadParts(f"{len(self.names)} parts; a PartSet has 1 to {IGNORE}, background included")
         repeated = sorted({n for n in self.names if self.names.count(n) > 1})
         if repeated:
             raise BadParts(f"part name '{repeated[0]}' occurs twice; part names must be unique")

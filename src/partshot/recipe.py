@@ -93,10 +93,13 @@ class Recipe(BaseModel):
             raise BadRecipe(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
-def preset(presets: Mapping[str, R], name: str) -> R:
-    """A row of a PRESETS table; raises BadRecipe with the nearest name if there is none."""
+def preset(presets: Mapping[str, R], name: str, owner: str) -> R:
+    """A row of a PRESETS table; raises BadRecipe with the nearest name if there is none.
+
+    owner: what the presets belong to, for the message, as in "head 'cnn-s'".
+    """
     if name not in presets:
-        raise BadRecipe(f"unknown preset '{name}'; {nearest(name, presets)}")
+        raise BadRecipe(f"{owner} has no preset '{name}'; {nearest(name, presets)}")
     return presets[name]
 
 

@@ -84,6 +84,11 @@ class Segmenter:
         self.head_: nn.Module | None = None
         self.fitted, self.squashed = "", False
 
+    def __repr__(self) -> str:
+        state = "fitted" if self.fitted else "not fitted"
+        spec = self.representation.spec.name
+        return f"Segmenter({spec}, head={self.head_name}, size={self.size}, parts={len(self.parts)}, {state})"
+
     @property
     def device(self) -> torch.device:
         """The device of the representation and the head."""

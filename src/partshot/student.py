@@ -89,6 +89,9 @@ class Student:
         self.card, self.flip_tta, self.squashed, self.native = card or {}, flip_tta, squashed, native
         self.offsets: Sequence[float] | None = None
 
+    def __repr__(self) -> str:
+        return f"Student({self.name}, size={self.size}, parts={len(self.parts)})"
+
     def predict(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """One Prediction per image, uint8 [h, w, 3], of any size."""
         return [prediction for batch in batches(images) for prediction in self._predict_batch(batch)]

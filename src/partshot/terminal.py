@@ -39,7 +39,7 @@ def numbers(name: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(",") if number)
     except ValueError:
-        raise BadRecipe(f"--{name} {text}: whole numbers with commas between are needed, such as 1,5,10") from None
+        raise BadRecipe(f"--{name} {text}: must be whole numbers separated by commas, such as 1,5,10") from None
 
 
 def module_of(verb: str) -> str:

@@ -132,11 +132,11 @@ def test_invalid_arguments_are_refused_before_any_work(folder, tiny, tmp_path):
         bench("tiny", str(folder), tmp_path, ks=(1, 2))
     with pytest.raises(BadRecipe, match="seeds are .* each once, all at least 0"):
         bench("tiny", str(folder), tmp_path, seeds=(1, 1))
-    with pytest.raises(BadRecipe, match="unknown preset 'smal-folder'; did you mean 'small-folder'"):
+    with pytest.raises(BadRecipe, match="has no preset 'smal-folder'; did you mean 'small-folder'"):
         bench("tiny", str(folder), tmp_path, preset="smal-folder")
-    with pytest.raises(BadRecipe, match="unknown preset 'small-folder-lang'; did you mean 'small-folder-long'"):
+    with pytest.raises(BadRecipe, match="has no preset 'small-folder-lang'; did you mean 'small-folder-long'"):
         bench("tiny", str(folder), tmp_path, preset="small-folder,moco=small-folder-lang")
-    with pytest.raises(BadRecipe, match="simsiam: unknown preset 'small-folder-long'.*A,moco=B"):
+    with pytest.raises(BadRecipe, match="pretext 'simsiam' has no preset 'small-folder-long'.*A,moco=B"):
         bench("tiny", str(folder), tmp_path, preset="small-folder-long")
     twice = "small-folder,moco=small-folder,moco=small-folder-gpu"
     for mistyped in ("moco=small-folder", "small-folder,small-folder-gpu", "", "small-folder,moco=", twice):

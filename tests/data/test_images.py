@@ -94,7 +94,7 @@ def test_16_bit_rgb_keeps_its_range(tmp_path, write_raw_png):
 def test_32_bit_integers_beyond_16_bits_are_refused(tmp_path):
     for bad in ([0, 70_000], [-1, 5]):
         Image.fromarray(np.array([bad], np.int32)).save(tmp_path / "a.tif")
-        with pytest.raises(BadImage, match=rf"a\.tif: holds values from {min(bad)} to {max(bad)}; export it with 8"):
+        with pytest.raises(BadImage, match=rf"a\.tif: contains values from {min(bad)} to {max(bad)}; export it with 8"):
             read_image(tmp_path / "a.tif")
 
 
@@ -104,7 +104,7 @@ def test_floats_in_0_1_and_0_255_are_read_and_others_refused(tmp_path):
         assert read_image(tmp_path / "a.tif")[0, :, 0].tolist() == want
     for bad in ([-3.0, 1.0], [0.0, 1000.0], [0.0, np.nan]):
         Image.fromarray(np.array([bad], np.float32)).save(tmp_path / "b.tif")
-        with pytest.raises(BadImage, match=r"b\.tif: holds values from .* scale them"):
+        with pytest.raises(BadImage, match=r"b\.tif: contains values from .* scale them"):
             read_image(tmp_path / "b.tif")
 
 
@@ -142,10 +142,10 @@ def test_the_first_frame_of_an_animation_is_read_with_one_warning(tmp_path, suff
     frames = [Image.new("RGB", (12, 10), color) for color in ("red", "blue", "lime")]
     path = tmp_path / f"a.{suffix}"
     frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == "webp" else {}))
-    with pytest.warns(UserWarning, match=rf"a\.{suffix}: holds several frames") as warned:
+    with pytest.warns(UserWarning, match=rf"a\.{suffix}: contains several frames") as warned:
         image = read_image(path)
     assert len(warned) == 1 and (image == np.uint8([255, 0, 0])).all()
-    with pytest.warns(UserWarning, match=rf"2 images hold several frames.*a\.{suffix}") as warned:
+    with pytest.warns(UserWarning, match=rf"2 images contain several frames.*a\.{suffix}") as warned:
         read_stack([path, path], 8)
     assert len(warned) == 1
 
@@ -212,7 +212,7 @@ def test_list_images_sorts_and_skips_other_files(tmp_path):
 def test_list_images_refuses_missing_and_empty_folders_and_equal_stems(tmp_path):
     with pytest.raises(BadImage, match="nowhere: no such folder"):
         list_images(tmp_path / "nowhere")
-    with pytest.raises(BadImage, match="holds no image"):
+    with pytest.raises(BadImage, match="contains no image"):
         list_images(tmp_path)
     (tmp_path / "cat.jpg").touch()
     (tmp_path / "cat.png").touch()
@@ -296,7 +296,7 @@ def test_write_overlay_writes_both_formats_and_refuses_invalid_input(tmp_path, p
         write_overlay(tmp_path / "a.gif", photo, labels, PARTS)
     with pytest.raises(BadLabels, match="labels are 24x40 but their image is 40x24"):
         write_overlay(tmp_path / "a.png", photo, labels.T, PARTS)
-    with pytest.raises(BadLabels, match="hold id 2, the PartSet ends at 1"):
+    with pytest.raises(BadLabels, match="contain id 2, but the parts have ids 0 to 1"):
         write_overlay(tmp_path / "a.png", photo, labels, PartSet.of("background", "head"))
 
 

@@ -65,7 +65,7 @@ def test_an_indexed_mask_with_few_colors_holds_ids(tmp_path):
 def test_16_bit_masks_are_read_when_their_ids_fit_and_refused_otherwise(tmp_path):
     np.testing.assert_array_equal(read_labels(save(tmp_path / "a.png", IDS.astype(np.uint16)), PARTS), IDS)
     save(tmp_path / "b.png", np.array([[0, 300]], np.uint16))
-    with pytest.raises(BadLabels, match=r"mask b\.png is 16-bit and holds id 300"):
+    with pytest.raises(BadLabels, match=r"b\.png is 16-bit and contains id 300"):
         read_labels(tmp_path / "b.png")
 
 
@@ -78,14 +78,14 @@ def test_gray_of_fewer_bits_is_refused_since_programs_scale_it(tmp_path, write_r
 
 def test_the_error_of_an_unknown_id_names_the_id_and_the_file(tmp_path):
     path = save(tmp_path / "ant_7.png", np.array([[0, 1, 9, 9]], np.uint8))
-    with pytest.raises(BadLabels, match=r"mask ant_7\.png holds id 9 \(2 px\), the parts end at 3 \('tail'\)"):
+    with pytest.raises(BadLabels, match=r"ant_7\.png contains id 9 \(2 pixels\), but the parts have ids 0 to 3"):
         read_labels(path, PARTS)
     assert read_labels(path).max() == 9
 
 
 def test_rgb_masks_in_the_parts_colors_are_converted_on_request(tmp_path):
     path = save(tmp_path / "a.png", colored(IDS))
-    with pytest.raises(BadLabels, match=r"a\.png is RGB.*the parts' own: use --rgb-masks"):
+    with pytest.raises(BadLabels, match=r"a\.png is RGB.*the colors of the parts; add --rgb-masks"):
         read_labels(path, PARTS)
     np.testing.assert_array_equal(read_labels(path, PARTS, rgb=True), IDS)
     np.testing.assert_array_equal(read_labels(save(tmp_path / "b.png", colored(IDS), "RGBA"), PARTS, rgb=True), IDS)
@@ -95,9 +95,9 @@ def test_errors_of_rgb_masks_in_other_colors_name_a_solution(tmp_path):
     rgb = colored(IDS).copy()
     rgb[0, 1] = (1, 2, 3)
     path = save(tmp_path / "a.png", rgb)
-    with pytest.raises(BadLabels, match=r"a\.png is RGB.*such as \(1, 2, 3\).*classes\.json and use --rgb-masks"):
+    with pytest.raises(BadLabels, match=r"a\.png is RGB.*such as \(1, 2, 3\).*classes\.json and add --rgb-masks"):
         read_labels(path, PARTS)
-    with pytest.raises(BadLabels, match=r"a\.png holds color \(1, 2, 3\) \(1 px\) that no part has"):
+    with pytest.raises(BadLabels, match=r"a\.png contains color \(1, 2, 3\) \(1 pixel\), which no part has"):
         read_labels(path, PARTS, rgb=True)
     for rgb_masks in (False, True):
         with pytest.raises(BadLabels, match=r"a\.png is RGB.*write (a classes\.json|one)"):
@@ -111,7 +111,7 @@ def test_the_most_frequent_unknown_color_is_reported():
     rgb = np.zeros((4, 4, 3), np.uint8)
     rgb[0] = (9, 9, 9)
     rgb[1, 0] = (7, 7, 7)
-    with pytest.raises(BadLabels, match=r"mask holds color \(9, 9, 9\) \(4 px\) and 1 other colors"):
+    with pytest.raises(BadLabels, match=r"mask contains color \(9, 9, 9\) \(4 pixels\) and 1 other colors"):
         labels_from_rgb(rgb, PARTS)
 
 
@@ -165,9 +165,9 @@ def test_a_mask_over_the_bomb_limit_is_refused(tmp_path, monkeypatch):
 
 
 def test_write_labels_refuses_invalid_labels(tmp_path):
-    with pytest.raises(BadLabels, match=r"a\.png holds id 4 .*parts end at 3"):
+    with pytest.raises(BadLabels, match=r"a\.png contains id 4 .*the parts have ids 0 to 3"):
         write_labels(tmp_path / "a.png", np.full((2, 2), 4, np.uint8), PARTS)
-    with pytest.raises(BadLabels, match=r"labels are int64 \[2, 2\]; uint8 \[h, w\]"):
+    with pytest.raises(BadLabels, match=r"must be uint8 \[h, w\], not int64 \[2, 2\]"):
         write_labels(tmp_path / "a.png", np.zeros((2, 2), np.int64), PARTS)
     assert os.listdir(tmp_path) == []
 

@@ -120,17 +120,17 @@ def broken_parts(toy):
 
 
 SPOILED = {
-    smaller: ("mask 00001.png is 32x20 but its image is 32x32", "export it at the image's size"),
-    stranger: ("mask 00001.png holds id 77 (2 px)", "correct the mask or add the part to classes.json"),
-    in_colors: ("mask 00001.png is RGB", "use --rgb-masks"),
-    without_partner: ("mask 00001.png has no image", "add the image or remove the mask"),
-    without_masks: ("masks: holds no mask", "put STEM.png there"),
-    without_images: ("images: holds no image", "give a folder that does"),
-    torn_mask: ("mask 00001.png cannot be read", "export it again"),
-    empty_mask: ("mask 00001.png is empty (0 bytes)", "export it again"),
+    smaller: ("00001.png is 32x20 pixels, but its image", "export it at the image's size"),
+    stranger: ("00001.png contains id 77 (2 pixels)", "correct the mask or add the part to classes.json"),
+    in_colors: ("00001.png is RGB", "add --rgb-masks"),
+    without_partner: ("00001.png has no image", "add the image or remove the mask"),
+    without_masks: ("masks: contains no mask", "save the mask of each labeled image there"),
+    without_images: ("images: contains no image", "give a folder that does"),
+    torn_mask: ("00001.png cannot be read", "export it again"),
+    empty_mask: ("00001.png is empty (0 bytes)", "export it again"),
     torn_shot: ("00001.png: cannot be read", "replace it or delete it"),
     empty_shot: ("00001.png: is empty (0 bytes)", "copy it again or delete it"),
-    one_class: ("masks: the masks hold only 'background'", "label at least two classes"),
+    one_class: ("masks: the masks contain only 'background'", "label at least two classes"),
     twins: ("00003.jpg and 00003.png share a name", "rename one"),
     broken_parts: ("classes.json: not JSON", "see the format"),
 }
@@ -146,7 +146,7 @@ def test_bad_images_and_masks(toy, tmp_path, line, spoil):
 
 def test_no_time_is_refused(toy, tmp_path):
     line = RUN.replace("--minutes 0.01", "--minutes 0")
-    refused(line, "minutes 0 given; a positive, finite number is needed", toy=toy, out=tmp_path / "out")
+    refused(line, "--minutes 0: must be a positive, finite number", toy=toy, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -164,9 +164,9 @@ def test_rgb_masks_are_read_when_asked_for(toy, tmp_path):
         (RUN + " --representation timm", "write timm:NAME"),
         (RUN + " --representation pixles --dry-run", "unknown representation 'pixles'"),
         (RUN + " --size 50", "size"),
-        (FIT + " --preset fats", "unknown preset 'fats'; did you mean 'fast'?"),
+        (FIT + " --preset fats", "head 'cnn-s' has no preset 'fats'; did you mean 'fast'?"),
         (FIT + " --head linaer", "unknown head 'linaer'; did you mean 'linear'?"),
-        (DISTILL + " --preset supervized", "unknown preset 'supervized'; did you mean 'supervised'?"),
+        (DISTILL + " --preset supervized", "distill has no preset 'supervized'; did you mean 'supervised'?"),
         (DISTILL + " --student unet-resnet81", "unknown encoder 'resnet81' in student 'unet-resnet81'; did you mean"),
         ("toy facse {out}", "unknown toy 'facse'; did you mean 'faces'?"),
         ("pretrain simsaim --images {toy}/images --out {out}", "unknown pretext 'simsaim'; did you mean 'simsiam'?"),
@@ -216,7 +216,7 @@ def test_a_run_of_another_recipe_is_not_gone_on_from(student, drawn, tmp_path):
 
 def test_an_artifact_of_another_kind_is_refused(student, drawn, tmp_path):
     line = DISTILL + f" --teacher {student}/checkpoint"
-    refused(line, "holds a checkpoint, a segmenter is needed", toy=drawn, out=tmp_path / "out")
+    refused(line, "is an artifact of kind checkpoint, not segmenter", toy=drawn, out=tmp_path / "out")
     refused(
         "predict {s}/card.json {toy}/images --out {out}", "card.json", s=student / "student", toy=drawn, out=tmp_path
     )

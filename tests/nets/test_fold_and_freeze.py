@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 
 from partshot.nets.fold_and_freeze import FrozenDepthwise, SameConv, fold_batchnorm, freeze_depthwise
@@ -69,6 +70,15 @@ def test_frozen_depthwise_has_torchs_input_gradient(kernel, stride, same):
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 12)])
-def test_same_padding_is_tensorflows(size):
-    conv = SameConv(3, 4, 3, 2)
-    assert conv(torch.zeros(1, 3, *size)).shape[2:] == tuple(-(-side // 2) for side in size)
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 2), (1, 1)])
+def test_same_padding_is_tensorflows(size, kernel, stride):
+    reference, conv = Conv2dSame(3, 4, kernel, stride), SameConv(3, 4, kernel, stride)
+    conv.load_state_dict(reference.state_dict())
+    x = torch.randn(1, 3, *size)
+    torch.testing.assert_close(conv(x), reference(x))
+
+
+def test_same_convolutions_whose_padding_would_be_negative_are_kept():
+    net = nn.Sequential(Conv2dSame(3, 4, 1, 2), Conv2dSame(4, 4, 3, 1, dilation=2), Conv2dSame(4, 4, 3, 2))
+    freeze_depthwise(net)
+    assert [type(layer) for layer in net] == [Conv2dSame, Conv2dSame, SameConv]

@@ -61,6 +61,14 @@ def test_early_layers_are_frozen_up_to_a_stride(stride, first):
     assert not any("conv_dw" in name for name in trained)
 
 
+def test_parameters_outside_of_layers_are_frozen_with_their_block():
+    net = build_student("light-convnext_atto", 2)
+    net.freeze_up_to(4)
+    trained = [name for name, param in net.encoder.named_parameters() if param.requires_grad]
+    assert not any(name.startswith(("stem", "stages.0", "stages_0")) for name in trained)
+    assert any(name.endswith("gamma") for name in trained)
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [("light-resnet81", "no encoder 'resnet81'"), ("light-vit_tiny_patch16_224", "strides")],

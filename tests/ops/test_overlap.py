@@ -42,9 +42,9 @@ def test_the_mean_of_no_class_is_nan():
 
 
 def test_invalid_ids_and_sizes_are_refused():
-    with pytest.raises(BadLabels, match="mask holds id 7, the parts end at 3"):
+    with pytest.raises(BadLabels, match="mask contains id 7, but the parts have ids 0 to 3"):
         confusion(np.full((2, 2), 7, np.uint8), np.zeros((2, 2), np.uint8), 4)
-    with pytest.raises(BadLabels, match="prediction holds id 255"):
+    with pytest.raises(BadLabels, match="prediction contains id 255"):
         confusion(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8), 4)
     with pytest.raises(BadLabels, match="prediction is 3x2 but its mask is 2x2"):
         confusion(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8), 4)

@@ -201,5 +201,5 @@ def test_images_are_flipped_only_if_enabled(images):
 
 
 def test_too_few_images_are_refused(images):
-    with pytest.raises(BadImage, match=f"{MIN_IMAGES - 1} images given; a StyleGAN needs {MIN_IMAGES} or more"):
+    with pytest.raises(BadImage, match=f"only {MIN_IMAGES - 1} images; a StyleGAN needs {MIN_IMAGES} or more"):
         StyleGAN2(images[1:], TINY)

@@ -200,7 +200,7 @@ def test_saved_and_rebuilt_features_are_bit_equal(name, tmp_path):
     ("name", "message"),
     [
         ("pixel", "did you mean 'pixels'"),
-        ("resnet", "needs the folder of a trained model"),
+        ("resnet", "must be trained first: run partshot pretrain"),
         ("timm", "write timm:NAME"),
         ("pixels:3", "takes no '3'"),
         ("random:resnet19", "did you mean 'resnet18'"),
@@ -267,5 +267,5 @@ def test_members_of_several_are_checked():
     some = open_representation("random[4-8]")
     with pytest.raises(BadRecipe, match="members of several must not be wrapped"):
         Several([some, Pixels()])
-    with pytest.raises(BadRecipe, match="two or more, 1 given"):
+    with pytest.raises(BadRecipe, match="1 representations to concatenate"):
         Several([Pixels()])

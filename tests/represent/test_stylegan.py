@@ -124,7 +124,7 @@ def test_a_position_map_is_rejected():
 
 
 def test_a_stylegan_needs_its_folder():
-    with pytest.raises(BadRecipe, match="'stylegan1' needs the folder of a trained model"):
+    with pytest.raises(BadRecipe, match="'stylegan1' must be trained first"):
         open_representation("stylegan1:all")
 
 
@@ -162,7 +162,7 @@ def test_latents_are_saved_and_rejected_by_another_generator(generator, tmp_path
     assert torch.equal(generator.synthesize(joined)[0], generator.synthesize(latents)[0])
     with pytest.raises(BadArtifact, match="these latents belong to generator"):
         make(seed=1, net=type(generator.generator)).synthesize(back)
-    with pytest.raises(BadArtifact, match="holds a latents, a representation is needed"):
+    with pytest.raises(BadArtifact, match="is an artifact of kind latents, not representation"):
         load_stylegan(tmp_path / "latents")
 
 
@@ -176,10 +176,10 @@ def test_a_rebuilt_generator_generates_the_same_images(generator, tmp_path):
     assert load_stylegan(tmp_path / "made", layers="middle").weights == generator.weights
     assert open_representation(f"{generator.kind}:datasetgan", tmp_path / "made").layers == "datasetgan"
     other = {"stylegan1": "stylegan2", "stylegan2": "stylegan1"}[generator.kind]
-    with pytest.raises(BadArtifact, match=f"holds mine; a {other} is needed"):
+    with pytest.raises(BadArtifact, match=f"contains mine, not a {other}"):
         open_representation(other, tmp_path / "made")
     Artifact("representation", {"title": "a resnet"}, {}).save(tmp_path / "other")
-    with pytest.raises(BadArtifact, match="holds a resnet; a generator is needed"):
+    with pytest.raises(BadArtifact, match="contains a resnet, not a generator"):
         load_stylegan(tmp_path / "other")
 
 

@@ -118,7 +118,7 @@ def test_a_start_may_be_a_trained_encoder_of_the_students_net(toy, teacher, tmp_
     assert (started[f"encoder.{deep}"] - theirs).abs().mean() < theirs.abs().mean() / 2
     with pytest.raises(BadArtifact, match="of 'resnet18', which no 'fast-unet' has; take --student light-resnet18"):
         distilled(toy, tmp_path / "other", start=encoder)
-    with pytest.raises(BadArtifact, match="holds a segmenter; a student or a trained encoder"):
+    with pytest.raises(BadArtifact, match="contains a segmenter; training can start from"):
         distilled(toy, tmp_path / "third", start=teacher / "segmenter")
 
 
@@ -220,7 +220,7 @@ def test_what_a_preset_needs_and_has_not_is_told(toy, tmp_path):
     few = tmp_path / "few"
     few.mkdir()
     (few / "00000.png").write_bytes((toy / "images" / "00000.png").read_bytes())
-    with pytest.warns(UserWarning, match="holds only labeled images"):
+    with pytest.warns(UserWarning, match="contains only labeled images"):
         distill(few, toy / "masks", tmp_path / "plain", size=32, kimg=0.016, student="fast-unet", quiet=True)
 
 

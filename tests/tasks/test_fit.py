@@ -59,7 +59,7 @@ def test_an_ensemble_has_its_own_presets(toy, tmp_path, monkeypatch):
     assert teacher.recipe == ENSEMBLE_PRESETS["fast"].changed(seed=3)
     estimate = json.loads((tmp_path / "out" / "leave_one_out.json").read_text())
     assert sum(map(sum, estimate["confusion"])) == 3 * 32 * 32
-    with pytest.raises(BadRecipe, match="unknown preset 'regan-code'; known: datasetgan, fast"):
+    with pytest.raises(BadRecipe, match="head 'ensemble' has no preset 'regan-code'; known: datasetgan, fast"):
         fitted(toy, tmp_path / "other", head="ensemble", preset="regan-code")
 
 

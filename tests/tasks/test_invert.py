@@ -70,6 +70,10 @@ def test_a_stopped_inversion_goes_on(generator, images, tmp_path, monkeypatch):
     assert [len(batch) for batch in seen] == [1]
     assert again.errors == whole.errors
 
+    # The same command on a finished folder inverts nothing.
+    done = invert(generator, images, tmp_path / "out", steps=5, batch=2, quiet=True)
+    assert len(seen) == 1 and done == again
+
 
 def test_other_settings_are_not_taken_for_these(generator, images, tmp_path):
     few = invert(generator, images, tmp_path / "out", steps=1, quiet=True)
@@ -78,7 +82,7 @@ def test_other_settings_are_not_taken_for_these(generator, images, tmp_path):
 
 
 def test_bad_settings_are_refused(generator, images, tmp_path):
-    with pytest.raises(BadRecipe, match="batch 0 given"):
+    with pytest.raises(BadRecipe, match="--batch 0: must be 1 or more"):
         invert(generator, images, tmp_path / "out", batch=0)
     with pytest.raises(BadRecipe, match="did you mean 'fast'"):
         invert(generator, images, tmp_path / "out", preset="fats")

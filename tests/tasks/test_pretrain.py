@@ -33,7 +33,7 @@ def train(folder, out, seed=0, kimg=0.012, batch=4, shelf=None):
 
 
 def test_a_folder_of_images_becomes_a_representation(folder, tmp_path):
-    with pytest.warns(UserWarning, match="1 images are left out; first: torn.png"):
+    with pytest.warns(UserWarning, match="1 image is left out; first: torn.png"):
         made = train(folder, tmp_path / "out")
 
     card = read_card(made)
@@ -182,9 +182,9 @@ def test_a_trained_generator_is_gone_on_with(tmp_path):
     # What was made from another start is another run.
     with pytest.raises(BadArtifact, match="another recipe"):
         pretrain("stylegan2", images, tmp_path / "second", start=made, **given)
-    with pytest.raises(BadRecipe, match="first/representation: generates 32 px, and --size 64 was given"):
+    with pytest.raises(BadRecipe, match="first/representation: generates 32 px, which differs from --size 64"):
         pretrain("stylegan2", images, tmp_path / "third", start=first, **{**given, "size": 64})
-    with pytest.raises(BadRecipe, match="--start is for stylegan1 and stylegan2"):
+    with pytest.raises(BadRecipe, match="--start is only for stylegan1 and stylegan2"):
         pretrain("simsiam", images, tmp_path / "third", start=first, **given)
     # Size and net are the generator's own, whatever the preset says.
     del given["size"]
@@ -213,7 +213,7 @@ def test_only_some_presets_draw_their_own_images(tmp_path):
 def test_a_generator_needs_more_images_and_a_power_of_two(folder, tmp_path):
     with (
         pytest.warns(UserWarning),
-        pytest.raises(BadImage, match="8 images given; a StyleGAN needs 50 or more"),
+        pytest.raises(BadImage, match="only 8 images; a StyleGAN needs 50 or more"),
     ):
         pretrain("stylegan2", folder, tmp_path / "out", size=32)
     with pytest.raises(BadRecipe, match="100 px is not a power of two; the nearest is 128"):

@@ -198,7 +198,7 @@ def test_a_corrupt_label_is_fatal_before_anything_is_written(tmp_path):
         ({"student": "fast-unte"}, "did you mean 'fast-unet'"),
         ({"representation": "pixls"}, "did you mean 'pixels'"),
         ({"size": 33}, "size"),
-        ({"minutes": float("inf")}, "finite number is needed"),
+        ({"minutes": float("inf")}, "must be a positive, finite number"),
     ],
 )
 def test_wrong_settings_are_told_before_any_work(toy, tmp_path, given, hint):

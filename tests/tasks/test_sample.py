@@ -46,11 +46,11 @@ def test_images_and_latents_lie_side_by_side(generator, tmp_path):
     assert (more / "000012.png").read_bytes() == (images / "000012.png").read_bytes()
     assert sample(generator, tmp_path / "s", count=5, seed=10, quiet=True) == images
     for other in ({"seed": 11}, {"count": 4}, {"psi": 0.5}):
-        with pytest.raises(BadArtifact, match="holds samples of other seeds, another psi or another generator"):
+        with pytest.raises(BadArtifact, match="contains samples of other seeds, another psi or another generator"):
             sample(generator, tmp_path / "s", **{"count": 5, "seed": 10, "quiet": True, **other})
-    with pytest.raises(BadRecipe, match="count 0 given"):
+    with pytest.raises(BadRecipe, match="--count 0: must be 1 or more"):
         sample(generator, tmp_path / "none", count=0)
-    with pytest.raises(BadRecipe, match="psi nan given; 0 gives"):
+    with pytest.raises(BadRecipe, match="--psi nan: must be a finite number"):
         sample(generator, tmp_path / "none", psi=float("nan"))
     with pytest.raises(BadArtifact, match="no trained artifact in this folder"):
         sample(tmp_path, tmp_path / "none")
@@ -80,7 +80,7 @@ def test_a_image_that_its_latent_does_not_draw_is_refused(generator, labeled):
         latents_of(reads, load_shots(masks, images), images)
     for folder in (images, masks):
         (folder / "000005.png").rename(folder / "000099.png")
-    with pytest.raises(BadArtifact, match="holds no latent of '000099'"):
+    with pytest.raises(BadArtifact, match="contains no latent of '000099'"):
         latents_of(reads, load_shots(masks, images), images)
 
 

@@ -152,7 +152,9 @@ def _split(folder: Path, stems: list[str]) -> tuple[dict[str, list[str]], Splits
     path = folder / "split.json"
     if not path.is_file():
         if len(stems) < 4:
-            raise BadLabels(f"{folder}: {len(stems)} labeled images; at least 4 are needed, since some are for testing")
+            raise BadLabels(
+                f"{folder}: only {len(stems)} labeled images; must be at least 4, since some are for testing"
+            )
         return {"train": [stem for i, stem in enumerate(stems) if i % 4], "val": stems[::4]}, {}
     try:
         split = json.loads(path.read_text(encoding="utf-8"))

@@ -99,7 +99,7 @@ def places_of_folds(names: Sequence[str], count: int = 5) -> list[tuple[list[int
     """
     length = len(names) // count
     if not length:
-        raise BadLabels(f"{len(names)} images cannot make {count} folds; {count} or more are needed")
+        raise BadLabels(f"{len(names)} images cannot make {count} folds; use {count} images or more")
     order = sorted(range(len(names)), key=lambda place: names[place])
     cuts = [(order[i * length : (i + 1) * length], i) for i in range(count)]
     return [(validation, order[: i * length] + order[(i + 1) * length :]) for validation, i in cuts]

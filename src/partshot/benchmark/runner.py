@@ -72,7 +72,7 @@ def bench(
         try:
             resolve(pretext, recipe.preset_of(pretext))
         except BadRecipe as error:
-            raise BadRecipe(f"{pretext}: {error}; give another preset for one pretext as in A,moco=B") from error
+            raise BadRecipe(f"{error}; give another preset for one pretext as in A,moco=B") from error
     dataset = open_dataset(data, work, quiet)
     found = None if generator is None else inside(Path(generator), "representation")
     entries = TABLES[table].rows(MethodBuilder(dataset, work, recipe, found, quiet))

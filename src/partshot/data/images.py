@@ -48,13 +48,20 @@ class Stack:
     paths: tuple[Path, ...]
     skipped: tuple[tuple[Path, str], ...]
 
+    def warn_of_skipped(self) -> None:
+        """Warns of skipped files with their number and the reason for the first."""
+        if self.skipped:
+            path, reason = self.skipped[0]
+            count = "1 image is" if len(self.skipped) == 1 else f"{len(self.skipped)} images are"
+            warnings.warn(f"{count} left out; first: {path.name}: {reason}", stacklevel=3)
+
 
 def list_images(folder: Path | str, leave_out: Iterable[Path] = ()) -> list[Path]:
     """The image files of a folder (not of its subfolders), sorted by name, without hidden files.
 
     leave_out: image files to exclude, such as masks in the same folder.
     Raises BadImage when the folder is missing or holds no image, or when two images share a stem, since their outputs
-    (STEM.png) would be the same file.
+    (NAME.png) would be the same file.
     """
     folder, left_out = Path(folder), {Path(p) for p in leave_out}
     if not folder.is_dir():
@@ -65,7 +72,7 @@ def list_images(folder: Path | str, leave_out: Iterable[Path] = ()) -> list[Path
         if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p not in left_out and p.is_file()
     )
     if not paths:
-        raise BadImage(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)}); give a folder that does")
+        raise BadImage(f"{folder}: contains no image ({', '.join(IMAGE_SUFFIXES)}); give a folder that does")
     by_stem: dict[str, Path] = {}
     for path in paths:
         twin = by_stem.setdefault(path.stem, path)
@@ -90,7 +97,7 @@ def read_image(path: Path | str) -> np.ndarray:
     """
     image, frames = _decode(Path(path))
     if frames:
-        warnings.warn(f"{path}: holds several frames; the first one is used", stacklevel=2)
+        warnings.warn(f"{path}: contains several frames; the first one is used", stacklevel=2)
     return np.array(image)
 
 
@@ -155,7 +162,7 @@ def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> 
     animated = [Path(p).name for p, (frames, _) in zip(paths, outcomes, strict=True) if frames]
     if animated:
         names = ", ".join(animated[:3]) + (", ..." if len(animated) > 3 else "")
-        warnings.warn(f"{len(animated)} images hold several frames; the first is used ({names})", stacklevel=2)
+        warnings.warn(f"{len(animated)} images contain several frames; the first is used ({names})", stacklevel=2)
     skipped = tuple((Path(p), reason) for p, (_, reason) in zip(paths, outcomes, strict=True) if reason)
     kept = [row for row, (_, reason) in enumerate(outcomes) if not reason]
     if not kept:
@@ -183,7 +190,7 @@ def overlay(image: np.ndarray, labels: np.ndarray, parts: PartSet, alpha: float 
         raise BadLabels(f"labels are {_size(labels)} but their image is {_size(image)}; make them the same size")
     outside = labels[(labels >= len(parts)) & (labels != IGNORE)]
     if outside.size:
-        raise BadLabels(f"labels hold id {outside.max()}, the PartSet ends at {len(parts) - 1}; use their own PartSet")
+        raise BadLabels(f"labels contain id {outside.max()}, but the parts have ids 0 to {len(parts) - 1}; use their own PartSet")
     colors = np.frombuffer(parts.palette(), np.uint8).reshape(256, 3)[labels]
     tinted = labels > 0
     out = image.copy()
@@ -274,7 +281,7 @@ def _from_integers(path: Path, values: np.ndarray) -> Image.Image:
     top, bottom = int(values.max()), int(values.min())
     depth = next((bits for bits in _BIT_DEPTHS if top < 2**bits), None)
     if depth is None or bottom < 0:
-        raise BadImage(f"{path}: holds values from {bottom} to {top}; export it with 8 or 16 bits a channel")
+        raise BadImage(f"{path}: contains values from {bottom} to {top}; export it with 8 or 16 bits a channel")
     gray = np.rint(values * (255 / (2**depth - 1))).astype(np.uint8)
     return Image.fromarray(gray).convert("RGB")
 
@@ -282,7 +289,7 @@ def _from_integers(path: Path, values: np.ndarray) -> Image.Image:
 def _from_floats(path: Path, values: np.ndarray) -> Image.Image:
     top, bottom = values.max(), values.min()
     if not (bottom >= 0 and top <= 255):  # also refuses NaN
-        raise BadImage(f"{path}: holds values from {bottom:g} to {top:g}; scale them to 0..1 or to 8 or 16 bits")
+        raise BadImage(f"{path}: contains values from {bottom:g} to {top:g}; scale them to 0..1 or to 8 or 16 bits")
     gray = np.rint(values * (255 if top <= 1 else 1)).astype(np.uint8)
     return Image.fromarray(gray).convert("RGB")
 

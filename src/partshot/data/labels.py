@@ -49,7 +49,7 @@ def write_labels(path: Path | str, labels: np.ndarray, parts: PartSet) -> Path:
     """
     path = Path(path)
     if labels.dtype != np.uint8 or labels.ndim != 2:
-        raise BadLabels(f"mask {path.name}: labels are {labels.dtype} {list(labels.shape)}; uint8 [h, w] is needed")
+        raise BadLabels(f"mask {path}: the labels must be uint8 [h, w], not {labels.dtype} {list(labels.shape)}")
     _refuse_unknown(path, labels, parts)
     mask = Image.fromarray(np.ascontiguousarray(labels)).convert("L")
     mask.putpalette(parts.palette())
@@ -89,7 +89,7 @@ def labels_from_rgb(rgb: np.ndarray, parts: PartSet, source: str = "mask") -> np
         most = int(counts.argmax())
         more = f" and {len(colors) - 1} other colors" if len(colors) > 1 else ""
         raise BadLabels(
-            f"{source} holds color {_unpack(int(colors[most]))} ({counts[most]} px){more} that no part has; "
+            f"{source} contains color {_unpack(int(colors[most]))} ({_pixels(int(counts[most]))}){more}, which no part has; "
             "export it without smoothing, or correct the colors in classes.json"
         )
     return labels
@@ -114,26 +114,26 @@ def _open(path: Path) -> Image.Image:
     if not path.is_file():
         raise BadLabels(f"mask {path}: no such file; check the path")
     if path.stat().st_size == 0:
-        raise BadLabels(f"mask {path.name} is empty (0 bytes); export it again")
+        raise BadLabels(f"mask {path} is empty (0 bytes); export it again")
     try:
         with Image.open(path) as mask:
             if mask.format != "PNG":
                 lossy = ", which changes ids" if mask.format in ("JPEG", "MPO", "WEBP") else ""
-                raise BadLabels(f"mask {path.name} is {mask.format}{lossy}; {_EXPORT}")
+                raise BadLabels(f"mask {path} is {mask.format}{lossy}; {_EXPORT}")
             if mask.is_animated:
-                raise BadLabels(f"mask {path.name} is animated; {_EXPORT}")
+                raise BadLabels(f"mask {path} is animated; {_EXPORT}")
             few_bits = str(mask.tile[0][3]) in ("L;2", "L;4")
             mask.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadLabels(f"mask {path.name} is over the limit against decompression bombs ({error})") from error
+        raise BadLabels(f"mask {path} is over the limit against decompression bombs ({error})") from error
     except (BadLabels, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise nearly every kind of exception on damaged bytes
         why = "no known image format" if isinstance(error, Image.UnidentifiedImageError) else f"damaged: {error}"
-        raise BadLabels(f"mask {path.name} cannot be read ({why}); export it again") from error
+        raise BadLabels(f"mask {path} cannot be read ({why}); export it again") from error
     if few_bits:
         # Pillow and most viewers scale 2- and 4-bit gray to 0..255; labeling tools store unscaled ids.
-        raise BadLabels(f"mask {path.name} is gray with less than 8 bits, which programs decode in two ways; {_EXPORT}")
+        raise BadLabels(f"mask {path} is gray with less than 8 bits, which programs decode in two ways; {_EXPORT}")
     return mask
 
 
@@ -142,49 +142,54 @@ def _from_ids(path: Path, mask: Image.Image) -> np.ndarray:
         _refuse_transparency(path, mask)
         return np.array(mask.getchannel(0))
     if mask.mode not in ("P", "L", "1") and not mask.mode.startswith("I"):
-        raise BadLabels(f"mask {path.name} has mode {mask.mode}; {_EXPORT}")
+        raise BadLabels(f"mask {path} has mode {mask.mode}; {_EXPORT}")
     values = np.array(mask)
     if values.max() > IGNORE or values.min() < 0:
-        raise BadLabels(f"mask {path.name} is 16-bit and holds id {values.max()}; ids go to {IGNORE}: {_EXPORT}")
+        raise BadLabels(f"mask {path} is 16-bit and contains id {values.max()}, but ids go to {IGNORE}; {_EXPORT}")
     return values.astype(np.uint8)
 
 
 def _from_colors(path: Path, colors: np.ndarray, parts: PartSet | None, rgb: bool) -> np.ndarray:
     if rgb:
         if parts is None:
-            raise BadLabels(f"mask {path.name} is RGB and no classes.json gives the parts' colors; write one")
-        return labels_from_rgb(colors, parts, source=f"mask {path.name}")
+            raise BadLabels(f"mask {path} is RGB, but no classes.json gives the parts' colors; write one")
+        return labels_from_rgb(colors, parts, source=f"mask {path}")
     if np.array_equal(colors[..., 0], colors[..., 1]) and np.array_equal(colors[..., 0], colors[..., 2]):
-        raise BadLabels(f"mask {path.name} is RGB with three equal channels; {_EXPORT} or as 8-bit gray")
+        raise BadLabels(
+            f"mask {path} is RGB with three equal channels, not one channel of ids; {_EXPORT} or as 8-bit gray"
+        )
     if parts is None:
         raise BadLabels(
-            f"mask {path.name} is RGB, ids are needed; {_EXPORT}, or write a classes.json with the parts' colors and "
-            "use --rgb-masks"
+            f"mask {path} is RGB, not one channel of ids; {_EXPORT}, or write a classes.json with the parts' colors "
+            "and add --rgb-masks"
         )
     known = np.isin(_pack(colors), list(_ids_by_color(parts)))
     if known.all():
-        raise BadLabels(f"mask {path.name} is RGB, ids are needed; its colors are the parts' own: use --rgb-masks")
+        raise BadLabels(f"mask {path} is RGB, not one channel of ids, in the colors of the parts; add --rgb-masks")
     unknown = tuple(int(c) for c in colors[~known][0])
     raise BadLabels(
-        f"mask {path.name} is RGB, ids are needed; {_EXPORT}, or give its colors, such as {unknown}, to the parts in "
-        "classes.json and use --rgb-masks"
+        f"mask {path} is RGB, not one channel of ids; {_EXPORT}, or give its colors, such as {unknown}, to the "
+        "parts in classes.json and add --rgb-masks"
     )
 
 
 def _refuse_transparency(path: Path, mask: Image.Image) -> None:
     if "A" in mask.mode and mask.getchannel("A").getextrema()[0] < 255:
-        raise BadLabels(f"mask {path.name} is partly transparent; fill it and {_EXPORT}")
+        raise BadLabels(f"mask {path} is partly transparent; fill it and {_EXPORT}")
 
 
 def _refuse_unknown(path: Path, labels: np.ndarray, parts: PartSet) -> None:
     counts = count_ids(labels)[:IGNORE]
     unknown = np.flatnonzero(counts[len(parts) :]) + len(parts)
     if unknown.size:
-        last = len(parts) - 1
         raise BadLabels(
-            f"mask {path.name} holds id {unknown[0]} ({counts[unknown[0]]} px), the parts end at {last} "
-            f"('{parts.names[last]}'); correct the mask or add the part to classes.json"
+            f"mask {path} contains id {unknown[0]} ({_pixels(int(counts[unknown[0]]))}), but the parts have ids 0 to "
+            f"{len(parts) - 1}; correct the mask or add the part to classes.json"
         )
+
+
+def _pixels(count: int) -> str:
+    return f"{count} pixel{'' if count == 1 else 's'}"
 
 
 def _ids_by_color(parts: PartSet) -> dict[int, int]:

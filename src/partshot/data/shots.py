@@ -55,7 +55,9 @@ class Shots:
                 raise BadLabels(f"labels of '{name}' are {_size(labels)} but its image is {_size(image)}")
             known = labels[labels != IGNORE]
             if known.size and known.max() >= len(self.parts):
-                raise BadLabels(f"labels of '{name}' hold id {known.max()}, the parts end at {len(self.parts) - 1}")
+                raise BadLabels(
+                    f"labels of '{name}' contain id {known.max()}, but the parts have ids 0 to {len(self.parts) - 1}"
+                )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -90,7 +92,7 @@ class Shots:
         fewer than k shots.
         """
         if not 1 <= k <= len(self):
-            raise BadLabels(f"{k} shots asked for and {len(self)} are there; ask for 1 to {len(self)}")
+            raise BadLabels(f"k = {k}, but there are {len(self)} labeled images; choose 1 to {len(self)}")
         return self.subset(np.random.default_rng(seed).permutation(len(self))[:k].tolist())
 
     def present(self) -> tuple[int, ...]:
@@ -155,8 +157,8 @@ def find_pairs(
 ) -> list[Pair]:
     """Matches images and masks by stem.
 
-    Layouts: masks STEM.png in `labels` and images STEM.* in `images` (other images there are unlabeled); a folder with
-    images/ and masks/; or STEM.png next to STEM.jpg (or another image format) in one folder.
+    Layouts: masks NAME.png in `labels` and images NAME.* in `images` (other images there are unlabeled); a folder with
+    images/ and masks/; or NAME.png next to NAME.jpg (or another image format) in one folder.
     Without `images`, every image needs a mask.
     names: only these stems, in this order. leave_out: files in `images` to exclude, such as other masks.
 
@@ -167,20 +169,23 @@ def find_pairs(
     masks = mask_files(labels)
     found = _images(image_folder, mask_folder, masks, leave_out)
     if not masks:
-        raise BadLabels(f"{mask_folder}: holds no mask (*.png); put STEM.png there for each labeled image STEM")
+        raise BadLabels(
+            f"{mask_folder}: contains no mask (*.png); save the mask of each labeled image there, as NAME.png "
+            "for the image NAME.jpg"
+        )
     for name in names or ():
         if name not in masks:
             raise BadLabels(f"'{name}' has no mask in {mask_folder}; {_closest(name, masks)}add {name}.png")
     for name in names or masks:
         if name not in found:
             raise BadLabels(
-                f"mask {masks[name].name} has no image in {image_folder}; "
+                f"mask {masks[name]} has no image in {image_folder}; "
                 f"{_closest(name, found)}add the image or remove the mask"
             )
     unlabeled = sorted(set(found) - set(masks))
     if unlabeled and images is None and names is None:
         raise BadLabels(
-            f"image {found[unlabeled[0]].name} has no mask in {mask_folder}; {_closest(unlabeled[0], masks)}"
+            f"image {found[unlabeled[0]]} has no mask in {mask_folder}; {_closest(unlabeled[0], masks)}"
             "label it, or move unlabeled images to a folder of their own"
         )
     return [Pair(name, found[name], masks[name]) for name in names or masks]
@@ -214,7 +219,7 @@ def _images(folder: Path, mask_folder: Path, masks: dict[str, Path], leave_out: 
     for stem, path in found.items():
         if stem not in masks:
             raise BadLabels(
-                f"{path.name} is in the folder of masks but has no mask {stem}.png; if it is a mask, save it as an "
+                f"{path} is in the folder of masks but has no mask {stem}.png; if it is a mask, save it as an "
                 "8-bit indexed PNG (value = id; JPEG would change ids), else move it to the folder of images"
             )
     return {**found, **{p.stem: p for p in list_images(folder, leave_out)}}
@@ -230,7 +235,9 @@ def read_pair(pair: Pair, parts: PartSet | None = None, rgb: bool = False) -> tu
         hint = "export it at the image's size"
         if labels.shape == image.shape[1::-1] and exif_swaps_axes(pair.image):
             hint = "it lacks the rotation in the image's EXIF: rotate the mask the same way"
-        raise BadLabels(f"mask {pair.mask.name} is {_size(labels)} but its image is {_size(image)}; {hint}")
+        raise BadLabels(
+            f"mask {pair.mask} is {_size(labels)} pixels, but its image {pair.image} is {_size(image)}; {hint}"
+        )
     return image, labels
 
 
@@ -251,7 +258,7 @@ def _parts_from_masks(masks: list[np.ndarray], pairs: list[Pair]) -> PartSet:
     if ids and len(ids) <= ids[-1] and ids != [*range(1, ids[-1] + 1)]:
         missing = next(i for i in range(ids[-1]) if i not in ids)
         raise BadLabels(
-            f"{pairs[0].mask.parent}: the masks hold ids {_joined(ids)}, and no classes.json names id {missing}; "
+            f"{pairs[0].mask.parent}: the masks contain ids {_joined(ids)}, and no classes.json names id {missing}; "
             'write one: {"classes": [{"id": 0, "name": "background"}, ...]}'
         )
     count = ids[-1] + 1 if ids else 1
@@ -275,9 +282,9 @@ def _refuse_single_class(shots: Shots, folder: Path) -> None:
         return
     ignored = any((labels == IGNORE).any() for labels in shots.labels)
     if ids == (0,) and ignored:
-        raise BadLabels(f"{folder}: the masks hold only 0 and 255, and 255 means ignore; write the part as 1")
+        raise BadLabels(f"{folder}: the masks contain only 0 and 255, and 255 means ignore; write the part as 1")
     what = f"'{shots.parts.names[ids[0]]}'" if ids else "ignored pixels (255)"
-    raise BadLabels(f"{folder}: the masks hold only {what}; label at least two classes, background included")
+    raise BadLabels(f"{folder}: the masks contain only {what}; label at least two classes, background included")
 
 
 def _closest(name: str, known: dict[str, Path]) -> str:

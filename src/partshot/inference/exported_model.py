@@ -58,6 +58,10 @@ class ExportedModel:
         meta = self._session.get_modelmeta().custom_metadata_map
         self.parts, self.size, self.version, self.native = _read_metadata(path, meta)
         self.squashed = meta.get("partshot.aspect") != "kept"
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"ExportedModel({str(self.path)!r}, size={self.size}, parts={len(self.parts)})"
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Labels and confidence of images of the same size.

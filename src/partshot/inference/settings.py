@@ -43,9 +43,9 @@ class InferenceOptions:
                 "a number, or several as in 0.5,1,2"
             ) from None
         if window not in names and not _MIN_WINDOW <= side <= _MAX_WINDOW:
-            raise BadRecipe(f"window {side} given; {_MIN_WINDOW} to {_MAX_WINDOW} pixels are needed, or auto, or off")
+            raise BadRecipe(f"--window {side}: must be {_MIN_WINDOW} to {_MAX_WINDOW} pixels, or auto, or off")
         if not all(0.05 <= one <= 20 for one in scales):
-            raise BadRecipe(f"scale '{scale}' given; numbers from 0.05 to 20 are needed")
+            raise BadRecipe(f"--scale {scale}: must be numbers from 0.05 to 20, separated by commas")
         if side == 0 and scales != (1.0,):
             raise BadRecipe(f"scale '{scale}' needs windows, but --window is off; leave out one of the two options")
         return cls(side, scales, refined)

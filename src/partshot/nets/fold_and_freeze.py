@@ -160,17 +160,22 @@ def freeze_depthwise(net: nn.Module) -> int:
     Other convolutions with TensorFlow's SAME padding become a SameConv.
     """
     for name, layer in list(net.named_modules()):
-        if type(layer).__name__ == _SAME and layer.groups == 1:
+        if type(layer).__name__ == _SAME and layer.groups == 1 and _has_pads(layer):
             _replace(net, name, _same_conv(layer))
     found = [
         (name, layer)
         for name, layer in net.named_modules()
         if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
-        if layer.dilation == (1, 1) and isinstance(layer.padding, tuple)
+        if layer.dilation == (1, 1) and isinstance(layer.padding, tuple) and _has_pads(layer)
     ]
     for name, layer in found:
         _replace(net, name, FrozenDepthwise(layer, same=type(layer).__name__ == _SAME))
     return len(found)
+
+
+def _has_pads(conv: nn.Conv2d) -> bool:
+    """Whether `_same_pads` computes the padding of a SAME convolution: no dilation, no kernel below its stride."""
+    return conv.dilation == (1, 1) and all(k >= s for k, s in zip(conv.kernel_size, conv.stride, strict=True))
 
 
 def _same_conv(conv: nn.Conv2d) -> SameConv:

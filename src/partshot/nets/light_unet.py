@@ -79,8 +79,12 @@ class LightUNet(nn.Module):
             return
         names = [name for name, *_ in trace_layers(self.encoder, lambda: _run(self.encoder))]
         last = max(i for i, name in enumerate(names) if name == ends[-1] or name.startswith(f"{ends[-1]}."))
-        for name in names[: last + 1]:
-            self.encoder.get_submodule(name).requires_grad_(False)
+        later = names[last + 1 :]
+        # Whole blocks, since some have parameters of their own, such as ConvNeXt's layer scale.
+        for name, module in self.encoder.named_modules():
+            inside = [layer for layer in names if layer == name or layer.startswith(f"{name}.")]
+            if inside and not set(inside) & set(later):
+                module.requires_grad_(False)
 
 
 class _Lateral(nn.Module):

@@ -31,7 +31,9 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
     for ids, what in ((rows, "mask"), (columns, "prediction")):
         if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < classes:
             worst = int(ids.min()) if ids.min() < 0 else int(ids.max())
-            raise BadLabels(f"{what} holds id {worst}, the parts end at {classes - 1}; use its own PartSet")
+            raise BadLabels(
+                f"{what} contains id {worst}, but the parts have ids 0 to {classes - 1}; use its own PartSet"
+            )
     cells = rows.astype(np.int64) * classes + columns
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 

@@ -119,7 +119,7 @@ _MARGIN = 6
 def wavelet_upsample(images: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b c 2*h 2*w"]:
     """Upsamples by 2 with the low-pass filter of the wavelet."""
     c, taps = images.shape[1], 2**0.5 * torch.tensor(_SYM6, device=images.device)
-    x = F.pad(images, [_MARGIN] * 4, mode="reflect")
+    x = _extended(images, _MARGIN)
     for shape, stride, pad in (((12, 1), (2, 1), (_PAD, 0)), ((1, 12), (1, 2), (0, _PAD))):
         kernel = taps.view(1, 1, *shape).expand(c, 1, -1, -1)
         x = F.conv_transpose2d(x, kernel, stride=stride, padding=pad, groups=c)
@@ -129,10 +129,18 @@ def wavelet_upsample(images: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tens
 def wavelet_downsample(images: Float[torch.Tensor, "b c h w"]) -> torch.Tensor:
     """Downsamples by 2 to [b, c, h/2, w/2]; the inverse of `wavelet_upsample`, except at the border."""
     c, taps = images.shape[1], 0.5**0.5 * torch.tensor(_SYM6, device=images.device)
-    x = F.pad(images, [2 * _MARGIN] * 4, mode="reflect")
+    x = _extended(images, 2 * _MARGIN)
     for shape, stride, pad in (((12, 1), (2, 1), (_PAD, 0)), ((1, 12), (1, 2), (0, _PAD))):
         x = F.conv2d(x, taps.view(1, 1, *shape).expand(c, 1, -1, -1), stride=stride, padding=pad, groups=c)
     return x[:, :, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+
+
+def _extended(images: torch.Tensor, margin: int) -> torch.Tensor:
+    """Extends images by reflection, in several steps where they are smaller than the margin."""
+    while margin:
+        step = min(margin, min(images.shape[2:]) - 1)
+        images, margin = F.pad(images, [step] * 4, mode="reflect"), margin - step
+    return images
 
 
 def all_reduce_sum(total: torch.Tensor) -> None:

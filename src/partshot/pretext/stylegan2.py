@@ -282,7 +282,7 @@ def check_image_count(images: int) -> None:
     """Raises BadImage for fewer than MIN_IMAGES images."""
     if images < MIN_IMAGES:
         raise BadImage(
-            f"{images} images given; a StyleGAN needs {MIN_IMAGES} or more, better a thousand: "
+            f"only {images} images; a StyleGAN needs {MIN_IMAGES} or more, better a thousand: "
             "add images, or train an encoder: partshot pretrain simsiam"
         )
 

@@ -87,7 +87,7 @@ def _panel(name: str, counter: str, points: Sequence[tuple[float, float]]) -> st
     )
     title = f"{name} over {counter}"
     return (
-        f'<figure class="chart"><figcaption><b>{escape(name)}</b><span>{_short(points[-1][1])}</span></figcaption>'
+        f'<figure class="chart"><figcaption><b>{escape(name)}</b><span>last: {_short(points[-1][1])}</span></figcaption>'
         f"{_svg(svg, title, frame)}</figure>"
     )
 

@@ -13,6 +13,7 @@ from partshot.data.shots import Shots
 from partshot.parts import IGNORE
 from partshot.report.page import Page, number
 
+_UNCERTAINTY = "Uncertainty: transparent where the model is certain, red where it is not."
 _SMALL = 128  # images with a long side of up to this many pixels are shown in smaller tiles
 
 
@@ -54,7 +55,9 @@ class Gallery:
             return ""
         tiles = [_tiles(image, self, page) for image in shown]
         cards = "".join(_card(image, row) for image, row in zip(shown, tiles, strict=True))
-        note = f"<p>{escape(self.note)}</p>" if self.note else ""
+        uncertain = any(image.uncertainty is not None for image in shown)
+        text = " ".join(filter(None, (self.note, _UNCERTAINTY if uncertain else "")))
+        note = f"<p>{escape(text)}</p>" if text else ""
         columns = max(map(len, tiles))
         # Small images are not enlarged; more of them fit in a row.
         small = max(side for image in shown for side in image.image.shape[:2]) <= _SMALL

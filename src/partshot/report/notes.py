@@ -16,7 +16,7 @@ class Recipes:
     """The settings needed to reproduce the result. recipes: name of the step -> its recipe."""
 
     recipes: Mapping[str, Recipe]
-    heading: str = "Recipe"
+    heading: str = "Settings"
 
     def html(self, page: Page) -> str:
         return "".join(

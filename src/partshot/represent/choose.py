@@ -34,6 +34,8 @@ from partshot.represent.spec import Representation
 from partshot.represent.stylegan import StyleGAN
 
 POSITION = "+position"
+# Kinds whose name alone names a representation.
+_PLAIN = ("pixels", "random", "stylegan2")
 # Prefix of the principal components of `Reduced` in an artifact's tensors.
 _REDUCED = "reduced."
 # Target side of the coarsest map of a convolutional net, and of the token grid of a vision transformer.
@@ -86,10 +88,13 @@ def _open_one(name: str, folder: Path | None) -> Representation:
     name, folder = (f"encoder:{name}", None) if name in ENCODERS else _in_folder(name, folder)
     kind, _, detail = name.partition(":")
     if kind not in REPRESENTATIONS:
-        raise BadRecipe(_unknown_name(kind))
+        raise BadRecipe(_unknown_name(name))
     build = lookup(REPRESENTATIONS, kind, "representation")
     if kind in ("resnet", "stylegan1") and folder is None:
-        raise BadRecipe(f"representation '{kind}' needs the folder of a trained model; run: partshot pretrain")
+        raise BadRecipe(
+            f"representation '{kind}' must be trained first: run partshot pretrain, and give its --out folder as the "
+            "representation"
+        )
     if kind in ("stylegan1", "stylegan2"):
         return build(folder, detail or None, kind=kind)
     if kind in ("resnet", "pixels") and detail:
@@ -102,8 +107,11 @@ def _open_one(name: str, folder: Path | None) -> Representation:
     return build(detail) if detail else build()
 
 
-def _unknown_name(kind: str) -> str:
+def _unknown_name(name: str) -> str:
     """The error message for an unknown representation."""
+    if "/" in name or "\\" in name:
+        return f"representation '{name}': no such folder; give the folder that partshot pretrain wrote"
+    kind = name.partition(":")[0]
     if kind in PRETEXTS:
         return (
             f"representation '{kind}' must be trained first: run partshot pretrain {kind} --images ... --out FOLDER, "
@@ -111,7 +119,7 @@ def _unknown_name(kind: str) -> str:
         )
     if "+" in kind:
         return f"representation '{kind}': after a + only '{POSITION[1:]}' is allowed, as in random{POSITION}"
-    return f"unknown representation '{kind}'; {nearest(kind, {*REPRESENTATIONS, *PRETEXTS, *ENCODERS})}"
+    return f"unknown representation '{kind}'; {nearest(kind, {*_PLAIN, *PRETEXTS, *ENCODERS})}"
 
 
 def _in_folder(name: str, folder: Path | None) -> tuple[str, Path | None]:

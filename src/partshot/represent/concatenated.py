@@ -28,7 +28,7 @@ class Several(nn.Module):
     def __init__(self, members: Sequence[Representation]):
         super().__init__()
         if len(members) < 2:
-            raise BadRecipe(f"several representations are two or more, {len(members)} given; write A,B")
+            raise BadRecipe(f"{len(members)} representations to concatenate; must be two or more, as in A,B")
         if any(isinstance(member, Positioned | Levels | Cached | Reduced | Several) for member in members):
             raise BadRecipe(
                 "members of several must not be wrapped; write A,B[4-16]+position, and cache the combination"

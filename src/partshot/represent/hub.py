@@ -133,7 +133,8 @@ def _require(encoder: Encoder, consent: Consent) -> None:
     licensed = encoder.permissive or encoder.license in consent.licenses
     if consent.download and licensed:
         return
-    what = f"encoder '{encoder.name}' is not on this machine: {encoder.megabytes} MB on the hub ({encoder.repository})"
+    source = f"{encoder.megabytes} MB on the Hugging Face hub ({encoder.repository})"
+    what = f"encoder '{encoder.name}' is not on this machine: {source}"
     if not licensed:
         license = LICENSES[encoder.license]
         what = f"{what}, under the {license.title}, {license.url}: {license.terms}"

@@ -252,7 +252,7 @@ def load_stylegan(
     found = stored.card.get("pretext", "stylegan2")
     if "shape" not in stored.card or kind not in (None, found):
         needed = kind or "generator"
-        raise BadArtifact(f"{folder}: holds {stored.card.get('title', 'no generator')}; a {needed} is needed")
+        raise BadArtifact(f"{folder}: contains {stored.card.get('title', 'another model')}, not a {needed}")
     card = {"shape": stored.card["shape"], "title": stored.card["title"], "layers": layers, "psi": psi}
     tensors = {k: torch.from_numpy(np.array(v)) for k, v in stored.tensors.items()}
     card |= {"kind": found, "invert": recipe.model_dump(), "cutoff": cutoff}

@@ -66,7 +66,7 @@ def check_pairs(
 ) -> list[Pair]:
     """The check masks and their images, each read once to check that it can be scored.
 
-    folder: the check masks STEM.png; may be the images' own folder. labeled, parts: of the labels that the student
+    folder: the held-out masks, NAME.png; may be the images' own folder. labeled, parts: of the labels that the student
     learns from.
 
     Raises BadLabels when there is no mask, the image of one is missing or labeled, one cannot be read or has another
@@ -75,7 +75,8 @@ def check_pairs(
     masks = mask_files(folder)
     if not masks:
         raise BadLabels(
-            f"--check-masks {folder}: holds no mask (*.png); put STEM.png there for each image STEM to check on"
+            f"--check-masks {folder}: contains no mask (*.png); save the held-out masks there, as NAME.png "
+            "for the image NAME.jpg"
         )
     _refuse_other_parts(next(iter(masks.values())).parent, parts, labeled)
     learned = {pair.name: pair.mask for pair in labeled}

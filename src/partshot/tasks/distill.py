@@ -88,7 +88,7 @@ def distill(
         why = "is for a --teacher that reads a generator; the student is trained on the labeled images alone"
         warnings.warn(f"preset '{choice.preset}' {why}", stacklevel=1)
     if recipe.consistency is not None and len(unlabeled) <= len(shots):
-        why = "holds only labeled images, so consistency adds nothing; add unlabeled images"
+        why = "contains only labeled images, so consistency adds nothing; add unlabeled images"
         warnings.warn(f"{images}: {why}", stacklevel=1)
     training = Training(choice.student, options.seed, options.start, options.snapshots)
     train_student(shots, recipe, Path(out), unlabeled, training, Teachers(few_shot, options.generated), quiet)

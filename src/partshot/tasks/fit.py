@@ -90,7 +90,7 @@ def fit(
     pairs = find_pairs(labels, images)
     shots = load_pairs(pairs, rgb_masks=options.rgb_masks)
     paths = list_images(images, leave_out=[pair.mask for pair in pairs])
-    recipe = row_of(fit_presets(head), options.preset).changed(seed=options.seed)
+    recipe = row_of(fit_presets(head), options.preset, f"head '{head}'").changed(seed=options.seed)
     recipe = facing_fit(recipe, one_sided(read_stack(paths, 64, skip_corrupt=True).images))
     store, size = open_store(options.cache), options.size
     found = cached(open_representation(representation), store)
@@ -155,7 +155,7 @@ def frozen_segmenter(
     stack = images(size)
     some = as_tensors(stack[:: max(1, len(stack) // _REDUCED_ON)][:_REDUCED_ON])
     found = reduced_on(found, some, components_for(len(shots)))
-    recipe = (recipe or row_of(fit_presets(head), "fast")).changed(seed=seed)
+    recipe = (recipe or row_of(fit_presets(head), "fast", f"head '{head}'")).changed(seed=seed)
     recipe = facing_fit(recipe, one_sided(stack) if sided is None else sided)
     return Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet=True)
 

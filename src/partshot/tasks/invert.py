@@ -7,7 +7,7 @@ import csv
 import hashlib
 import io
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from partshot.artifact import read_card, replacing_file, standing
-from partshot.data.images import list_images, read_stack
+from partshot.data.images import Stack, list_images, read_stack
 from partshot.errors import BadRecipe
 from partshot.nets.perceptual import load_lpips
 from partshot.ops.images import as_tensors, as_uint8
@@ -68,8 +68,8 @@ def invert(
     BadArtifact for a file that is no generator or no LPIPS, BadRecipe for an invalid setting.
     """
     if batch < 1:
-        raise BadRecipe(f"batch {batch} given; 1 or more images are inverted at a time")
-    recipe = row_of(PRESETS, preset)
+        raise BadRecipe(f"--batch {batch}: must be 1 or more")
+    recipe = row_of(PRESETS, preset, "invert")
     recipe = recipe if steps is None else recipe.changed(steps=steps)
     found = load_stylegan(generator, recipe=recipe)
     distance, metric = found.distance(), "discriminator"
@@ -79,6 +79,11 @@ def invert(
     stack = read_stack(paths, found.size, skip_corrupt=True)
     unread = {path for path, _ in stack.skipped}
     names = [path.stem for path in paths if path not in unread]
+    made = _digest(found, recipe, metric, stack.images)
+    if standing(out / "latents").exists():
+        card = read_card(out / "latents")
+        if card.get("made") == made and card["names"] == names:
+            return _inversions(out, card, stack)
 
     latents, errors, worst = [], [], []
     with Ticker("invert", len(names) * recipe.steps, 0, quiet) as ticker:
@@ -96,17 +101,29 @@ def invert(
             errors, worst = errors + kept["errors"], worst + kept["worst"]
             ticker.tick((first + len(their_names)) * recipe.steps)
 
-    failed = poorly_inverted(torch.tensor(errors), torch.tensor(worst)).tolist()
+    failed = _failed(errors, worst)
     _write_images(out, found, latents, names, stack.images, np.array(errors) / np.array(worst))
     _write_table(out / "inversion.csv", names, errors, worst, failed)
-    Latents.join(latents).save(out / "latents", {"names": names, "errors": errors, "distance": metric})
+    card = {"names": names, "errors": errors, "worst": worst, "distance": metric, "made": made}
+    # Written last, so that a folder with latents is complete.
+    Latents.join(latents).save(out / "latents", card)
     shutil.rmtree(out / "batches")
+    return _inversions(out, card, stack)
+
+
+def _inversions(out: Path, card: Mapping, stack: Stack) -> Inversions:
+    names, errors = card["names"], card["errors"]
+    failed = _failed(errors, card["worst"])
     return Inversions(
         out,
         dict(zip(names, errors, strict=True)),
         tuple(name for name, is_failed in zip(names, failed, strict=True) if is_failed),
         tuple((path.name, reason) for path, reason in stack.skipped),
     )
+
+
+def _failed(errors: Sequence[float], worst: Sequence[float]) -> list[bool]:
+    return poorly_inverted(torch.tensor(errors), torch.tensor(worst)).tolist()
 
 
 def _write_images(

@@ -76,8 +76,8 @@ class LoadedImage:
 class PredictOptions(Recipe):
     """How `predict` reads images and what it writes.
 
-    overlays: also write the images with their parts in color, as out/overlays/STEM.jpg. confidence: also write each
-    label's probability times 255, as out/confidence/STEM.png. batch: images of one size that are predicted together.
+    overlays: also write the images with their parts in color, as out/overlays/NAME.jpg. confidence: also write each
+    label's probability times 255, as out/confidence/NAME.png. batch: images of one size that are predicted together.
     overwrite: predict again what is there. window: side in pixels of the overlapping windows in which images are
     predicted; "off": all images whole; "auto": images at most twice as large as those that the model was trained on, or
     all if the model does not know their size, whole, and others in windows of that size. scale: by what factor windows
@@ -122,7 +122,7 @@ def predict(
     """
     options = options.changed(**changes)
     if options.batch < 1:
-        raise BadRecipe(f"batch {options.batch} given; 1 or more images are needed")
+        raise BadRecipe(f"--batch {options.batch}: must be 1 or more")
     began, reading = time.monotonic(), InferenceOptions.parse(options.window, options.scale, options.refined)
     network, paths = ExportedModel(model), _paths(Path(images), leave_out)
     reading.windows(network, 1, 1)  # raises for an invalid scale, before any work

@@ -158,9 +158,7 @@ def _artifact(
 
 def _read(paths: Sequence[Path], size: int) -> np.ndarray:
     stack = read_stack(paths, size, skip_corrupt=True)
-    if stack.skipped:
-        first, reason = stack.skipped[0]
-        warnings.warn(f"{len(stack.skipped)} images are left out; first: {first.name}: {reason}", stacklevel=3)
+    stack.warn_of_skipped()
     return stack.images
 
 
@@ -192,7 +190,7 @@ def resolve(
     batch: int | None = None,
 ) -> Recipe:
     """The recipe that `pretrain` would train by, for showing it beforehand; arguments and errors as there."""
-    row = row_of(lookup(PRETEXTS, pretext, "pretext").PRESETS, preset or DEFAULT)
+    row = row_of(lookup(PRETEXTS, pretext, "pretext").PRESETS, preset or DEFAULT, f"pretext '{pretext}'")
     given = {key: value for key, value in {"size": size, "kimg": kimg, "batch": batch}.items() if value is not None}
     if size is not None and isinstance(row, StyleGAN2Recipe):
         given["grow"] = _growing(row.grow, size)
@@ -211,12 +209,12 @@ def _growing(grow: tuple[tuple[int, float], ...], size: int) -> tuple[tuple[int,
 def _refuse_start(start: Path, card: dict, pretext: str, size: int | None) -> None:
     """BadRecipe where a run cannot start from the representation of that card."""
     if not isinstance(resolve(pretext), StyleGAN2Recipe):
-        raise BadRecipe(f"--start is for stylegan1 and stylegan2, and {pretext} was asked for; leave it out")
+        raise BadRecipe(f"--start is only for stylegan1 and stylegan2, not for {pretext}; leave it out")
     if "shape" not in card or card.get("pretext") != pretext:
-        raise BadRecipe(f"{start}: holds {card['title']}; --start takes what `partshot pretrain {pretext}` wrote")
+        raise BadRecipe(f"{start}: contains {card['title']}; --start takes what `partshot pretrain {pretext}` wrote")
     side = card["shape"]["resolution"]
     if size not in (None, side):
-        raise BadRecipe(f"{start}: generates {side} px, and --size {size} was given; leave --size out")
+        raise BadRecipe(f"{start}: generates {side} px, which differs from --size {size}; leave --size out")
 
 
 def _listing(paths: Sequence[Path]) -> str:

@@ -37,6 +37,8 @@ from partshot.train.student_choice import AUTO, Choice, choose_student, pretrain
 
 # Unlabeled images that a student trains on; more would be seen fewer than six times in the default horizon.
 _MOST_IMAGES = 4000
+# The stage that shows how long an image takes to read.
+_READ = "read images"
 
 
 class RunOptions(Recipe):
@@ -109,7 +111,7 @@ def run(
     if options.minutes is not None:
         state = f"{found.shots.fingerprint}/{plan.fingerprint}/{options.minutes:g}"
         measure = partial(_horizon, found, plan, options.minutes, stages)
-        kimg = stages.run("measure the pace", lambda: kept(found.out / "pace.json", state, measure))
+        kimg = stages.run("measure the training speed", lambda: kept(found.out / "pace.json", state, measure))
         plan = plan.lasting(kimg)
     results = _train_and_predict(found, plan, teacher, frozen, options, stages)
     return write_run_report(title, found, plan, results, stages)
@@ -136,7 +138,8 @@ def _inputs(images: Path, labels: Path, out: Path, representation: str, options:
     paths = list_images(images, leave_out=masks)
     generates = _refuse_unknown(representation, choice, shots, len(paths))
     some = list(paths[:: max(1, len(paths) // _MOST_IMAGES)])[:_MOST_IMAGES]
-    stack = stages.run("read", lambda: read_stack(some, recipe.size, skip_corrupt=True))
+    stack = stages.run(_READ, lambda: read_stack(some, recipe.size, skip_corrupt=True))
+    stack.warn_of_skipped()
     wishes = Wishes(representation, generates, choice, recipe, options.seed, options.auto_minutes)
     return Inputs(images, out, shots, checks, masks, paths, stack, wishes)
 
@@ -177,20 +180,22 @@ def _train_and_predict(
     given = (shots, plan.distill, folder, found.stack.images, training, Teachers(teacher, frozen=frozen), quiet)
     student = stages.run("train the student", lambda: train_student(*given))
     onnx = out / "student.onnx"
-    stages.run("export", lambda: export(student, onnx, shots.images))
+    stages.run("export to ONNX", lambda: export(student, onnx, shots.images))
     reading = {"leave_out": found.masks, "quiet": quiet, "window": "off"}
-    summary = stages.run("predict", lambda: predict(onnx, found.images, out / "masks", **reading))
+    summary = stages.run("predict masks", lambda: predict(onnx, found.images, out / "masks", **reading))
     compared = checked = expected = None
     if options.compact:
         teach = partial(compact, shots, student, onnx, found.stack.images, folder / "compact", not plan.mirror)
-        compared = stages.run("compact student", lambda: teach(options.seed, quiet))
+        compared = stages.run("train the compact student", lambda: teach(options.seed, quiet))
     if found.checks:
-        checked = stages.run("check", lambda: check(found.checks, onnx, shots.parts, out, options.rgb_masks, quiet))
+        checked = stages.run(
+            "score on held-out masks", lambda: check(found.checks, onnx, shots.parts, out, options.rgb_masks, quiet)
+        )
     # A generator's teacher, whose labels are most of what the student sees, was fitted to all labeled images.
     elif teacher is None or not reads_generator(teacher):
         given = (shots, plan.distill, out / "estimate", found.stack.images, training, quiet)
         full = plan.distill.kimg >= found.wishes.recipe.kimg
-        expected = stages.run("estimate", lambda: estimate(*given, corrected=full))
+        expected = stages.run("estimate by cross-validation", lambda: estimate(*given, corrected=full))
     return Results(student, teacher, folder, summary, compared, checked, expected)
 
 
@@ -204,7 +209,7 @@ def _horizon(found: Inputs, plan: Plan, minutes: float | int, stages: Stages, be
     folds = [] if found.wishes.generates or found.checks else folds_of(len(shots))
     trained_on = [len(shots), *(len(shots) - len(held) for held in folds)]
     frozen = sum(needs_frozen_segmenter(plan.student, plan.distill, count) for count in trained_on)
-    read = dict(stages.times)["read"] / len(images)
+    read = dict(stages.times)[_READ] / len(images)
     work = Work(1 + SHARE * len(folds), frozen, plan.images + plan.checks, read)
     return horizon(shots, plan.distill, images, plan.student, stages.seconds_left(minutes) - before, work)
 

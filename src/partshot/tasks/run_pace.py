@@ -37,7 +37,7 @@ _STEPS, _WINDOW, _PREDICTED = 24, 5, 8
 def refuse_minutes(minutes: float | int | None) -> None:
     """Raises BadRecipe unless minutes are positive and finite."""
     if minutes is not None and not 0 < minutes < math.inf:
-        raise BadRecipe(f"minutes {minutes:g} given; a positive, finite number is needed")
+        raise BadRecipe(f"--minutes {minutes:g}: must be a positive, finite number")
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Plan(Recipe):
         return self.changed(distill=self.distill.changed(kimg=kimg))
 
     def __str__(self) -> str:
-        checks = f", {self.checks} with a check mask" if self.checks else ""
+        checks = f", {self.checks} with a held-out mask" if self.checks else ""
         lines = [f"{self.images} images, {self.shots} of them labeled{checks}; parts: {', '.join(self.parts)}"]
         pairs = ", ".join(self.mirror_pairs) or "none"
         lines.append(f"mirrored: {'yes' if self.mirror else 'no, the objects face one way'}; pairs that swap: {pairs}")

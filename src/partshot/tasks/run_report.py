@@ -59,7 +59,7 @@ class Results:
 def write_run_report(title: str, inputs: Inputs, plan: Plan, results: Results, stages: Stages) -> Path:
     """Writes report.html and returns its path."""
     shots, labeled = inputs.shots, {path.stem for path in inputs.masks}
-    examples = stages.run("report", lambda: _examples(results, inputs.paths, labeled))
+    examples = stages.run("write the report", lambda: _examples(results, inputs.paths, labeled))
     sections = [
         *_quality(results, shots, [*_figures(plan, results, shots, stages), *_compared(results.compared)]),
         shots_gallery(shots),
@@ -78,7 +78,7 @@ def _quality(results: Results, shots: Shots, figures: Sequence[Figure]) -> list[
     """How good the student is, as measured or else as estimated: in words, and by part where it is known."""
     checked, expected = results.checked, results.expected
     if checked is not None:
-        bars = {f"student on {checked.images} check masks": checked.per_part}
+        bars = {f"student on {checked.images} held-out masks": checked.per_part}
         return [Headline(check_in_words(checked), figures), PartBars(bars)]
     headline = Headline(estimate_in_words(expected, len(shots)), figures)
     if expected is None:
@@ -111,7 +111,7 @@ def _examples(results: Results, paths: Sequence[Path], labeled: set[str]) -> lis
 def _figures(plan: Plan, results: Results, shots: Shots, stages: Stages) -> list[Figure]:
     summary, store = results.summary, stages.store
     figures = [
-        Figure("images", str(plan.images), f"{summary.written + summary.kept} have a mask now"),
+        Figure("images", str(plan.images), f"{summary.written + summary.kept} with a predicted mask"),
         Figure("labeled", str(plan.shots), ", ".join(plan.parts)),
         Figure("student", plan.student, f"at {plan.distill.size} px; {plan.why}"),
     ]

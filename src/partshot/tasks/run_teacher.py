@@ -54,14 +54,14 @@ def fit_teacher(plan: Plan, folder: Folder, shots: Shots, stages: Stages) -> tup
     if plan.auto_minutes:
         candidates = _candidates(plan, folder, stages.quiet, store, shelf)
         plan = stages.run(
-            "choose", lambda: _chosen(plan, candidates, shots, folder, stages.quiet), partial(_why, folder)
+            "choose the teacher", lambda: _chosen(plan, candidates, shots, folder, stages.quiet), partial(_why, folder)
         )
     representation = stages.run(
         "representation",
         lambda: cached(_representation(plan, folder, stages.quiet, shelf), store),
         lambda: _when_trained(plan, folder),
     )
-    return plan, stages.run("fit", lambda: _fitted(plan, representation, shots, folder.out, stages.quiet))
+    return plan, stages.run("fit the teacher", lambda: _fitted(plan, representation, shots, folder.out, stages.quiet))
 
 
 def _representation(plan: Plan, folder: Folder, quiet: bool, shelf: Path | None) -> Representation:

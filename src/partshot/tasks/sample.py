@@ -35,9 +35,9 @@ def sample(
     generator, or `out` other samples.
     """
     if count < 1:
-        raise BadRecipe(f"count {count} given; 1 or more images are needed")
+        raise BadRecipe(f"--count {count}: must be 1 or more")
     if not math.isfinite(psi):
-        raise BadRecipe(f"psi {psi} given; 0 gives the mean image, 1 does not truncate")
+        raise BadRecipe(f"--psi {psi}: must be a finite number; 0 gives the mean image, 1 does not truncate")
     found = load_stylegan(generator, psi=psi)
     seeds, several = range(seed, seed + count), []
     names = [sample_name(s, float(psi)) for s in seeds]
@@ -47,7 +47,7 @@ def sample(
         before = read_card(out / "latents")
         if before.get("generator") != found.weights or {key: before.get(key) for key in card} != card:
             raise BadArtifact(
-                f"{out}: holds samples of other seeds, another psi or another generator; choose another --out"
+                f"{out}: contains samples of other seeds, another psi or another generator; choose another --out"
             )
         if all((out / "images" / f"{name}.png").exists() for name in names):
             return out / "images"
@@ -80,7 +80,7 @@ def latents_of(generator: Generator, shots: Shots, images: Path | None = None, q
     latents, known = Latents.load(folder), {name: i for i, name in enumerate(read_card(folder)["names"])}
     unknown = [name for name in shots.names if name not in known]
     if unknown:
-        raise BadArtifact(f"{folder}: holds no latent of '{unknown[0]}'; label images that `partshot sample` wrote")
+        raise BadArtifact(f"{folder}: contains no latent of '{unknown[0]}'; label images that `partshot sample` wrote")
     chosen = latents[torch.tensor([known[name] for name in shots.names])]
     _refuse_others(generator, chosen, shots, str(images))
     return chosen

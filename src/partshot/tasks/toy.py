@@ -6,7 +6,7 @@ The images are drawn by toy/.
 from pathlib import Path
 
 from partshot.toy.dataset import writing_toy
-from partshot.train.progress import Ticker
+from partshot.train.progress import Ticker, print_status
 
 
 def toy(kind: str, count: int, size: int, folder: Path | str, seed: int = 0) -> Path:
@@ -18,4 +18,7 @@ def toy(kind: str, count: int, size: int, folder: Path | str, seed: int = 0) -> 
     with Ticker(f"drawing {kind}", total=count, done=0, quiet=False) as ticker:
         for done, _ in enumerate(writing_toy(kind, count, size, folder, seed), start=1):
             ticker.tick(done)
+    extra = len(list((Path(folder) / "images").glob("*.png"))) - count
+    if extra > 0:
+        print_status(f"{folder} also contains {extra} images of an earlier, larger count; they are kept", quiet=False)
     return Path(folder)

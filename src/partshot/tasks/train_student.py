@@ -160,7 +160,7 @@ def _labeled(shots: Shots, size: int) -> LabelSources:
 
 
 def _title(shots: Shots, sources: LabelSources) -> str:
-    title = f"student from {len(shots)} label{'s' if len(shots) > 1 else ''}"
+    title = f"training the student ({len(shots)} labeled image{'s' if len(shots) > 1 else ''})"
     return title if sources.generated is None else f"{title} and {len(sources.generated[0])} generated images"
 
 
@@ -231,7 +231,7 @@ def _frozen_labels(
     some = images[::every]
     if not _is_fitted(folder, shots):
         if frozen is None:
-            print_status("fitting a head to the frozen encoder", quiet)
+            print_status("fitting the few-shot head on the frozen encoder", quiet)
             several, sided = partial(resize_images, some), not recipe.augment.flip
             encoder = training.student.removeprefix(LIGHT) + ENCODER_LEVELS + POSITION
             frozen = frozen_segmenter(shots, several, training.seed, sided, encoder)
@@ -327,7 +327,9 @@ def _weights(start: Path, student: str) -> Mapping[str, torch.Tensor]:
     folder = inside(start, "student")
     stored = Artifact.load(inside(start, "representation") if folder == start else folder)
     if stored.kind not in ("student", "representation"):
-        raise BadArtifact(f"{start}: holds a {stored.kind}; a student or a trained encoder is needed to start from")
+        raise BadArtifact(
+            f"{start}: contains a {stored.kind}; training can start from a student or a pretrained encoder only"
+        )
     net = stored.card.get("net")
     if stored.kind == "representation" and not student.endswith(f"-{net}"):
         raise BadArtifact(f"{start}: an encoder of '{net}', which no '{student}' has; take --student light-{net}")

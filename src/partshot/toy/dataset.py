@@ -93,8 +93,10 @@ def writing_toy(kind: str, count: int, size: int, folder: Path | str, seed: int 
     """`write_toy` as a generator: yields the path of each image once it and its mask are written."""
     folder, parts = Path(folder), toy_parts(kind)
     _draw_function(kind, size)
-    if count < 1 or seed < 0:
-        raise BadRecipe(f"toy count {count}, seed {seed}: at least 1 image, and seeds start at 0")
+    if count < 1:
+        raise BadRecipe(f"--count {count}: must be 1 or more")
+    if seed < 0:
+        raise BadRecipe(f"--seed {seed}: must be 0 or more")
     _refuse_other_images(kind, size, folder, seed)
     _write(folder / "classes.json", dumps(parts.to_dict(), indent=1).encode())
     for i in range(count):
@@ -109,7 +111,7 @@ def writing_toy(kind: str, count: int, size: int, folder: Path | str, seed: int 
 def _draw_function(kind: str, size: int) -> Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]:
     draw_function = lookup(_DRAW, kind, "toy")
     if not SIZES[0] <= size <= SIZES[1]:
-        raise BadRecipe(f"toy size {size}: choose {SIZES[0]} to {SIZES[1]} pixels")
+        raise BadRecipe(f"--size {size}: must be {SIZES[0]} to {SIZES[1]} pixels")
     return draw_function
 
 
@@ -123,17 +125,17 @@ def _paths(folder: Path, index: int) -> tuple[Path, Path]:
 
 def _refuse_other_images(kind: str, size: int, folder: Path, seed: int) -> None:
     """Raises BadRecipe when the folder holds images of another kind, size or seed, or images that are no toys."""
-    hint = "choose an empty folder, or the kind, size and seed it was drawn with"
+    hint = "choose an empty folder, or the kind, size and seed of the images in it"
     classes = folder / "classes.json"
     if classes.exists() and PartSet.load(classes) != toy_parts(kind):
-        raise BadRecipe(f"{classes} is not of toy {kind}; {hint}")
+        raise BadRecipe(f"{classes}: has other classes than toy {kind}; {hint}")
     there = sorted((folder / "images").glob("[!.]*")) if (folder / "images").is_dir() else []
     if not there:
         return
     first = there[0]
     ours = first.suffix == ".png" and first.stem.isdecimal()
     if not ours or not np.array_equal(read_image(first), draw(kind, size, seed, int(first.stem))[0]):
-        raise BadRecipe(f"{first} is no image of toy {kind}, size {size}, seed {seed}; {hint}")
+        raise BadRecipe(f"{first}: is not the image of toy {kind} of size {size} and seed {seed}; {hint}")
 
 
 def _png(image: np.ndarray) -> bytes:

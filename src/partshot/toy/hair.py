@@ -1,6 +1,6 @@
 """Hair of the toy faces: hair behind the neck, hair over the shoulders, and the hair on the head with its hairline.
 
-A haircut is a few numbers (volume, length, hairline, wave), from which shapes on a Head (head.py) are drawn.
+A haircut is a few numbers (volume, length, hairline, wave), from which shapes on a Head (head_shape.py) are drawn.
 """
 
 import math

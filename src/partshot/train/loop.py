@@ -29,7 +29,7 @@ from partshot.ops.precision import Precision, best_device, is_bf16
 from partshot.recipe import Recipe
 from partshot.train.checkpoint import load_checkpoint, remove_leftovers, save_checkpoint
 from partshot.train.journal import Journal
-from partshot.train.progress import Ticker
+from partshot.train.progress import Ticker, print_status
 
 SHOWN = 50
 """How many times a training calls `show`."""
@@ -149,6 +149,9 @@ def _train(fabric: Fabric, objective: Objective, recipe: LoopRecipe, run: _Run) 
         return
     # Process 0 alone writes files and shows progress.
     first = fabric.global_rank == 0
+    if run.step:
+        seen = f"{run.step * recipe.batch:,} of {recipe.steps * recipe.batch:,} images"
+        print_status(f"{run.title}: resuming from the checkpoint at {seen}", run.quiet or not first)
     journal = Journal(run.folder / "journal.jsonl") if first else None
     if journal is not None:
         journal.rewind(run.step)

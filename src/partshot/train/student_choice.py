@@ -58,7 +58,7 @@ def student_recipe(size: int | None, preset: str = "default", native: int | None
     long side of the images in pixels; without `size`, "pretrained" takes a smaller size for small images. Raises
     BadRecipe for unknown presets and invalid sizes.
     """
-    recipe = row_of(PRESETS, preset)
+    recipe = row_of(PRESETS, preset, "distill")
     if size is None and preset == "pretrained" and native is not None:
         size = next((small for largest, small in _SMALL_SIZES if native <= largest), None)
     return recipe if size is None else recipe.changed(size=size)
