@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partshot.artifact import Artifact, read_card, replacing_file, replacing_folder, standing
+from partshot.artifact import Artifact, read_card, replacing_file, replacing_folder, standing, write_json
 from partshot.errors import BadArtifact, DiskFull
 
 TENSORS = {
@@ -156,3 +156,12 @@ def test_replacing_file_keeps_the_suffix_is_hidden_and_readable_by_others(tmp_pa
         temporary.write_text("new")
     assert (tmp_path / "deep" / "a.png").read_text() == "new"
     assert (tmp_path / "deep" / "a.png").stat().st_mode & 0o777 == 0o644
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    write_json(tmp_path / "a.json", {"name": "ü"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "ü"}
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"name": object()})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "ü"}
+    assert os.listdir(tmp_path) == ["a.json"]

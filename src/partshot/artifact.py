@@ -163,6 +163,12 @@ def replacing_file(path: Path):
             raise
 
 
+def write_json(path: Path, values: dict) -> None:
+    """Writes JSON values atomically; raises DiskFull as `disk_errors` does."""
+    with replacing_file(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
+
+
 @contextmanager
 def disk_errors(path: Path):
     """Converts a full disk, a missing permission or a conflicting path to DiskFull, with the path and the remedy."""

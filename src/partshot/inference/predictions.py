@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from partshot.artifact import replacing_file
+from partshot.artifact import replacing_file, write_json
 from partshot.errors import BadImage, BadLabels
 from partshot.inference.settings import InferenceOptions
 from partshot.parts import PartSet
@@ -107,9 +107,3 @@ def _refuse_foreign_masks(paths: OutputPaths, images: Sequence[Path]) -> None:
             raise BadLabels(
                 f"{mask}: was not predicted by partshot; choose another --out, or replace it with --overwrite"
             )
-
-
-def write_json(path: Path, values: dict) -> None:
-    """Writes JSON values atomically."""
-    with replacing_file(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
