@@ -5,12 +5,12 @@ The manifest lets an interrupted prediction continue, and protects masks made by
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from partshot.artifact import replacing_file, write_json
-from partshot.errors import BadImage, BadLabels
+from partshot.errors import BadImage, BadLabels, BadParts
 from partshot.inference.settings import InferenceOptions
 from partshot.parts import PartSet
 
@@ -64,8 +64,9 @@ def prepare_folder(
     """Creates the folder or takes it over for this model and these options, and returns its manifest.
 
     "since" in the manifest: files written before this time (ns, in the clock of the file system) belong to another
-    model or other options. Raises BadImage if the folder is a file or contains the images, and BadLabels if it contains
-    masks that partshot did not predict.
+    model or other options. "masks": names of the masks that partshot writes there, those of `images` included. Raises
+    BadImage if the folder is a file or contains the images. Raises BadLabels, unless `overwrite`, for a mask of one of
+    the images that partshot did not predict, and for a classes.json of other parts in a folder without a manifest.
     """
     out = paths.out
     if out.exists() and not out.is_dir():
@@ -73,15 +74,24 @@ def prepare_folder(
     if out.exists() and out.resolve() == images[0].parent.resolve():
         raise BadImage(f"{out}: contains the images; give another folder for the masks")
     manifest = _read_manifest(out / MANIFEST)
-    if manifest is None and not overwrite:
-        _refuse_foreign_masks(paths, images)
+    predicted = _predicted_masks(out, manifest)
+    if not overwrite:
+        _refuse_foreign_masks([paths.labels(image) for image in images], predicted)
+        if manifest is None:
+            _refuse_other_parts(out / "classes.json", model.parts)
     settings = {"sha256": model.sha256, "reading": options.to_dict()}
+    masks = sorted(predicted | {paths.labels(image).name for image in images})
     if manifest is None or overwrite or not _same_settings(manifest, settings):
         time.sleep(_TICK_SECONDS)
         with replacing_file(out / MANIFEST) as temporary:
-            manifest = {**settings, "partshot": model.version, "since": temporary.stat().st_mtime_ns}
+            since = temporary.stat().st_mtime_ns
+            manifest = {**settings, "partshot": model.version, "since": since, "masks": masks}
             temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    write_json(out / "classes.json", model.parts.to_dict())
+    elif manifest.get("masks") != masks:
+        manifest = {**manifest, "masks": masks}
+        write_json(out / MANIFEST, manifest)
+    if _read_parts(out / "classes.json") != model.parts:
+        write_json(out / "classes.json", model.parts.to_dict())
     return manifest
 
 
@@ -94,16 +104,38 @@ def _same_settings(manifest: dict, settings: dict) -> bool:
 def _read_manifest(path: Path) -> dict | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return {**values, "sha256": str(values["sha256"]), "since": int(values["since"])}
+        masks = {"masks": [str(name) for name in values["masks"]]} if "masks" in values else {}
+        return {**values, "sha256": str(values["sha256"]), "since": int(values["since"]), **masks}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _refuse_foreign_masks(paths: OutputPaths, images: Sequence[Path]) -> None:
+def _predicted_masks(out: Path, manifest: dict | None) -> set[str]:
+    """Names of the masks that partshot wrote. Manifests of older versions do not have them: all masks count as such."""
+    if manifest is None:
+        return set()
+    return set(manifest.get("masks", (path.name for path in out.glob("*.png"))))
+
+
+def _refuse_foreign_masks(masks: Sequence[Path], predicted: Set[str]) -> None:
     # Never overwrite masks made by hand: they cannot be regenerated.
-    for image in images:
-        mask = paths.labels(image)
-        if mask.exists():
+    for mask in masks:
+        if mask.name not in predicted and mask.exists():
             raise BadLabels(
                 f"{mask}: was not predicted by partshot; choose another --out, or replace it with --overwrite"
             )
+
+
+def _refuse_other_parts(path: Path, parts: PartSet) -> None:
+    if path.exists() and _read_parts(path) != parts:
+        raise BadLabels(
+            f"{path}: was not written by partshot, and its parts are not the model's; choose another --out, or replace "
+            "it with --overwrite"
+        )
+
+
+def _read_parts(path: Path) -> PartSet | None:
+    try:
+        return PartSet.load(path)
+    except BadParts:
+        return None
