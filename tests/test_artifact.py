@@ -92,6 +92,22 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path):
     assert Artifact.load(head().save(tmp_path / "empty")).kind == "head"
 
 
+def test_files_that_were_added_to_an_artifact_are_kept(tmp_path):
+    path = head(version=1).save(tmp_path / "a")
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(BadArtifact, match=r"contains other files, which would be lost, such as notes.txt"):
+        head(version=2).save(path)
+    assert (path / "notes.txt").read_text() == "mine" and read_card(path)["version"] == 1
+    os.replace(path / "notes.txt", path / ".DS_Store")  # as file managers write it
+    assert read_card(head(version=2).save(path))["version"] == 2
+
+
+def test_tensors_without_a_card_are_kept(tmp_path):
+    (tmp_path / "tensors.safetensors").write_text("of another program")
+    with pytest.raises(BadArtifact, match="contains other files"):
+        head().save(tmp_path)
+
+
 @pytest.mark.parametrize("method", ["write_bytes", "write_text"])
 def test_a_full_disk_keeps_the_older_artifact(tmp_path, monkeypatch, method):
     path = head(version=1).save(tmp_path / "a")
@@ -126,6 +142,30 @@ def test_leftovers_of_a_writer_killed_during_cleanup_are_ignored(tmp_path):
     shutil.copytree(path, tmp_path / ".a-old")
     head(version=2).save(path)
     assert Artifact.load(path).card["version"] == 2 and os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("killed", ["during the deletion", "before the deletion"])
+def test_a_leftover_backup_is_not_loaded_after_its_folder_was_deleted(tmp_path, monkeypatch, killed):
+    path = head(version=1).save(tmp_path / "a")
+    if killed == "during the deletion":
+
+        def kill(*_, **__):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), replacing_folder(path):
+            patch.setattr(shutil, "rmtree", lambda f, **_: kill() if Path(f).exists() else None)
+        assert path.exists()
+    else:
+        shutil.copytree(path, tmp_path / ".a-old")
+        Artifact.load(path)
+        assert os.listdir(tmp_path) == ["a"]
+    shutil.rmtree(path)
+    assert not standing(path).exists()
+    with pytest.raises(BadArtifact, match="no such folder"):
+        Artifact.load(path)
+    head(version=2).save(path)
+    head(version=3).save(path)
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_a_conflicting_file_is_named_and_kept(tmp_path):

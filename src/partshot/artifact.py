@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,10 +25,13 @@ from partshot.errors import BadArtifact, DiskFull
 
 FORMAT = 1
 
+# What saving may replace: the artifact's own files, and those that file managers leave behind.
+_REPLACEABLE = {"card.json", "tensors.safetensors", ".DS_Store", "Thumbs.db", "desktop.ini"}
+
 
 @dataclass(frozen=True)
 class Artifact:
-    """kind: type of the artifact ("representation", "head", "checkpoint", ...).
+    """kind: type of the artifact: "segmenter", "student", "representation", "latents" or "checkpoint".
 
     card: metadata as plain JSON values. tensors: name -> array; NumPy has no bfloat16, so callers convert it to
     float32.
@@ -45,8 +48,7 @@ class Artifact:
         files.
         """
         folder = Path(folder)
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / "card.json").is_file():
-            raise BadArtifact(f"{folder}: contains other files, which would be lost; choose another folder")
+        _refuse_other_files(folder)
         # asarray instead of ascontiguousarray, which turns scalars (step counters) into 1-D arrays.
         blob = safetensors.numpy.save({k: np.asarray(v, order="C") for k, v in self.tensors.items()})
         # These keys come last, to replace the old checksum in the card of an artifact that was loaded and changed.
@@ -63,7 +65,8 @@ class Artifact:
         kind, fingerprint: expected values; None accepts any. Raises BadArtifact if a file is missing or truncated, has
         a newer format version, or has another kind or fingerprint.
         """
-        folder = standing(Path(folder))
+        requested = Path(folder)
+        folder = standing(requested)
         card = read_card(folder)
         if kind is not None and card["kind"] != kind:
             raise BadArtifact(f"{folder}: is an artifact of kind {card['kind']}, not {kind}")
@@ -80,7 +83,20 @@ class Artifact:
             tensors = safetensors.numpy.load(blob)
         except (OSError, SafetensorError) as error:
             raise BadArtifact(f"{path}: cannot be read ({error}); delete {folder} and run again") from error
+        if folder == requested:
+            _remove_backup(folder)
         return cls(kind=card["kind"], card=card, tensors=tensors)
+
+
+def _refuse_other_files(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    others = sorted(names - _REPLACEABLE)
+    if names and "card.json" not in names:
+        others = sorted(names)
+    if others:
+        raise BadArtifact(
+            f"{folder}: contains other files, which would be lost, such as {others[0]}; choose another folder"
+        )
 
 
 def read_card(folder: Path) -> dict:
@@ -140,11 +156,23 @@ def replacing_folder(folder: Path):
             if backup.exists() and not folder.exists():
                 os.replace(backup, folder)
             raise
-        shutil.rmtree(backup, ignore_errors=True)
+        _remove_backup(folder)
 
 
 def _backup(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}-old")
+
+
+def _remove_backup(folder: Path) -> None:
+    """Deletes the backup of a complete folder, if there is one.
+
+    It is renamed first: after a killed deletion, `standing` must not find it once the folder itself is deleted.
+    """
+    removed = folder.with_name(f".{folder.name}-removed")
+    shutil.rmtree(removed, ignore_errors=True)
+    with suppress(OSError):
+        os.replace(_backup(folder), removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
 
 @contextmanager
