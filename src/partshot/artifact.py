@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import safetensors.numpy
@@ -24,6 +25,8 @@ from safetensors import SafetensorError
 from partshot.errors import BadArtifact, DiskFull
 
 FORMAT = 1
+
+T = TypeVar("T")
 
 # What saving may replace: the artifact's own files, and those that file managers leave behind.
 _REPLACEABLE = {"card.json", "tensors.safetensors", ".DS_Store", "Thumbs.db", "desktop.ini"}
@@ -115,7 +118,7 @@ def read_card(folder: Path) -> dict:
     return card
 
 
-def strip_prefix(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def strip_prefix(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
     """The tensors whose name starts with the prefix, with the prefix removed."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 

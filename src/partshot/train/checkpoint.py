@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from partshot.artifact import Artifact, standing
+from partshot.artifact import Artifact, standing, strip_prefix
 from partshot.errors import BadArtifact
 
 # Names in checkpoints of older versions -> current names, of modules and optimizers and of single tensors.
@@ -68,9 +68,9 @@ def load_checkpoint(
     plain = {_current(name): state for name, state in artifact.card["optimizers"].items()}
     try:
         for name, module in modules.items():
-            module.load_state_dict(_below(tensors, f"module/{name}/"))
+            module.load_state_dict(strip_prefix(tensors, f"module/{name}/"))
         for name, optimizer in optimizers.items():
-            _fill_optimizer(optimizer, plain[name], _below(tensors, f"optimizer/{name}/"))
+            _fill_optimizer(optimizer, plain[name], strip_prefix(tensors, f"optimizer/{name}/"))
     except (RuntimeError, KeyError, ValueError) as error:
         what = str(error).splitlines()[0]
         raise BadArtifact(f"{folder}: does not fit this run's networks ({what}); delete it and run again") from error
@@ -114,10 +114,6 @@ def _without_params(group: Mapping) -> dict:
 def _current(name: str) -> str:
     name = _RENAMED_TENSORS.get(name, name)
     return re.sub(r"^((?:module|optimizer)/)?(critic|average)(?=/|$)", lambda m: f"{m[1] or ''}{_RENAMED[m[2]]}", name)
-
-
-def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
