@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing import ProcessRaisedException
 
 from partshot.artifact import read_card
 from partshot.errors import BadArtifact, BadRecipe
@@ -287,3 +288,56 @@ def test_two_processes_train_together_and_return_the_result(tmp_path, monkeypatc
     again = Deterministic()
     run_loop(again, recipe, tmp_path / "two", "line", "f", quiet=True)
     torch.testing.assert_close(again.trained(), objective.trained(), rtol=0, atol=0)
+
+
+class Disturbed(Deterministic):
+    """Calls `event` before the batch at one step, in process 1 alone."""
+
+    def __init__(self, at_step, event):
+        super().__init__()
+        self.at_step, self.event, self.batches = at_step, event, 0
+
+    def batch(self, rng, images):
+        if self.batches == self.at_step and torch.distributed.get_rank() == 1:
+            self.event()
+        self.batches += 1
+        return super().batch(rng, images)
+
+
+def interrupt_this_process():
+    signal.raise_signal(signal.SIGINT)
+
+
+def interrupt_the_first_process():
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(2)  # until it has told the others
+
+
+def fail():
+    raise BadRecipe("a setting of process 1")
+
+
+TWO = LoopRecipe(kimg=0.064, batch=8, precision="fp32", devices=2)
+
+
+@pytest.mark.parametrize("event", [interrupt_this_process, interrupt_the_first_process])
+def test_ctrl_c_stops_all_processes_after_the_same_step(tmp_path, monkeypatch, event):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="stopped and saved"):
+        run_loop(Disturbed(3, event), TWO, tmp_path, "line", "f", journal_every=1, quiet=True)
+    assert read_card(tmp_path / "checkpoint")["step"] == 4
+    assert len(read_journal(tmp_path / "journal.jsonl")) == 4
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_error_in_one_of_several_processes_reaches_the_caller(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(BadRecipe, match="^a setting of process 1$"):
+        run_loop(Disturbed(3, fail), TWO, tmp_path, "line", "f", quiet=True)
+
+
+def test_a_bug_in_one_of_several_processes_ends_all_with_a_traceback(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ProcessRaisedException, match="Traceback"):
+        run_loop(Disturbed(3, stop), TWO, tmp_path, "line", "f", quiet=True)

@@ -9,21 +9,24 @@ the same bits as an uninterrupted one. The loop is independent of images, labels
 import hashlib
 import logging
 import math
+import multiprocessing
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
+from torch.multiprocessing.spawn import ProcessException
 from torch.optim import Optimizer
 
-from partshot.errors import BadRecipe
+from partshot.errors import BadRecipe, PartshotError
 from partshot.objective import Objective, Phase
 from partshot.ops.precision import Precision, best_device, is_bf16
 from partshot.recipe import Recipe
@@ -91,17 +94,68 @@ def run_loop(
         show=show,
     )
     remove_leftovers(run.checkpoint)
-    if recipe.devices == 1:
-        _fabric(recipe).launch(_train, objective, recipe, run)
-        return
+    if recipe.devices > 1:
+        finished = _train_in_processes(objective, recipe, run)
+    else:
+        finished = _fabric(recipe).launch(_train, objective, recipe, run)
+    if not finished:
+        raise KeyboardInterrupt(f"{run.title}: stopped and saved in {run.folder}; run again to go on")
+
+
+def _train_in_processes(objective: Objective, recipe: LoopRecipe, run: "_Run") -> bool:
+    """The training with a process for each device; returns and raises what `_train` does.
+
+    A Ctrl-C in this process stops the others, which send it the errors that its caller must get.
+    """
     # Other processes train copies of the objective, so this process loads checkpoints, too: first, without starting any
     # processes, to refuse a wrong checkpoint and to see whether the run is finished; at the end, to get the trained
     # weights.
     optimizers = _optimizers(objective.phases())
     card = load_checkpoint(run.checkpoint, objective.modules, optimizers, run.fingerprint)
-    if card is None or card["step"] < recipe.steps:
-        _fabric(recipe).launch(_train, objective, recipe, run)
+    if card is not None and card["step"] >= recipe.steps:
+        return True
+    context = multiprocessing.get_context("spawn")
+    link = _Link(context.RawValue("b", False), context.SimpleQueue())
+    with _deferred_interrupt(link.stop_all) as interrupted:
+        try:
+            finished = _fabric(recipe).launch(_train_in_process, objective, recipe, run, link)
+        except ProcessException:
+            if not link.errors.empty():
+                raise link.errors.get() from None
+            if interrupted():
+                raise KeyboardInterrupt(f"{run.title}: stopped; run again to go on") from None
+            raise
+    if finished:
         load_checkpoint(run.checkpoint, objective.modules, optimizers, run.fingerprint)
+    return finished
+
+
+class _Link(NamedTuple):
+    """What the process of `run_loop` shares with those that train. stop: whether they have to. errors: from them."""
+
+    stop: Any
+    errors: Any
+
+    def stop_all(self) -> None:
+        """Makes the processes stop after their step."""
+        self.stop.value = True
+
+
+def _train_in_process(fabric: Fabric, objective: Objective, recipe: LoopRecipe, run: "_Run", link: _Link) -> bool:
+    """`_train` in one of several processes."""
+    try:
+        finished = _train(fabric, objective, recipe, run, link)
+    except (PartshotError, KeyboardInterrupt) as error:
+        # The exit code makes the first process end the others. It would get any exception as text only.
+        link.errors.put(error)
+        raise SystemExit(1) from None
+    finally:
+        # Threads of the process group can abort a process that ends while they still run. After an error, NCCL would
+        # wait here for the other processes.
+        failed = sys.exc_info()[0] is not None
+        if torch.distributed.is_initialized() and not (failed and torch.distributed.get_backend() == "nccl"):
+            torch.distributed.destroy_process_group()
+    return finished
 
 
 @dataclass
@@ -137,8 +191,8 @@ class _Run:
         self.step, self.seconds, self.sums = card["step"], card["seconds"], card["tally"]
 
 
-def _train(fabric: Fabric, objective: Objective, recipe: LoopRecipe, run: _Run) -> None:
-    """The whole training, in one process."""
+def _train(fabric: Fabric, objective: Objective, recipe: LoopRecipe, run: _Run, link: _Link | None = None) -> bool:
+    """The whole training, in one process. Returns False if it was stopped by Ctrl-C, after a checkpoint."""
     phases = objective.phases()
     optimizers = _optimizers(phases)
     _move_to_device(fabric, objective.modules)
@@ -146,7 +200,7 @@ def _train(fabric: Fabric, objective: Objective, recipe: LoopRecipe, run: _Run) 
     if card is not None:
         run.resume(card)
     if run.step >= recipe.steps:
-        return
+        return True
     # Process 0 alone writes files and shows progress.
     first = fabric.global_rank == 0
     if run.step:
@@ -176,17 +230,26 @@ def _train(fabric: Fabric, objective: Objective, recipe: LoopRecipe, run: _Run) 
             if run.show is not None and first and (run.step % max(1, recipe.steps // SHOWN) == 0 or last):
                 run.show(objective, run.step * recipe.batch)
 
-            if interrupted() or last or time.monotonic() - saved > recipe.checkpoint_seconds:
+            stop = _in_any_process(fabric, interrupted() or (link is not None and bool(link.stop.value)))
+            if stop or last or time.monotonic() - saved > recipe.checkpoint_seconds:
                 _check_finite(run, phases, recipe)
                 if first:
                     save_checkpoint(run.checkpoint, objective.modules, optimizers, run.card())
                 saved = time.monotonic()
-            if interrupted() and not last:
-                raise KeyboardInterrupt(f"{run.title}: stopped and saved in {run.folder}; run again to go on")
+            if stop:
+                break
+    # Process 0 has saved.
     fabric.barrier()
-    if fabric.world_size > 1:
-        # Its threads can abort a process that ends while they still run.
-        torch.distributed.destroy_process_group()
+    return run.step == recipe.steps
+
+
+def _in_any_process(fabric: Fabric, flag: bool) -> bool:
+    """Whether the flag is set in any process: all of them must stop after the same step."""
+    if fabric.world_size == 1:
+        return flag
+    flags = torch.tensor(float(flag), device=fabric.device)
+    torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+    return bool(flags)
 
 
 def _move_to_device(fabric: Fabric, modules: Mapping[str, nn.Module]) -> None:
@@ -297,8 +360,11 @@ def _check_finite(run: _Run, phases: Sequence[Phase], recipe: LoopRecipe) -> Non
 
 
 @contextmanager
-def _deferred_interrupt():
-    """Defers Ctrl-C to the end of the step, so that a whole step is saved; a second Ctrl-C interrupts at once."""
+def _deferred_interrupt(notify: Callable[[], None] = lambda: None):
+    """Defers Ctrl-C to the end of the step, so that a whole step is saved; a second Ctrl-C interrupts at once.
+
+    notify: called at the first Ctrl-C. Yields a function that tells whether there was one.
+    """
     received = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield received.is_set
@@ -306,6 +372,7 @@ def _deferred_interrupt():
 
     def handler(_number, _frame) -> None:
         received.set()
+        notify()
         signal.signal(signal.SIGINT, before)
 
     before = signal.signal(signal.SIGINT, handler)
