@@ -209,6 +209,20 @@ def test_list_images_sorts_and_skips_other_files(tmp_path):
     assert [p.name for p in list_images(tmp_path, leave_out=[tmp_path / "a.png"])] == ["b.JPG"]
 
 
+def test_list_images_leaves_out_files_of_the_same_folder_in_another_spelling(tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    for name in ("cat.jpg", "cat.png"):
+        (tmp_path / "x" / name).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    monkeypatch.chdir(tmp_path)
+    spellings = [Path("x"), Path("x/../x"), tmp_path / "x", tmp_path / "link"]
+    for folder in spellings:
+        for other in spellings:
+            assert list_images(folder, leave_out=[other / "cat.png"]) == [folder / "cat.jpg"]
+    with pytest.raises(BadImage, match="share a name"):
+        list_images("x", leave_out=[tmp_path / "y" / "cat.png"])
+
+
 def test_list_images_refuses_missing_and_empty_folders_and_equal_stems(tmp_path):
     with pytest.raises(BadImage, match="nowhere: no such folder"):
         list_images(tmp_path / "nowhere")

@@ -59,17 +59,18 @@ class Stack:
 def list_images(folder: Path | str, leave_out: Iterable[Path] = ()) -> list[Path]:
     """The image files of a folder (not of its subfolders), sorted by name, without hidden files.
 
-    leave_out: image files to exclude, such as masks in the same folder.
+    leave_out: image files to exclude, such as masks in the same folder; the folder may be spelled in another way.
     Raises BadImage when the folder is missing or holds no image, or when two images share a stem, since their outputs
     (NAME.png) would be the same file.
     """
-    folder, left_out = Path(folder), {Path(p) for p in leave_out}
+    folder = Path(folder)
     if not folder.is_dir():
         raise BadImage(f"{folder}: no such folder; give a folder of images")
+    left_out = _names_in(folder, leave_out)
     paths = sorted(
         p
         for p in folder.iterdir()
-        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p not in left_out and p.is_file()
+        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.name not in left_out and p.is_file()
     )
     if not paths:
         raise BadImage(f"{folder}: contains no image ({', '.join(IMAGE_SUFFIXES)}); give a folder that does")
@@ -82,6 +83,14 @@ def list_images(folder: Path | str, leave_out: Iterable[Path] = ()) -> list[Path
                 "keep masks in a folder of their own"
             )
     return paths
+
+
+def _names_in(folder: Path, paths: Iterable[Path]) -> set[str]:
+    # The names of those of the files that lie in the folder, also if a path is relative or contains a link.
+    names: dict[Path, set[str]] = {}
+    for path in map(Path, paths):
+        names.setdefault(path.parent, set()).add(path.name)
+    return set().union(*(some for parent, some in names.items() if parent.resolve() == folder.resolve()))
 
 
 def read_image(path: Path | str) -> np.ndarray:
@@ -190,7 +199,9 @@ def overlay(image: np.ndarray, labels: np.ndarray, parts: PartSet, alpha: float 
         raise BadLabels(f"labels are {_size(labels)} but their image is {_size(image)}; make them the same size")
     outside = labels[(labels >= len(parts)) & (labels != IGNORE)]
     if outside.size:
-        raise BadLabels(f"labels contain id {outside.max()}, but the parts have ids 0 to {len(parts) - 1}; use their own PartSet")
+        raise BadLabels(
+            f"labels contain id {outside.max()}, but the parts have ids 0 to {len(parts) - 1}; use their own PartSet"
+        )
     colors = np.frombuffer(parts.palette(), np.uint8).reshape(256, 3)[labels]
     tinted = labels > 0
     out = image.copy()
