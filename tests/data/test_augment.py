@@ -122,6 +122,13 @@ def test_extreme_colors_stay_in_range():
     assert torch.isfinite(out).all() and out.min() >= -1 and out.max() <= 1
 
 
+def test_images_smaller_than_the_blur_are_blurred():
+    images = torch.rand(4, 3, 32, 16, generator=seeded()) * 2 - 1
+    out = photometric(images, NONE.changed(blur=50), seeded())
+    assert out.shape == images.shape and out.amin() >= -1 and out.amax() <= 1
+    assert out.std() < images.std()
+
+
 def test_gray_images_have_equal_channels():
     images = torch.rand(4, 3, 16, 16, generator=seeded()) * 2 - 1
     out = photometric(images, NONE.changed(color=0.5, gray=1), seeded())

@@ -232,7 +232,8 @@ def _blur_half(x: torch.Tensor, max_sigma: float, rng: torch.Generator) -> torch
     """Blurs half of the images with one random sigma for the batch (a kernel per image costs 3x as much)."""
     sigma = 0.1 + float(torch.rand(1, generator=rng)) * max_sigma
     chosen = torch.randperm(x.shape[0], generator=rng)[: (x.shape[0] + 1) // 2].to(x.device)
-    radius = max(1, int(3 * sigma + 0.5))
+    # The reflection of the border must be smaller than the image.
+    radius = min(max(1, int(3 * sigma + 0.5)), min(x.shape[2:]) - 1)
     kernel = torch.exp(-(torch.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).view(1, 1, -1, 1).expand(3, 1, -1, 1).to(x)
     padded = F.pad(x[chosen], [radius] * 4, mode="reflect")
