@@ -117,6 +117,23 @@ def test_other_masks_in_the_image_folder_can_be_excluded(tmp_path):
     assert mask_files(pack) == {name: pack / "masks" / f"{name}.png" for name in ("cat", "dog")}
 
 
+def test_files_can_be_excluded_from_a_folder_of_pairs(tmp_path):
+    pack, pairs = write_pack(tmp_path / "pack"), tmp_path / "pairs"
+    pairs.mkdir()
+    for name in ("cat", "dog", "eel"):
+        (pack / "masks" / f"{name}.png").rename(pairs / f"{name}.png")
+        Image.open(pack / "images" / f"{name}.png").save(pairs / f"{name}.bmp")
+    others = [pairs / "cat.tif", pairs / "fox.bmp"]
+    for path in others:
+        Image.new("RGB", (8, 8)).save(path)
+    with pytest.raises(BadImage, match="share a name"):
+        find_pairs(pairs)
+    for images in (None, pairs):
+        assert [pair.image.name for pair in find_pairs(pairs, images, leave_out=others)] == [
+            *("cat.bmp", "dog.bmp", "eel.bmp")
+        ]
+
+
 def test_missing_and_empty_folders_are_refused(tmp_path):
     pack = write_pack(tmp_path / "pack")
     (tmp_path / "empty").mkdir()
@@ -156,7 +173,9 @@ def test_a_mask_without_the_exif_rotation_is_recognized(tmp_path):
     exif[0x0112] = 6
     (pack / "images" / "cat.png").unlink()
     Image.fromarray(image_of(12, 16)).save(pack / "images" / "cat.jpg", exif=exif.tobytes())
-    with pytest.raises(BadLabels, match=r"cat\.png is 16x12 pixels, but its image .* is 12x16; .*EXIF: rotate the mask"):
+    with pytest.raises(
+        BadLabels, match=r"cat\.png is 16x12 pixels, but its image .* is 12x16; .*EXIF: rotate the mask"
+    ):
         load_shots(pack)
     write_labels(pack / "masks" / "cat.png", np.rot90(labels_of(12, 16), -1), PARTS)
     shots = load_shots(pack)

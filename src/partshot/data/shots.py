@@ -211,10 +211,11 @@ def _folders(labels: Path, images: Path | None) -> tuple[Path, Path]:
 def _images(folder: Path, mask_folder: Path, masks: dict[str, Path], leave_out: Iterable[Path] = ()) -> dict[str, Path]:
     # Images by stem, from `folder` and from the masks' folder, so that a folder of labeled pairs can be used with a
     # folder of unlabeled images. If both have a stem, the image in `folder` is used.
-    beside = [p for p in sorted(mask_folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."]
-    beside = [p for p in beside if p not in masks.values()]
-    found = {p.stem: p for p in list_images(mask_folder, leave_out=masks.values())} if beside else {}
-    if folder.resolve() == mask_folder.resolve():
+    same = folder.resolve() == mask_folder.resolve()
+    beside = {p for p in mask_folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."}
+    left_out = [*masks.values(), *(leave_out if same else ())]
+    found = {p.stem: p for p in list_images(mask_folder, left_out)} if beside - set(masks.values()) else {}
+    if same:
         return found
     for stem, path in found.items():
         if stem not in masks:
