@@ -1,14 +1,14 @@
 """Reads images as uint8 RGB arrays [h, w, 3], and writes label overlays.
 
 Handles the modes, bit depths, EXIF rotations and size limits of the common formats; a file that cannot be read is a
-BadImage whose message names the reason. Depends on Pillow and NumPy only: no tensors, no normalization.
+BadImage whose message names the reason. Needs no torch: arrays, not tensors, and no normalization.
 """
 
 import contextlib
 import io
 import os
 import re
-import time
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +22,7 @@ from partshot.artifact import replacing_file
 from partshot.errors import BadImage, BadLabels
 from partshot.ops.letterbox import letterbox
 from partshot.parts import IGNORE, PartSet
+from partshot.progress import SHOW_AFTER, Ticker
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2")
 
@@ -30,7 +31,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".g
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
 _BIT_DEPTHS = (8, 10, 12, 14, 16)  # bit depths that cameras and microscopes store in 16-bit files
-_PROGRESS_AFTER = 2.0  # seconds until the progress bar appears
 
 # _refuse_bomb raises BadImage for images over the limit, so Pillow's warning would be a duplicate.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -145,7 +145,7 @@ def resize_images(images: Iterable[np.ndarray], size: int) -> np.ndarray:
 def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> Stack:
     """Reads images with several threads and letterboxes them to squares of one size (letterbox.py), in one array.
 
-    A progress bar appears after two seconds.
+    On a terminal, a progress bar appears after two seconds.
 
     JPEGs much larger than `size` are decoded at reduced size (at least twice `size`), which is many times faster; the
     result differs from a full decode by about one gray level. Memory: the result and one image per thread.
@@ -165,8 +165,12 @@ def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> 
         images[row] = letterbox(image, size)
         return frames, ""
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        outcomes = list(_with_progress(pool.map(fill, range(len(paths))), len(paths), "reading images"))
+    outcomes: list[tuple[bool, str]] = []
+    ticker = Ticker("reading images", len(paths), 0, not sys.stderr.isatty(), SHOW_AFTER)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, ticker:
+        for outcome in pool.map(fill, range(len(paths))):
+            outcomes.append(outcome)
+            ticker.tick(len(outcomes))
 
     animated = [Path(p).name for p, (frames, _) in zip(paths, outcomes, strict=True) if frames]
     if animated:
@@ -319,17 +323,3 @@ def _edges(labels: np.ndarray, thickness: int) -> np.ndarray:
         edge[step:] |= down
         edge[:-step] |= down
     return edge
-
-
-def _with_progress(items: Iterable, total: int, title: str) -> Iterator:
-    # Yields the items and shows a progress bar on a terminal when the work takes longer than _PROGRESS_AFTER.
-    from rich.console import Console
-    from rich.progress import Progress
-
-    start, console = time.monotonic(), Console(stderr=True)
-    with Progress(console=console, transient=True, auto_refresh=False, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=total, visible=False)
-        for done, item in enumerate(items, start=1):
-            yield item
-            if time.monotonic() - start > _PROGRESS_AFTER:
-                progress.update(task, completed=done, visible=True, refresh=done % 16 == 0)

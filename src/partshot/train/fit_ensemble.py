@@ -7,9 +7,7 @@ trains one member after the other. Works with any representation.
 """
 
 import math
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from typing import ClassVar
 
 import torch
@@ -24,11 +22,11 @@ from partshot.heads.ensemble import Ensemble
 from partshot.ops.hypercolumn import at_pixels
 from partshot.ops.images import as_tensors
 from partshot.ops.precision import Precision, is_bf16
+from partshot.progress import SHOW_AFTER, Ticker
 from partshot.pyramid import Pyramid
 from partshot.recipe import Recipe
 from partshot.represent.spec import Representation
-from partshot.train.fit_head import PROGRESS_AFTER, device_of, extract_features, known_pixels, reset_parameters
-from partshot.train.progress import Ticker
+from partshot.train.fit_head import device_of, extract_features, known_pixels, reset_parameters
 
 # Bytes of features that are interpolated at a time, for several steps: one step alone costs more per pixel.
 _CHUNK_BYTES = 1 << 23
@@ -103,8 +101,7 @@ def fit_ensemble(
     samplers = [PixelSampler(known, seed) for seed in member_seeds(recipe.seed, head.count)]
     stopping = EarlyStopping(head.count, recipe.patience)
     total, min_pixels, seen = recipe.horizon(len(known)), recipe.min_epochs * len(known), 0
-    began, ticker = time.monotonic(), None
-    with ExitStack() as stack:
+    with Ticker("fit the ensemble", total, 0, quiet, SHOW_AFTER) as ticker:
         steps = math.ceil(total / recipe.batch)
         for features, target in _batches(read.to(device), labels, samplers, steps, recipe.batch, dtype):
             losses = training.step(features, target)
@@ -112,13 +109,10 @@ def fit_ensemble(
                 training.keep(stopping(losses.tolist()))
             seen += recipe.batch
 
-            if ticker is None and time.monotonic() - began > PROGRESS_AFTER:
-                ticker = stack.enter_context(Ticker("fit the ensemble", total, seen, quiet))
             last = stopping.all_stopped or seen >= total
             if seen // recipe.batch % _CHECK_EVERY == 0 or last:
                 training.check_finite(losses, seen)
-                if ticker:
-                    ticker.tick(total if last else seen, {"loss": float(losses.mean())})
+                ticker.tick(total if last else seen, {"loss": float(losses.mean())})
             if last:
                 break
     training.finish()

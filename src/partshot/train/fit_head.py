@@ -7,9 +7,7 @@ unbiased estimate from the shots alone. Works with any head, representation and 
 
 import hashlib
 import math
-import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Literal
 
 import numpy as np
@@ -30,10 +28,10 @@ from partshot.ops.letterbox import Box
 from partshot.ops.overlap import confusion
 from partshot.ops.precision import Precision, is_bf16
 from partshot.parts import IGNORE
+from partshot.progress import SHOW_AFTER, Ticker
 from partshot.pyramid import Pyramid
 from partshot.recipe import Recipe
 from partshot.represent.spec import Representation
-from partshot.train.progress import Ticker
 
 # Epoch and finished fraction of the fit -> factor on the learning rate.
 SCHEDULES: dict[str, Callable[[float, float], float]] = {
@@ -44,9 +42,6 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "tenth-every-50-epochs": lambda epoch, done: 0.1 ** (epoch // 50),
     "0.9-every-50-epochs": lambda epoch, done: 0.9 ** (epoch // 50),
 }
-
-# Progress is shown after this many seconds; shorter fits show none.
-PROGRESS_AFTER = 2.0
 
 # Augmented views of a shot that are computed at a time: half of them are blurred, with the same sigma.
 _VIEWS = 4
@@ -153,8 +148,7 @@ def fit_head(
     optimizer = torch.optim.Adam(head.parameters(), recipe.lr, (recipe.beta1, 0.999), weight_decay=recipe.weight_decay)
 
     total, seen, step = recipe.horizon(len(shots)), 0, 0
-    began, ticker, loss = time.monotonic(), None, None
-    with torch.random.fork_rng(devices=[]), ExitStack() as stack:
+    with torch.random.fork_rng(devices=[]), Ticker("fit", total, 0, quiet, SHOW_AFTER) as ticker:
         torch.manual_seed(recipe.seed)
         while seen < total:
             rate = recipe.lr * SCHEDULES[recipe.schedule](seen // len(shots), seen / total)
@@ -169,13 +163,10 @@ def fit_head(
             optimizer.step()
             seen, step = seen + len(target), step + 1
 
-            if ticker is None and time.monotonic() - began > PROGRESS_AFTER:
-                ticker = stack.enter_context(Ticker("fit", total, seen, quiet))
             if step % 20 == 0 or seen >= total:
                 hint = f"lower lr (now {recipe.lr:g}) or set standardize to true"
                 check_finite(loss, head, f"{seen} images", hint)
-                if ticker:
-                    ticker.tick(min(seen, total), {"loss": float(loss.detach())})
+                ticker.tick(min(seen, total), {"loss": float(loss.detach())})
     return head.eval()
 
 

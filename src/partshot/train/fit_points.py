@@ -7,9 +7,7 @@ of the shots alone had a mIoU of .49, one with 8 views of each .56 (held-out ima
 Works with any head of reach 0 (one pixel alone), and any representation and shots.
 """
 
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
@@ -27,11 +25,11 @@ from partshot.ops.hypercolumn import at_pixels
 from partshot.ops.images import as_tensors
 from partshot.ops.precision import Precision, is_bf16
 from partshot.parts import IGNORE
+from partshot.progress import SHOW_AFTER, Ticker
 from partshot.pyramid import Pyramid
 from partshot.recipe import Recipe
 from partshot.represent.spec import Representation
 from partshot.train.fit_head import (
-    PROGRESS_AFTER,
     SCHEDULES,
     check_finite,
     class_weights,
@@ -41,7 +39,6 @@ from partshot.train.fit_head import (
     known_pixels,
     reset_parameters,
 )
-from partshot.train.progress import Ticker
 
 # Largest size in bytes of the features of all points: 24 views of ten shots with 133 channels take a quarter of it.
 _MAX_BYTES = 1 << 30
@@ -107,8 +104,8 @@ def fit_points(
         if isinstance(module, Linear):
             module.standardize(_as_pyramid(features[:unaugmented].float(), channels), representation.spec.shared_scale)
     optimizer = torch.optim.AdamW(head.train().parameters(), recipe.lr, weight_decay=recipe.weight_decay)
-    rng, began, ticker = torch.Generator().manual_seed(recipe.seed), time.monotonic(), None
-    with ExitStack() as stack:
+    rng = torch.Generator().manual_seed(recipe.seed)
+    with Ticker("fit", recipe.steps, 0, quiet, SHOW_AFTER) as ticker:
         for step in range(recipe.steps):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * SCHEDULES["cosine"](0, step / recipe.steps)
@@ -119,12 +116,9 @@ def fit_points(
             loss.backward()
             optimizer.step()
 
-            if ticker is None and time.monotonic() - began > PROGRESS_AFTER:
-                ticker = stack.enter_context(Ticker("fit", recipe.steps, step, quiet))
             if (step + 1) % _CHECK_EVERY == 0 or step + 1 == recipe.steps:
                 check_finite(loss, head, f"{step + 1} steps", f"lower lr (now {recipe.lr:g})")
-                if ticker:
-                    ticker.tick(step + 1, {"loss": float(loss.detach())})
+                ticker.tick(step + 1, {"loss": float(loss.detach())})
     return head.eval()
 
 

@@ -29,10 +29,10 @@ from torch.optim import Optimizer
 from partshot.errors import BadRecipe, PartshotError
 from partshot.objective import Objective, Phase
 from partshot.ops.precision import Precision, best_device, is_bf16
+from partshot.progress import Ticker, print_status
 from partshot.recipe import Recipe
 from partshot.train.checkpoint import load_checkpoint, remove_leftovers, save_checkpoint
 from partshot.train.journal import Journal
-from partshot.train.progress import Ticker, print_status
 
 SHOWN = 50
 """How many times a training calls `show`."""

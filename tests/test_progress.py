@@ -1,9 +1,10 @@
 """Progress display: nothing when quiet, few lines in a log, a bar on a terminal."""
 
+import pytest
 from rich.console import Console
 
-from partshot.train import progress
-from partshot.train.progress import Ticker
+from partshot import progress
+from partshot.progress import Ticker
 
 
 def tick_through(ticker):
@@ -42,3 +43,17 @@ def test_the_remaining_time_of_a_resumed_run_is_estimated_from_its_own_images(ca
     with Ticker("faces", total=100, done=60, quiet=False) as ticker:
         ticker.tick(80)  # 20 images in 40 s, and 20 more to go
     assert "40 s left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_short_work_shows_nothing_and_longer_work_its_progress(capsys, monkeypatch, terminal):
+    monkeypatch.setattr(progress, "Console", lambda stderr: Console(stderr=stderr, force_terminal=terminal, width=100))
+    tick_through(Ticker("faces", total=100, done=0, quiet=False, after=60.0))
+    captured = capsys.readouterr()
+    assert captured.err == captured.out == ""
+
+    ticker = Ticker("faces", total=100, done=0, quiet=False, after=60.0)
+    ticker.began -= 61
+    tick_through(ticker)
+    shown = capsys.readouterr().err
+    assert "faces" in shown and ("100% loss 0.5" if terminal else "100 %") in shown
