@@ -288,7 +288,7 @@ def test_overlay_tints_parts_and_outlines_them_opaquely():
     labels = np.zeros((20, 20), np.uint8)
     labels[5:15, 5:15] = 1
     labels[0, 19] = 255
-    rendered = overlay(image, labels, PARTS, alpha=0.5)
+    rendered = overlay(image, labels, PARTS)
     color = np.array(PARTS.colors[1])
     assert rendered[2, 2].tolist() == [100, 100, 100]  # the background is not tinted
     assert rendered[10, 10].tolist() == np.rint(50 + 0.5 * color).tolist()

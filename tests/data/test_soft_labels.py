@@ -10,7 +10,7 @@ def probabilities(n=3, k=5, side=8, sharp=3.0):
 
 
 def test_classes_are_stored_as_bytes_most_probable_first():
-    soft = SoftLabels.of(probabilities(), keep=2)
+    soft = SoftLabels.of(probabilities())
     assert soft.ids.dtype == soft.probabilities.dtype == torch.uint8
     assert soft.ids.shape == soft.probabilities.shape == (3, 2, 8, 8)
     assert (soft.probabilities[:, 0] >= soft.probabilities[:, 1]).all()
@@ -18,15 +18,15 @@ def test_classes_are_stored_as_bytes_most_probable_first():
     assert (len(soft), soft.classes) == (3, 5)
 
 
-def test_keeping_all_classes_preserves_the_probabilities():
-    given = probabilities()
-    read = SoftLabels.of(given, keep=9).read(torch.tensor([2, 0]), 8)
+def test_two_classes_keep_their_probabilities():
+    given = probabilities(k=2)
+    read = SoftLabels.of(given).read(torch.tensor([2, 0]), 8)
     torch.testing.assert_close(read, given[[2, 0]], atol=0.01, rtol=0)
 
 
 def test_kept_classes_are_renormalized():
     given = torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-    read = SoftLabels.of(given, keep=2).read(torch.tensor([0]), 4)
+    read = SoftLabels.of(given).read(torch.tensor([0]), 4)
     torch.testing.assert_close(read[0, :, 0, 0], torch.tensor([0.625, 0.375, 0]), atol=0.005, rtol=0)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from partshot.catalog import HEADS, lookup
 from partshot.errors import BadImage
 from partshot.heads import mlp
-from partshot.heads.cnn import Cnn, cnn_l, cnn_m, cnn_s
+from partshot.heads.cnn import cnn_l, cnn_m, cnn_s
 from partshot.heads.linear import Linear
 from partshot.heads.mlp import Mlp, NormedMlp
 from partshot.heads.unet import ConvHead
@@ -129,11 +129,6 @@ def test_reach_is_the_receptive_field_of_a_head(make, reach):
     head(Pyramid((images,), (1, 71)))[0, :, 0, 35].sum().backward()
     used = images.grad[0].abs().sum((0, 1)).nonzero()[:, 0]
     assert (int(used.min()), int(used.max())) == (35 - reach, 35 + reach)
-
-
-def test_the_slope_is_that_of_the_release_and_can_be_that_of_the_notebook():
-    assert cnn_l((2,), 3).slope == 0.01
-    assert Cnn((2,), 3, (1,), (4,), slope=0.2).slope == 0.2
 
 
 def test_convs_first_layer_is_a_3x3_convolution_of_the_hypercolumn():

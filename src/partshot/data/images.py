@@ -32,6 +32,9 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
 _BIT_DEPTHS = (8, 10, 12, 14, 16)  # bit depths that cameras and microscopes store in 16-bit files
 
+# Opacity of the parts' colors in overlays.
+_TINT = 0.5
+
 # _refuse_bomb raises BadImage for images over the limit, so Pillow's warning would be a duplicate.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
@@ -192,11 +195,11 @@ def exif_swaps_axes(path: Path | str) -> bool:
         return image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, parts: PartSet, alpha: float = 0.5) -> np.ndarray:
+def overlay(image: np.ndarray, labels: np.ndarray, parts: PartSet) -> np.ndarray:
     """An image with its parts tinted and outlined in their colors, uint8 [h, w, 3].
 
     image: uint8 [h, w, 3]. labels: uint8 [h, w]; the background is not tinted, ignored pixels (255) are gray.
-    alpha: opacity of the tint, 0..1. Outlines are opaque; their width grows with the image size.
+    The tint has an opacity of 0.5. Outlines are opaque; their width grows with the image size.
     Raises BadLabels when the sizes differ or an id is outside the PartSet.
     """
     if labels.shape != image.shape[:2]:
@@ -209,20 +212,20 @@ def overlay(image: np.ndarray, labels: np.ndarray, parts: PartSet, alpha: float 
     colors = np.frombuffer(parts.palette(), np.uint8).reshape(256, 3)[labels]
     tinted = labels > 0
     out = image.copy()
-    out[tinted] = np.rint((1 - alpha) * image[tinted] + alpha * colors[tinted])
+    out[tinted] = np.rint((1 - _TINT) * image[tinted] + _TINT * colors[tinted])
     edge = tinted & _edges(labels, thickness=max(1, round(max(labels.shape) / 400)))
     out[edge] = colors[edge]
     return out
 
 
-def write_overlay(path: Path | str, image: np.ndarray, labels: np.ndarray, parts: PartSet, alpha: float = 0.5) -> Path:
+def write_overlay(path: Path | str, image: np.ndarray, labels: np.ndarray, parts: PartSet) -> Path:
     """Writes `overlay` atomically as .jpg or .png; BadImage for other suffixes, DiskFull when the disk is full."""
     path = Path(path)
     formats = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
     if path.suffix.lower() not in formats:
         raise BadImage(f"{path}: overlays are written as .jpg or .png; choose one of these suffixes")
     blob = io.BytesIO()
-    rendered = Image.fromarray(overlay(image, labels, parts, alpha))
+    rendered = Image.fromarray(overlay(image, labels, parts))
     # No chroma subsampling (0), which would blur one-pixel outlines.
     options = {"quality": 92, "subsampling": 0} if formats[path.suffix.lower()] == "JPEG" else {}
     rendered.save(blob, formats[path.suffix.lower()], **options)

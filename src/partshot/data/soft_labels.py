@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 
+# Classes that are kept of each pixel.
+_KEPT = 2
+
 
 @dataclass(frozen=True)
 class SoftLabels:
@@ -27,9 +30,9 @@ class SoftLabels:
         return len(self.ids)
 
     @classmethod
-    def of(cls, probabilities: Float[torch.Tensor, "n k h w"], keep: int = 2) -> "SoftLabels":
-        """From probabilities of all classes; keeps the `keep` most probable ones of each pixel."""
-        top, ids = probabilities.float().topk(min(keep, probabilities.shape[1]), dim=1)
+    def of(cls, probabilities: Float[torch.Tensor, "n k h w"]) -> "SoftLabels":
+        """From probabilities of all classes; keeps the two most probable ones of each pixel."""
+        top, ids = probabilities.float().topk(min(_KEPT, probabilities.shape[1]), dim=1)
         return cls(ids.byte(), (top * 255).round().clamp(0, 255).byte(), probabilities.shape[1])
 
     @classmethod

@@ -11,37 +11,45 @@ import numpy as np
 # faces .01, blood cells .02, cars from all sides and toy horses .00; museum ants .16.
 LIMIT = 0.08
 
+# Images are compared at about this size.
+_SIDE = 16
+
 # Randomization test against random asymmetry of few images: the number of trials with random flips, and the quantile of
 # their asymmetry that the images must exceed.
 _TRIALS, _QUANTILE = 200, 0.99
 
 
-def asymmetry(images: np.ndarray, side: int = 16) -> float:
+def asymmetry(images: np.ndarray) -> float:
     """Difference between the mean image and its flip, in units of the images' standard deviation; 0 is symmetric.
 
-    images: uint8 [n, s, s, 3]. side: of the downscaled images that are compared. The standard error of the mean
-    (1/sqrt(n)) is subtracted, so that few images do not appear one-sided.
+    images: uint8 [n, s, s, 3]. The standard error of the mean (1/sqrt(n)) is subtracted, so that few images do not
+    appear one-sided.
     """
-    small = _downscaled(images, side)
-    mean = small.mean(0)
-    deviation = float(np.sqrt((small - mean).var(0).mean())) + 1e-6
-    difference = float(np.mean((mean - mean[:, ::-1]) ** 2)) / 2
-    return float(np.sqrt(max(0.0, difference - deviation**2 / len(images)))) / deviation
+    return _asymmetry(_downscaled(images))
 
 
 def one_sided(images: np.ndarray) -> bool:
     """Whether the objects in the images face one way, so that flip augmentation would be wrong."""
-    return asymmetry(images) > LIMIT and _significant(_downscaled(images))
+    small = _downscaled(images)
+    return _asymmetry(small) > LIMIT and _significant(small)
 
 
-def _downscaled(images: np.ndarray, side: int = 16) -> np.ndarray:
-    """The images in gray, downscaled to about `side` pixels per side, each minus its mean."""
-    step = max(1, images.shape[1] // side)
+def _downscaled(images: np.ndarray) -> np.ndarray:
+    """The images in gray, downscaled to about _SIDE pixels per side, each minus its mean."""
+    step = max(1, images.shape[1] // _SIDE)
     cut = images.shape[1] // step * step
     gray = images[:, :cut, :cut].mean(3, dtype=np.float32)
     small = gray.reshape(len(gray), cut // step, step, cut // step, step).mean((2, 4))
     # Overall brightness differs between images; only the layout matters.
     return small - small.mean((1, 2), keepdims=True)
+
+
+def _asymmetry(small: np.ndarray) -> float:
+    """`asymmetry` of downscaled images."""
+    mean = small.mean(0)
+    deviation = float(np.sqrt((small - mean).var(0).mean())) + 1e-6
+    difference = float(np.mean((mean - mean[:, ::-1]) ** 2)) / 2
+    return float(np.sqrt(max(0.0, difference - deviation**2 / len(small)))) / deviation
 
 
 def _significant(small: np.ndarray) -> bool:

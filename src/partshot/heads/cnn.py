@@ -27,7 +27,7 @@ L = ((2, 4, 8, 1, 2, 4, 8, 1), (128, 64, 64, 64, 64, 64, 64, 32))
 class Cnn(nn.Module):
     """Pyramid -> 1x1 -> dilated 3x3 convolutions -> logits [b, classes, h, w]; LeakyReLU after all but the last.
 
-    dilations: of each 3x3 convolution. widths: input channels of each. slope: negative slope of LeakyReLU.
+    dilations: of each 3x3 convolution. widths: input channels of each.
     reach: receptive field in pixels to each side, the sum of the dilations. Borders are zero-padded.
     """
 
@@ -37,10 +37,9 @@ class Cnn(nn.Module):
         classes: int,
         dilations: Sequence[int],
         widths: Sequence[int],
-        slope: float = SLOPE,
     ):
         super().__init__()
-        self.reach, self.slope = sum(dilations), slope
+        self.reach = sum(dilations)
         self.first = Linear(channels, widths[0])
         self.rest = nn.ModuleList(
             nn.Conv2d(a, b, 3, padding=d, dilation=d)
@@ -49,9 +48,9 @@ class Cnn(nn.Module):
 
     def forward(self, pyramid: Pyramid) -> Float[torch.Tensor, "b k h w"]:
         """Logits at image size."""
-        x = F.leaky_relu(self.first(pyramid), self.slope)
+        x = F.leaky_relu(self.first(pyramid), SLOPE)
         for layer in self.rest[:-1]:
-            x = F.leaky_relu(layer(x), self.slope, inplace=True)
+            x = F.leaky_relu(layer(x), SLOPE, inplace=True)
         return self.rest[-1](x)
 
 

@@ -26,13 +26,12 @@ def project(
     pyramid: Pyramid,
     weights: Sequence[Float[torch.Tensor, "o _"]],
     bias: Float[torch.Tensor, " o"] | None = None,
-    size: tuple[int, int] | None = None,
 ) -> Float[torch.Tensor, "b o h w"]:
     """A 1x1 convolution of the hypercolumn, computed lazily; equals the convolution of `stack` up to rounding.
 
-    weights: one [outputs, channels of the map] per map. bias: [outputs]. size: (height, width) of the result, the
-    pyramid's image size when None. The result is channels_last in memory. It has the weights' dtype, or autocast's if
-    autocast is enabled. Differentiable by the weights, the bias and the maps.
+    weights: one [outputs, channels of the map] per map. bias: [outputs]. The result has the pyramid's image size, is
+    channels_last in memory, and has the weights' dtype, or autocast's if autocast is enabled. Differentiable by the
+    weights, the bias and the maps.
 
     Raises BadRecipe when the weights do not fit the maps.
     """
@@ -41,7 +40,7 @@ def project(
         raise BadRecipe(
             f"weights {shapes} do not fit maps of {list(pyramid.channels)} channels; fit a head to this representation"
         )
-    height, width = size or pyramid.image_size
+    height, width = pyramid.image_size
     kind = weights[0].device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights[0].dtype
     with torch.autocast(kind, enabled=False):
@@ -62,13 +61,13 @@ def project(
     return total.permute(0, 3, 1, 2)
 
 
-def stack(pyramid: Pyramid, size: tuple[int, int] | None = None) -> Float[torch.Tensor, "b c h w"]:
-    """The hypercolumn: all maps resized and concatenated, finest first.
+def stack(pyramid: Pyramid) -> Float[torch.Tensor, "b c h w"]:
+    """The hypercolumn: all maps resized to the image size and concatenated, finest first.
 
     Reference for `project` and `at_pixels`. It takes channels x height x width x 4 bytes per image: 5 GB at 512 px and
     5,000 channels.
     """
-    return torch.cat([resize(m, size or pyramid.image_size) for m in pyramid.maps], dim=1)
+    return torch.cat([resize(m, pyramid.image_size) for m in pyramid.maps], dim=1)
 
 
 def at_pixels(

@@ -4,7 +4,6 @@ Two conventions exist for a class that occurs neither in the truth nor in the pr
 libraries leave it out. Both are supported, and so is ReGAN's weighting by pixel share.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -50,25 +49,20 @@ def iou(confusion: np.ndarray, absent: Absent = "zero") -> np.ndarray:
     return np.divide(intersection, union, out=np.full(len(intersection), missing), where=union > 0)
 
 
-def mean_iou(confusion: np.ndarray, absent: Absent = "zero", leave_out: Sequence[int] = ()) -> float:
-    """Unweighted mean of `iou` over the classes, background included; NaN when there is no class to average.
-
-    leave_out: ids that are excluded from the mean. Their pixels still count in the unions of other classes, as in
-    DDPM-segmentation's treatment of its ignored class.
-    """
-    kept = np.delete(iou(confusion, absent), list(leave_out))
-    kept = kept[~np.isnan(kept)]
+def mean_iou(confusion: np.ndarray, absent: Absent = "zero") -> float:
+    """Unweighted mean of `iou` over the classes, background included; NaN when there is no class to average."""
+    found = iou(confusion, absent)
+    kept = found[~np.isnan(found)]
     return float(kept.mean()) if kept.size else float("nan")
 
 
-def weighted_iou(confusion: np.ndarray, leave_out: Sequence[int] = ()) -> float:
+def weighted_iou(confusion: np.ndarray) -> float:
     """ReGAN's weighted IoU, also used by GANORCON: the sum over classes of (share of the true pixels) * IoU, in 0..1.
 
-    leave_out: ids with weight 0; ReGAN's three-class figure excludes the background. NaN when no true pixel remains. A
-    class that is not in the truth has weight 0, so the convention for absent classes does not matter.
+    NaN when there is no true pixel. A class that is not in the truth has weight 0, so the convention for absent classes
+    does not matter.
     """
     weights = confusion.sum(1).astype(float)
-    weights[list(leave_out)] = 0
     total = weights.sum()
     return float(weights @ iou(confusion) / total) if total else float("nan")
 
