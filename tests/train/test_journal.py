@@ -1,4 +1,4 @@
-"""Journals: lines in order, incomplete last lines, and rewinding."""
+"""Journals: lines in order, incomplete last lines, repairing and rewinding."""
 
 import math
 
@@ -36,6 +36,18 @@ def test_rewinding_removes_later_and_incomplete_lines(tmp_path):
     journal.write({"step": 12})
 
     assert journal.path.read_text() == '{"step": 5}\n{"step": 10}\n{"step": 12}\n'
+
+
+def test_repairing_removes_only_an_incomplete_line(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.repair()
+    journal.write({"step": 5})
+    journal.write({"name": "a"})
+    whole = journal.path.read_bytes()
+    with journal.path.open("a") as file:
+        file.write('{"step": 2')
+    journal.repair()
+    assert journal.path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("bad", ["{nonsense", "[1, 2]", "\x00"])

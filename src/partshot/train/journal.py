@@ -6,7 +6,7 @@ lines from after its last checkpoint, which a resumed run removes, so that every
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from partshot.artifact import disk_errors, replacing_file
@@ -26,10 +26,17 @@ class Journal:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_as_json(line))
 
+    def repair(self) -> None:
+        """Removes an incomplete last line, as killed runs leave it, so that the next line starts on its own."""
+        self._keep(lambda line: True)
+
     def rewind(self, step: int) -> None:
         """Removes lines with a "step" after `step`, and an incomplete last line."""
+        self._keep(lambda line: line.get("step", 0) <= step)
+
+    def _keep(self, wanted: Callable[[dict], bool]) -> None:
         if self.path.exists():
-            kept = [line for line in read_journal(self.path) if line.get("step", 0) <= step]
+            kept = [line for line in read_journal(self.path) if wanted(line)]
             with replacing_file(self.path) as temporary:
                 temporary.write_text("".join(map(_as_json, kept)), encoding="utf-8")
 
