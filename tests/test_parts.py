@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partshot.errors import BadParts, nearest
+from partshot.errors import BadParts, nearest, size_text
 from partshot.parts import COLORS, PartSet, default_color, propose_mirror_pairs
 
 names = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=30, unique=True)
@@ -42,6 +42,10 @@ def test_an_unknown_part_name_suggests_the_nearest_one():
     assert parts.id_of("window") == 2
     with pytest.raises(BadParts, match="unknown part 'weel'; did you mean 'wheel'"):
         parts.id_of("weel")
+
+
+def test_sizes_have_the_width_first():
+    assert size_text((480, 640)) == "640x480" and size_text((5,)) == "5"
 
 
 def test_nearest_stays_short_when_many_names_are_known():

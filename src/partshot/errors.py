@@ -6,7 +6,7 @@ tracebacks.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class PartshotError(Exception):
@@ -47,6 +47,11 @@ class MissingWeights(PartshotError):
 
 class DiskFull(PartshotError):
     """Writing to disk failed; existing files are unchanged."""
+
+
+def size_text(shape: Sequence[int]) -> str:
+    """A size for messages, width first: "640x480" for the shape (480, 640)."""
+    return "x".join(str(side) for side in reversed(shape))
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

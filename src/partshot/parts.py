@@ -148,10 +148,10 @@ def _triple(color) -> tuple[int, int, int]:
 def propose_mirror_pairs(names) -> tuple[tuple[int, int], ...]:
     """Pairs of ids whose names differ only in left/right (or a separate l/r), such as "left eye" and "right eye"."""
     at = {name.lower(): i for i, name in enumerate(names)}
+    by_plain_name = {name.replace("_", " "): i for name, i in at.items()}
     pairs = set()
     for name, i in at.items():
         twin = _SIDE.sub(lambda m: _TWIN[m.group().lower()], name.replace("_", " "))
-        by_plain_name = {n.replace("_", " "): j for n, j in at.items()}
         j = by_plain_name.get(twin)
         if j is not None and j != i:
             pairs.add((min(i, j), max(i, j)))

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from partshot.artifact import replacing_file
-from partshot.errors import BadImage, BadLabels
+from partshot.errors import BadImage, BadLabels, size_text
 from partshot.ops.letterbox import letterbox
 from partshot.parts import IGNORE, PartSet
 from partshot.progress import SHOW_AFTER, Ticker
@@ -116,8 +116,7 @@ def read_image(path: Path | str) -> np.ndarray:
 def image_size(path: Path | str) -> tuple[int, int]:
     """Height and width of an image after EXIF rotation, from the file header; BadImage when it cannot be read."""
     with _opened(Path(path)) as image:
-        swapped = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-        return image.size if swapped else image.size[::-1]
+        return image.size if _swaps_axes(image) else image.size[::-1]
 
 
 @contextlib.contextmanager
@@ -192,7 +191,11 @@ def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> 
 def exif_swaps_axes(path: Path | str) -> bool:
     """Whether the EXIF rotation of an image swaps its height and width."""
     with Image.open(path, formats=_FORMATS) as image:
-        return image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return _swaps_axes(image)
+
+
+def _swaps_axes(image: Image.Image) -> bool:
+    return image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, parts: PartSet) -> np.ndarray:
@@ -203,7 +206,9 @@ def overlay(image: np.ndarray, labels: np.ndarray, parts: PartSet) -> np.ndarray
     Raises BadLabels when the sizes differ or an id is outside the PartSet.
     """
     if labels.shape != image.shape[:2]:
-        raise BadLabels(f"labels are {_size(labels)} but their image is {_size(image)}; make them the same size")
+        raise BadLabels(
+            f"labels are {size_text(labels.shape)} but their image is {size_text(image.shape[:2])}; make them the same size"
+        )
     outside = labels[(labels >= len(parts)) & (labels != IGNORE)]
     if outside.size:
         raise BadLabels(
@@ -310,10 +315,6 @@ def _from_floats(path: Path, values: np.ndarray) -> Image.Image:
         raise BadImage(f"{path}: contains values from {bottom:g} to {top:g}; scale them to 0..1 or to 8 or 16 bits")
     gray = np.rint(values * (255 if top <= 1 else 1)).astype(np.uint8)
     return Image.fromarray(gray).convert("RGB")
-
-
-def _size(array: np.ndarray) -> str:
-    return f"{array.shape[1]}x{array.shape[0]}"
 
 
 def _edges(labels: np.ndarray, thickness: int) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 
 from partshot.data.images import IMAGE_SUFFIXES, exif_swaps_axes, list_images, read_image, resize_images
 from partshot.data.labels import count_ids, read_labels, read_palette
-from partshot.errors import BadLabels
+from partshot.errors import BadLabels, size_text
 from partshot.ops.letterbox import letterbox_labels
 from partshot.parts import IGNORE, PartSet, default_color
 
@@ -52,7 +52,9 @@ class Shots:
             raise BadLabels(f"{len(self.images)} images, {len(self.labels)} labels and {len(self.names)} names given")
         for name, image, labels in zip(self.names, self.images, self.labels, strict=True):
             if labels.shape != image.shape[:2]:
-                raise BadLabels(f"labels of '{name}' are {_size(labels)} but its image is {_size(image)}")
+                raise BadLabels(
+                    f"labels of '{name}' are {size_text(labels.shape)} but its image is {size_text(image.shape[:2])}"
+                )
             known = labels[labels != IGNORE]
             if known.size and known.max() >= len(self.parts):
                 raise BadLabels(
@@ -237,7 +239,7 @@ def read_pair(pair: Pair, parts: PartSet | None = None, rgb: bool = False) -> tu
         if labels.shape == image.shape[1::-1] and exif_swaps_axes(pair.image):
             hint = "it lacks the rotation in the image's EXIF: rotate the mask the same way"
         raise BadLabels(
-            f"mask {pair.mask} is {_size(labels)} pixels, but its image {pair.image} is {_size(image)}; {hint}"
+            f"mask {pair.mask} is {size_text(labels.shape)} pixels, but its image {pair.image} is {size_text(image.shape[:2])}; {hint}"
         )
     return image, labels
 
@@ -295,7 +297,3 @@ def _closest(name: str, known: dict[str, Path]) -> str:
 
 def _joined(ids: list[int]) -> str:
     return ", ".join(str(i) for i in ids[:8]) + (", ..." if len(ids) > 8 else "")
-
-
-def _size(array: np.ndarray) -> str:
-    return f"{array.shape[1]}x{array.shape[0]}"

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from partshot.errors import BadLabels
+from partshot.errors import BadLabels, size_text
 from partshot.parts import IGNORE
 
 Absent = Literal["zero", "nan"]
@@ -24,7 +24,8 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
     Raises BadLabels when the shapes differ or an id is outside 0..classes-1.
     """
     if truth.shape != predicted.shape:
-        raise BadLabels(f"prediction is {_size(predicted)} but its mask is {_size(truth)}; predict at the mask's size")
+        given, needed = size_text(predicted.shape), size_text(truth.shape)
+        raise BadLabels(f"prediction is {given} but its mask is {needed}; predict at the mask's size")
     valid = truth != IGNORE
     rows, columns = truth[valid], predicted[valid]
     for ids, what in ((rows, "mask"), (columns, "prediction")):
@@ -65,7 +66,3 @@ def weighted_iou(confusion: np.ndarray) -> float:
     weights = confusion.sum(1).astype(float)
     total = weights.sum()
     return float(weights @ iou(confusion) / total) if total else float("nan")
-
-
-def _size(array: np.ndarray) -> str:
-    return "x".join(str(n) for n in array.shape[::-1])
