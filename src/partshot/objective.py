@@ -29,7 +29,7 @@ class Phase(NamedTuple):
 
 @runtime_checkable
 class Objective(Protocol):
-    """What the loop trains. Most pretext tasks and distillation have one phase, a GAN has three.
+    """What the loop trains. Most pretext tasks and distillation have one phase, a GAN has several.
 
     modules: name -> module, for all modules that are moved to the device and checkpointed, EMA copies included.
     """
@@ -43,7 +43,7 @@ class Objective(Protocol):
         """
 
     def phases(self) -> Sequence[Phase]:
-        """The phases of one step, in order. Called once."""
+        """The phases of one step, in order. The loop calls this once in each process."""
 
     def prepare(self, progress: float) -> None:
         """Called before each step; sets learning rates. progress: share of the training that is done, in [0, 1)."""

@@ -1,7 +1,7 @@
-"""How a command finds its task, and how results, errors and stops read on a terminal.
+"""How a command finds its task, and how results, errors and interruptions are shown on a terminal.
 
-Exit codes: 0 done, 1 the doctor found something broken, 2 an error whose cure is in the user's hands, 130 stopped.
-Imports a task only when it is asked for. Knows no command.
+Exit codes: 0 done, 1 the doctor found something broken, 2 an error that the user can fix, 130 interrupted. A task is
+imported only when its command is called. The commands and their options are in cli.py.
 """
 
 import sys

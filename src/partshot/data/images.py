@@ -206,9 +206,8 @@ def overlay(image: np.ndarray, labels: np.ndarray, parts: PartSet) -> np.ndarray
     Raises BadLabels when the sizes differ or an id is outside the PartSet.
     """
     if labels.shape != image.shape[:2]:
-        raise BadLabels(
-            f"labels are {size_text(labels.shape)} but their image is {size_text(image.shape[:2])}; make them the same size"
-        )
+        given, needed = size_text(labels.shape), size_text(image.shape[:2])
+        raise BadLabels(f"labels are {given} but their image is {needed}; make them the same size")
     outside = labels[(labels >= len(parts)) & (labels != IGNORE)]
     if outside.size:
         raise BadLabels(

@@ -238,9 +238,8 @@ def read_pair(pair: Pair, parts: PartSet | None = None, rgb: bool = False) -> tu
         hint = "export it at the image's size"
         if labels.shape == image.shape[1::-1] and exif_swaps_axes(pair.image):
             hint = "it lacks the rotation in the image's EXIF: rotate the mask the same way"
-        raise BadLabels(
-            f"mask {pair.mask} is {size_text(labels.shape)} pixels, but its image {pair.image} is {size_text(image.shape[:2])}; {hint}"
-        )
+        given, needed = size_text(labels.shape), size_text(image.shape[:2])
+        raise BadLabels(f"mask {pair.mask} is {given} pixels, but its image {pair.image} is {needed}; {hint}")
     return image, labels
 
 

@@ -1,6 +1,6 @@
 """Chooses how a head is fitted: on whole images (fit_head), points (fit_points) or an ensemble's pixels (fit_ensemble).
 
-Segmenters, tasks and benchmarks use this module instead of one of the three.
+It has the recipes, presets and functions of all three by the name of the head, for code that handles any head.
 """
 
 from collections.abc import Callable, Mapping
