@@ -86,10 +86,8 @@ def _panel(name: str, counter: str, points: Sequence[tuple[float, float]]) -> st
         + frame.line(list(zip(x, _smooth(height), strict=True)), "var(--s0)", 2.0)
     )
     title = f"{name} over {counter}"
-    return (
-        f'<figure class="chart"><figcaption><b>{escape(name)}</b><span>last: {_short(points[-1][1])}</span></figcaption>'
-        f"{_svg(svg, title, frame)}</figure>"
-    )
+    caption = f"<b>{escape(name)}</b><span>last: {_short(points[-1][1])}</span>"
+    return f'<figure class="chart"><figcaption>{caption}</figcaption>{_svg(svg, title, frame)}</figure>'
 
 
 @dataclass(frozen=True)
