@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from bench_packs import DATA, RESULTS, WHAT, numbers, read_rows
+from bench_packs import WHAT
+from bench_rows import DATA, RESULTS, numbers, read_rows
 from partshot.artifact import read_card
 from partshot.benchmark.auto_shot import AutoShot, AutoShotConfig
 from partshot.benchmark.kshot import kshot, table_to_dict, table_to_markdown, tabulate
@@ -47,10 +48,11 @@ def main() -> None:
     auto = AutoShot(out, generator, config)
     journal = Journal(out / "rows.jsonl")
     journal.rewind(0)
+    committed = RESULTS / "rows" / f"generator-{args.pack}-{generator.weights}.jsonl"
     methods = {"auto-shot": auto.auto_shot, "few-shot, inverted": auto.few_shot}
     rows = []
     for seed in args.seeds:
-        given = (args.ks, [seed], splits, lambda row: journal.write(row.to_dict()), read_rows(out))
+        given = (args.ks, [seed], splits, lambda row: journal.write(row.to_dict()), read_rows(out, committed))
         rows += kshot(methods, pool, test, *given)
         print(table_to_markdown(tabulate(rows)), flush=True)
     report(args.pack, args.trained, table_to_dict(tabulate(rows)), table_to_markdown(tabulate(rows)), args.seeds)
@@ -62,7 +64,8 @@ def report(pack: str, trained: Path, table: dict, text: str, seeds) -> None:
     grid = sorted((trained / "samples").glob("*.png"))[-1]
     Image.open(grid).save(RESULTS / f"generator_{pack}.png", optimize=True)
     encoder = json.loads((RESULTS / "packs.json").read_text())["tables"][pack]
-    lines = [f"| {m} | " + " | ".join(f"{c['miou']:.3f}" for c in by.values()) + " |" for m, by in encoder.items()]
+    cells = {m: [f"{by[k]['miou']:.3f}" if k in by else "-" for k in ("1", "5", "10")] for m, by in encoder.items()}
+    lines = [f"| {method} | " + " | ".join(row) + " |" for method, row in cells.items()]
     page = [
         f"# The generator route: {pack}",
         "",

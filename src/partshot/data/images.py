@@ -190,7 +190,9 @@ def overlay(image: np.ndarray, labels: np.ndarray, parts: PartSet, alpha: float 
         raise BadLabels(f"labels are {_size(labels)} but their image is {_size(image)}; make them the same size")
     outside = labels[(labels >= len(parts)) & (labels != IGNORE)]
     if outside.size:
-        raise BadLabels(f"labels contain id {outside.max()}, but the parts have ids 0 to {len(parts) - 1}; use their own PartSet")
+        raise BadLabels(
+            f"labels contain id {outside.max()}, but the parts have ids 0 to {len(parts) - 1}; use their own PartSet"
+        )
     colors = np.frombuffer(parts.palette(), np.uint8).reshape(256, 3)[labels]
     tinted = labels > 0
     out = image.copy()

@@ -1,8 +1,8 @@
 """Toy faces: a head in up to three-quarter view with hair, neck and clothes, before a background.
 
 Left and right are the person's own: the left eye is on the right of the image. Bare shoulders are labeled as neck,
-a hat as clothes. This module samples the person and draws the layers in order; face_features.py and hair.py draw the face
-and the hair.
+a hat as clothes. This module samples the person and draws the layers in order; face_features.py and hair.py draw the
+face and the hair.
 """
 
 import math
