@@ -28,6 +28,7 @@ from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.heads.linear import Linear
+from partshot.nets.timm_nets import build_net
 from partshot.ops.images import as_tensors
 from partshot.parts import PartSet
 from partshot.pyramid import Pyramid
@@ -38,7 +39,7 @@ from partshot.represent.levels import Levels
 from partshot.represent.position import Positioned
 from partshot.represent.reduced import components_for
 from partshot.represent.spec import Representation
-from partshot.represent.timm_encoder import TimmEncoder, build_net
+from partshot.represent.timm_encoder import TimmEncoder
 from partshot.segmenter import Segmenter
 from partshot.tasks.fit import ENCODER_LEVELS, POINTS_HEAD, facing_fit
 from partshot.train.fit_head import PRESETS as HEAD_PRESETS
