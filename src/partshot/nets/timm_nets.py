@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from partshot.errors import BadArtifact, BadRecipe, nearest
+from partshot.errors import BadArtifact, BadRecipe, did_you_mean
 from partshot.nets.weights import load_exactly
 
 # Name prefixes of weights of classifiers and of the layers after the last level, which belong to them.
@@ -54,4 +54,4 @@ def load_without_classifier(net: nn.Module, tensors: Mapping[str, torch.Tensor],
 
 def _nearest_models(name: str) -> str:
     found = timm.list_models(f"*{name.partition('_')[0]}*")
-    return nearest(name, found[:2000]).split("known:")[0].strip() or "see timm.list_models()"
+    return did_you_mean(name, found) or "see timm.list_models()"
