@@ -46,8 +46,11 @@ WHAT = (
 )
 # The usual long side of a pack's images in pixels, which determines the student's size.
 _NATIVE = {"wbc": 128, "ants": 256, "carparts": 256}
-# Thousands of labeled images for training the student without a pretrained encoder: as many as on 2026-11-21.
+# Thousands of labeled images for training the student without a pretrained encoder: about as long as the pretrained
+# student's training, and as many as on 2026-11-21.
 _FAST_UNET_KIMG = {"wbc": 9, "ants": 18, "carparts": 18}
+# The split of the table of equal time.
+EQUAL_TIME_K, EQUAL_TIME_SPLIT = 5, 0
 # Tables of earlier versions: day -> file.
 EARLIER = {"2026-11-21": RESULTS / "packs-2026-11-21.json"}
 # Rows of `partshot bench representations`: the default student, and a U-Net with a MoCo encoder, trained on a GPU.
@@ -175,7 +178,7 @@ def report(out: Path) -> None:
             continue
         table = {method: _cells(by_k, rows, method) for method, by_k in table_to_dict(tabulate(rows)).items()}
         tables[pack] = table | _earlier(pack)
-        text += [f"## {pack}", "", _markdown(tables[pack]), ""]
+        text += [f"## {pack}", "", _markdown(tables[pack]), "", *_equal_time(rows)]
     print("\n".join(text))
     RESULTS.mkdir(exist_ok=True)
     card = {"torch": torch.__version__, "day": time.strftime("%Y-%m-%d"), "recipe": PRESETS["pretrained"].model_dump()}
@@ -191,6 +194,16 @@ def _cells(by_k: dict, rows: list[Row], method: str) -> dict:
         k: cell | {"seconds": float(np.median([r.fit_seconds for r in rows if r.method == method and str(r.k) == k]))}
         for k, cell in by_k.items()
     }
+
+
+def _equal_time(rows: list[Row]) -> list[str]:
+    """A table of the rows of one split whose trainings are set to take as long as the pretrained student's."""
+    found = [row for row in rows if (row.k, row.seed) == (EQUAL_TIME_K, EQUAL_TIME_SPLIT)]
+    if len(found) < 2:
+        return []
+    lines = [f"| {row.method} | {row.score.miou:.3f} | {row.fit_seconds:.0f} |" for row in found]
+    title = f"Equal training time, k = {EQUAL_TIME_K}, split {EQUAL_TIME_SPLIT} (frozen encoder and forest need less):"
+    return [title, "", "| | mIoU | seconds |", "|---|---|---|", *lines, ""]
 
 
 def _earlier(pack: str) -> dict:
