@@ -147,8 +147,9 @@ def trained(name: str, work: Path) -> tuple[Student, float]:
     faces = [draw("faces", recipe.size, UNLABELED_SEED, i)[0] for i in range(UNLABELED)]
     unlabeled = resize_images(faces, recipe.size)
     fit = FIT_PRESETS["fast"].changed(images=1200)
-    auto = AutoShot(work / name.replace(" ", "-"), load_stylegan(), AutoShotConfig(recipe, fit), unlabeled)
-    known, shots = work / f"{name}.json", embedded_shots()
+    folder = work / f"{name.replace(' ', '-')}-{recipe.fingerprint}"
+    auto = AutoShot(folder, load_stylegan(), AutoShotConfig(recipe, fit), unlabeled)
+    known, shots = folder.with_suffix(".json"), embedded_shots()
     if known.exists():  # does not fit the head again
         return Student.load(auto.training(shots) / "student"), json.loads(known.read_text())
     student = auto.student(shots)
@@ -176,21 +177,21 @@ def row(name: str, mode: str, found, predicting: float, training: float) -> dict
     numbers = {"wiou": round(found.wiou, 3), "miou": round(found.miou, 3)}
     seconds = {"predict_seconds": round(predicting, 1), "train_cpu_seconds": round(training)}
     per_part = {part: round(value, 3) for part, value in found.per_part.items()}
-    return {"student": name, "reading": mode, **numbers, **seconds, "per_part": per_part}
+    return {"student": name, "mode": mode, **numbers, **seconds, "per_part": per_part}
 
 
 def report(placed: list[Placed], rows: list[dict], work: Path, image: np.ndarray) -> None:
     """Prints the table and the last line; writes the results and the image."""
     for one in rows:
-        print(f"{one['student']:13} {one['reading']:26} weighted IoU {one['wiou']:.3f}  mIoU {one['miou']:.3f}")
+        print(f"{one['student']:13} {one['mode']:26} weighted IoU {one['wiou']:.3f}  mIoU {one['miou']:.3f}")
     of_collage = [one for one in rows if one["predict_seconds"]]
     best = max(of_collage, key=lambda one: one["wiou"])
-    last = {"collage_wiou": best["wiou"], "student": best["student"], "reading": best["reading"]}
-    last["alone_wiou"] = rows[0]["wiou"]
+    last = {"collage_wiou": best["wiou"], "student": best["student"], "mode": best["mode"]}
+    last["alone_wiou"] = next(one["wiou"] for one in rows if one["student"] == best["student"])
     card = {"faces": len(placed), "size": [WIDTH, HEIGHT], "sides": [one.side for one in placed], "turn": MAX_ANGLE}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "collage.json").write_text(json.dumps({**card, "rows": rows, **last}, indent=1))
-    found = read_labels(work / "masks" / f"{best['student']}, {best['reading']}" / "collage.png")
+    found = read_labels(work / "masks" / f"{best['student']}, {best['mode']}" / "collage.png")
     shown = overlay(image, found, toy_parts("faces"))
     small = Image.fromarray(shown).resize((1000, 750), Image.Resampling.LANCZOS)
     small.quantize(128).save(RESULTS / "collage.png", optimize=True)

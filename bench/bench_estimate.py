@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench_packs import DATA, LIGHT, PACKS, RESULTS, folder_of, pretrained_recipe, read_rows
+from bench_packs import LIGHT, PACKS, folder_of, pretrained_recipe, rows_of
+from bench_rows import DATA, RESULTS, names, numbers
 from partshot.benchmark.datasets import open_dataset
 from partshot.tasks.estimate import FOLDS, REMAINING, SHARE, estimate, expected
 from partshot.tasks.train_student import Training, without_flips
@@ -27,9 +28,9 @@ KS, SPLITS = (5, 10), (0, 1, 2, 3, 4)
 def main() -> None:
     """Measures what is missing, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packs", type=lambda text: tuple(text.split(",")), default=PACKS)
-    parser.add_argument("--ks", type=lambda text: tuple(map(int, text.split(","))), default=KS)
-    parser.add_argument("--splits", type=lambda text: tuple(map(int, text.split(","))), default=SPLITS)
+    parser.add_argument("--packs", type=names, default=PACKS)
+    parser.add_argument("--ks", type=numbers, default=KS)
+    parser.add_argument("--splits", type=numbers, default=SPLITS)
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--out", type=Path, default=Path("bench/work/packs"))
     args = parser.parse_args()
@@ -80,7 +81,7 @@ def report(out: Path) -> None:
     for pack in PACKS:
         for k in KS:
             for split in SPLITS:
-                truth = read_rows(folder_of(pack, k, split, "pretrained student", out))
+                truth = rows_of(folder_of(pack, k, split, "pretrained student", out))
                 row = _row(pack, k, split, out)
                 if truth and row is not None:
                     recipe = _path(pack, k, split, out).parent.parent.name
@@ -97,8 +98,8 @@ def report(out: Path) -> None:
         "remaining_in_reports": REMAINING,
         "mean_absolute_error": round(float(np.abs(errors).mean()), 3),
         "bias": round(float(errors.mean()), 3),
-        "mean_absolute_error_by_k": {k: _mean_error(rows, errors, "k", k) for k in KS},
-        "bias_by_pack": {pack: _bias(rows, errors, pack) for pack in PACKS},
+        "mean_absolute_error_by_k": {k: _mean(np.abs(errors), [row["k"] == k for row in rows]) for k in KS},
+        "bias_by_pack": {pack: _mean(errors, [row["pack"] == pack for row in rows]) for pack in PACKS},
     }
     text = ["# How accurate is the estimate?", "", __doc__.strip().split("\n\n")[1].replace("\n", " "), ""]
     text += ["| pack | k | split | folds | expected | truth | seconds |", "|---|---|---|---|---|---|---|"]
@@ -114,14 +115,8 @@ def report(out: Path) -> None:
     print(json.dumps(last))
 
 
-def _mean_error(rows: list[dict], errors: np.ndarray, key: str, value) -> float:
-    chosen = [abs(error) for row, error in zip(rows, errors, strict=True) if row[key] == value]
-    return round(float(np.mean(chosen)), 3) if chosen else float("nan")
-
-
-def _bias(rows: list[dict], errors: np.ndarray, pack: str) -> float:
-    chosen = [error for row, error in zip(rows, errors, strict=True) if row["pack"] == pack]
-    return round(float(np.mean(chosen)), 3) if chosen else float("nan")
+def _mean(values: np.ndarray, chosen: list[bool]) -> float | None:
+    return round(float(values[chosen].mean()), 3) if any(chosen) else None
 
 
 if __name__ == "__main__":

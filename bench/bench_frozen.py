@@ -11,7 +11,6 @@ measured: run it again to resume. Writes bench/results/frozen.{md,json}.
 import argparse
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +21,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from bench_rows import DATA, RESULTS, commit_rows, names, numbers, read_rows
 from partshot.benchmark.baselines import predictor
 from partshot.benchmark.kshot import Method, Row, kshot, table_to_dict, table_to_markdown, tabulate
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, load_shots
 from partshot.data.symmetry import one_sided
 from partshot.heads.linear import Linear
+from partshot.nets.timm_nets import build_net
 from partshot.ops.images import as_tensors
 from partshot.parts import PartSet
 from partshot.pyramid import Pyramid
@@ -38,17 +39,15 @@ from partshot.represent.levels import Levels
 from partshot.represent.position import Positioned
 from partshot.represent.reduced import components_for
 from partshot.represent.spec import Representation
-from partshot.represent.timm_encoder import TimmEncoder, build_net
+from partshot.represent.timm_encoder import TimmEncoder
 from partshot.segmenter import Segmenter
 from partshot.tasks.fit import ENCODER_LEVELS, POINTS_HEAD, facing_fit
 from partshot.train.fit_head import PRESETS as HEAD_PRESETS
 from partshot.train.fit_points import PRESETS, Points, sample_points
 from partshot.train.fitting import Fit
-from partshot.train.journal import Journal, read_journal
+from partshot.train.journal import Journal
 
 PACKS, KS, SEEDS = ("ants", "carparts", "wbc"), (1, 5, 10), (0, 1, 2, 3, 4)
-DATA = Path(os.environ.get("PARTSHOT_DATA", "../shared/data"))
-RESULTS = Path(__file__).parent / "results"
 WHAT = "mIoU on `val` at the masks' own size, background included; mean and standard deviation over the splits."
 ENCODER = "efficientnet-lite0"
 FIT = PRESETS["fast"]
@@ -112,24 +111,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/work/frozen"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = {name: ROWS[name] for name in args.rows if name in ROWS}
+    unknown = sorted(set(args.rows) - set(ROWS))
+    if unknown:
+        parser.error(f"unknown rows {', '.join(unknown)}; known: {', '.join(ROWS)}")
+    if args.moco and len(args.packs) != 1:
+        parser.error("--moco needs --packs with the one pack that the encoder was pretrained on")
+    rows = {name: ROWS[name] for name in args.rows}
     rows |= moco_rows(args.moco) if args.moco else {}
     # One split after the other, so that a stopped run has complete splits to show.
     for seed in args.seeds:
         for pack in args.packs:
             for k in args.ks:
                 measure(pack, k, seed, rows, args.out)
-    report(args.out, rows)
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Parses an option. A comma followed by a space is part of a name."""
-    return tuple(name.replace("\0", ", ") for name in text.replace(", ", "\0").split(","))
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Parses an option with comma-separated numbers."""
-    return tuple(map(int, text.split(",")))
+    report(args.out, ROWS | rows)
 
 
 def moco_rows(folder: Path) -> dict[str, Features]:
@@ -146,13 +140,15 @@ def measure(pack: str, k: int, seed: int, rows: dict[str, Features], out: Path) 
     for name, features in rows.items():
         folder = folder_of(pack, name, features, out)
         journal = Journal(folder / "rows.jsonl")
+        journal.rewind(0)
 
         def keep(row: Row, journal: Journal = journal) -> None:
             journal.write(row.to_dict())
             line = f"{row.method:16s} {row.score.miou:.3f} fit {row.fit_seconds:4.0f} s"
             print(f"{pack} k={row.k} seed={row.seed} {line} {time.strftime('%H:%M')}", flush=True)
 
-        kshot({name: method(pack, features, seed)}, pool, test, [k], [seed], splits, keep, read_rows(folder))
+        done = rows_of(pack, name, features, out)
+        kshot({name: method(pack, features, seed)}, pool, test, [k], [seed], splits, keep, done)
 
 
 def method(pack: str, features: Features, seed: int) -> Method:
@@ -244,16 +240,27 @@ def folder_of(pack: str, name: str, features: Features, out: Path) -> Path:
     return out / pack / f"{name.replace(' ', '-')}-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """The rows saved so far."""
-    return [Row.from_dict(line) for line in read_journal(folder / "rows.jsonl")]
+def rows_of(pack: str, name: str, features: Features, out: Path) -> list[Row]:
+    """The rows measured so far, here or in an earlier run that committed them."""
+    folder = folder_of(pack, name, features, out)
+    return read_rows(folder, committed_rows(pack, folder))
+
+
+def committed_rows(pack: str, folder: Path) -> Path:
+    """The committed file of one row of a pack."""
+    return RESULTS / "rows" / f"frozen-{pack}-{folder.name}.jsonl"
 
 
 def report(out: Path, rows: dict[str, Features]) -> None:
     """Prints the tables of all rows measured so far and writes them to bench/results/frozen.{json,md}."""
     tables, text, whole = {}, ["# Frozen features: variants of features and heads", "", WHAT, ""], True
     for pack in PACKS:
-        found = [row for name, features in rows.items() for row in read_rows(folder_of(pack, name, features, out))]
+        found = []
+        for name, features in rows.items():
+            measured = rows_of(pack, name, features, out)
+            if measured:
+                commit_rows(measured, committed_rows(pack, folder_of(pack, name, features, out)))
+            found += measured
         whole = whole and len(found) >= len(ROWS) * len(KS) * len(SEEDS)
         if not found:
             continue

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench_frozen import DEFAULT, FIT, RESULTS, UNLABELED, numbers
+from bench_frozen import DEFAULT, FIT, UNLABELED
+from bench_rows import RESULTS, numbers
 from partshot.benchmark.baselines import Predictor, predictor
 from partshot.benchmark.kshot import Method, Row, kshot, table_to_dict, table_to_markdown, tabulate
 from partshot.data.images import resize_images

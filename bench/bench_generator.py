@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from bench_packs import DATA, RESULTS, WHAT, numbers, read_rows
+from bench_rows import DATA, RESULTS, numbers, read_rows
 from partshot.artifact import read_card
 from partshot.benchmark.auto_shot import AutoShot, AutoShotConfig
 from partshot.benchmark.kshot import kshot, table_to_dict, table_to_markdown, tabulate
@@ -47,10 +47,11 @@ def main() -> None:
     auto = AutoShot(out, generator, config)
     journal = Journal(out / "rows.jsonl")
     journal.rewind(0)
-    methods = {"auto-shot": auto.auto_shot, "few-shot, inverted": auto.few_shot}
+    committed = RESULTS / "rows" / f"generator-{args.pack}-{generator.weights}.jsonl"
+    methods = {"auto-shot": auto.auto_shot, "few-shot head, by inversion": auto.few_shot}
     rows = []
     for seed in args.seeds:
-        given = (args.ks, [seed], splits, lambda row: journal.write(row.to_dict()), read_rows(out))
+        given = (args.ks, [seed], splits, lambda row: journal.write(row.to_dict()), read_rows(out, committed))
         rows += kshot(methods, pool, test, *given)
         print(table_to_markdown(tabulate(rows)), flush=True)
     report(args.pack, args.trained, table_to_dict(tabulate(rows)), table_to_markdown(tabulate(rows)), args.seeds)
@@ -62,16 +63,17 @@ def report(pack: str, trained: Path, table: dict, text: str, seeds) -> None:
     grid = sorted((trained / "samples").glob("*.png"))[-1]
     Image.open(grid).save(RESULTS / f"generator_{pack}.png", optimize=True)
     encoder = json.loads((RESULTS / "packs.json").read_text())["tables"][pack]
-    lines = [f"| {m} | " + " | ".join(f"{c['miou']:.3f}" for c in by.values()) + " |" for m, by in encoder.items()]
+    cells = {m: [f"{by[k]['miou']:.3f}" if k in by else "-" for k in ("1", "5", "10")] for m, by in encoder.items()}
+    lines = [f"| {method} | " + " | ".join(row) + " |" for method, row in cells.items()]
     page = [
-        f"# The generator route: {pack}",
+        f"# The generator route on {pack}",
         "",
-        WHAT,
-        f"A StyleGAN2 of {card['size']} px, trained for {card['kimg']:g} thousand images on {card['images']} unlabeled "
-        f"ones; splits {', '.join(map(str, seeds))}. Generated images: ![samples](generator_{pack}.png)",
+        "mIoU on `val` at the masks' own size, background included; mean and standard deviation over the splits.",
+        f"A StyleGAN2 of {card['size']} px, trained on {card['images']} unlabeled images for {card['kimg']:g} thousand "
+        f"image views; splits {', '.join(map(str, seeds))}. Generated samples: ![samples](generator_{pack}.png)",
         "",
         text,
-        "The encoder route and the baselines (packs.md), five splits:",
+        "Encoder route and alternatives (packs.md):",
         "",
         "| mIoU | k = 1 | k = 5 | k = 10 |\n|---|---|---|---|",
         *lines,

@@ -14,12 +14,12 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from bench_rows import DATA, RESULTS, commit_rows, names, numbers, read_rows
 from partshot.benchmark.baselines import predictor
 from partshot.benchmark.datasets import Dataset, open_dataset
 from partshot.benchmark.kshot import Row, kshot, table_to_dict, tabulate
@@ -31,7 +31,7 @@ from partshot.tasks.train_student import Training, train_student, without_flips
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_points import PRESETS as POINTS
 from partshot.train.forest import Forest
-from partshot.train.journal import Journal, read_journal
+from partshot.train.journal import Journal
 from partshot.train.student_choice import student_recipe
 from partshot.workers import workers
 
@@ -39,8 +39,6 @@ PACKS, KS, SPLITS = ("wbc", "ants", "carparts"), (1, 5, 10), (0, 1, 2, 3, 4)
 ENCODER = "efficientnet-lite0"
 LIGHT = f"light-{ENCODER}"
 UNTRAINED = f"light-{ENCODERS[ENCODER].net}"
-DATA = Path(os.environ.get("PARTSHOT_DATA", "../shared/data"))
-RESULTS = Path(__file__).parent / "results"
 WHAT = (
     "mIoU on `val` at the masks' own size, background included; mean and standard deviation over the splits, in "
     "brackets the median seconds of a fit, with two fits at a time on two cores and other processes running. Rows with "
@@ -48,8 +46,11 @@ WHAT = (
 )
 # The usual long side of a pack's images in pixels, which determines the student's size.
 _NATIVE = {"wbc": 128, "ants": 256, "carparts": 256}
-# Thousands of labeled images for training the student without a pretrained encoder: as many as on 2026-11-21.
+# Thousands of labeled images for training the student without a pretrained encoder: about as long as the pretrained
+# student's training, and as many as on 2026-11-21.
 _FAST_UNET_KIMG = {"wbc": 9, "ants": 18, "carparts": 18}
+# The split of the table of equal time.
+EQUAL_TIME_K, EQUAL_TIME_SPLIT = 5, 0
 # Tables of earlier versions: day -> file.
 EARLIER = {"2026-11-21": RESULTS / "packs-2026-11-21.json"}
 # Rows of `partshot bench representations`: the default student, and a U-Net with a MoCo encoder, trained on a GPU.
@@ -76,16 +77,6 @@ def main() -> None:
     report(args.out)
 
 
-def names(text: str) -> tuple[str, ...]:
-    """Parses an option with comma-separated names."""
-    return tuple(text.split(","))
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Parses an option with comma-separated numbers."""
-    return tuple(map(int, text.split(",")))
-
-
 def measure(pack: str, k: int, split: int, row: str, out: Path) -> None:
     """Measures one method on one split of a pack."""
     torch.set_num_threads(1)
@@ -100,7 +91,7 @@ def measure(pack: str, k: int, split: int, row: str, out: Path) -> None:
         print(f"{pack} k={k} split={split} {line}", flush=True)
 
     method = {row: ROWS[row](dataset, pack, folder, split)}
-    kshot(method, dataset.pool, dataset.test, [k], [split], dataset.splits, keep, read_rows(folder))
+    kshot(method, dataset.pool, dataset.test, [k], [split], dataset.splits, keep, rows_of(folder))
 
 
 def _student(name: str, recipe_of: Callable[[str], Distill], with_images: bool = True) -> Callable:
@@ -134,14 +125,20 @@ def pretrained_recipe(pack: str) -> Distill:
     return student_recipe(None, "pretrained", _NATIVE[pack])
 
 
+RECIPES: dict[str, Callable[[str], Distill]] = {
+    "pretrained student": pretrained_recipe,
+    "random student": lambda pack: pretrained_recipe(pack).changed(encoder_lr_factor=1, frozen_stride=0),
+    "mean teacher": lambda pack: PRESETS["default"].changed(kimg=_FAST_UNET_KIMG[pack]),
+    "supervised": lambda pack: PRESETS["supervised"].changed(kimg=_FAST_UNET_KIMG[pack]),
+}
+"""How the students are trained: name -> pack -> recipe."""
+
 ROWS: dict[str, Callable] = {
-    "pretrained student": _student(LIGHT, pretrained_recipe),
+    "pretrained student": _student(LIGHT, RECIPES["pretrained student"]),
     "pretrained frozen": _frozen,
-    "random student": _student(
-        UNTRAINED, lambda pack: pretrained_recipe(pack).changed(encoder_lr_factor=1, frozen_stride=0)
-    ),
-    "mean teacher": _student("fast-unet", lambda pack: PRESETS["default"].changed(kimg=_FAST_UNET_KIMG[pack])),
-    "supervised": _student("fast-unet", lambda pack: PRESETS["supervised"].changed(kimg=_FAST_UNET_KIMG[pack]), False),
+    "random student": _student(UNTRAINED, RECIPES["random student"]),
+    "mean teacher": _student("fast-unet", RECIPES["mean teacher"]),
+    "supervised": _student("fast-unet", RECIPES["supervised"], with_images=False),
     "forest": _forest,
 }
 """The methods: name -> (dataset, pack, folder, split) -> shots -> predictor."""
@@ -149,31 +146,22 @@ ROWS: dict[str, Callable] = {
 
 def folder_of(pack: str, k: int, split: int, row: str, out: Path) -> Path:
     """The folder of one method on one split. It depends on the recipe, so that no table mixes different recipes."""
-    recipes = {"pretrained frozen": POINTS["fast"], "mean teacher": PRESETS["default"]}
-    recipes |= {"supervised": PRESETS["supervised"]}
-    state = "" if row == "forest" else recipes.get(row, pretrained_recipe(pack)).fingerprint
+    state = RECIPES[row](pack).fingerprint if row in RECIPES else ""
+    if row == "pretrained frozen":
+        state = f"{POINTS['fast'].fingerprint}{ENCODER_LEVELS}"
     digest = hashlib.sha256(f"{row}/{state}/{ENCODER}".encode()).hexdigest()[:8]
     return out / f"{pack}-{row.replace(' ', '-')}-{digest}" / f"{k}-{split}"
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """The rows measured so far, here or in an earlier run that committed them."""
-    own = [Row.from_dict(line) for line in read_journal(folder / "rows.jsonl")]
+def rows_of(folder: Path) -> list[Row]:
+    """The row of one method on one split, measured here or in an earlier run that committed it; or none."""
     k, split = map(int, folder.name.split("-"))
-    committed = (Row.from_dict(line) for line in read_journal(committed_rows(folder)))
-    return own or [row for row in committed if (row.k, row.seed) == (k, split)]
+    return [row for row in read_rows(folder, committed_rows(folder)) if (row.k, row.seed) == (k, split)]
 
 
 def committed_rows(folder: Path) -> Path:
     """The committed file of all rows of one method, pack and recipe."""
     return RESULTS / "rows" / f"{folder.parent.name}.jsonl"
-
-
-def commit_rows(rows: list[Row], path: Path) -> None:
-    """Writes rows to their committed file, without the scores of single images."""
-    kept = [replace(row, score=replace(row.score, per_image=())).to_dict() for row in rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
 
 def report(out: Path) -> None:
@@ -182,7 +170,7 @@ def report(out: Path) -> None:
     for pack in PACKS:
         rows = []
         for row in ROWS:
-            found = [r for k in KS for s in SPLITS for r in read_rows(folder_of(pack, k, s, row, out))]
+            found = [r for k in KS for s in SPLITS for r in rows_of(folder_of(pack, k, s, row, out))]
             if found:
                 commit_rows(found, committed_rows(folder_of(pack, KS[0], SPLITS[0], row, out)))
             rows += found
@@ -190,7 +178,7 @@ def report(out: Path) -> None:
             continue
         table = {method: _cells(by_k, rows, method) for method, by_k in table_to_dict(tabulate(rows)).items()}
         tables[pack] = table | _earlier(pack)
-        text += [f"## {pack}", "", _markdown(tables[pack]), ""]
+        text += [f"## {pack}", "", _markdown(tables[pack]), "", *_equal_time(rows)]
     print("\n".join(text))
     RESULTS.mkdir(exist_ok=True)
     card = {"torch": torch.__version__, "day": time.strftime("%Y-%m-%d"), "recipe": PRESETS["pretrained"].model_dump()}
@@ -206,6 +194,16 @@ def _cells(by_k: dict, rows: list[Row], method: str) -> dict:
         k: cell | {"seconds": float(np.median([r.fit_seconds for r in rows if r.method == method and str(r.k) == k]))}
         for k, cell in by_k.items()
     }
+
+
+def _equal_time(rows: list[Row]) -> list[str]:
+    """A table of the rows of one split whose trainings are set to take as long as the pretrained student's."""
+    found = [row for row in rows if (row.k, row.seed) == (EQUAL_TIME_K, EQUAL_TIME_SPLIT)]
+    if len(found) < 2:
+        return []
+    lines = [f"| {row.method} | {row.score.miou:.3f} | {row.fit_seconds:.0f} |" for row in found]
+    title = f"Equal training time, k = {EQUAL_TIME_K}, split {EQUAL_TIME_SPLIT} (frozen encoder and forest need less):"
+    return [title, "", "| | mIoU | seconds |", "|---|---|---|", *lines, ""]
 
 
 def _earlier(pack: str) -> dict:

@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parent / "results"
 LIGHT = "light-tf_efficientnet_lite0"
 # For images of 64 px: image sides for training and for prediction, and the number of images on which a student is
 # trained in the time of one U-Net image.
-TRAIN_SIZE = {"fast-unet": 128, "regan-unet": 64, "deeplabv3-resnet101": 64}
+TRAIN_SIZE = {"fast-unet": 128, "regan-unet": 64}
 PREDICT_SIZE = {"fast-unet": 160, LIGHT: 160, "regan-unet": 64, "deeplabv3-resnet101": 64}
 PACE = {"fast-unet": 5.0, "regan-unet": 1.0}
 

@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from partshot import cli
-from partshot.catalog import PRETEXTS, lookup
+from partshot.catalog import HEADS, PRETEXTS, lookup
 from partshot.pretext.moco import PRESETS as MOCO
 from partshot.pretext.simsiam import PRESETS as SIMSIAM
 from partshot.represent.invert import PRESETS as INVERT
@@ -23,8 +23,15 @@ TABLES = {
 }
 
 
+def words_of_help(verb, parameter):
+    (option,) = inspect.signature(getattr(cli, verb)).parameters[parameter].annotation.__metadata__
+    return {word.strip(",;.:()") for word in option.help.split()}
+
+
 @pytest.mark.parametrize("verb", TABLES)
 def test_help_names_every_preset(verb):
-    (option,) = inspect.signature(getattr(cli, verb)).parameters["preset"].annotation.__metadata__
-    words = {word.strip(",;.:") for word in option.help.split()}
-    assert set(TABLES[verb]) <= words
+    assert set(TABLES[verb]) <= words_of_help(verb, "preset")
+
+
+def test_help_names_every_head():
+    assert set(HEADS) <= words_of_help("fit", "head")

@@ -64,8 +64,8 @@ def main() -> None:
 
 def trained_annotator(folder: Path) -> Student:
     """The annotator, trained or loaded."""
-    parts = toy_shots("faces", 64, TRAIN, TRAIN_SEED)
-    annotator = train_student(parts, RECIPE, folder)
+    shots = toy_shots("faces", 64, TRAIN, TRAIN_SEED)
+    annotator = train_student(shots, RECIPE, folder)
     test = toy_shots("faces", 64, TEST, TEST_SEED)
     found = score(test.labels, [one.labels for one in annotator.predict(test.images)], test.parts, test.names)
     print(f"annotator: mean IoU {found.miou:.3f}, weighted {found.wiou:.3f} on {TEST} synthetic faces", flush=True)

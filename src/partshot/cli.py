@@ -117,9 +117,9 @@ def pretrain(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="small-folder (the default); on a GPU small-folder-gpu and, of moco, small-folder-long; ganorcon, "
-            "moco-v2-paper, simsiam-paper; of a generator stylegan1-paper, stylegan2-paper, further, toy-face-64, "
-            "toy-face-64-further."
+            help="small-folder (the default; with --start further); on a GPU small-folder-gpu and, of moco, "
+            "small-folder-long; ganorcon, moco-v2-paper, simsiam-paper; of a generator stylegan1-paper, "
+            "stylegan2-paper, further, toy-face-64, toy-face-64-further."
         ),
     ] = None,
     size: Size = None,
@@ -188,8 +188,8 @@ def fit(
     head: Annotated[
         str | None,
         typer.Option(
-            help="linear, mlp-s, mlp-pair, mlp-1, mlp-2, cnn-s, cnn-m, cnn-l, conv or ensemble; default: mlp-pair on a "
-            "pretrained encoder, else cnn-s."
+            help="linear, mlp-s, mlp-pair, mlp-1, mlp-2, mlp-ganorcon, cnn-s, cnn-m, cnn-l, conv or ensemble; "
+            "default: mlp-pair on a pretrained encoder, else cnn-s."
         ),
     ] = None,
     preset: Annotated[

@@ -164,7 +164,7 @@ def test_rgb_masks_are_read_when_asked_for(toy, tmp_path):
         (RUN + " --representation timm", "write timm:NAME"),
         (RUN + " --representation pixles --dry-run", "unknown representation 'pixles'"),
         (RUN + " --size 50", "size"),
-        (FIT + " --preset fats", "head 'cnn-s' has no preset 'fats'; did you mean 'fast'?"),
+        (FIT + " --preset fats", "head 'linear' has no preset 'fats'; did you mean 'fast'?"),
         (FIT + " --head linaer", "unknown head 'linaer'; did you mean 'linear'?"),
         (DISTILL + " --preset supervized", "distill has no preset 'supervized'; did you mean 'supervised'?"),
         (DISTILL + " --student unet-resnet81", "unknown encoder 'resnet81' in student 'unet-resnet81'; did you mean"),

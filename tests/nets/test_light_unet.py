@@ -71,7 +71,7 @@ def test_parameters_outside_of_layers_are_frozen_with_their_block():
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("light-resnet81", "no encoder 'resnet81'"), ("light-vit_tiny_patch16_224", "strides")],
+    [("light-resnet81", "no model 'resnet81'"), ("light-vit_tiny_patch16_224", "strides")],
 )
 def test_unsuitable_encoders_are_refused(name, hint):
     with pytest.raises(BadRecipe, match=hint):

@@ -106,8 +106,9 @@ def test_differentiability(images):
 @pytest.mark.parametrize("side", [4, 8])
 def test_images_smaller_than_the_filter_are_transformed(side):
     torch.manual_seed(0)
-    colors = torch.eye(4)[:3].expand(2, 3, 4)
-    gray = transform(torch.full((2, 3, side, side), 0.5), geometric_matrix(2, side, 1.0), colors)
+    gray = transform(
+        torch.full((2, 3, side, side), 0.5), geometric_matrix(2, side, 1.0), torch.eye(4)[:3].expand(2, 3, 4)
+    )
     torch.testing.assert_close(gray, torch.full_like(gray, 0.5), atol=1e-3, rtol=0)
 
 

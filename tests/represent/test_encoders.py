@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 
 from partshot.cli import app
 from partshot.errors import BadArtifact, BadRecipe, MissingWeights
+from partshot.nets.timm_nets import build_net, fill
 from partshot.represent import encoders as module
 from partshot.represent.choose import open_representation, rebuild, tensors_of
 from partshot.represent.encoder_table import ENCODERS, LICENSES, Encoder, encoders_in
 from partshot.represent.encoders import default_encoder, is_available, load_encoder, open_encoder
 from partshot.represent.hub import ACCEPT, DOWNLOAD, Consent, get
-from partshot.represent.timm_encoder import build_net, fill, read_weights
+from partshot.represent.timm_encoder import read_weights
 
 # timm's smallest transformer as three rows: plain, with a restrictive license, and with a pinned commit.
 NET, COMMIT, OTHER = "test_vit.r160_in1k", "1" * 40, "2" * 40

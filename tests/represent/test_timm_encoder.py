@@ -7,8 +7,9 @@ import safetensors.torch
 import torch
 
 from partshot.errors import BadArtifact, BadImage, BadRecipe
+from partshot.nets.timm_nets import build_net
 from partshot.represent.choose import rebuild, tensors_of
-from partshot.represent.timm_encoder import TimmEncoder, build_net, read_weights, timm_representation
+from partshot.represent.timm_encoder import TimmEncoder, read_weights, timm_representation
 
 # Small examples of both kinds in timm.
 CONV, VIT = "resnet10t", "vit_tiny_patch16_224"

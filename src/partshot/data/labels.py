@@ -88,10 +88,9 @@ def labels_from_rgb(rgb: np.ndarray, parts: PartSet, source: str = "mask") -> np
         colors, counts = np.unique(packed[~known], return_counts=True)
         most = int(counts.argmax())
         more = f" and {len(colors) - 1} other colors" if len(colors) > 1 else ""
-        color = f"{_unpack(int(colors[most]))} ({_pixels(int(counts[most]))})"
         raise BadLabels(
-            f"{source} contains color {color}{more}, which no part has; "
-            "export it without smoothing, or correct the colors in classes.json"
+            f"{source} contains color {_unpack(int(colors[most]))} ({_pixels(int(counts[most]))}){more}, which no part "
+            "has; export it without smoothing, or correct the colors in classes.json"
         )
     return labels
 

@@ -8,7 +8,6 @@ level. The caller loads the pretrained weights.
 
 from collections.abc import Mapping
 
-import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -16,13 +15,11 @@ from torch import nn
 
 from partshot.errors import BadRecipe
 from partshot.nets.fold_and_freeze import fold_batchnorm, freeze_depthwise, trace_layers
-from partshot.nets.weights import load_exactly
+from partshot.nets.timm_nets import build_net, load_without_classifier
 from partshot.ops.position import CHANNELS, position_map
 
 # Stride of a decoder level -> its channels.
 WIDTHS = {2: 16, 4: 32, 8: 48, 16: 64, 32: 96}
-# Name prefixes of classifier weights, which are not part of the encoder.
-_CLASSIFIERS = ("head.", "fc.", "classifier.", "conv_head.", "bn2.")
 
 
 class LightUNet(nn.Module):
@@ -67,9 +64,7 @@ class LightUNet(nn.Module):
         source: name of the weights in error messages.
         """
         net = _plain_encoder(self.name)
-        expected = net.state_dict().keys()
-        kept = {k: v for k, v in tensors.items() if k in expected or not k.startswith(_CLASSIFIERS)}
-        load_exactly(net, kept, source)
+        load_without_classifier(net, tensors, source)
         self.encoder.load_state_dict(_prepared(net).state_dict())
 
     def freeze_up_to(self, stride: int) -> None:
@@ -133,11 +128,7 @@ def _encoder(name: str) -> tuple[nn.Module, list[int], list[int], torch.Tensor, 
 
 
 def _plain_encoder(name: str) -> nn.Module:
-    if not timm.is_model(name):
-        raise BadRecipe(f"timm {timm.__version__} has no encoder '{name}' for a student; see timm.list_models()")
-    net = timm.create_model(name, pretrained=False, num_classes=0)
-    if not hasattr(net, "forward_intermediates"):
-        raise BadRecipe(f"timm's '{name}' gives no intermediate maps; choose another encoder, such as resnet18")
+    net = build_net(name)
     # Layers after the last level belong to the classifier.
     net.prune_intermediate_layers(len(net.feature_info), prune_norm=True, prune_head=True)
     return net

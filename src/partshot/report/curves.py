@@ -85,9 +85,9 @@ def _panel(name: str, counter: str, points: Sequence[tuple[float, float]]) -> st
         + frame.line(list(zip(x, height, strict=True)), "var(--s0)", 1.0, opacity=0.35)
         + frame.line(list(zip(x, _smooth(height), strict=True)), "var(--s0)", 2.0)
     )
-    title = f"{name} over {counter}"
-    caption = f"<b>{escape(name)}</b><span>last: {_short(points[-1][1])}</span>"
-    return f'<figure class="chart"><figcaption>{caption}</figcaption>{_svg(svg, title, frame)}</figure>'
+    title, last = f"{name} over {counter}", f"<span>last: {_short(points[-1][1])}</span>"
+    caption = f"<figcaption><b>{escape(name)}</b>{last}</figcaption>"
+    return f'<figure class="chart">{caption}{_svg(svg, title, frame)}</figure>'
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from partshot.errors import BadRecipe, nearest
+from partshot.nets.timm_nets import build_net, fill
 from partshot.represent.encoder_table import ENCODERS, Encoder, Origin
 from partshot.represent.hub import Consent, Found, find, get
-from partshot.represent.timm_encoder import TimmEncoder, build_net, fill, read_weights
+from partshot.represent.timm_encoder import TimmEncoder, read_weights
 from partshot.represent.weight_records import checked_sha256, recorded_revision
 
 

@@ -9,19 +9,18 @@ in a grid.
 
 import dataclasses
 import pickle
-import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
-import timm
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import nn
 
-from partshot.errors import BadArtifact, BadRecipe, nearest
+from partshot.errors import BadArtifact, BadRecipe
+from partshot.nets.timm_nets import build_net, fill
 from partshot.nets.weights import load_exactly
 from partshot.pyramid import Pyramid
 from partshot.represent.encoder_table import Origin
@@ -102,36 +101,6 @@ def timm_representation(name: str) -> TimmEncoder:
         return TimmEncoder(net_name, build_net(net_name))
 
 
-def build_net(name: str) -> nn.Module:
-    """A randomly initialized timm net without classifier, with dynamic image size if supported."""
-    if not timm.is_model(name):
-        raise BadRecipe(f"timm {timm.__version__} has no model '{name}'; {_nearest_models(name)}")
-    try:
-        net = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
-    except TypeError:
-        net = timm.create_model(name, pretrained=False, num_classes=0)
-    if not hasattr(net, "forward_intermediates"):
-        raise BadRecipe(
-            f"timm's '{name}' gives no intermediate maps; choose another encoder, such as vit_small_patch16_224"
-        )
-    return net
-
-
-def fill(net: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-    """Loads weights with timm's or the original authors' tensor names, which timm converts; drops a classifier.
-
-    source: for error messages. Raises BadArtifact if the weights belong to another net.
-    """
-    # timm's convention: a model's module converts published weights (names, QKV, sizes of position embeddings).
-    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
-    try:
-        tensors = convert(dict(tensors), net) if convert else tensors
-    except Exception as error:  # for weights of another net, the conversion can raise anything
-        raise BadArtifact(f"{source}: timm cannot convert it ({error}); weights of another net?") from error
-    wanted, head = net.state_dict().keys(), ("head.", "fc.", "classifier.")
-    load_exactly(net, {k: v for k, v in tensors.items() if k in wanted or not k.startswith(head)}, source)
-
-
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Name -> tensor from a local file. This is the only place where third-party torch files are loaded.
 
@@ -189,8 +158,3 @@ def _intermediates(net: nn.Module, images: torch.Tensor, blocks: list[int] | Non
         images, indices=blocks, norm=blocks is not None, intermediates_only=True, output_fmt="NCHW"
     )
     return sorted(levels, key=lambda m: -m.shape[2])
-
-
-def _nearest_models(name: str) -> str:
-    found = timm.list_models(f"*{name.partition('_')[0]}*")
-    return nearest(name, found[:2000]).split("known:")[0].strip() or "see timm.list_models()"

@@ -32,7 +32,6 @@ TRAIN = {
     "huggingface_hub": "huggingface-hub",
     "segmentation_models_pytorch": "segmentation-models-pytorch",
     "lightning_fabric": "lightning-fabric",
-    "torchmetrics": "torchmetrics",
     "lightly": "lightly",
     "matplotlib": "matplotlib",
     "onnx": "onnx",

@@ -153,14 +153,14 @@ def radial_gradient(x: float, y: float, radius: float, color: Color, alpha: floa
     return skia.Paint(Shader=skia.GradientShader.MakeRadial(skia.Point(x, y), radius, colors), AntiAlias=True)
 
 
-def tiled_image(pixels: np.ndarray, width: float, angle: float = 0.0, alpha: float = 1.0) -> skia.Paint:
+def tiled_image(pixels: np.ndarray, width: float, angle: float = 0.0) -> skia.Paint:
     """An image shader that repeats float pixels [h, w, 3] in [0, 1].
 
     width: of one tile, in user units. angle: rotation in radians.
     """
     matrix = skia.Matrix().setScale(width / pixels.shape[1], width / pixels.shape[1])
     matrix.postRotate(math.degrees(angle))
-    return _texture(pixels, skia.TileMode.kRepeat, _REPEATED, matrix, alpha)
+    return _texture(pixels, skia.TileMode.kRepeat, _REPEATED, matrix, 1.0)
 
 
 def stretched_image(pixels: np.ndarray, alpha: float = 1.0) -> skia.Paint:

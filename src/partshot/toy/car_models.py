@@ -123,11 +123,11 @@ class Car:
         x, y = np.asarray(points, float).T
         return self.view.project(np.array([x, y, side * (self.width(x, y) + out)]).T)
 
-    def end(self, y, z, front: bool, out: float = 0.01) -> np.ndarray:
-        """Projects points on the front or the rear; z: as a fraction of half the width."""
+    def end(self, y, z, front: bool) -> np.ndarray:
+        """Projects points on the front or the rear, .01 before the surface; z: as a fraction of half the width."""
         y, z = np.asarray(y, float), np.asarray(z, float)
         x = self.reach(y, front)
-        return self.view.project(np.array([x + (out if front else -out), y, z * self.width(x, y)]).T)
+        return self.view.project(np.array([x + (0.01 if front else -0.01), y, z * self.width(x, y)]).T)
 
     def reach(self, y, front: bool) -> np.ndarray:
         """The x of the front or the rear at height y."""

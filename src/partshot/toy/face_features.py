@@ -1,7 +1,8 @@
 """Facial features of the toy faces: skin, ears, eyes, eyebrows, nose, mouth, beard and glasses.
 
 Features are curves on the head's ellipsoid (head_shape.py), so they foreshorten and shift with the pose. Beard,
-moustache, freckles and glasses keep the label of what they cover. Ids are those of "faces-lr" (left, right separate).
+moustache, freckles and glasses keep the label of what they cover. Ids are those of "faces-lr" (left and right
+separate).
 """
 
 import math

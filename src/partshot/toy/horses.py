@@ -138,9 +138,9 @@ def _scene(canvas, rng, horse, horizon):
     clutter(canvas, rng, [horse.coat, horse.mane])
 
 
-def _coat_gradient(horse, color, depth=0.0):
-    """A linear gradient that is brighter at the top; depth: darkens both ends."""
-    return linear_gradient((0, -0.4), (0, 0.35), lighten(color, 0.14 - depth), lighten(color, -0.3 - depth))
+def _coat_gradient(color):
+    """A linear gradient that is brighter at the top."""
+    return linear_gradient((0, -0.4), (0, 0.35), lighten(color, 0.14), lighten(color, -0.3))
 
 
 def _torso(canvas, rng, horse):
@@ -155,8 +155,8 @@ def _torso(canvas, rng, horse):
     bend = (base + poll) / 2 + rotated(np.array([(0.0, -0.05)]), -horse.neck)[0]
     neck = tapered_stroke(np.array([base - (0.12, 0), base, bend, poll]), [0.3, 0.4, 0.26, 0.17])
     torso = closed_curve(points)
-    canvas.fill(neck, _coat_gradient(horse, horse.coat), BODY)
-    canvas.fill(torso, _coat_gradient(horse, horse.coat), BODY)
+    canvas.fill(neck, _coat_gradient(horse.coat), BODY)
+    canvas.fill(torso, _coat_gradient(horse.coat), BODY)
     patches = _patches(rng)
     for path in (neck, torso):
         with canvas.clipped(path):
@@ -239,7 +239,7 @@ def _tail(canvas, rng, horse):
         (-0.1 - 0.75 * lift, length * 0.65), (-0.06 - 0.95 * lift + rng.uniform(-0.08, 0.08), length),
     ])  # fmt: skip
     path = tapered_stroke(points, [0.05, 0.08, 0.15, 0.16, 0.05])
-    canvas.fill(path, _coat_gradient(horse, horse.mane), TAIL)
+    canvas.fill(path, _coat_gradient(horse.mane), TAIL)
     with canvas.clipped(path):
         offsets = np.linspace(-0.06, 0.06, 5)[:, None, None] * (1, 0.3)
         canvas.stroke(curve(points[None] + offsets), 0.014, lighten(horse.mane, 0.25), 0.35)
@@ -254,7 +254,7 @@ def _mane(canvas, rng, horse):
     fall = rng.uniform(0.1, 0.2)
     ends = rim - crest * fall + np.array([-0.03, 0.02]) + rng.normal(0, 0.018, (6, 2))
     path = closed_curve(np.vstack([rim + crest * 0.02, ends[::-1]]))
-    canvas.fill(path, _coat_gradient(horse, horse.mane), BODY)
+    canvas.fill(path, _coat_gradient(horse.mane), BODY)
     with canvas.clipped(path):
         canvas.stroke(
             curve(np.stack([rim, (rim + ends) / 2 + (0.02, 0), ends], 1)), 0.014, lighten(horse.mane, 0.25), 0.35
@@ -280,7 +280,7 @@ def _head(canvas, rng, horse):
             if rng.uniform() < 0.35:
                 canvas.stroke(curve([(0.08, -0.1), (0.2, -0.08), (0.38, -0.04)]), 0.055, (0.94, 0.92, 0.9))
             canvas.stroke(curve([(0.08, 0.1), (0.12, 0.02), (0.06, -0.02)]), 0.02, lighten(coat, -0.6), 0.35, 0.012)
-        canvas.fill(closed_curve(ear), _coat_gradient(horse, lighten(coat, 0.05)), HEAD)
+        canvas.fill(closed_curve(ear), _coat_gradient(lighten(coat, 0.05)), HEAD)
         if rng.uniform() < 0.7:
             lock = [(-0.02, -0.1), (0.06, -0.11), (0.15, -0.06), (0.08, -0.04), (0.0, -0.05)]
             canvas.fill(closed_curve(lock), solid(horse.mane), HEAD)
