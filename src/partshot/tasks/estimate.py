@@ -18,6 +18,7 @@ from partshot.artifact import replacing_file
 from partshot.data.shots import Shots
 from partshot.metrics import Score, score
 from partshot.ops.overlap import confusion, mean_iou
+from partshot.tasks.stage_folder import stage_folder
 from partshot.tasks.train_student import Training, train_student
 from partshot.train.distill_recipe import Distill
 from partshot.train.progress import print_status
@@ -87,7 +88,8 @@ def estimate(
         before = json.loads(path.read_text(encoding="utf-8"))
         if before.pop("state") == state:
             return Estimate.from_dict(before)
-        shutil.rmtree(out)
+    # Before the first fold, so that folds of other labels, left by a stop, are not taken for a training to resume.
+    stage_folder(out, state)
     short = recipe.changed(kimg=recipe.kimg * share)
     folds, labels = folds_of(len(shots)), [np.empty(0)] * len(shots)
     for fold, held in enumerate(folds):

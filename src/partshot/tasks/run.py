@@ -4,12 +4,10 @@ Stages, each resumable: read the images and labels, decide the plan, write a pre
 for, train the student, export it, predict all images, estimate the student's quality or measure it, write the report.
 """
 
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from partshot.artifact import replacing_file
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Pair, Shots, find_pairs, load_pairs, mask_files
 from partshot.errors import BadRecipe
@@ -31,6 +29,7 @@ from partshot.tasks.run_plan import NO_TEACHER, Inputs, Plan, Wishes, make_plan
 from partshot.tasks.run_report import Results, write_run_report
 from partshot.tasks.run_stages import Stages
 from partshot.tasks.run_teacher import PRETEXTS, Folder, fit_teacher
+from partshot.tasks.stage_folder import stage_folder
 from partshot.tasks.train_student import Teachers, Training, needs_frozen_segmenter, reads_generator, train_student
 from partshot.train.progress import print_status
 from partshot.train.student_choice import AUTO, Choice, choose_student, pretrained_student, student_recipe
@@ -175,7 +174,9 @@ def _train_and_predict(
     stages: Stages,
 ) -> Results:
     shots, out, quiet = found.shots, found.out, stages.quiet
-    folder = _training_folder(out, shots, f"{plan.head} on {plan.representation}" if plan.auto_minutes else "")
+    # What "auto" chooses can change with the labels or the time.
+    chosen = f"{plan.head} on {plan.representation}" if plan.auto_minutes else ""
+    folder = stage_folder(out / "distill", f"{shots.fingerprint} {chosen}".strip())
     training = Training(plan.student, options.seed)
     given = (shots, plan.distill, folder, found.stack.images, training, Teachers(teacher, frozen=frozen), quiet)
     student = stages.run("train the student", lambda: train_student(*given))
@@ -212,14 +213,3 @@ def _horizon(found: Inputs, plan: Plan, minutes: float | int, stages: Stages, be
     read = dict(stages.times)[_READ] / len(images)
     work = Work(1 + SHARE * len(folds), frozen, plan.images + plan.checks, read)
     return horizon(shots, plan.distill, images, plan.student, stages.seconds_left(minutes) - before, work)
-
-
-def _training_folder(out: Path, shots: Shots, teacher: str) -> Path:
-    """The folder of the student's training, emptied if it is from other labels or another chosen teacher."""
-    folder, state = out / "distill", f"{shots.fingerprint} {teacher}".strip()
-    path = folder / "labels.txt"
-    if path.exists() and path.read_text(encoding="utf-8") != state:
-        shutil.rmtree(folder)
-    with replacing_file(path) as temporary:
-        temporary.write_text(state, encoding="utf-8")
-    return folder
