@@ -15,12 +15,14 @@ from partshot.nets.student import build_student, start_from
 from partshot.represent.choose import open_representation
 from partshot.segmenter import Segmenter
 from partshot.student import Student
+from partshot.tasks import teacher_rules
 from partshot.tasks import train_student as task
 from partshot.tasks.distill import distill, unlabeled_stack
 from partshot.tasks.export import export
 from partshot.tasks.fit import fit
 from partshot.tasks.pretrain import pretrain
-from partshot.tasks.train_student import teacher_size, without_flips
+from partshot.tasks.teacher_rules import needs_frozen_segmenter, teacher_size
+from partshot.tasks.train_student import without_flips
 from partshot.toy.dataset import write_toy
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
@@ -163,10 +165,15 @@ def test_a_teacher_is_asked_only_when_it_will_be_heard(toy, teacher, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    "preset, why", [("default", "on its own labeled images"), ("supervised", "the preset uses none")]
+    "preset, least, why",
+    [
+        ("default", 1.01, "on its own labeled images"),
+        ("supervised", 1.01, "the preset uses no teacher"),
+        ("pretrained", 0.0, "the preset uses no teacher"),
+    ],
 )
-def test_an_unused_teacher_is_reported(toy, teacher, tmp_path, monkeypatch, preset, why):
-    monkeypatch.setattr(task, "MIN_TEACHER_MIOU", 1.01)
+def test_an_unused_teacher_is_reported(toy, teacher, tmp_path, monkeypatch, preset, least, why):
+    monkeypatch.setattr(teacher_rules, "MIN_TEACHER_MIOU", least)
     with pytest.warns(UserWarning, match=f"the teacher in .* is not used: .*{why}"):
         distilled(toy, tmp_path, teacher=teacher, preset=preset)
 
@@ -194,10 +201,10 @@ def test_the_teacher_reads_half_size_and_masks_are_no_images(toy):
 def test_a_teacher_that_misreads_its_own_shots_is_not_heard(toy, teacher, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(Segmenter, "soft_labels", lambda *_: asked.append(1))
-    monkeypatch.setattr(task, "MIN_TEACHER_MIOU", 1.01)
+    monkeypatch.setattr(teacher_rules, "MIN_TEACHER_MIOU", 1.01)
     distilled(toy, tmp_path / "deaf", teacher=teacher)
     assert not asked
-    monkeypatch.setattr(task, "MIN_TEACHER_MIOU", 0.0)
+    monkeypatch.setattr(teacher_rules, "MIN_TEACHER_MIOU", 0.0)
     distilled(toy, tmp_path / "all-ears", teacher=teacher)
     assert asked
 
@@ -224,7 +231,7 @@ def test_what_a_preset_needs_and_has_not_is_told(toy, tmp_path):
         distill(few, toy / "masks", tmp_path / "plain", size=32, kimg=0.016, student="fast-unet", quiet=True)
 
 
-def test_a_frozen_encoder_is_asked_with_the_fewest_labels_alone(toy, tmp_path, monkeypatch):
+def test_a_frozen_encoder_is_asked_with_the_fewest_labels_alone(toy, teacher, tmp_path, monkeypatch):
     asked = []
 
     def reader(shots, several, seed, sided, name):
@@ -241,10 +248,14 @@ def test_a_frozen_encoder_is_asked_with_the_fewest_labels_alone(toy, tmp_path, m
     shutil.rmtree(tmp_path / "one" / "student")
     distilled(toy, tmp_path / "one", **given)
     assert len(asked) == 1
+    # A teacher that is not used changes nothing of that.
+    with pytest.warns(UserWarning, match="the preset uses no teacher"):
+        distilled(toy, tmp_path / "unused", teacher=teacher, **given)
+    assert len(asked) == 2 and "agreement" in read_card(tmp_path / "unused" / "student")
     # More labels, or a student that starts from no encoder.
     shots = load_shots(toy / "masks", toy / "images")
     recipe = PRESETS["pretrained"].changed(size=32)
-    assert task.needs_frozen_segmenter("light-efficientnet-lite0", recipe, len(shots))
-    assert not task.needs_frozen_segmenter("light-efficientnet-lite0", recipe, 3)
-    assert not task.needs_frozen_segmenter("fast-unet", recipe, 1)
-    assert not task.needs_frozen_segmenter("light-efficientnet-lite0", PRESETS["default"], 1)
+    assert needs_frozen_segmenter("light-efficientnet-lite0", recipe, len(shots))
+    assert not needs_frozen_segmenter("light-efficientnet-lite0", recipe, 3)
+    assert not needs_frozen_segmenter("fast-unet", recipe, 1)
+    assert not needs_frozen_segmenter("light-efficientnet-lite0", PRESETS["default"], 1)

@@ -24,7 +24,7 @@ from partshot.segmenter import Segmenter
 from partshot.tasks import pretrain as pretraining
 from partshot.tasks import run as task
 from partshot.tasks import run_auto as auto
-from partshot.tasks import run_report, run_teacher, train_student
+from partshot.tasks import run_report, run_teacher, teacher_rules, train_student
 from partshot.tasks.predict import Summary
 from partshot.tasks.run import run
 from partshot.tasks.run_plan import Plan
@@ -113,6 +113,20 @@ def test_a_teacher_that_stands_is_kept_so_that_other_sums_refuse_no_resume(toy, 
     kept = Segmenter.load(out / "segmenter")
     assert kept.fitted == kept.fingerprint(shots)
     assert kept.fitted != kept.fingerprint(shots.subset([1, 0]))
+
+
+@pytest.mark.parametrize(
+    "preset, least, role",
+    [
+        ("default", 0.0, "its labels start the student"),
+        ("default", 1.01, "not used: its mean IoU on its own labeled images is below 1.01; label more images"),
+        ("pretrained", 0.0, "not used: the preset uses no teacher"),
+    ],
+)
+def test_the_report_says_what_became_of_the_teacher(toy, out, monkeypatch, preset, least, role):
+    monkeypatch.setattr(teacher_rules, "MIN_TEACHER_MIOU", least)
+    plan, shots = SimpleNamespace(distill=PRESETS[preset]), load_shots(toy / "masks", toy / "images")
+    assert run_report._role(Segmenter.load(out / "segmenter"), shots, plan) == role
 
 
 def test_other_labels_extract_nothing_and_train_no_encoder(toy, tmp_path, monkeypatch):

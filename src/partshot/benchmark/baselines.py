@@ -29,14 +29,8 @@ from partshot.represent.spec import Representation
 from partshot.segmenter import Segmenter
 from partshot.student import Student
 from partshot.tasks.fit import HEAD
-from partshot.tasks.train_student import (
-    Teachers,
-    Training,
-    is_teacher_used,
-    needs_frozen_segmenter,
-    teacher_size,
-    train_student,
-)
+from partshot.tasks.teacher_rules import needs_frozen_segmenter, teacher_size, uses_no_teacher, why_unused
+from partshot.tasks.train_student import Teachers, Training, train_student
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
@@ -130,10 +124,8 @@ class Baselines:
         return segmenter.fit(shots, quiet=self.quiet)
 
     def _uses_teacher(self, shots: Shots) -> bool:
-        if self.recipe.consistency is not None and self.recipe.consistency.teacher == 0:
-            # The recipe uses no teacher, so none is fitted.
-            return False
-        return is_teacher_used(self.teacher(shots), shots, self.recipe)
+        # For a recipe that uses no teacher, none is fitted.
+        return not uses_no_teacher(self.recipe) and not why_unused(self.teacher(shots), shots, self.recipe)
 
     def _train(self, name: str, shots: Shots, recipe: Distill, images, teacher) -> Student:
         out = self._run(name, shots)

@@ -31,7 +31,8 @@ from partshot.segmenter import Segmenter
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
 from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
 from partshot.tasks.run_auto import LONG_TRAINED_BONUS, READY, TRAINED, Candidate, choose, ready
-from partshot.tasks.train_student import Teachers, Training, teacher_size, train_student, without_flips
+from partshot.tasks.teacher_rules import teacher_size
+from partshot.tasks.train_student import Teachers, Training, train_student, without_flips
 from partshot.train.distill_recipe import PRESETS as DISTILL_PRESETS
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS

@@ -25,7 +25,7 @@ from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Segmenter
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit, frozen_segmenter
 from partshot.tasks.sample import embedded_shots
-from partshot.tasks.train_student import GENERATED, teacher_size
+from partshot.tasks.teacher_rules import GENERATED, teacher_size
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead

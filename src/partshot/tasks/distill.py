@@ -14,16 +14,8 @@ from partshot.data.shots import Pair, find_pairs, load_pairs
 from partshot.recipe import Recipe
 from partshot.segmenter import Segmenter
 from partshot.student import Student
-from partshot.tasks.train_student import (
-    GENERATED,
-    MIN_TEACHER_MIOU,
-    Teachers,
-    Training,
-    is_teacher_used,
-    reads_generator,
-    train_student,
-    without_flips,
-)
+from partshot.tasks.teacher_rules import GENERATED, reads_generator, why_unused
+from partshot.tasks.train_student import Teachers, Training, train_student, without_flips
 from partshot.train.student_choice import AUTO, choose_student, student_recipe
 
 
@@ -80,9 +72,7 @@ def distill(
     recipe = without_flips(recipe, unlabeled)
     few_shot = None if teacher is None else _load_teacher(Path(teacher))
     generates = few_shot is not None and reads_generator(few_shot)
-    if few_shot is not None and not generates and not is_teacher_used(few_shot, shots, recipe):
-        why = f"mean IoU on its own labeled images is below {MIN_TEACHER_MIOU:g}; label more images"
-        why = why if recipe.unlabeled else "the preset uses none"
+    if few_shot is not None and not generates and (why := why_unused(few_shot, shots, recipe)):
         warnings.warn(f"the teacher in {teacher} is not used: {why}", stacklevel=1)
     if recipe.generated == 1 and not generates:
         why = "is for a --teacher that reads a generator; the student is trained on the labeled images alone"

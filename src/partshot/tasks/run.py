@@ -30,7 +30,8 @@ from partshot.tasks.run_report import Results, write_run_report
 from partshot.tasks.run_stages import Stages
 from partshot.tasks.run_teacher import PRETEXTS, Folder, fit_teacher
 from partshot.tasks.stage_folder import stage_folder
-from partshot.tasks.train_student import Teachers, Training, needs_frozen_segmenter, reads_generator, train_student
+from partshot.tasks.teacher_rules import needs_frozen_segmenter, reads_generator
+from partshot.tasks.train_student import Teachers, Training, train_student
 from partshot.train.progress import print_status
 from partshot.train.student_choice import AUTO, Choice, choose_student, pretrained_student, student_recipe
 

@@ -32,7 +32,7 @@ from partshot.tasks.estimate import Estimate
 from partshot.tasks.predict import Summary
 from partshot.tasks.run_plan import Inputs, Plan
 from partshot.tasks.run_stages import Stages
-from partshot.tasks.train_student import GENERATED, is_teacher_used, reads_generator
+from partshot.tasks.teacher_rules import GENERATED, reads_generator, why_unused
 from partshot.train.journal import read_journal
 
 _SHOWN = 12
@@ -126,7 +126,8 @@ def _figures(plan: Plan, results: Results, shots: Shots, stages: Stages) -> list
 def _role(teacher: Segmenter, shots: Shots, plan: Plan) -> str:
     if reads_generator(teacher):
         return f"labels {GENERATED} generated images"
-    return "its labels start the student" if is_teacher_used(teacher, shots, plan.distill) else "not used: too weak"
+    why = why_unused(teacher, shots, plan.distill)
+    return f"not used: {why}" if why else "its labels start the student"
 
 
 def _compared(compared: Compared | None) -> list[Figure]:

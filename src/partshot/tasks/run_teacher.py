@@ -20,7 +20,7 @@ from partshot.tasks.run_auto import LONG_TRAINED_BONUS, TRAINED, Candidate, choo
 from partshot.tasks.run_plan import Plan
 from partshot.tasks.run_stages import Stages
 from partshot.tasks.sample import latents_of
-from partshot.tasks.train_student import teacher_size
+from partshot.tasks.teacher_rules import teacher_size
 from partshot.train.progress import print_status
 
 PRETEXTS = {"moco": "resnet", "simsiam": "resnet", "stylegan1": "stylegan1", "stylegan2": "stylegan2"}
