@@ -125,8 +125,8 @@ def test_a_teacher_that_stands_is_kept_so_that_other_sums_refuse_no_resume(toy, 
 )
 def test_the_report_says_what_became_of_the_teacher(toy, out, monkeypatch, preset, least, role):
     monkeypatch.setattr(teacher_rules, "MIN_TEACHER_MIOU", least)
-    plan, shots = SimpleNamespace(distill=PRESETS[preset]), load_shots(toy / "masks", toy / "images")
-    assert run_report._role(Segmenter.load(out / "segmenter"), shots, plan) == role
+    shots = load_shots(toy / "masks", toy / "images")
+    assert run_report._role(Segmenter.load(out / "segmenter"), shots, PRESETS[preset]) == role
 
 
 def test_other_labels_extract_nothing_and_train_no_encoder(toy, tmp_path, monkeypatch):

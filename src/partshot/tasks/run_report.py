@@ -33,6 +33,7 @@ from partshot.tasks.predict import Summary
 from partshot.tasks.run_plan import Inputs, Plan
 from partshot.tasks.run_stages import Stages
 from partshot.tasks.teacher_rules import GENERATED, reads_generator, why_unused
+from partshot.train.distill_recipe import Distill
 from partshot.train.journal import read_journal
 
 _SHOWN = 12
@@ -116,17 +117,17 @@ def _figures(plan: Plan, results: Results, shots: Shots, stages: Stages) -> list
         Figure("student", plan.student, f"at {plan.distill.size} px; {plan.why}"),
     ]
     if results.teacher is not None:
-        role = _role(results.teacher, shots, plan)
+        role = _role(results.teacher, shots, plan.distill)
         figures.append(Figure("teacher", plan.representation, f"head {plan.head}; {role}"))
     if store is not None and store.found + store.extracted:
         figures.append(Figure("features from cache", f"{store.found:,}", f"{store.extracted:,} extracted"))
     return figures
 
 
-def _role(teacher: Segmenter, shots: Shots, plan: Plan) -> str:
+def _role(teacher: Segmenter, shots: Shots, recipe: Distill) -> str:
     if reads_generator(teacher):
         return f"labels {GENERATED} generated images"
-    why = why_unused(teacher, shots, plan.distill)
+    why = why_unused(teacher, shots, recipe)
     return f"not used: {why}" if why else "its labels start the student"
 
 
