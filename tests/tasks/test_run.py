@@ -21,6 +21,7 @@ from partshot.pretext.stylegan2 import PRESETS as GAN_PRESETS
 from partshot.represent import stylegan
 from partshot.represent.cache import VARIABLE, open_store
 from partshot.segmenter import Segmenter
+from partshot.student import Student
 from partshot.tasks import pretrain as pretraining
 from partshot.tasks import run as task
 from partshot.tasks import run_auto as auto
@@ -127,6 +128,20 @@ def test_the_report_says_what_became_of_the_teacher(toy, out, monkeypatch, prese
     monkeypatch.setattr(teacher_rules, "MIN_TEACHER_MIOU", least)
     shots = load_shots(toy / "masks", toy / "images")
     assert run_report._role(Segmenter.load(out / "segmenter"), shots, PRESETS[preset]) == role
+
+
+def test_the_report_holds_small_images_from_all_of_the_folder(toy, out, tmp_path, monkeypatch):
+    for i in range(30):
+        Image.new("RGB", (1500, 1000)).save(tmp_path / f"{i:02d}.png")
+    student, asked = Student.load(out / "distill" / "student"), []
+    theirs = Student.predict
+    monkeypatch.setattr(Student, "predict", lambda self, images: asked.append(len(images)) or theirs(self, images))
+    monkeypatch.setattr(run_report, "_SHOWN", 5)
+    results = run_report.Results(student, None, tmp_path, Summary(tmp_path, 30, 0, (), 1.0))
+    examples = run_report._examples(results, sorted(tmp_path.iterdir()), {"00"})
+    assert len(examples) == 20 and examples[0].name == "01" and examples[-1].name >= "28"
+    assert {one.image.shape for one in examples} == {(341, 512, 3)} and max(asked) <= 8
+    assert all(one.prediction.shape == one.uncertainty.shape == (341, 512) for one in examples)
 
 
 def test_other_labels_extract_nothing_and_train_no_encoder(toy, tmp_path, monkeypatch):

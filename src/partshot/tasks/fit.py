@@ -11,6 +11,7 @@ from partshot.artifact import replacing_file
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_pairs
 from partshot.data.symmetry import one_sided
+from partshot.evenly import evenly
 from partshot.metrics import Score, score_confusion
 from partshot.ops.images import as_tensors
 from partshot.ops.precision import best_device
@@ -153,7 +154,7 @@ def frozen_segmenter(
     found = open_representation(name).to(best_device())
     size = working_size(found)
     stack = images(size)
-    some = as_tensors(stack[:: max(1, len(stack) // _REDUCED_ON)][:_REDUCED_ON])
+    some = as_tensors(evenly(stack, _REDUCED_ON))
     found = reduced_on(found, some, components_for(len(shots)))
     recipe = (recipe or row_of(fit_presets(head), "fast", f"head '{head}'")).changed(seed=seed)
     recipe = facing_fit(recipe, one_sided(stack) if sided is None else sided)
@@ -166,7 +167,7 @@ def reduced_to(
     """The representation's principal components, fitted to some of the images, evenly spaced, at that size."""
     if all(representation.spec.shared_scale):
         return representation
-    some = read_stack(paths[:: max(1, len(paths) // _REDUCED_ON)][:_REDUCED_ON], size, skip_corrupt=True).images
+    some = read_stack(evenly(paths, _REDUCED_ON), size, skip_corrupt=True).images
     return reduced_on(representation.to(best_device()), as_tensors(some), components)
 
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Pair, Shots, find_pairs, load_pairs, mask_files
 from partshot.errors import BadRecipe
+from partshot.evenly import evenly
 from partshot.nets.student import build_student
 from partshot.pretext.stylegan2 import check_image_count
 from partshot.recipe import Recipe
@@ -137,7 +138,7 @@ def _inputs(images: Path, labels: Path, out: Path, representation: str, options:
     masks = [pair.mask for pair in (*pairs, *checks)]
     paths = list_images(images, leave_out=masks)
     generates = _refuse_unknown(representation, choice, shots, len(paths))
-    some = list(paths[:: max(1, len(paths) // _MOST_IMAGES)])[:_MOST_IMAGES]
+    some = evenly(paths, _MOST_IMAGES)
     stack = stages.run(_READ, lambda: read_stack(some, recipe.size, skip_corrupt=True))
     stack.warn_of_skipped()
     wishes = Wishes(representation, generates, choice, recipe, options.seed, options.auto_minutes)
