@@ -11,11 +11,12 @@ from pydantic import Field
 from partshot.artifact import inside, read_card, standing
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Pair, find_pairs, load_pairs
+from partshot.evenly import evenly
 from partshot.recipe import Recipe
 from partshot.segmenter import Segmenter
 from partshot.student import Student
 from partshot.tasks.teacher_rules import GENERATED, reads_generator, why_unused
-from partshot.tasks.train_student import Teachers, Training, train_student, without_flips
+from partshot.tasks.train_student import MOST_IMAGES, Teachers, Training, train_student, without_flips
 from partshot.train.student_choice import AUTO, choose_student, student_recipe
 
 
@@ -86,9 +87,14 @@ def distill(
 
 
 def unlabeled_stack(images: Path, pairs: Sequence[Pair], size: int) -> np.ndarray:
-    """All images of a folder, without the pairs' masks that lie beside them, as uint8 [n, size, size, 3]."""
+    """Images of a folder, without the pairs' masks that lie beside them, as uint8 [n, size, size, 3].
+
+    At most MOST_IMAGES, evenly spaced. Warns of images that cannot be read.
+    """
     paths = list_images(images, leave_out=[pair.mask for pair in pairs])
-    return read_stack(paths, size, skip_corrupt=True).images
+    stack = read_stack(evenly(paths, MOST_IMAGES), size, skip_corrupt=True)
+    stack.warn_of_skipped()
+    return stack.images
 
 
 def _load_teacher(folder: Path) -> Segmenter | Student:

@@ -47,6 +47,8 @@ _SIZE = 128
 _FOLDS = 5
 # Unlabeled images that principal components are fitted to; 200 were no better.
 _REDUCED_ON = 100
+# Images by which it is determined whether objects face one way.
+_LOOKED_AT = 300
 
 
 class FitOptions(Recipe):
@@ -92,7 +94,7 @@ def fit(
     shots = load_pairs(pairs, rgb_masks=options.rgb_masks)
     paths = list_images(images, leave_out=[pair.mask for pair in pairs])
     recipe = row_of(fit_presets(head), options.preset, f"head '{head}'").changed(seed=options.seed)
-    recipe = facing_fit(recipe, one_sided(read_stack(paths, 64, skip_corrupt=True).images))
+    recipe = facing_fit(recipe, one_sided(read_stack(evenly(paths, _LOOKED_AT), 64, skip_corrupt=True).images))
     store, size = open_store(options.cache), options.size
     found = cached(open_representation(representation), store)
     generates, latents = isinstance(found, StyleGAN), None

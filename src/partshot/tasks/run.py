@@ -32,12 +32,10 @@ from partshot.tasks.run_stages import Stages
 from partshot.tasks.run_teacher import PRETEXTS, Folder, fit_teacher
 from partshot.tasks.stage_folder import stage_folder
 from partshot.tasks.teacher_rules import needs_frozen_segmenter, reads_generator
-from partshot.tasks.train_student import Teachers, Training, train_student
+from partshot.tasks.train_student import MOST_IMAGES, Teachers, Training, train_student
 from partshot.train.progress import print_status
 from partshot.train.student_choice import AUTO, Choice, choose_student, pretrained_student, student_recipe
 
-# Unlabeled images that a student trains on; more would be seen fewer than six times in the default horizon.
-_MOST_IMAGES = 4000
 # The stage that shows how long an image takes to read.
 _READ = "read images"
 
@@ -138,7 +136,7 @@ def _inputs(images: Path, labels: Path, out: Path, representation: str, options:
     masks = [pair.mask for pair in (*pairs, *checks)]
     paths = list_images(images, leave_out=masks)
     generates = _refuse_unknown(representation, choice, shots, len(paths))
-    some = evenly(paths, _MOST_IMAGES)
+    some = evenly(paths, MOST_IMAGES)
     stack = stages.run(_READ, lambda: read_stack(some, recipe.size, skip_corrupt=True))
     stack.warn_of_skipped()
     wishes = Wishes(representation, generates, choice, recipe, options.seed, options.auto_minutes)

@@ -43,6 +43,10 @@ from partshot.train.loop import LoopRecipe, run_loop
 from partshot.train.progress import Ticker, print_status
 from partshot.train.student_choice import STUDENT, pretrained_student
 
+MOST_IMAGES = 4000
+"""Unlabeled images of a folder that a student trains on; more would be seen fewer than six times in the default
+horizon."""
+
 MOST_FROZEN = 1000
 """Unlabeled images that a head on the frozen encoder labels at most."""
 
@@ -243,9 +247,10 @@ class _Snapshots:
 
     def __init__(self, out: Path, count: int, recipe: Distill, student: Callable[[], Student]):
         self.folder, self.count, self.recipe, self.student = out / "snapshots", count, recipe, student
-        self.written = 0
         if not standing(out / "checkpoint").exists():
             shutil.rmtree(self.folder, ignore_errors=True)
+        # Those from before a stop are kept.
+        self.written = max((int(path.stem) for path in self.folder.glob("[0-9]*.onnx")), default=0)
 
     def __call__(self, objective: Distillation, seen: int) -> None:
         number = min(self.count, int(seen * self.count // (self.recipe.kimg * 1000)))
