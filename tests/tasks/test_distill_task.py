@@ -221,6 +221,31 @@ def test_snapshots_are_kept_on_the_way(toy, tmp_path):
         distilled(toy, tmp_path, snapshots=3, kimg=0.208)
 
 
+def test_snapshots_from_before_a_stop_are_kept(tmp_path):
+    for name in ("checkpoint/card.json", "snapshots/001.onnx", "snapshots/002.onnx"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    resumed = task._Snapshots(tmp_path, 4, PRESETS["default"].changed(kimg=1), lambda: pytest.fail("exported"))
+    training = task.Distillation.__new__(task.Distillation)
+    # It is trained again from before the second one on.
+    resumed(training, 400)
+    resumed(training, 500)
+    with pytest.raises(pytest.fail.Exception, match="exported"):
+        resumed(training, 750)
+    shutil.rmtree(tmp_path / "checkpoint")
+    assert task._Snapshots(tmp_path, 4, PRESETS["default"], lambda: None).written == 0
+
+
+def test_only_some_images_are_read_and_broken_ones_are_told(toy, tmp_path, monkeypatch):
+    folder = shutil.copytree(toy / "images", tmp_path / "images")
+    (folder / "torn.png").write_bytes(b"torn")
+    monkeypatch.setattr("partshot.tasks.distill.MOST_IMAGES", 10)
+    with pytest.warns(UserWarning, match="torn.png"):
+        assert len(unlabeled_stack(folder, find_pairs(toy / "masks", folder), 32)) == 6
+    monkeypatch.setattr("partshot.tasks.distill.MOST_IMAGES", 4)
+    assert len(unlabeled_stack(folder, find_pairs(toy / "masks", folder), 32)) == 4
+
+
 def test_what_a_preset_needs_and_has_not_is_told(toy, tmp_path):
     with pytest.warns(UserWarning, match="for a --teacher that reads a generator"):
         distilled(toy, tmp_path / "alone", preset="auto-shot", kimg=0.016)

@@ -221,6 +221,39 @@ def test_a_corrupt_label_is_fatal_before_anything_is_written(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_masks_made_by_hand_are_refused_as_the_place_of_predictions_before_anything_is_written(tmp_path):
+    toy = make_toy(tmp_path / "toy", 4)
+    with pytest.raises(BadLabels, match="predicted masks are written to this folder; choose another --out"):
+        ran(toy, toy)
+    (tmp_path / "out" / "masks").mkdir(parents=True)
+    shutil.copy(toy / "masks" / "00001.png", tmp_path / "out" / "masks" / "00003.png")
+    with pytest.raises(BadLabels, match="00003.png: was not predicted by partshot"):
+        ran(toy, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["masks"] and not (toy / "distill").exists()
+
+
+def test_a_previews_head_serves_a_student_of_the_same_encoder_alone(monkeypatch):
+    monkeypatch.setattr("partshot.tasks.fit.default_encoder", lambda: "efficientnet-lite0")
+    assert task._is_students("light-efficientnet-lite0")
+    assert not task._is_students("light-dinov2-small") and not task._is_students("fast-unet")
+
+
+def test_the_time_of_auto_and_of_heads_is_allowed_for_in_a_plan(toy, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(task, "horizon", lambda *given: asked.append(given[-2:]) or 1.0)
+    monkeypatch.setattr(task, "needs_frozen_segmenter", lambda *_: True)
+    monkeypatch.setattr(task, "is_due", lambda out: True)
+    monkeypatch.setattr(task, "_is_students", lambda student: True)
+    given = {"dry_run": True, "minutes": 60}
+    for more in ({}, {"preview": True}, {"representation": "auto", "auto_minutes": 10}):
+        ran(toy, tmp_path / "out", **{"representation": "none", **given, **more})
+    (plain, _), (previewed, _), (auto, _) = asked
+    assert plain - previewed == pytest.approx(task.EXPECTED_SECONDS, abs=5)
+    assert plain - auto == pytest.approx(600, abs=5)
+    # Two folds with a head each, and the student's own.
+    assert [(work.frozen, work.fitted) for _, work in asked] == [(3, 3), (3, 2), (2, 2)]
+
+
 @pytest.mark.parametrize(
     ("given", "hint"),
     [

@@ -244,8 +244,8 @@ def load_stylegan(
 ) -> StyleGAN:
     """A generator trained by `partshot pretrain`, or the embedded one if folder is None, on the best device.
 
-    folder: the --out of `pretrain`, or the representation/ in it. kind: "stylegan1" or "stylegan2"; None accepts both. Other arguments as in `StyleGAN`. Raises BadArtifact if the
-    folder holds something else.
+    folder: the --out of `pretrain`, or the representation/ in it. kind: "stylegan1" or "stylegan2"; None accepts both.
+    Other arguments as in `StyleGAN`. Raises BadArtifact if the folder holds something else.
     """
     folder = EMBEDDED if folder is None else inside(Path(folder), "representation")
     stored = Artifact.load(folder, kind="representation")

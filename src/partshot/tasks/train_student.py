@@ -206,13 +206,17 @@ def _frozen_labels(
         if frozen is None:
             print_status("fitting the few-shot head on the frozen encoder", quiet)
             several, sided = partial(resize_images, some), not recipe.augment.flip
-            encoder = training.student.removeprefix(LIGHT) + ENCODER_LEVELS + POSITION
-            frozen = frozen_segmenter(shots, several, training.seed, sided, encoder)
+            frozen = frozen_segmenter(shots, several, training.seed, sided, frozen_encoder(training.student))
         frozen.save(folder)
     # Loaded from disk, so that a resumed run uses the same one.
     frozen = Segmenter.load(folder)
     with Ticker("frozen encoder labels images", len(some), 0, quiet) as ticker:
         return frozen.soft_labels(some, ticker.tick), every
+
+
+def frozen_encoder(student: str) -> str:
+    """The representation that a head on the frozen encoder of a student reads, as `frozen_segmenter` takes it."""
+    return student.removeprefix(LIGHT) + ENCODER_LEVELS + POSITION
 
 
 def _is_fitted(folder: Path, shots: Shots) -> bool:
