@@ -13,6 +13,7 @@ from partshot.data.labels import read_labels
 from partshot.data.shots import load_shots
 from partshot.errors import BadImage, BadLabels, BadRecipe
 from partshot.inference.exported_model import ExportedModel
+from partshot.metrics import score
 from partshot.parts import PartSet
 from partshot.pretext.moco import PRESETS as MOCO_PRESETS
 from partshot.pretext.simsiam import PRESETS as SIMSIAM
@@ -26,6 +27,7 @@ from partshot.tasks import pretrain as pretraining
 from partshot.tasks import run as task
 from partshot.tasks import run_auto as auto
 from partshot.tasks import run_report, run_teacher, teacher_rules, train_student
+from partshot.tasks.estimate import Estimate
 from partshot.tasks.predict import Summary
 from partshot.tasks.run import run
 from partshot.tasks.run_plan import Plan
@@ -128,6 +130,17 @@ def test_the_report_says_what_became_of_the_teacher(toy, out, monkeypatch, prese
     monkeypatch.setattr(teacher_rules, "MIN_TEACHER_MIOU", least)
     shots = load_shots(toy / "masks", toy / "images")
     assert run_report._role(Segmenter.load(out / "segmenter"), shots, PRESETS[preset]) == role
+
+
+def test_a_part_that_occurs_nowhere_has_no_bar(toy, out, tmp_path):
+    shots = load_shots(toy / "masks", toy / "images")
+    labels = [np.zeros((4, 4), np.uint8)]
+    folds = score(labels, labels, shots.parts, ["one"])
+    student = Student.load(out / "distill" / "student")
+    expected = Estimate(1.0, 0.1, folds, 0.5)
+    results = run_report.Results(student, None, tmp_path, Summary(tmp_path, 1, 0, (), 1.0), expected=expected)
+    (*_, bars) = run_report._quality(results, shots, [])
+    assert [*bars.by_method.values()] == [{"background": 1.0}]
 
 
 def test_the_report_holds_small_images_from_all_of_the_folder(toy, out, tmp_path, monkeypatch):

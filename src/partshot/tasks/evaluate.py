@@ -60,7 +60,7 @@ def evaluate(
     worst, spread = _worth_showing(result)
     shown = {name: _image(name, pairs, result, parts, labeler, rgb_masks) for name in {*worst, *spread}}
     # A part that occurs nowhere has no IoU of its own; it only enters the mean as papers define it.
-    occurring = {name: value for name, value in result.per_part.items() if name not in result.absent}
+    occurring = result.occurring
     sections = [
         Headline(scores_in_words(result.miou, occurring, len(pairs)), _figures(result, len(pairs))),
         PartBars({model.name: occurring}, _shares(result)),

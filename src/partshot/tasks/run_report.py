@@ -85,7 +85,7 @@ def _quality(results: Results, shots: Shots, figures: Sequence[Figure]) -> list[
     if expected is None:
         return [headline]
     bars = f"cross-validation, not corrected: {expected.share:.0%} of the training, fewer labels"
-    return [headline, PartBars({bars: expected.folds.per_part})]
+    return [headline, PartBars({bars: expected.folds.occurring})]
 
 
 def _examples(results: Results, paths: Sequence[Path], labeled: set[str]) -> list[Example]:
