@@ -109,6 +109,9 @@ def test_a_start_is_part_of_the_run(toy, whole, tmp_path):
     assert distance[0] < distance[1] / 2
     with pytest.raises(BadArtifact, match="another recipe"):
         distilled(toy, tmp_path / "started", seed=1)
+    # The --out of `run` holds its student deeper.
+    shutil.copytree(whole / "student", tmp_path / "run" / "distill" / "student")
+    assert distilled(toy, tmp_path / "started", start=tmp_path / "run", seed=1) == tmp_path / "started" / "student"
 
 
 def test_a_start_may_be_a_trained_encoder_of_the_students_net(toy, teacher, tmp_path):

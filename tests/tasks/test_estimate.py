@@ -6,7 +6,7 @@ import pytest
 from partshot.student import Prediction
 from partshot.tasks import estimate as task
 from partshot.tasks import train_student as train_student_module
-from partshot.tasks.estimate import FOLDS, estimate, expected, folds_of
+from partshot.tasks.estimate import FOLDS, SHARE, estimate, expected, folds_of
 from partshot.tasks.train_student import Training, train_student
 from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS
@@ -37,14 +37,14 @@ def test_each_fold_is_trained_without_what_it_predicts_for_a_share_of_the_horizo
         return Knows(shots, range(5))
 
     monkeypatch.setattr(task, "train_student", train)
-    found = estimate(shots, RECIPE, tmp_path, None, Training(seed=7), quiet=True, share=0.25)
-    assert len(trained) == FOLDS and {one[1:] for one in trained} == {(0.016, "fast-unet", 7)}
+    found = estimate(shots, RECIPE, tmp_path, None, Training(seed=7), quiet=True)
+    assert len(trained) == FOLDS and {one[1:] for one in trained} == {(RECIPE.kimg * SHARE, "fast-unet", 7)}
     # Each image is left out once.
     assert sorted(name for kept, *_ in trained for name in set(shots.names) - set(kept)) == sorted(shots.names)
-    assert found.folds.miou_nan == 1 == found.miou and found.error == 0 and found.share == 0.25 and found.corrected
-    again = estimate(shots, RECIPE, tmp_path, None, Training(seed=7), quiet=True, share=0.25)
+    assert found.folds.miou_nan == 1 == found.miou and found.error == 0 and found.share == SHARE and found.corrected
+    again = estimate(shots, RECIPE, tmp_path, None, Training(seed=7), quiet=True)
     assert len(trained) == FOLDS and again.miou == found.miou and again.folds.per_part == found.folds.per_part
-    estimate(shots, RECIPE.changed(kimg=0.1), tmp_path, None, Training(seed=7), quiet=True, share=0.25)
+    estimate(shots, RECIPE.changed(kimg=0.1), tmp_path, None, Training(seed=7), quiet=True)
     assert len(trained) == 2 * FOLDS
 
 

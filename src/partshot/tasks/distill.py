@@ -17,6 +17,7 @@ from partshot.segmenter import Segmenter
 from partshot.student import Student
 from partshot.tasks.teacher_rules import GENERATED, reads_generator, why_unused
 from partshot.tasks.train_student import MOST_IMAGES, Teachers, Training, train_student, without_flips
+from partshot.tasks.trained import find_student
 from partshot.train.student_choice import AUTO, choose_student, student_recipe
 
 
@@ -99,7 +100,7 @@ def unlabeled_stack(images: Path, pairs: Sequence[Pair], size: int) -> np.ndarra
 
 def _load_teacher(folder: Path) -> Segmenter | Student:
     """What `fit` wrote, or a student that `distill` or `run` wrote, which teaches a more compact one."""
-    candidates = (folder, folder / "student", folder / "distill" / "student")
-    cards = [one for one in candidates if (standing(one) / "card.json").exists()]
-    found = next((one for one in cards if read_card(one)["kind"] == "student"), None)
-    return Segmenter.load(inside(folder, "segmenter")) if found is None else Student.load(found)
+    found = find_student(folder)
+    if (standing(found) / "card.json").exists() and read_card(found)["kind"] == "student":
+        return Student.load(found)
+    return Segmenter.load(inside(folder, "segmenter"))

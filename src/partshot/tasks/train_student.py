@@ -37,6 +37,7 @@ from partshot.tasks.teacher_rules import (
     reads_generator,
     why_unused,
 )
+from partshot.tasks.trained import find_student, kept_segmenter
 from partshot.train.distill import Distillation, LabelSources
 from partshot.train.distill_recipe import Distill
 from partshot.train.loop import LoopRecipe, run_loop
@@ -70,9 +71,9 @@ class Teachers:
 class Training:
     """Which network is trained, and how it begins.
 
-    student: see nets.student. start: weights to begin with (transfer learning): another student's folder, that of an
-    encoder of the same net, as `pretrain` wrote it, or a file of an encoder's weights. snapshots: how many times during
-    the training, at equal intervals, the student is exported to out/snapshots/001.onnx and so on.
+    student: see nets.student. start: weights to begin with (transfer learning): a student, as `distill` or `run` wrote
+    it, an encoder of the same net, as `pretrain` wrote it, or a file of an encoder's weights. snapshots: how many times
+    during the training, at equal intervals, the student is exported to out/snapshots/001.onnx and so on.
     """
 
     student: str = STUDENT
@@ -202,29 +203,24 @@ def _frozen_labels(
     """
     every = -(-len(images) // MOST_FROZEN)
     some = images[::every]
-    if not _is_fitted(folder, shots):
-        if frozen is None:
-            print_status("fitting the few-shot head on the frozen encoder", quiet)
-            several, sided = partial(resize_images, some), not recipe.augment.flip
-            frozen = frozen_segmenter(shots, several, training.seed, sided, frozen_encoder(training.student))
-        frozen.save(folder)
+
+    def fit() -> Segmenter:
+        if frozen is not None:
+            return frozen
+        print_status("fitting the few-shot head on the frozen encoder", quiet)
+        several, sided = partial(resize_images, some), not recipe.augment.flip
+        return frozen_segmenter(shots, several, training.seed, sided, frozen_encoder(training.student))
+
+    kept_segmenter(folder, shots, fit)
     # Loaded from disk, so that a resumed run uses the same one.
-    frozen = Segmenter.load(folder)
+    kept = Segmenter.load(folder)
     with Ticker("frozen encoder labels images", len(some), 0, quiet) as ticker:
-        return frozen.soft_labels(some, ticker.tick), every
+        return kept.soft_labels(some, ticker.tick), every
 
 
 def frozen_encoder(student: str) -> str:
     """The representation that a head on the frozen encoder of a student reads, as `frozen_segmenter` takes it."""
     return student.removeprefix(LIGHT) + ENCODER_LEVELS + POSITION
-
-
-def _is_fitted(folder: Path, shots: Shots) -> bool:
-    """Whether the folder holds a few-shot model of these shots."""
-    if not standing(folder).exists():
-        return False
-    found = Segmenter.load(folder)
-    return found.fitted == found.fingerprint(shots)
 
 
 def _self_training_round(
@@ -272,7 +268,7 @@ def _weights(start: Path, student: str) -> Mapping[str, torch.Tensor]:
     """Weights to begin with: another student's, a trained encoder's, or those of a file."""
     if not start.is_dir():
         return read_weights(start)
-    folder = inside(start, "student")
+    folder = find_student(start)
     stored = Artifact.load(inside(start, "representation") if folder == start else folder)
     if stored.kind not in ("student", "representation"):
         raise BadArtifact(
