@@ -42,8 +42,9 @@ def test_a_teacher_is_written_that_predicts(toy, tmp_path):
     assert teacher.parts == PartSet.load(toy / "classes.json")
 
 
-def test_the_estimate_is_written_with_two_shots_or_more(toy, tmp_path):
-    fitted(toy, tmp_path / "out")
+def test_the_estimate_is_written_with_two_shots_or_more(toy, tmp_path, capsys):
+    fitted(toy, tmp_path / "out", quiet=False)
+    assert "cross-validation on the labeled images: mean IoU" in "".join(capsys.readouterr())
     estimate = json.loads((tmp_path / "out" / "leave_one_out.json").read_text())
     assert 0 <= estimate["miou"] <= 1
     assert sum(map(sum, estimate["confusion"])) == 3 * 32 * 32

@@ -327,7 +327,7 @@ def test_auto_chooses_says_why_and_keeps_to_it(toy, tmp_path, monkeypatch):
         tried.append(head)
         return SimpleNamespace(miou_nan=0.9 if head == "linear" else 0.5)
 
-    monkeypatch.setattr(auto, "leave_one_out_score", estimated)
+    monkeypatch.setattr(auto, "cross_validated_score", estimated)
     monkeypatch.setitem(run_teacher._KIMG_PER_MINUTE, "cpu", 1e-3)
     plan = ran(toy, tmp_path / "out", representation="auto", auto_minutes=10, dry_run=True)
     assert "(10 min)" in str(plan) and not tried

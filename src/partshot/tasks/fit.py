@@ -85,7 +85,7 @@ def fit(
     images, labels: see data.shots.load_shots. representation: a name of represent.choose, or the folder of a pretrained
     one; "+position" appended to either adds position channels. head: a name of catalog.HEADS. None: see
     `teacher_names`. changes: options by name. A head that is fitted to points reads principal components, which are
-    fitted to the folder's images. With two or more shots, out/leave_one_out.json holds their leave-one-out score,
+    fitted to the folder's images. With two or more shots, out/leave_one_out.json holds their cross-validated score,
     except with a generator.
     """
     options, images, labels = options.changed(**changes), Path(images), Path(labels)
@@ -109,7 +109,7 @@ def fit(
     size = size or _SIZE
     teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet, latents)
     # With a generator, every fold would invert every image.
-    estimate = None if generates else leave_one_out_score(found, head, shots, recipe, size, quiet)
+    estimate = None if generates else cross_validated_score(found, head, shots, recipe, size, quiet)
     if store is not None and store.found + store.extracted:
         print_status(f"features: {store}", quiet)
     _write_estimate(Path(out) / "leave_one_out.json", estimate, quiet)
@@ -122,7 +122,7 @@ def _write_estimate(path: Path, estimate: Score | None, quiet: bool) -> None:
         return
     with replacing_file(path) as temporary:
         temporary.write_text(json.dumps(estimate.to_dict(), indent=1), encoding="utf-8")
-    print_status(f"leave-one-out on the labeled images: mean IoU {estimate.miou_nan:.3f} ({path.name})", quiet)
+    print_status(f"cross-validation on the labeled images: mean IoU {estimate.miou_nan:.3f} ({path.name})", quiet)
 
 
 def teacher_names(representation: str | None = None, head: str | None = None) -> tuple[str, str]:
@@ -180,7 +180,7 @@ def facing_fit(recipe: F, faces_one_way: bool) -> F:
     return recipe.model_copy(update={"augment": recipe.augment.changed(flip=False)})
 
 
-def leave_one_out_score(
+def cross_validated_score(
     representation: Representation,
     head: str,
     shots: Shots,
