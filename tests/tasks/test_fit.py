@@ -54,6 +54,14 @@ def test_the_estimate_is_written_with_two_shots_or_more(toy, tmp_path, capsys):
     assert not (tmp_path / "one" / "leave_one_out.json").exists()
 
 
+def test_some_images_show_which_way_objects_face(toy, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(task, "_LOOKED_AT", 2)
+    monkeypatch.setattr(task, "one_sided", lambda images: seen.append(len(images)) or False)
+    fitted(toy, tmp_path / "out")
+    assert seen == [2]
+
+
 def test_an_ensemble_has_its_own_presets(toy, tmp_path, monkeypatch):
     monkeypatch.setitem(ENSEMBLE_PRESETS, "fast", ENSEMBLE_PRESETS["fast"].changed(pixels=64 * 5))
     teacher = Segmenter.load(fitted(toy, tmp_path / "out", head="ensemble", seed=3))

@@ -70,7 +70,7 @@ def invert(
     """
     if batch < 1:
         raise BadRecipe(f"--batch {batch}: must be 1 or more")
-    _refuse_to_overwrite(images, Path(out))
+    _refuse_to_overwrite(images, out)
     recipe = row_of(PRESETS, preset, "invert")
     recipe = recipe if steps is None else recipe.changed(steps=steps)
     found = load_stylegan(generator, recipe=recipe)
@@ -103,9 +103,8 @@ def invert(
             errors, worst = errors + kept["errors"], worst + kept["worst"]
             ticker.tick((first + len(their_names)) * recipe.steps)
 
-    failed = _failed(errors, worst)
     _write_images(out, found, latents, names, stack.images, np.array(errors) / np.array(worst))
-    _write_table(out / "inversion.csv", names, errors, worst, failed)
+    _write_table(out / "inversion.csv", names, errors, worst, _failed(errors, worst))
     card = {"names": names, "errors": errors, "worst": worst, "distance": metric, "made": made}
     # Written last, so that a folder with latents is complete.
     Latents.join(latents).save(out / "latents", card)
@@ -115,7 +114,7 @@ def invert(
 
 def _refuse_to_overwrite(images: Path, out: Path) -> None:
     """Raises where reconstructions would replace the images, or latents those of `sample`."""
-    if (out / "images").resolve() == Path(images).resolve():
+    if (out / "images").resolve() == images.resolve():
         raise BadImage(f"--out {out}: the reconstructions would replace the images in {images}; choose another --out")
     if standing(out / "latents").exists() and "psi" in read_card(out / "latents"):
         raise BadArtifact(f"--out {out}: contains what `partshot sample` wrote; choose another --out")
