@@ -72,8 +72,8 @@ def test_one_image_instead_of_a_folder(model, folder, tmp_path):
 
 def test_an_image_that_is_skipped_does_not_count_as_predicted_in_windows(model, folder, tmp_path):
     rng = np.random.default_rng(1)
-    Image.fromarray(rng.integers(0, 256, (90, 90, 3), dtype=np.uint8)).save(folder / "torn.png")
-    (folder / "torn.png").write_bytes((folder / "torn.png").read_bytes()[:2000])
+    Image.fromarray(rng.integers(0, 256, (90, 90, 3), dtype=np.uint8)).save(folder / "torn.bmp")
+    (folder / "torn.bmp").write_bytes((folder / "torn.bmp").read_bytes()[:2000])
 
     summary = predict(model, folder, tmp_path / "out", window=64)
 
