@@ -347,7 +347,7 @@ def evaluate(
 
 @app.command(epilog="Example:  partshot export student/ student.onnx")
 def export(
-    student: Annotated[Path, typer.Argument(help="Folder that `partshot distill` wrote.")],
+    student: Annotated[Path, typer.Argument(help="What `partshot distill` or `partshot run` wrote.")],
     out: Annotated[Path, typer.Argument(help="ONNX file to write.")],
 ) -> None:
     """Write a student as one ONNX file.

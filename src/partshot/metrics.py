@@ -31,6 +31,11 @@ class Score:
     per_image: tuple[tuple[str, float], ...]
     confusion: np.ndarray
 
+    @property
+    def occurring(self) -> dict[str, float]:
+        """IoU, 0..1, of the parts that occur in the masks or are predicted there."""
+        return {name: value for name, value in self.per_part.items() if name not in self.absent}
+
     def worst(self, count: int) -> list[tuple[str, float]]:
         """The `count` images with the lowest mean IoU, lowest first: (name, mean IoU)."""
         return sorted(self.per_image, key=lambda row: row[1])[:count]

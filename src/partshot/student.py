@@ -20,6 +20,7 @@ from partshot.artifact import Artifact
 from partshot.data.images import resize_images
 from partshot.data.soft_labels import SoftLabels
 from partshot.errors import BadArtifact
+from partshot.evenly import evenly
 from partshot.nets.student import STRIDE, FlipTTA, Offset, build_student
 from partshot.ops.decision import overlap_offsets
 from partshot.ops.disagreement import entropy
@@ -121,10 +122,7 @@ class Student:
 
         logit_adjustment, temperature: second and third argument of `ops.decision.overlap_offsets`. Returns the student.
         """
-        subset = resize_images(
-            images[:: max(1, len(images) // _OFFSET_IMAGES)][:_OFFSET_IMAGES],
-            self.input_size,
-        )
+        subset = resize_images(evenly(images, _OFFSET_IMAGES), self.input_size)
         inputs = (as_tensors(batch) for batch in batches(subset))
         step, self.offsets = max(1, self.input_size // _OFFSET_SIDE), None
         logits = torch.cat([self._logits(batch)[:, :, ::step, ::step] for batch in inputs])

@@ -1,19 +1,18 @@
 """baselines: every method gets the same shots and predicts labels; students are trained once per split."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from partshot.benchmark.baselines import Baselines, HeadConfig
+from partshot.benchmark.baselines import Baselines
 from partshot.represent.choose import open_representation
+from partshot.segmenter import Segmenter
+from partshot.tasks import teacher_rules
 from partshot.tasks import train_student as distilling
-from partshot.tasks.fit import HEAD
 from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 
-ROWS = ("student", "head", "mean teacher", "supervised", "linear", "random", "forest")
+ROWS = ("student", "head", "supervised", "forest")
 
 
 @pytest.fixture(scope="module")
@@ -21,43 +20,44 @@ def shots():
     return toy_shots("faces", 32, 2, seed=2)
 
 
+def fit_teacher(shots):
+    fit = FIT_PRESETS["fast"].changed(images=8)
+    return Segmenter(open_representation("pixels+position"), shots.parts, "linear", 32, fit).fit(shots, quiet=True)
+
+
 @pytest.fixture
 def baselines(tmp_path):
     images = np.stack(toy_shots("faces", 32, 4, seed=1).images)
     recipe = PRESETS["default"].changed(size=32, kimg=0.032)
-    fit = FIT_PRESETS["fast"].changed(images=8)
-    head = HeadConfig(open_representation("pixels+position"), "linear", fit)
-    return Baselines(tmp_path, images, recipe, head, quiet=True)
+    return Baselines(tmp_path, images, recipe, fit_teacher, quiet=True)
 
 
 def test_every_method_predicts_labels(baselines, shots, monkeypatch):
-    monkeypatch.setattr(distilling, "MIN_TEACHER_MIOU", 0.0)
-    methods = baselines.methods()
-    assert set(ROWS) <= set(methods)
+    monkeypatch.setattr(teacher_rules, "MIN_TEACHER_MIOU", 0.0)
+    methods = baselines.methods(*ROWS)
+    assert tuple(methods) == ROWS
     for name in ROWS:
         (labels,) = methods[name](shots)([shots.images[0]])
         assert labels.shape == (32, 32) and labels.dtype == np.uint8 and labels.max() < 10, name
-    assert {p.name.rsplit("-", 2)[0] for p in baselines.folder.iterdir()} == {"student", "mean-teacher", "supervised"}
+    assert {p.name.rsplit("-", 2)[0] for p in baselines.folder.iterdir()} == {"student", "supervised"}
 
 
 def test_an_unused_teacher_leaves_the_mean_teacher(baselines, shots, monkeypatch):
-    monkeypatch.setattr(distilling, "MIN_TEACHER_MIOU", 1.0)
-    assert np.array_equal(
-        *(baselines.methods()[name](shots)([shots.images[0]])[0] for name in ("student", "mean teacher"))
-    )
+    monkeypatch.setattr(teacher_rules, "MIN_TEACHER_MIOU", 1.0)
+    student, plain = baselines.distilled(shots), baselines.mean_teacher(shots)
+    assert np.array_equal(*(found.predict(shots.images)[0].labels for found in (student, plain)))
     assert {p.name.rsplit("-", 2)[0] for p in baselines.folder.iterdir()} == {"mean-teacher"}
 
 
 def test_selected_methods_with_another_teacher(baselines, shots):
     fitted = []
 
-    def fit_teacher(shots):
+    def fit_other(shots):
         fitted.append(1)
         return baselines.teacher(shots)
 
     recipe = baselines.recipe.changed(consistency=baselines.recipe.consistency.changed(teacher=0))
-    head = replace(baselines.head, head=HEAD)
-    other = Baselines(baselines.folder, baselines.images, recipe, head, quiet=True, fit_teacher=fit_teacher)
+    other = Baselines(baselines.folder, baselines.images, recipe, fit_other, quiet=True)
     assert list(other.methods("forest", "student")) == ["student", "forest"]
     # No teacher is fitted for a recipe that uses none.
     assert other.training(shots).name.startswith("mean-teacher") and not fitted

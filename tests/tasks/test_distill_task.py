@@ -15,12 +15,14 @@ from partshot.nets.student import build_student, start_from
 from partshot.represent.choose import open_representation
 from partshot.segmenter import Segmenter
 from partshot.student import Student
+from partshot.tasks import teacher_rules
 from partshot.tasks import train_student as task
 from partshot.tasks.distill import distill, unlabeled_stack
 from partshot.tasks.export import export
 from partshot.tasks.fit import fit
 from partshot.tasks.pretrain import pretrain
-from partshot.tasks.train_student import teacher_size, without_flips
+from partshot.tasks.teacher_rules import needs_frozen_segmenter, teacher_size
+from partshot.tasks.train_student import without_flips
 from partshot.toy.dataset import write_toy
 from partshot.train.distill_recipe import PRESETS
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
@@ -107,6 +109,9 @@ def test_a_start_is_part_of_the_run(toy, whole, tmp_path):
     assert distance[0] < distance[1] / 2
     with pytest.raises(BadArtifact, match="another recipe"):
         distilled(toy, tmp_path / "started", seed=1)
+    # The --out of `run` holds its student deeper.
+    shutil.copytree(whole / "student", tmp_path / "run" / "distill" / "student")
+    assert distilled(toy, tmp_path / "started", start=tmp_path / "run", seed=1) == tmp_path / "started" / "student"
 
 
 def test_a_start_may_be_a_trained_encoder_of_the_students_net(toy, teacher, tmp_path):
@@ -163,10 +168,15 @@ def test_a_teacher_is_asked_only_when_it_will_be_heard(toy, teacher, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    "preset, why", [("default", "on its own labeled images"), ("supervised", "the preset uses none")]
+    "preset, least, why",
+    [
+        ("default", 1.01, "on its own labeled images"),
+        ("supervised", 1.01, "the preset uses no teacher"),
+        ("pretrained", 0.0, "the preset uses no teacher"),
+    ],
 )
-def test_an_unused_teacher_is_reported(toy, teacher, tmp_path, monkeypatch, preset, why):
-    monkeypatch.setattr(task, "MIN_TEACHER_MIOU", 1.01)
+def test_an_unused_teacher_is_reported(toy, teacher, tmp_path, monkeypatch, preset, least, why):
+    monkeypatch.setattr(teacher_rules, "MIN_TEACHER_MIOU", least)
     with pytest.warns(UserWarning, match=f"the teacher in .* is not used: .*{why}"):
         distilled(toy, tmp_path, teacher=teacher, preset=preset)
 
@@ -194,10 +204,10 @@ def test_the_teacher_reads_half_size_and_masks_are_no_images(toy):
 def test_a_teacher_that_misreads_its_own_shots_is_not_heard(toy, teacher, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(Segmenter, "soft_labels", lambda *_: asked.append(1))
-    monkeypatch.setattr(task, "MIN_TEACHER_MIOU", 1.01)
+    monkeypatch.setattr(teacher_rules, "MIN_TEACHER_MIOU", 1.01)
     distilled(toy, tmp_path / "deaf", teacher=teacher)
     assert not asked
-    monkeypatch.setattr(task, "MIN_TEACHER_MIOU", 0.0)
+    monkeypatch.setattr(teacher_rules, "MIN_TEACHER_MIOU", 0.0)
     distilled(toy, tmp_path / "all-ears", teacher=teacher)
     assert asked
 
@@ -214,6 +224,31 @@ def test_snapshots_are_kept_on_the_way(toy, tmp_path):
         distilled(toy, tmp_path, snapshots=3, kimg=0.208)
 
 
+def test_snapshots_from_before_a_stop_are_kept(tmp_path):
+    for name in ("checkpoint/card.json", "snapshots/001.onnx", "snapshots/002.onnx"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    resumed = task._Snapshots(tmp_path, 4, PRESETS["default"].changed(kimg=1), lambda: pytest.fail("exported"))
+    training = task.Distillation.__new__(task.Distillation)
+    # It is trained again from before the second one on.
+    resumed(training, 400)
+    resumed(training, 500)
+    with pytest.raises(pytest.fail.Exception, match="exported"):
+        resumed(training, 750)
+    shutil.rmtree(tmp_path / "checkpoint")
+    assert task._Snapshots(tmp_path, 4, PRESETS["default"], lambda: None).written == 0
+
+
+def test_only_some_images_are_read_and_broken_ones_are_told(toy, tmp_path, monkeypatch):
+    folder = shutil.copytree(toy / "images", tmp_path / "images")
+    (folder / "torn.png").write_bytes(b"torn")
+    monkeypatch.setattr("partshot.tasks.distill.MOST_IMAGES", 10)
+    with pytest.warns(UserWarning, match="torn.png"):
+        assert len(unlabeled_stack(folder, find_pairs(toy / "masks", folder), 32)) == 6
+    monkeypatch.setattr("partshot.tasks.distill.MOST_IMAGES", 4)
+    assert len(unlabeled_stack(folder, find_pairs(toy / "masks", folder), 32)) == 4
+
+
 def test_what_a_preset_needs_and_has_not_is_told(toy, tmp_path):
     with pytest.warns(UserWarning, match="for a --teacher that reads a generator"):
         distilled(toy, tmp_path / "alone", preset="auto-shot", kimg=0.016)
@@ -224,7 +259,7 @@ def test_what_a_preset_needs_and_has_not_is_told(toy, tmp_path):
         distill(few, toy / "masks", tmp_path / "plain", size=32, kimg=0.016, student="fast-unet", quiet=True)
 
 
-def test_a_frozen_encoder_is_asked_with_the_fewest_labels_alone(toy, tmp_path, monkeypatch):
+def test_a_frozen_encoder_is_asked_with_the_fewest_labels_alone(toy, teacher, tmp_path, monkeypatch):
     asked = []
 
     def reader(shots, several, seed, sided, name):
@@ -241,10 +276,14 @@ def test_a_frozen_encoder_is_asked_with_the_fewest_labels_alone(toy, tmp_path, m
     shutil.rmtree(tmp_path / "one" / "student")
     distilled(toy, tmp_path / "one", **given)
     assert len(asked) == 1
+    # A teacher that is not used changes nothing of that.
+    with pytest.warns(UserWarning, match="the preset uses no teacher"):
+        distilled(toy, tmp_path / "unused", teacher=teacher, **given)
+    assert len(asked) == 2 and "agreement" in read_card(tmp_path / "unused" / "student")
     # More labels, or a student that starts from no encoder.
     shots = load_shots(toy / "masks", toy / "images")
     recipe = PRESETS["pretrained"].changed(size=32)
-    assert task.needs_frozen_segmenter("light-efficientnet-lite0", recipe, len(shots))
-    assert not task.needs_frozen_segmenter("light-efficientnet-lite0", recipe, 3)
-    assert not task.needs_frozen_segmenter("fast-unet", recipe, 1)
-    assert not task.needs_frozen_segmenter("light-efficientnet-lite0", PRESETS["default"], 1)
+    assert needs_frozen_segmenter("light-efficientnet-lite0", recipe, len(shots))
+    assert not needs_frozen_segmenter("light-efficientnet-lite0", recipe, 3)
+    assert not needs_frozen_segmenter("fast-unet", recipe, 1)
+    assert not needs_frozen_segmenter("light-efficientnet-lite0", PRESETS["default"], 1)

@@ -5,8 +5,9 @@ import pytest
 
 from partshot.student import Prediction
 from partshot.tasks import estimate as task
-from partshot.tasks.estimate import FOLDS, estimate, expected, folds_of
-from partshot.tasks.train_student import Training
+from partshot.tasks import train_student as train_student_module
+from partshot.tasks.estimate import FOLDS, SHARE, estimate, expected, folds_of
+from partshot.tasks.train_student import Training, train_student
 from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS
 
@@ -36,14 +37,14 @@ def test_each_fold_is_trained_without_what_it_predicts_for_a_share_of_the_horizo
         return Knows(shots, range(5))
 
     monkeypatch.setattr(task, "train_student", train)
-    found = estimate(shots, RECIPE, tmp_path, None, Training(seed=7), quiet=True, share=0.25)
-    assert len(trained) == FOLDS and {one[1:] for one in trained} == {(0.016, "fast-unet", 7)}
+    found = estimate(shots, RECIPE, tmp_path, None, Training(seed=7), quiet=True)
+    assert len(trained) == FOLDS and {one[1:] for one in trained} == {(RECIPE.kimg * SHARE, "fast-unet", 7)}
     # Each image is left out once.
     assert sorted(name for kept, *_ in trained for name in set(shots.names) - set(kept)) == sorted(shots.names)
-    assert found.folds.miou_nan == 1 == found.miou and found.error == 0 and found.share == 0.25 and found.corrected
-    again = estimate(shots, RECIPE, tmp_path, None, Training(seed=7), quiet=True, share=0.25)
+    assert found.folds.miou_nan == 1 == found.miou and found.error == 0 and found.share == SHARE and found.corrected
+    again = estimate(shots, RECIPE, tmp_path, None, Training(seed=7), quiet=True)
     assert len(trained) == FOLDS and again.miou == found.miou and again.folds.per_part == found.folds.per_part
-    estimate(shots, RECIPE.changed(kimg=0.1), tmp_path, None, Training(seed=7), quiet=True, share=0.25)
+    estimate(shots, RECIPE.changed(kimg=0.1), tmp_path, None, Training(seed=7), quiet=True)
     assert len(trained) == 2 * FOLDS
 
 
@@ -65,12 +66,49 @@ def test_the_share_of_errors_that_remains_is_taken_off():
     assert expected(0.5, 0.8) == pytest.approx(0.6) and expected(1.0) == 1
 
 
-def test_a_real_training_resumes_and_leaves_no_folds(tmp_path):
+def stopped_in_the_second_fold(shots, images, out, monkeypatch):
+    """An estimate that trains its first fold and is stopped; returns the names of the folds that were begun."""
+    begun = []
+
+    def stop(kept, recipe, folder, *rest, **options):
+        begun.append(folder.name)
+        if folder.name == "fold-1":
+            raise KeyboardInterrupt
+        return train_student(kept, recipe, folder, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task, "train_student", stop)
+        with pytest.raises(KeyboardInterrupt):
+            estimate(shots, RECIPE.changed(kimg=0.016), out, images, Training(), quiet=True)
+    return begun
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.stack(toy_shots("faces", 32, 4, seed=4).images)
+
+
+def test_a_real_training_resumes_and_leaves_no_folds(images, tmp_path, monkeypatch):
     shots = toy_shots("faces", 32, 2, seed=3)
-    images = np.stack(toy_shots("faces", 32, 4, seed=4).images)
+    assert stopped_in_the_second_fold(shots, images, tmp_path, monkeypatch) == ["fold-0", "fold-1"]
+    assert (tmp_path / "fold-0" / "student").exists()
+    titles, loop = [], train_student_module.run_loop
+
+    def counted(objective, recipe, out, *rest, **options):
+        titles.append(out.name)
+        return loop(objective, recipe, out, *rest, **options)
+
+    monkeypatch.setattr(train_student_module, "run_loop", counted)
     found = estimate(shots, RECIPE.changed(kimg=0.016), tmp_path, images, Training(), quiet=True)
-    assert 0 <= found.folds.miou <= 1
-    assert [path.name for path in tmp_path.iterdir()] == ["estimate.json"]
+    assert titles == ["fold-1"] and 0 <= found.folds.miou <= 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["estimate.json", "labels.txt"]
+
+
+def test_folds_of_other_labels_are_trained_again(images, tmp_path, monkeypatch):
+    stopped_in_the_second_fold(toy_shots("faces", 32, 2, seed=3), images, tmp_path, monkeypatch)
+    other = toy_shots("faces", 32, 2, seed=5)
+    assert estimate(other, RECIPE.changed(kimg=0.016), tmp_path, images, Training(), quiet=True) is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["estimate.json", "labels.txt"]
 
 
 def test_every_shot_is_left_out_by_one_fold():

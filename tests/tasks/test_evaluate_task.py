@@ -10,7 +10,7 @@ from PIL import Image
 
 from partshot.data.labels import write_labels
 from partshot.errors import BadArtifact, BadLabels, BadParts
-from partshot.inference.exported_model import model_metadata
+from partshot.inference.exported_model import ExportedModel, model_metadata
 from partshot.metrics import score
 from partshot.parts import PartSet
 from partshot.tasks.evaluate import evaluate
@@ -39,7 +39,7 @@ def pack(tmp_path):
     return tmp_path
 
 
-def save_threshold(path, parts: PartSet):
+def save_threshold(path, parts: PartSet, native: int | None = None):
     """The smallest network there is: red above 127 is part 1."""
     onnx = pytest.importorskip("onnx")
     helper, kinds = onnx.helper, onnx.TensorProto
@@ -58,7 +58,7 @@ def save_threshold(path, parts: PartSet):
         [helper.make_tensor("zero", kinds.INT64, [], [0]), helper.make_tensor("half", kinds.UINT8, [], [127])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, model_metadata(parts, 64, "0.1.0"))
+    helper.set_model_props(model, model_metadata(parts, 64, "0.1.0", native=native))
     onnx.save(model, path)
     return path
 
@@ -81,6 +81,25 @@ def test_an_exported_network_is_scored_on_the_images_themselves(pack):
     model = save_threshold(pack / "student.onnx", PARTS)
     result = evaluate(model, pack / "images", pack / "masks", pack / "out")
     assert result.miou_nan == 1.0 and len(result.per_image) == 2
+
+
+def test_large_images_are_scored_as_predict_predicts_them(pack, monkeypatch):
+    labels = np.zeros((200, 330), np.uint8)
+    labels[50:90, 30:300] = 1
+    Image.fromarray(np.where(labels[..., None] == 1, 255, 0).astype(np.uint8).repeat(3, 2)).save(pack / "images/d.png")
+    write_labels(pack / "masks" / "d.png", labels, PARTS)
+    sides, whole = [], ExportedModel.predict
+    monkeypatch.setattr(ExportedModel, "predict", lambda self, x: sides.append(max(x.shape[1:3])) or whole(self, x))
+    model = save_threshold(pack / "student.onnx", PARTS, native=64)
+    assert evaluate(model, pack / "images", pack / "masks", pack / "out").miou_nan == 1.0
+    # In windows of the size of the images that the model was trained on.
+    assert max(sides) < 200
+    # Or, without windows, at most so many pixels at once.
+    monkeypatch.setattr("partshot.tasks.predict._MOST_PIXELS", 10_000)
+    sides.clear()
+    model = save_threshold(pack / "student.onnx", PARTS)
+    assert evaluate(model, pack / "images", pack / "masks", pack / "out").miou_nan > 0.95
+    assert max(sides) < 200
 
 
 def test_results_are_those_of_the_scores_themselves(pack):

@@ -42,8 +42,9 @@ def test_a_teacher_is_written_that_predicts(toy, tmp_path):
     assert teacher.parts == PartSet.load(toy / "classes.json")
 
 
-def test_the_estimate_is_written_with_two_shots_or_more(toy, tmp_path):
-    fitted(toy, tmp_path / "out")
+def test_the_estimate_is_written_with_two_shots_or_more(toy, tmp_path, capsys):
+    fitted(toy, tmp_path / "out", quiet=False)
+    assert "cross-validation on the labeled images: mean IoU" in "".join(capsys.readouterr())
     estimate = json.loads((tmp_path / "out" / "leave_one_out.json").read_text())
     assert 0 <= estimate["miou"] <= 1
     assert sum(map(sum, estimate["confusion"])) == 3 * 32 * 32
@@ -51,6 +52,14 @@ def test_the_estimate_is_written_with_two_shots_or_more(toy, tmp_path):
         (toy / "masks" / f"0000{i}.png").unlink()
     fitted(toy, tmp_path / "one")
     assert not (tmp_path / "one" / "leave_one_out.json").exists()
+
+
+def test_some_images_show_which_way_objects_face(toy, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(task, "_LOOKED_AT", 2)
+    monkeypatch.setattr(task, "one_sided", lambda images: seen.append(len(images)) or False)
+    fitted(toy, tmp_path / "out")
+    assert seen == [2]
 
 
 def test_an_ensemble_has_its_own_presets(toy, tmp_path, monkeypatch):

@@ -1,13 +1,14 @@
 """invert: each image of a folder gets latent and distance, what cannot be drawn is named, a stop loses little."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from partshot.errors import BadArtifact, BadRecipe
+from partshot.errors import BadArtifact, BadImage, BadRecipe
 from partshot.represent.invert import poorly_inverted
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import StyleGAN, load_stylegan
@@ -90,6 +91,17 @@ def test_bad_settings_are_refused(generator, images, tmp_path):
     with pytest.raises(BadArtifact, match="cannot be read as LPIPS weights"):
         invert(generator, images, tmp_path / "out", lpips=tmp_path / "lpips.safetensors")
     assert task.PRESETS["fast"].space == "w+"
+
+
+def test_images_and_samples_are_not_overwritten(generator, images, tmp_path):
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    with pytest.raises(BadImage, match="would replace the images in .*choose another --out"):
+        invert(generator, images, images.parent, steps=1, quiet=True)
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+    copy = shutil.copytree(images, tmp_path / "copy")
+    with pytest.raises(BadArtifact, match="contains what `partshot sample` wrote"):
+        invert(generator, copy, images.parent, steps=1, quiet=True)
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == before
 
 
 def test_astray_is_measured_against_the_mean_image():

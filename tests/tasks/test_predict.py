@@ -70,6 +70,16 @@ def test_one_image_instead_of_a_folder(model, folder, tmp_path):
     assert (tmp_path / "out" / "p1.png").exists()
 
 
+def test_an_image_that_is_skipped_does_not_count_as_predicted_in_windows(model, folder, tmp_path):
+    rng = np.random.default_rng(1)
+    Image.fromarray(rng.integers(0, 256, (90, 90, 3), dtype=np.uint8)).save(folder / "torn.bmp")
+    (folder / "torn.bmp").write_bytes((folder / "torn.bmp").read_bytes()[:2000])
+
+    summary = predict(model, folder, tmp_path / "out", window=64)
+
+    assert (summary.written, summary.windowed, len(summary.skipped)) == (5, 5, 1)
+
+
 def test_a_corrupt_image_is_skipped_and_listed(model, folder, tmp_path):
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
     (folder / "empty.png").touch()

@@ -13,6 +13,7 @@ from partshot.data.labels import read_labels
 from partshot.data.shots import load_shots
 from partshot.errors import BadImage, BadLabels, BadRecipe
 from partshot.inference.exported_model import ExportedModel
+from partshot.metrics import score
 from partshot.parts import PartSet
 from partshot.pretext.moco import PRESETS as MOCO_PRESETS
 from partshot.pretext.simsiam import PRESETS as SIMSIAM
@@ -21,10 +22,12 @@ from partshot.pretext.stylegan2 import PRESETS as GAN_PRESETS
 from partshot.represent import stylegan
 from partshot.represent.cache import VARIABLE, open_store
 from partshot.segmenter import Segmenter
+from partshot.student import Student
 from partshot.tasks import pretrain as pretraining
 from partshot.tasks import run as task
 from partshot.tasks import run_auto as auto
-from partshot.tasks import run_report, run_teacher, train_student
+from partshot.tasks import run_report, run_teacher, teacher_rules, train_student
+from partshot.tasks.estimate import Estimate
 from partshot.tasks.predict import Summary
 from partshot.tasks.run import run
 from partshot.tasks.run_plan import Plan
@@ -115,6 +118,45 @@ def test_a_teacher_that_stands_is_kept_so_that_other_sums_refuse_no_resume(toy, 
     assert kept.fitted != kept.fingerprint(shots.subset([1, 0]))
 
 
+@pytest.mark.parametrize(
+    "preset, least, role",
+    [
+        ("default", 0.0, "its labels start the student"),
+        ("default", 1.01, "not used: its mean IoU on its own labeled images is below 1.01; label more images"),
+        ("pretrained", 0.0, "not used: the preset uses no teacher"),
+    ],
+)
+def test_the_report_says_what_became_of_the_teacher(toy, out, monkeypatch, preset, least, role):
+    monkeypatch.setattr(teacher_rules, "MIN_TEACHER_MIOU", least)
+    shots = load_shots(toy / "masks", toy / "images")
+    assert run_report._role(Segmenter.load(out / "segmenter"), shots, PRESETS[preset]) == role
+
+
+def test_a_part_that_occurs_nowhere_has_no_bar(toy, out, tmp_path):
+    shots = load_shots(toy / "masks", toy / "images")
+    labels = [np.zeros((4, 4), np.uint8)]
+    folds = score(labels, labels, shots.parts, ["one"])
+    student = Student.load(out / "distill" / "student")
+    expected = Estimate(1.0, 0.1, folds, 0.5)
+    results = run_report.Results(student, None, tmp_path, Summary(tmp_path, 1, 0, (), 1.0), expected=expected)
+    (*_, bars) = run_report._quality(results, shots, [])
+    assert [*bars.by_method.values()] == [{"background": 1.0}]
+
+
+def test_the_report_holds_small_images_from_all_of_the_folder(toy, out, tmp_path, monkeypatch):
+    for i in range(30):
+        Image.new("RGB", (1500, 1000)).save(tmp_path / f"{i:02d}.png")
+    student, asked = Student.load(out / "distill" / "student"), []
+    theirs = Student.predict
+    monkeypatch.setattr(Student, "predict", lambda self, images: asked.append(len(images)) or theirs(self, images))
+    monkeypatch.setattr(run_report, "_SHOWN", 5)
+    results = run_report.Results(student, None, tmp_path, Summary(tmp_path, 30, 0, (), 1.0))
+    examples = run_report._examples(results, sorted(tmp_path.iterdir()), {"00"})
+    assert len(examples) == 20 and examples[0].name == "01" and examples[-1].name >= "28"
+    assert {one.image.shape for one in examples} == {(341, 512, 3)} and max(asked) <= 8
+    assert all(one.prediction.shape == one.uncertainty.shape == (341, 512) for one in examples)
+
+
 def test_other_labels_extract_nothing_and_train_no_encoder(toy, tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setitem(SIMSIAM, "small-folder", SIMSIAM["small-folder"].changed(kimg=0.016, batch=8))
@@ -192,6 +234,39 @@ def test_a_corrupt_label_is_fatal_before_anything_is_written(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_masks_made_by_hand_are_refused_as_the_place_of_predictions_before_anything_is_written(tmp_path):
+    toy = make_toy(tmp_path / "toy", 4)
+    with pytest.raises(BadLabels, match="predicted masks are written to this folder; choose another --out"):
+        ran(toy, toy)
+    (tmp_path / "out" / "masks").mkdir(parents=True)
+    shutil.copy(toy / "masks" / "00001.png", tmp_path / "out" / "masks" / "00003.png")
+    with pytest.raises(BadLabels, match="00003.png: was not predicted by partshot"):
+        ran(toy, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["masks"] and not (toy / "distill").exists()
+
+
+def test_a_previews_head_serves_a_student_of_the_same_encoder_alone(monkeypatch):
+    monkeypatch.setattr("partshot.tasks.fit.default_encoder", lambda: "efficientnet-lite0")
+    assert task._is_students("light-efficientnet-lite0")
+    assert not task._is_students("light-dinov2-small") and not task._is_students("fast-unet")
+
+
+def test_the_time_of_auto_and_of_heads_is_allowed_for_in_a_plan(toy, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(task, "horizon", lambda *given: asked.append(given[-2:]) or 1.0)
+    monkeypatch.setattr(task, "needs_frozen_segmenter", lambda *_: True)
+    monkeypatch.setattr(task, "is_due", lambda out: True)
+    monkeypatch.setattr(task, "_is_students", lambda student: True)
+    given = {"dry_run": True, "minutes": 60}
+    for more in ({}, {"preview": True}, {"representation": "auto", "auto_minutes": 10}):
+        ran(toy, tmp_path / "out", **{"representation": "none", **given, **more})
+    (plain, _), (previewed, _), (auto, _) = asked
+    assert plain - previewed == pytest.approx(task.EXPECTED_SECONDS, abs=5)
+    assert plain - auto == pytest.approx(600, abs=5)
+    # Two folds with a head each, and the student's own.
+    assert [(work.frozen, work.fitted) for _, work in asked] == [(3, 3), (3, 2), (2, 2)]
+
+
 @pytest.mark.parametrize(
     ("given", "hint"),
     [
@@ -252,7 +327,7 @@ def test_auto_chooses_says_why_and_keeps_to_it(toy, tmp_path, monkeypatch):
         tried.append(head)
         return SimpleNamespace(miou_nan=0.9 if head == "linear" else 0.5)
 
-    monkeypatch.setattr(auto, "leave_one_out_score", estimated)
+    monkeypatch.setattr(auto, "cross_validated_score", estimated)
     monkeypatch.setitem(run_teacher._KIMG_PER_MINUTE, "cpu", 1e-3)
     plan = ran(toy, tmp_path / "out", representation="auto", auto_minutes=10, dry_run=True)
     assert "(10 min)" in str(plan) and not tried

@@ -66,7 +66,7 @@ def test_time_ends_it_and_is_told(monkeypatch):
         return type("Score", (), {"miou_nan": 0.5})
 
     monkeypatch.setattr(auto.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(auto, "leave_one_out_score", estimated)
+    monkeypatch.setattr(auto, "cross_validated_score", estimated)
     first, second = candidates()
     slow = Candidate("slow", lambda: pytest.fail("no time for it"), "linear", seconds=30.0)
     late = Candidate("late", lambda: pytest.fail("no time for it"), "linear")
@@ -90,7 +90,7 @@ def test_what_other_images_have_shown_counts_beside_the_shots(monkeypatch):
     def score(representation, *_):
         return SimpleNamespace(miou_nan=found[names[id(representation)]])
 
-    monkeypatch.setattr(auto, "leave_one_out_score", score)
+    monkeypatch.setattr(auto, "cross_validated_score", score)
     names = {}
 
     def one(name, favor):

@@ -23,8 +23,8 @@ def images():
     return np.stack(toy_shots("faces", 32, 6, seed=1).images)
 
 
-def horizon(shots, images, seconds, trainings=1.0, frozen=0):
-    work = pace.Work(trainings, frozen, to_predict=100, read_seconds=0.01)
+def horizon(shots, images, seconds, trainings=1.0, frozen=0, fitted=0):
+    work = pace.Work(trainings, frozen, fitted, to_predict=100, read_seconds=0.01)
     return pace.horizon(shots, RECIPE, images, "fast-unet", seconds, work)
 
 
@@ -51,7 +51,10 @@ def test_heads_on_the_frozen_encoder_are_allowed_for_and_not_fitted_to_measure(s
     assert seen == [0] and asking.consistency.min_agreement > 0
     monkeypatch.setattr(pace, "_measured", lambda *_: (0.1, 0.03))
     one = pace._FROZEN_FIT + pace._FROZEN_IMAGE * len(images)
-    assert horizon(shots, images, 500) - horizon(shots, images, 500, frozen=3) == pytest.approx(3 * one / 25, abs=0.02)
+    longest = horizon(shots, images, 500)
+    assert longest - horizon(shots, images, 500, frozen=3, fitted=3) == pytest.approx(3 * one / 25, abs=0.02)
+    labels = pace._FROZEN_IMAGE * len(images)
+    assert longest - horizon(shots, images, 500, frozen=30) == pytest.approx(30 * labels / 25, abs=0.02)
 
 
 def test_too_little_time_is_warned_of_with_what_it_takes(shots, images, monkeypatch):

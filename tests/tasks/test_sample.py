@@ -1,6 +1,7 @@
 """sample, and what follows: drawn images are labeled, a head reads their latents, a student learns what it draws."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from partshot.errors import BadArtifact, BadRecipe
 from partshot.parts import IGNORE
 from partshot.represent.choose import open_representation
 from partshot.represent.invert import Inverted
-from partshot.represent.stylegan import StyleGAN
+from partshot.represent.stylegan import StyleGAN, load_stylegan
 from partshot.segmenter import Segmenter
 from partshot.tasks.distill import distill
 from partshot.tasks.fit import fit
@@ -54,6 +55,12 @@ def test_images_and_latents_lie_side_by_side(generator, tmp_path):
         sample(generator, tmp_path / "none", psi=float("nan"))
     with pytest.raises(BadArtifact, match="no trained artifact in this folder"):
         sample(tmp_path, tmp_path / "none")
+
+
+def test_the_out_of_pretrain_is_its_generator(generator, tmp_path):
+    shutil.copytree(generator, tmp_path / "trained" / "representation")
+    assert load_stylegan(tmp_path / "trained").weights == load_stylegan(generator).weights
+    assert len(list(sample(tmp_path / "trained", tmp_path / "samples", count=2, quiet=True).iterdir())) == 2
 
 
 def test_latents_come_from_beside_the_images(generator, labeled, monkeypatch):

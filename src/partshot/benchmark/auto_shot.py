@@ -22,7 +22,8 @@ from partshot.segmenter import Segmenter
 from partshot.student import Student
 from partshot.tasks.fit import HEAD
 from partshot.tasks.sample import latents_of_names
-from partshot.tasks.train_student import GENERATED, Teachers, Training, train_student
+from partshot.tasks.teacher_rules import GENERATED
+from partshot.tasks.train_student import Teachers, Training, train_student
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_ensemble import FitEnsemble
 from partshot.train.fit_head import FitHead

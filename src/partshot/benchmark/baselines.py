@@ -18,41 +18,20 @@ Each method is a function from shots to a predictor, as `kshot.kshot` takes it. 
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from partshot.data.shots import Shots
-from partshot.represent.choose import POSITION, open_representation
-from partshot.represent.spec import Representation
 from partshot.segmenter import Segmenter
 from partshot.student import Student
-from partshot.tasks.fit import HEAD
-from partshot.tasks.train_student import (
-    Teachers,
-    Training,
-    is_teacher_used,
-    needs_frozen_segmenter,
-    teacher_size,
-    train_student,
-)
+from partshot.tasks.teacher_rules import needs_frozen_segmenter, uses_no_teacher, why_unused
+from partshot.tasks.train_student import Teachers, Training, train_student
 from partshot.train.distill_recipe import Distill
-from partshot.train.fit_head import PRESETS as FIT_PRESETS
-from partshot.train.fit_head import FitHead
 from partshot.train.forest import Forest
 from partshot.train.student_choice import STUDENT
 
 Predictor = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """A head on a frozen representation. head: a name of catalog.HEADS. fit: how it is fitted."""
-
-    representation: Representation
-    head: str = HEAD
-    fit: FitHead = FIT_PRESETS["fast"]
 
 
 class Baselines:
@@ -60,9 +39,9 @@ class Baselines:
 
     folder: where students are trained, in one subfolder per method and split, so that a stopped comparison resumes.
     images: unlabeled images, uint8 [n, s, s, 3] at the recipe's size. recipe: how the student is trained; the
-    supervised baseline is trained with as many shots in as many steps and with no other images. head: the few-shot
-    teacher. student: name of the student's network. seed: of student and forest. fit_teacher: shots -> another fitted
-    few-shot teacher; None fits `head`.
+    supervised baseline is trained with as many shots in as many steps and with no other images. fit_teacher: shots ->
+    the fitted few-shot teacher; None trains the student without one. student: name of the student's network. seed: of
+    student and forest.
     """
 
     def __init__(
@@ -70,41 +49,30 @@ class Baselines:
         folder: Path,
         images: np.ndarray,
         recipe: Distill,
-        head: HeadConfig,
+        fit_teacher: Callable[[Shots], Segmenter] | None = None,
         student: str = STUDENT,
         seed: int = 0,
         quiet: bool = False,
-        fit_teacher: Callable[[Shots], Segmenter] | None = None,
     ):
-        self.folder, self.images, self.recipe, self.head = folder, images, recipe, head
+        self.folder, self.images, self.recipe, self.fit_teacher = folder, images, recipe, fit_teacher
         self.student, self.seed, self.quiet = student, seed, quiet
-        self.fit_teacher = fit_teacher or (lambda shots: self._segmenter(head.representation, head.head, shots))
         self._teachers: dict[tuple[str, ...], Segmenter] = {}
 
     def methods(self, *names: str) -> dict[str, Callable[[Shots], Predictor]]:
-        """Name -> method, in the order in which tables show them; only these names, if any are given."""
+        """Name -> method, for these names, in the order in which tables show them."""
         every = {
             "student": lambda shots: predictor(self.distilled(shots)),
             "head": lambda shots: predictor(self.teacher(shots)),
-            "mean teacher": lambda shots: predictor(self.mean_teacher(shots)),
             "supervised": lambda shots: predictor(self.supervised(shots)),
-            "linear": lambda shots: predictor(self._segmenter(self.head.representation, "linear", shots)),
-            "random": lambda shots: predictor(self._random_features(shots)),
             "forest": lambda shots: Forest(shots.parts, seed=self.seed).fit(shots).predict,
         }
-        return {name: fit for name, fit in every.items() if name in names} if names else every
+        return {name: fit for name, fit in every.items() if name in names}
 
     def teacher(self, shots: Shots) -> Segmenter:
         """The few-shot teacher, fitted once per split."""
         if shots.names not in self._teachers:
             self._teachers[shots.names] = self.fit_teacher(shots)
         return self._teachers[shots.names]
-
-    def _random_features(self, shots: Shots) -> Segmenter:
-        random = open_representation("random" + POSITION)
-        if random.spec.fingerprint == self.head.representation.spec.fingerprint:
-            return self.teacher(shots)
-        return self._segmenter(random, self.head.head, shots)
 
     def distilled(self, shots: Shots) -> Student:
         """The student of the full method; if the few-shot teacher is not used, the mean teacher's network."""
@@ -125,20 +93,16 @@ class Baselines:
         recipe = self.recipe.changed(unlabeled=0, consistency=None)
         return self._train("supervised", shots, recipe, None, None)
 
-    def _segmenter(self, representation: Representation, head: str, shots: Shots) -> Segmenter:
-        segmenter = Segmenter(representation, shots.parts, head, teacher_size(self.recipe), self.head.fit)
-        return segmenter.fit(shots, quiet=self.quiet)
-
     def _uses_teacher(self, shots: Shots) -> bool:
-        if self.recipe.consistency is not None and self.recipe.consistency.teacher == 0:
-            # The recipe uses no teacher, so none is fitted.
+        if self.fit_teacher is None or uses_no_teacher(self.recipe):
             return False
-        return is_teacher_used(self.teacher(shots), shots, self.recipe)
+        return not why_unused(self.teacher(shots), shots, self.recipe)
 
     def _train(self, name: str, shots: Shots, recipe: Distill, images, teacher) -> Student:
         out = self._run(name, shots)
         # If the student needs a head on its frozen encoder, that is the few-shot teacher here; it is not fitted twice.
-        frozen = self.teacher(shots) if needs_frozen_segmenter(self.student, recipe, len(shots)) else None
+        asked = self.fit_teacher is not None and needs_frozen_segmenter(self.student, recipe, len(shots))
+        frozen = self.teacher(shots) if asked else None
         training, teachers = Training(self.student, self.seed), Teachers(teacher, frozen=frozen)
         return train_student(shots, recipe, out, images, training, teachers, self.quiet)
 

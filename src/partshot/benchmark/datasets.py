@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from partshot.benchmark.kshot import Splits
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.errors import BadLabels, BadRecipe, nearest
+from partshot.evenly import evenly
 from partshot.toy.dataset import toy_shots, writing_toy
 from partshot.train.progress import Ticker
 
@@ -69,9 +70,9 @@ class Dataset:
 
         `near` comes first and is subsampled evenly if it is too large; the rest is subsampled evenly from the others.
         """
-        near = list(_evenly(self.near, MOST_IMAGES))
+        near = evenly(self.near, MOST_IMAGES)
         paths, room = list_images(self.unlabeled, leave_out=(*self.left_out, *near)), MOST_IMAGES - len(near)
-        return read_stack([*near, *_evenly(paths, room)], size, skip_corrupt=True).images
+        return read_stack([*near, *evenly(paths, room)], size, skip_corrupt=True).images
 
 
 def open_dataset(data: str, work: Path, quiet: bool = False) -> Dataset:
@@ -140,11 +141,6 @@ def _linked(paths: Mapping[str, Path], folder: Path, name: str) -> Path:
             with replacing_file(out / target) as temporary:
                 shutil.copyfile(path, temporary)
     return out
-
-
-def _evenly(paths: Sequence[Path], most: int) -> Sequence[Path]:
-    """At most `most` paths, evenly spaced."""
-    return paths[:: max(1, len(paths) // max(1, most))][:most]
 
 
 def _split(folder: Path, stems: list[str]) -> tuple[dict[str, list[str]], Splits]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from partshot.benchmark.auto_shot import AutoShot, AutoShotConfig
-from partshot.benchmark.baselines import Baselines, HeadConfig, folder_of_split, predictor
+from partshot.benchmark.baselines import Baselines, folder_of_split, predictor
 from partshot.benchmark.datasets import TOYS, Dataset, toy_images
 from partshot.benchmark.kshot import Method
 from partshot.catalog import PRETEXTS, lookup
@@ -28,10 +28,11 @@ from partshot.represent.position import Positioned
 from partshot.represent.spec import Representation
 from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Segmenter
-from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit
+from partshot.tasks.fit import HEAD, facing_fit
 from partshot.tasks.pretrain import DEFAULT, LONG, pretrain, resolve
 from partshot.tasks.run_auto import LONG_TRAINED_BONUS, READY, TRAINED, Candidate, choose, ready
-from partshot.tasks.train_student import Teachers, Training, teacher_size, train_student, without_flips
+from partshot.tasks.teacher_rules import teacher_size
+from partshot.tasks.train_student import Teachers, Training, train_student, without_flips
 from partshot.train.distill_recipe import PRESETS as DISTILL_PRESETS
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
@@ -307,8 +308,7 @@ class MethodBuilder:
 
     @cached_property
     def _baselines(self) -> Baselines:
-        head = HeadConfig(open_representation(REPRESENTATION), fit=self.fit)
-        return Baselines(self._students(self.distill), self._images, self.distill, head, quiet=self.quiet)
+        return Baselines(self._students(self.distill), self._images, self.distill, quiet=self.quiet)
 
     def _students(self, *recipes: Recipe) -> Path:
         """The folder for students of this dataset and these settings only."""

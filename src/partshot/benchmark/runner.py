@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from partshot import __version__
-from partshot.artifact import inside, replacing_file
+from partshot.artifact import replacing_file
 from partshot.benchmark.datasets import TOYS, Dataset, open_dataset
 from partshot.benchmark.kshot import Row, kshot, table_to_dict, table_to_markdown, tabulate
 from partshot.benchmark.kshot import Table as Summaries
@@ -74,7 +74,7 @@ def bench(
         except BadRecipe as error:
             raise BadRecipe(f"{error}; give another preset for one pretext as in A,moco=B") from error
     dataset = open_dataset(data, work, quiet)
-    found = None if generator is None else inside(Path(generator), "representation")
+    found = None if generator is None else Path(generator)
     entries = TABLES[table].rows(MethodBuilder(dataset, work, recipe, found, quiet))
     _refuse_missing(entries, recipe, dataset)
     torch.set_num_threads(available_cores())

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from partshot.artifact import Artifact
+from partshot.artifact import Artifact, inside
 from partshot.errors import BadArtifact, BadRecipe, nearest
 from partshot.nets import stylegan1, stylegan2
 from partshot.nets.perceptual import Distance, feature_distance
@@ -244,10 +244,10 @@ def load_stylegan(
 ) -> StyleGAN:
     """A generator trained by `partshot pretrain`, or the embedded one if folder is None, on the best device.
 
-    kind: "stylegan1" or "stylegan2"; None accepts both. Other arguments as in `StyleGAN`. Raises BadArtifact if the
-    folder holds something else.
+    folder: the --out of `pretrain`, or the representation/ in it. kind: "stylegan1" or "stylegan2"; None accepts both.
+    Other arguments as in `StyleGAN`. Raises BadArtifact if the folder holds something else.
     """
-    folder = folder or EMBEDDED
+    folder = EMBEDDED if folder is None else inside(Path(folder), "representation")
     stored = Artifact.load(folder, kind="representation")
     found = stored.card.get("pretext", "stylegan2")
     if "shape" not in stored.card or kind not in (None, found):

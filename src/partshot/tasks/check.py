@@ -48,7 +48,7 @@ class Checked:
     @property
     def per_part(self) -> dict[str, float]:
         """IoU, 0..1, of the parts that occur in the masks or are predicted there."""
-        return {name: value for name, value in self.score.per_part.items() if name not in self.absent}
+        return self.score.occurring
 
     @property
     def absent(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from partshot.data.images import resize_images
 from partshot.data.shots import Shots
+from partshot.evenly import evenly
 from partshot.inference.exported_model import ExportedModel
 from partshot.metrics import score
 from partshot.student import Student
@@ -43,7 +44,7 @@ def compact(
     trained = train_student(shots, recipe, out, small, Training(seed=seed), Teachers(large), quiet)
     file = onnx.with_name("compact.onnx")
     export(trained, file, shots.images)
-    some = list(images[:: max(1, len(images) // _COMPARED)][:_COMPARED])
+    some = list(evenly(images, _COMPARED))
     ours, theirs = ([one.labels for one in student.predict(some)] for student in (trained, large))
     speeds = tuple(_speed(ExportedModel(path), shots.native) for path in (onnx, file))
     return Compared(speeds, score(theirs, ours, shots.parts).miou_nan)

@@ -36,7 +36,7 @@ def demo(
 ) -> Path:
     """Makes toy images, trains with one and with ten labels, and reports; returns out/report.html.
 
-    kind: a kind of toy.dataset.KINDS. size: side in pixels, 32-512; it takes about eight minutes on two cores up to
+    kind: a kind of toy.dataset.KINDS. size: side in pixels, 32-512; it takes about seven minutes on two cores up to
     128. out: gets report.html, results.json and demo.png after each phase, student.onnx (from ten labels), some of the
     images, and the runs. jobs: how many numbers of labels are trained in parallel, each in its own process, for which
     the caller's script must be importable (`if __name__ == "__main__"`); None takes as many as there are cores.

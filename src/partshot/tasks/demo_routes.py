@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from partshot.artifact import standing
 from partshot.benchmark.auto_shot import AutoShot, AutoShotConfig
-from partshot.benchmark.baselines import Baselines, HeadConfig
+from partshot.benchmark.baselines import Baselines
 from partshot.benchmark.kshot import Method, Row, Splits, kshot
 from partshot.data.images import resize_images
 from partshot.data.shots import Shots
@@ -25,7 +24,8 @@ from partshot.represent.stylegan import load_stylegan
 from partshot.segmenter import Segmenter
 from partshot.tasks.fit import HEAD, REPRESENTATION, facing_fit, frozen_segmenter
 from partshot.tasks.sample import embedded_shots
-from partshot.tasks.train_student import GENERATED, teacher_size
+from partshot.tasks.teacher_rules import GENERATED, teacher_size
+from partshot.tasks.trained import kept_segmenter
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
@@ -150,16 +150,14 @@ class Routes:
         """The few-shot head of the encoder route: fitted, or loaded if an earlier phase fitted it."""
         state = f"{shots.fingerprint}/{self.choice.student}/{self.recipe.fingerprint}"
         folder = self.out / "runs" / f"head-{len(shots)}-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
-        if standing(folder).exists():
-            return Segmenter.load(folder)
+        return kept_segmenter(folder, shots, lambda: self._fitted_head(shots))
+
+    def _fitted_head(self, shots: Shots) -> Segmenter:
         if self.choice.preset == "pretrained":
             unlabeled = partial(resize_images, self.unlabeled)
-            fitted = frozen_segmenter(shots, unlabeled, self.seed, self.one_sided, recipe=self.recipe.points)
-        else:
-            given = (shots.parts, HEAD, teacher_size(self.distill), self.fit.changed(images=self.recipe.fit_images))
-            fitted = Segmenter(open_representation(REPRESENTATION), *given).fit(shots, self.quiet)
-        fitted.save(folder)
-        return fitted
+            return frozen_segmenter(shots, unlabeled, self.seed, self.one_sided, recipe=self.recipe.points)
+        given = (shots.parts, HEAD, teacher_size(self.distill), self.fit.changed(images=self.recipe.fit_images))
+        return Segmenter(open_representation(REPRESENTATION), *given).fit(shots, self.quiet)
 
     def first(self, k: int) -> PhaseResult:
         """Methods that train no network, with k labels: the few-shot head and the random forest."""
@@ -191,10 +189,8 @@ class Routes:
     def _baselines(self, k: int, phase: str, *rows: str) -> PhaseResult:
         """Rows of the encoder route."""
         self._limit_threads()
-        # The few-shot teacher is fitted by `self.head`, on its own features.
-        head = HeadConfig(open_representation(REPRESENTATION))
-        named = {"student": self.choice.student, "seed": self.seed, "quiet": self.quiet, "fit_teacher": self.head}
-        baselines = Baselines(self.out / "runs", self.images, self.distill, head, **named)
+        given = (self.out / "runs", self.images, self.distill, self.head, self.choice.student, self.seed, self.quiet)
+        baselines = Baselines(*given)
         shots = self.labeled(k)
         found = self._measured(f"{phase}-{k}", baselines.methods(*rows), self.pool, self.test, k)
         if "student" not in rows:

@@ -11,19 +11,13 @@ from pydantic import Field
 from partshot.artifact import inside, read_card, standing
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Pair, find_pairs, load_pairs
+from partshot.evenly import evenly
 from partshot.recipe import Recipe
 from partshot.segmenter import Segmenter
 from partshot.student import Student
-from partshot.tasks.train_student import (
-    GENERATED,
-    MIN_TEACHER_MIOU,
-    Teachers,
-    Training,
-    is_teacher_used,
-    reads_generator,
-    train_student,
-    without_flips,
-)
+from partshot.tasks.teacher_rules import GENERATED, reads_generator, why_unused
+from partshot.tasks.train_student import MOST_IMAGES, Teachers, Training, train_student, without_flips
+from partshot.tasks.trained import find_student
 from partshot.train.student_choice import AUTO, choose_student, student_recipe
 
 
@@ -80,9 +74,7 @@ def distill(
     recipe = without_flips(recipe, unlabeled)
     few_shot = None if teacher is None else _load_teacher(Path(teacher))
     generates = few_shot is not None and reads_generator(few_shot)
-    if few_shot is not None and not generates and not is_teacher_used(few_shot, shots, recipe):
-        why = f"mean IoU on its own labeled images is below {MIN_TEACHER_MIOU:g}; label more images"
-        why = why if recipe.unlabeled else "the preset uses none"
+    if few_shot is not None and not generates and (why := why_unused(few_shot, shots, recipe)):
         warnings.warn(f"the teacher in {teacher} is not used: {why}", stacklevel=1)
     if recipe.generated == 1 and not generates:
         why = "is for a --teacher that reads a generator; the student is trained on the labeled images alone"
@@ -96,14 +88,19 @@ def distill(
 
 
 def unlabeled_stack(images: Path, pairs: Sequence[Pair], size: int) -> np.ndarray:
-    """All images of a folder, without the pairs' masks that lie beside them, as uint8 [n, size, size, 3]."""
+    """Images of a folder, without the pairs' masks that lie beside them, as uint8 [n, size, size, 3].
+
+    At most MOST_IMAGES, evenly spaced. Warns of images that cannot be read.
+    """
     paths = list_images(images, leave_out=[pair.mask for pair in pairs])
-    return read_stack(paths, size, skip_corrupt=True).images
+    stack = read_stack(evenly(paths, MOST_IMAGES), size, skip_corrupt=True)
+    stack.warn_of_skipped()
+    return stack.images
 
 
 def _load_teacher(folder: Path) -> Segmenter | Student:
     """What `fit` wrote, or a student that `distill` or `run` wrote, which teaches a more compact one."""
-    candidates = (folder, folder / "student", folder / "distill" / "student")
-    cards = [one for one in candidates if (standing(one) / "card.json").exists()]
-    found = next((one for one in cards if read_card(one)["kind"] == "student"), None)
-    return Segmenter.load(inside(folder, "segmenter")) if found is None else Student.load(found)
+    found = find_student(folder)
+    if (standing(found) / "card.json").exists() and read_card(found)["kind"] == "student":
+        return Student.load(found)
+    return Segmenter.load(inside(folder, "segmenter"))

@@ -18,6 +18,7 @@ from partshot.artifact import replacing_file
 from partshot.data.shots import Shots
 from partshot.metrics import Score, score
 from partshot.ops.overlap import confusion, mean_iou
+from partshot.tasks.stage_folder import stage_folder
 from partshot.tasks.train_student import Training, train_student
 from partshot.train.distill_recipe import Distill
 from partshot.train.progress import print_status
@@ -70,7 +71,6 @@ def estimate(
     images: np.ndarray | None,
     training: Training,
     quiet: bool = False,
-    share: float = SHARE,
     corrected: bool = True,
 ) -> Estimate | None:
     """Cross-validates a student's training; None with one shot.
@@ -82,13 +82,14 @@ def estimate(
     if len(shots) < 2:
         return None
     path, student = out / "estimate.json", f"{training.student}/{training.seed}"
-    state = f"{shots.fingerprint}/{recipe.fingerprint}/{student}/{share}/{FOLDS}/{corrected}"
+    state = f"{shots.fingerprint}/{recipe.fingerprint}/{student}/{SHARE}/{FOLDS}/{corrected}"
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         if before.pop("state") == state:
             return Estimate.from_dict(before)
-        shutil.rmtree(out)
-    short = recipe.changed(kimg=recipe.kimg * share)
+    # Before the first fold, so that folds of other labels, left by a stop, are not taken for a training to resume.
+    stage_folder(out, state)
+    short = recipe.changed(kimg=recipe.kimg * SHARE)
     folds, labels = folds_of(len(shots)), [np.empty(0)] * len(shots)
     for fold, held in enumerate(folds):
         kept = shots.subset([i for i in range(len(shots)) if i not in held])
@@ -100,7 +101,7 @@ def estimate(
     error, miou = standard_error(shots.labels, labels, len(shots.parts)), found.miou_nan
     if corrected:
         error, miou = math.hypot(error, REMAINING_STD * (1 - miou)), expected(miou)
-    result = Estimate(miou, error, found, share, corrected)
+    result = Estimate(miou, error, found, SHARE, corrected)
     with replacing_file(path) as temporary:
         temporary.write_text(json.dumps({"state": state, **result.to_dict()}, indent=1), encoding="utf-8")
     for fold in range(len(folds)):

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from partshot.artifact import replacing_file
-from partshot.data.images import read_image
 from partshot.data.labels import read_labels
 from partshot.data.shots import Pair, find_pairs, find_parts, read_pair
 from partshot.errors import BadArtifact, BadLabels, BadParts, nearest
@@ -28,6 +27,7 @@ from partshot.report import (
     worst_gallery,
     write_report,
 )
+from partshot.tasks.predict import predict_labels
 
 _SHOWN = 8  # images in each of the report's two galleries
 _SPREAD = "Evenly spaced between the best and the worst image, by mean IoU over the parts in each."
@@ -42,8 +42,9 @@ def evaluate(
     """Scores a model on every image that has a mask; writes out/results.json and out/report.html.
 
     model: an ONNX file that `partshot export` wrote, or a folder of predicted masks, NAME.png.
-    images, masks: as in `data.shots.find_pairs`; images without a mask are passed over. Masks are scored at their
-    own size. rgb_masks: map RGB masks by the parts' exact colors.
+    images, masks: as in `data.shots.find_pairs`; images without a mask are passed over. Scored is what `predict` writes
+    by default, at the masks' own size: large images are predicted in windows. rgb_masks: map RGB masks by the parts'
+    exact colors.
 
     Images are read one at a time. Raises BadLabels or BadImage for the first mask, image or prediction that is missing
     or wrong, BadArtifact when the model cannot be read, BadParts when no classes.json gives the meaning of the ids or
@@ -59,7 +60,7 @@ def evaluate(
     worst, spread = _worth_showing(result)
     shown = {name: _image(name, pairs, result, parts, labeler, rgb_masks) for name in {*worst, *spread}}
     # A part that occurs nowhere has no IoU of its own; it only enters the mean as papers define it.
-    occurring = {name: value for name, value in result.per_part.items() if name not in result.absent}
+    occurring = result.occurring
     sections = [
         Headline(scores_in_words(result.miou, occurring, len(pairs)), _figures(result, len(pairs))),
         PartBars({model.name: occurring}, _shares(result)),
@@ -82,7 +83,7 @@ def open_model(model: Path, masks: Path) -> tuple[PartSet, Labeler]:
         raise BadArtifact(f"{model}: no such file or folder; give student.onnx or a folder of predicted masks")
     network = ExportedModel(model)
     parts = _agreed(network.parts, theirs, model, masks)
-    return parts, lambda pair: network.predict(read_image(pair.image)[None])[0][0]
+    return parts, lambda pair: predict_labels(network, pair.image)
 
 
 def _refuse_other_folders(model: Path) -> None:

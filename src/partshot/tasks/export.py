@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from partshot.artifact import standing
 from partshot.export import export_onnx
 from partshot.student import Student
+from partshot.tasks.trained import find_student
 
 
 def export(student: Path | str | Student, out: Path | str, sample: Sequence[np.ndarray] = ()) -> Path:
@@ -16,11 +16,5 @@ def export(student: Path | str | Student, out: Path | str, sample: Sequence[np.n
     sample: images, uint8 [h, w, 3], on which the file is compared with the student, beside random noise.
     Raises BadArtifact when the folder holds no student, or when onnxruntime's answers differ from torch's.
     """
-    found = student if isinstance(student, Student) else Student.load(_trained(Path(student)))
+    found = student if isinstance(student, Student) else Student.load(find_student(Path(student)))
     return export_onnx(found.inference_net, found.parts, found.input_size, out, sample, found.squashed, found.native)
-
-
-def _trained(folder: Path) -> Path:
-    # The --out of `distill` and `run` holds the student in a subfolder.
-    inside = (folder / "student", folder / "distill" / "student")
-    return next((path for path in inside if standing(path).exists()), folder)

@@ -11,6 +11,7 @@ from partshot.artifact import replacing_file
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_pairs
 from partshot.data.symmetry import one_sided
+from partshot.evenly import evenly
 from partshot.metrics import Score, score_confusion
 from partshot.ops.images import as_tensors
 from partshot.ops.precision import best_device
@@ -46,6 +47,8 @@ _SIZE = 128
 _FOLDS = 5
 # Unlabeled images that principal components are fitted to; 200 were no better.
 _REDUCED_ON = 100
+# Images by which it is determined whether objects face one way.
+_LOOKED_AT = 300
 
 
 class FitOptions(Recipe):
@@ -82,7 +85,7 @@ def fit(
     images, labels: see data.shots.load_shots. representation: a name of represent.choose, or the folder of a pretrained
     one; "+position" appended to either adds position channels. head: a name of catalog.HEADS. None: see
     `teacher_names`. changes: options by name. A head that is fitted to points reads principal components, which are
-    fitted to the folder's images. With two or more shots, out/leave_one_out.json holds their leave-one-out score,
+    fitted to the folder's images. With two or more shots, out/leave_one_out.json holds their cross-validated score,
     except with a generator.
     """
     options, images, labels = options.changed(**changes), Path(images), Path(labels)
@@ -91,7 +94,7 @@ def fit(
     shots = load_pairs(pairs, rgb_masks=options.rgb_masks)
     paths = list_images(images, leave_out=[pair.mask for pair in pairs])
     recipe = row_of(fit_presets(head), options.preset, f"head '{head}'").changed(seed=options.seed)
-    recipe = facing_fit(recipe, one_sided(read_stack(paths, 64, skip_corrupt=True).images))
+    recipe = facing_fit(recipe, one_sided(read_stack(evenly(paths, _LOOKED_AT), 64, skip_corrupt=True).images))
     store, size = open_store(options.cache), options.size
     found = cached(open_representation(representation), store)
     generates, latents = isinstance(found, StyleGAN), None
@@ -106,7 +109,7 @@ def fit(
     size = size or _SIZE
     teacher = Segmenter(found, shots.parts, head, size, recipe).fit(shots, quiet, latents)
     # With a generator, every fold would invert every image.
-    estimate = None if generates else leave_one_out_score(found, head, shots, recipe, size, quiet)
+    estimate = None if generates else cross_validated_score(found, head, shots, recipe, size, quiet)
     if store is not None and store.found + store.extracted:
         print_status(f"features: {store}", quiet)
     _write_estimate(Path(out) / "leave_one_out.json", estimate, quiet)
@@ -119,7 +122,7 @@ def _write_estimate(path: Path, estimate: Score | None, quiet: bool) -> None:
         return
     with replacing_file(path) as temporary:
         temporary.write_text(json.dumps(estimate.to_dict(), indent=1), encoding="utf-8")
-    print_status(f"leave-one-out on the labeled images: mean IoU {estimate.miou_nan:.3f} ({path.name})", quiet)
+    print_status(f"cross-validation on the labeled images: mean IoU {estimate.miou_nan:.3f} ({path.name})", quiet)
 
 
 def teacher_names(representation: str | None = None, head: str | None = None) -> tuple[str, str]:
@@ -153,7 +156,7 @@ def frozen_segmenter(
     found = open_representation(name).to(best_device())
     size = working_size(found)
     stack = images(size)
-    some = as_tensors(stack[:: max(1, len(stack) // _REDUCED_ON)][:_REDUCED_ON])
+    some = as_tensors(evenly(stack, _REDUCED_ON))
     found = reduced_on(found, some, components_for(len(shots)))
     recipe = (recipe or row_of(fit_presets(head), "fast", f"head '{head}'")).changed(seed=seed)
     recipe = facing_fit(recipe, one_sided(stack) if sided is None else sided)
@@ -166,7 +169,7 @@ def reduced_to(
     """The representation's principal components, fitted to some of the images, evenly spaced, at that size."""
     if all(representation.spec.shared_scale):
         return representation
-    some = read_stack(paths[:: max(1, len(paths) // _REDUCED_ON)][:_REDUCED_ON], size, skip_corrupt=True).images
+    some = read_stack(evenly(paths, _REDUCED_ON), size, skip_corrupt=True).images
     return reduced_on(representation.to(best_device()), as_tensors(some), components)
 
 
@@ -177,7 +180,7 @@ def facing_fit(recipe: F, faces_one_way: bool) -> F:
     return recipe.model_copy(update={"augment": recipe.augment.changed(flip=False)})
 
 
-def leave_one_out_score(
+def cross_validated_score(
     representation: Representation,
     head: str,
     shots: Shots,

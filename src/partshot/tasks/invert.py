@@ -18,7 +18,7 @@ from PIL import Image
 
 from partshot.artifact import read_card, replacing_file, standing
 from partshot.data.images import Stack, list_images, read_stack
-from partshot.errors import BadRecipe
+from partshot.errors import BadArtifact, BadImage, BadRecipe
 from partshot.nets.perceptual import load_lpips
 from partshot.ops.images import as_tensors, as_uint8
 from partshot.recipe import preset as row_of
@@ -64,11 +64,13 @@ def invert(
 
     generator: what `partshot pretrain stylegan2` (or stylegan1) wrote; None takes the embedded one. preset: a row of
     represent.invert.PRESETS; steps replaces its own. lpips: a safetensors file of LPIPS' weights; None measures in the
-    features of the generator's discriminator. batch: images at a time. Raises BadImage for a folder without images,
-    BadArtifact for a file that is no generator or no LPIPS, BadRecipe for an invalid setting.
+    features of the generator's discriminator. batch: images at a time. Raises BadImage for a folder without images, or
+    one that the reconstructions would be written to; BadArtifact for a file that is no generator or no LPIPS, and for
+    an `out` that `sample` wrote; BadRecipe for an invalid setting.
     """
     if batch < 1:
         raise BadRecipe(f"--batch {batch}: must be 1 or more")
+    _refuse_to_overwrite(images, out)
     recipe = row_of(PRESETS, preset, "invert")
     recipe = recipe if steps is None else recipe.changed(steps=steps)
     found = load_stylegan(generator, recipe=recipe)
@@ -101,14 +103,21 @@ def invert(
             errors, worst = errors + kept["errors"], worst + kept["worst"]
             ticker.tick((first + len(their_names)) * recipe.steps)
 
-    failed = _failed(errors, worst)
     _write_images(out, found, latents, names, stack.images, np.array(errors) / np.array(worst))
-    _write_table(out / "inversion.csv", names, errors, worst, failed)
+    _write_table(out / "inversion.csv", names, errors, worst, _failed(errors, worst))
     card = {"names": names, "errors": errors, "worst": worst, "distance": metric, "made": made}
     # Written last, so that a folder with latents is complete.
     Latents.join(latents).save(out / "latents", card)
     shutil.rmtree(out / "batches")
     return _inversions(out, card, stack)
+
+
+def _refuse_to_overwrite(images: Path, out: Path) -> None:
+    """Raises where reconstructions would replace the images, or latents those of `sample`."""
+    if (out / "images").resolve() == images.resolve():
+        raise BadImage(f"--out {out}: the reconstructions would replace the images in {images}; choose another --out")
+    if standing(out / "latents").exists() and "psi" in read_card(out / "latents"):
+        raise BadArtifact(f"--out {out}: contains what `partshot sample` wrote; choose another --out")
 
 
 def _inversions(out: Path, card: Mapping, stack: Stack) -> Inversions:

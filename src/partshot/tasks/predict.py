@@ -136,13 +136,26 @@ def predict(
         together = [path for path in todo if path not in alone]
         skipped = _predict_together(network, together, places, reading, options.batch, ticker)
         skipped += _predict_alone(network, alone, places, reading, ticker, len(together))
-    windowed = sum(bool(windows) for windows in alone.values())
+    unread = {path for path, _ in skipped}
+    windowed = sum(bool(windows) for path, windows in alone.items() if path not in unread)
     write_json(places.out / MANIFEST, {**manifest, "skipped": {path.name: reason for path, reason in skipped}})
 
     if skipped and len(skipped) == len(paths):
         raise BadImage(f"none of {len(paths)} images can be read; first: {skipped[0][1]}")
     written, kept = len(todo) - len(skipped), len(paths) - len(todo)
     return Summary(places.out, written, kept, tuple(skipped), time.monotonic() - began, windowed)
+
+
+def predict_labels(network: ExportedModel, path: Path) -> np.ndarray:
+    """The labels, uint8 [h, w], that `predict` writes for an image by default; raises BadImage where it skips it."""
+    options = PredictOptions()
+    reading = InferenceOptions.parse(options.window, options.scale, options.refined)
+    with pixel_limit(options.max_megapixels):
+        windows = reading.windows(network, *image_size(path))
+        loaded = _read(path, whole=not windows)
+    if loaded.error:
+        raise BadImage(loaded.error)
+    return _resized(_predict_one(network, loaded.image, windows)[0], loaded.size)
 
 
 def _alone(network: ExportedModel, todo: Sequence[Path], reading: InferenceOptions) -> dict[Path, tuple[int, ...]]:
@@ -170,15 +183,18 @@ def _predict_alone(
     skipped: list[tuple[Path, str]] = []
     for path, windows in todo.items():
         for loaded in _readable([_read(path, whole=not windows)], skipped):
-            if windows:
-                given = (loaded.image, windows, len(network.parts), network.size)
-                labels, confidence = sliding_window_predict(network.predict, *given)
-            else:
-                (labels,), (confidence,) = network.predict(loaded.image[None])
+            labels, confidence = _predict_one(network, loaded.image, windows)
             _write(places, loaded, labels, confidence, network, reading)
         done += 1
         ticker.tick(done)
     return skipped
+
+
+def _predict_one(network: ExportedModel, image: np.ndarray, windows: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    if windows:
+        return sliding_window_predict(network.predict, image, windows, len(network.parts), network.size)
+    (labels,), (confidence,) = network.predict(image[None])
+    return labels, confidence
 
 
 def _predict_together(

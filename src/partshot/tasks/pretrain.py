@@ -19,6 +19,7 @@ from partshot.catalog import PRETEXTS, lookup
 from partshot.data.images import list_images, read_stack
 from partshot.data.symmetry import one_sided
 from partshot.errors import BadArtifact, BadRecipe, DiskFull
+from partshot.evenly import evenly
 from partshot.nets.resnet import ResNetTrunk
 from partshot.objective import Objective
 from partshot.pretext.stylegan2 import StyleGAN2, StyleGAN2Recipe
@@ -265,7 +266,7 @@ def _calibrated(
     """
     trunk = ResNetTrunk(net)
     trunk.load_state_dict(tensors)
-    some = images[:: max(1, len(images) // CALIBRATED_ON)][:CALIBRATED_ON]
+    some = evenly(images, CALIBRATED_ON)
     plain = torch.from_numpy(some).permute(0, 3, 1, 2).float() / 127.5 - 1
     read = ResNet(trunk, title, components).calibrate(plain).fit_components(plain)
     return {name.removeprefix("trunk."): tensor.numpy() for name, tensor in read.state_dict().items()}

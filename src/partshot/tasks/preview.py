@@ -18,6 +18,7 @@ from partshot.data.images import read_image, read_stack
 from partshot.data.labels import write_labels
 from partshot.data.shots import Shots
 from partshot.errors import BadImage
+from partshot.evenly import evenly
 from partshot.inference.predictions import MANIFEST, ModelInfo, OutputPaths, prepare_folder
 from partshot.inference.settings import InferenceOptions
 from partshot.report import Example, Gallery, Headline, shots_gallery, write_report
@@ -33,7 +34,7 @@ _SECONDS = 45.0  # for prediction; with the fit, about a minute
 # Longest side of an image and its mask in memory. The input size of the encoder is represent.choose.working_size.
 _LARGEST = 512
 _BATCH, _SPREAD, _SHOWN = 8, 16, 12
-_FITTED_TO = 100  # images, about, that principal components are fitted to
+_FITTED_TO = 100  # images that principal components are fitted to
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def preview(shots: Shots, images: Sequence[Path], out: Path, title: str, seed: i
     """
     began = time.monotonic()
     places = OutputPaths(out / "masks", False, False)
-    some = images[:: max(1, len(images) // _FITTED_TO)]
+    some = evenly(images, _FITTED_TO)
     segmenter = frozen_segmenter(shots, lambda side: read_stack(some, side, skip_corrupt=True).images, seed)
     author = ModelInfo(f"preview {segmenter.fitted}", partshot.__version__, shots.parts)
     prepare_folder(places, author, images, False, InferenceOptions())
@@ -75,7 +76,7 @@ def preview(shots: Shots, images: Sequence[Path], out: Path, title: str, seed: i
         for first in range(0, len(ordered), _BATCH):
             if time.monotonic() > until:
                 break
-            several = [one for one in pool.map(_read, ordered[first : first + _BATCH]) if one is not None]
+            several = [one for one in pool.map(read_small, ordered[first : first + _BATCH]) if one is not None]
             labels = [one.labels for one in segmenter.predict([image for _, image, _ in several])]
             writing = [
                 pool.submit(_write, places.labels(path), found, size, shots)
@@ -92,7 +93,7 @@ def preview(shots: Shots, images: Sequence[Path], out: Path, title: str, seed: i
     return result
 
 
-def _read(path: Path) -> tuple[Path, np.ndarray, tuple[int, int]] | None:
+def read_small(path: Path) -> tuple[Path, np.ndarray, tuple[int, int]] | None:
     """The image, shrunk to at most _LARGEST, and its own size; None if it cannot be read, which `predict` reports."""
     try:
         image = read_image(path)

@@ -4,15 +4,16 @@ Stages, each resumable: read the images and labels, decide the plan, write a pre
 for, train the student, export it, predict all images, estimate the student's quality or measure it, write the report.
 """
 
-import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from partshot.artifact import replacing_file
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Pair, Shots, find_pairs, load_pairs, mask_files
-from partshot.errors import BadRecipe
+from partshot.errors import BadLabels, BadRecipe
+from partshot.evenly import evenly
+from partshot.inference.predictions import MANIFEST
 from partshot.nets.student import build_student
 from partshot.pretext.stylegan2 import check_image_count
 from partshot.recipe import Recipe
@@ -24,6 +25,7 @@ from partshot.tasks.check import check, check_pairs
 from partshot.tasks.compact import compact
 from partshot.tasks.estimate import SHARE, estimate, folds_of
 from partshot.tasks.export import export
+from partshot.tasks.fit import teacher_names
 from partshot.tasks.predict import predict
 from partshot.tasks.preview import EXPECTED_SECONDS, is_due, preview
 from partshot.tasks.run_pace import Work, horizon, kept, refuse_minutes
@@ -31,12 +33,12 @@ from partshot.tasks.run_plan import NO_TEACHER, Inputs, Plan, Wishes, make_plan
 from partshot.tasks.run_report import Results, write_run_report
 from partshot.tasks.run_stages import Stages
 from partshot.tasks.run_teacher import PRETEXTS, Folder, fit_teacher
-from partshot.tasks.train_student import Teachers, Training, needs_frozen_segmenter, reads_generator, train_student
+from partshot.tasks.stage_folder import stage_folder
+from partshot.tasks.teacher_rules import needs_frozen_segmenter, reads_generator, uses_no_teacher
+from partshot.tasks.train_student import MOST_IMAGES, Teachers, Training, frozen_encoder, train_student
 from partshot.train.progress import print_status
 from partshot.train.student_choice import AUTO, Choice, choose_student, pretrained_student, student_recipe
 
-# Unlabeled images that a student trains on; more would be seen fewer than six times in the default horizon.
-_MOST_IMAGES = 4000
 # The stage that shows how long an image takes to read.
 _READ = "read images"
 
@@ -100,8 +102,9 @@ def run(
     if dry_run:
         if options.minutes is None:
             return plan
-        first = EXPECTED_SECONDS if options.preview and is_due(found.out) else 0
-        return plan.lasting(_horizon(found, plan, options.minutes, stages, first))
+        due = options.preview and is_due(found.out)
+        before = (EXPECTED_SECONDS if due else 0) + 60 * plan.auto_minutes
+        return plan.lasting(_horizon(found, plan, options.minutes, stages, due and _is_students(plan.student), before))
 
     title = f"Parts of {_folder_name(found.images)}"
     frozen = _preview(found, title, options, quiet, stages)
@@ -110,7 +113,7 @@ def run(
         plan, teacher = fit_teacher(plan, Folder(found.images, found.masks, found.out), found.shots, stages)
     if options.minutes is not None:
         state = f"{found.shots.fingerprint}/{plan.fingerprint}/{options.minutes:g}"
-        measure = partial(_horizon, found, plan, options.minutes, stages)
+        measure = partial(_horizon, found, plan, options.minutes, stages, frozen is not None)
         kimg = stages.run("measure the training speed", lambda: kept(found.out / "pace.json", state, measure))
         plan = plan.lasting(kimg)
     results = _train_and_predict(found, plan, teacher, frozen, options, stages)
@@ -136,12 +139,24 @@ def _inputs(images: Path, labels: Path, out: Path, representation: str, options:
     recipe = student_recipe(options.size, choice.preset, shots.native)
     masks = [pair.mask for pair in (*pairs, *checks)]
     paths = list_images(images, leave_out=masks)
+    _refuse_to_overwrite(out / "masks", masks, paths)
     generates = _refuse_unknown(representation, choice, shots, len(paths))
-    some = list(paths[:: max(1, len(paths) // _MOST_IMAGES)])[:_MOST_IMAGES]
+    some = evenly(paths, MOST_IMAGES)
     stack = stages.run(_READ, lambda: read_stack(some, recipe.size, skip_corrupt=True))
     stack.warn_of_skipped()
     wishes = Wishes(representation, generates, choice, recipe, options.seed, options.auto_minutes)
     return Inputs(images, out, shots, checks, masks, paths, stack, wishes)
+
+
+def _refuse_to_overwrite(folder: Path, masks: Sequence[Path], images: Sequence[Path]) -> None:
+    """Raises BadLabels where predictions, which go to `folder`, would replace labels or other masks made by hand."""
+    own = next((mask for mask in masks if mask.parent.resolve() == folder.resolve()), None)
+    if own is not None:
+        raise BadLabels(f"{own}: the predicted masks are written to this folder; choose another --out")
+    if not (folder / MANIFEST).exists():
+        foreign = next((mask for image in images if (mask := folder / f"{image.stem}.png").exists()), None)
+        if foreign is not None:
+            raise BadLabels(f"{foreign}: was not predicted by partshot; choose another --out")
 
 
 def _refuse_unknown(representation: str, choice: Choice, shots: Shots, images: int) -> bool:
@@ -158,12 +173,20 @@ def _refuse_unknown(representation: str, choice: Choice, shots: Shots, images: i
 
 
 def _preview(found: Inputs, title: str, options: RunOptions, quiet: bool, stages: Stages) -> Segmenter | None:
-    """First masks and a first report; returns the model that predicted them, None where no preview is due."""
+    """First masks and a first report, where they are due.
+
+    Returns the model that predicted them, if it reads the encoder that the student starts from.
+    """
     if not options.preview or not is_due(found.out):
         return None
     first = stages.run("preview", lambda: preview(found.shots, found.paths, found.out, title, options.seed, quiet))
     print_status(f"preview: {first}: {found.out / 'report.html'}", quiet)
-    return first.segmenter
+    return first.segmenter if _is_students(found.wishes.student.student) else None
+
+
+def _is_students(student: str) -> bool:
+    """Whether a preview's encoder, the machine's default, is the one that the student starts from."""
+    return teacher_names()[0] == frozen_encoder(student)
 
 
 def _train_and_predict(
@@ -175,7 +198,9 @@ def _train_and_predict(
     stages: Stages,
 ) -> Results:
     shots, out, quiet = found.shots, found.out, stages.quiet
-    folder = _training_folder(out, shots, f"{plan.head} on {plan.representation}" if plan.auto_minutes else "")
+    # What "auto" chooses can change with the labels or the time.
+    chosen = f"{plan.head} on {plan.representation}" if plan.auto_minutes else ""
+    folder = stage_folder(out / "distill", f"{shots.fingerprint} {chosen}".strip())
     training = Training(plan.student, options.seed)
     given = (shots, plan.distill, folder, found.stack.images, training, Teachers(teacher, frozen=frozen), quiet)
     student = stages.run("train the student", lambda: train_student(*given))
@@ -199,27 +224,21 @@ def _train_and_predict(
     return Results(student, teacher, folder, summary, compared, checked, expected)
 
 
-def _horizon(found: Inputs, plan: Plan, minutes: float | int, stages: Stages, before: float | int = 0) -> float:
+def _horizon(
+    found: Inputs, plan: Plan, minutes: float | int, stages: Stages, previewed: bool, before: float | int = 0
+) -> float:
     """The student's horizon in thousands of images, so that the whole run takes that long.
 
-    before: seconds of what comes before the training.
+    previewed: whether a preview fits the student's head on the frozen encoder. before: seconds of what comes before the
+    training.
     """
     shots, images = found.shots, found.stack.images
     # The folds of an estimate train, too, each without some of the shots.
     folds = [] if found.wishes.generates or found.checks else folds_of(len(shots))
-    trained_on = [len(shots), *(len(shots) - len(held) for held in folds)]
-    frozen = sum(needs_frozen_segmenter(plan.student, plan.distill, count) for count in trained_on)
+    heads = sum(needs_frozen_segmenter(plan.student, plan.distill, len(shots) - len(held)) for held in folds)
+    # Where a teacher labels the images, no head on the frozen encoder does.
+    taught = plan.has_teacher and (found.wishes.generates or not uses_no_teacher(plan.distill))
+    own = needs_frozen_segmenter(plan.student, plan.distill, len(shots)) and not taught
     read = dict(stages.times)[_READ] / len(images)
-    work = Work(1 + SHARE * len(folds), frozen, plan.images + plan.checks, read)
+    work = Work(1 + SHARE * len(folds), heads + own, heads + (own and not previewed), plan.images + plan.checks, read)
     return horizon(shots, plan.distill, images, plan.student, stages.seconds_left(minutes) - before, work)
-
-
-def _training_folder(out: Path, shots: Shots, teacher: str) -> Path:
-    """The folder of the student's training, emptied if it is from other labels or another chosen teacher."""
-    folder, state = out / "distill", f"{shots.fingerprint} {teacher}".strip()
-    path = folder / "labels.txt"
-    if path.exists() and path.read_text(encoding="utf-8") != state:
-        shutil.rmtree(folder)
-    with replacing_file(path) as temporary:
-        temporary.write_text(state, encoding="utf-8")
-    return folder

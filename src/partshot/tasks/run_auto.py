@@ -13,7 +13,7 @@ from functools import partial
 from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
 from partshot.represent.spec import Representation
-from partshot.tasks.fit import HEAD, leave_one_out_score
+from partshot.tasks.fit import HEAD, cross_validated_score
 from partshot.train.fit_head import FitHead
 from partshot.train.progress import print_status
 
@@ -116,7 +116,7 @@ def choose(
             untried.append(candidate)
             continue
         reads, started = candidate.opened(), time.monotonic()
-        miou = leave_one_out_score(reads, candidate.head, shots, short, size).miou_nan
+        miou = cross_validated_score(reads, candidate.head, shots, short, size).miou_nan
         tried.append((candidate, miou))
         print_status(f"auto: {candidate}: {miou:.2f}; {_spent(time.monotonic() - began, seconds)}", quiet)
         slowest = max(slowest, time.monotonic() - started)

@@ -44,12 +44,14 @@ def refuse_minutes(minutes: float | int | None) -> None:
 class Work:
     """What a run has still to do, beside the fixed parts.
 
-    trainings: how many of the student's horizons it trains for in all, the estimate's folds included. frozen: how many
-    heads on the frozen encoder it fits for them. to_predict: images to predict. read_seconds: to read one of them.
+    trainings: how many of the student's horizons it trains for in all, the estimate's folds included. frozen: with how
+    many heads on the frozen encoder it labels the unlabeled images. fitted: how many of these it fits first.
+    to_predict: images to predict. read_seconds: to read one of them.
     """
 
     trainings: float
     frozen: int
+    fitted: int
     to_predict: int
     read_seconds: float
 
@@ -64,7 +66,7 @@ def horizon(shots: Shots, recipe: Distill, images: np.ndarray, student: str, sec
     step, prediction = _measured(shots, recipe, images, student)
     # Prediction reads every image again and writes its mask.
     rest = _FIXED + work.to_predict * (2 * work.read_seconds + prediction)
-    rest += work.frozen * (_FROZEN_FIT + _FROZEN_IMAGE * min(MOST_FROZEN, len(images)))
+    rest += work.fitted * _FROZEN_FIT + work.frozen * _FROZEN_IMAGE * min(MOST_FROZEN, len(images))
     thousand = 1000 / recipe.batch * step * work.trainings
     left = seconds - (time.monotonic() - began)
     kimg = (left - rest) / thousand

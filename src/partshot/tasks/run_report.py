@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from partshot.data.images import read_image
 from partshot.data.shots import Shots
-from partshot.errors import BadImage
+from partshot.evenly import evenly
 from partshot.report import (
     Curves,
     Example,
@@ -25,14 +24,16 @@ from partshot.report import (
     write_report,
 )
 from partshot.segmenter import Segmenter
-from partshot.student import Student
+from partshot.student import BATCH, Student
 from partshot.tasks.check import Checked
 from partshot.tasks.compact import Compared
 from partshot.tasks.estimate import Estimate
 from partshot.tasks.predict import Summary
+from partshot.tasks.preview import read_small
 from partshot.tasks.run_plan import Inputs, Plan
 from partshot.tasks.run_stages import Stages
-from partshot.tasks.train_student import GENERATED, is_teacher_used, reads_generator
+from partshot.tasks.teacher_rules import GENERATED, reads_generator, why_unused
+from partshot.train.distill_recipe import Distill
 from partshot.train.journal import read_journal
 
 _SHOWN = 12
@@ -63,7 +64,7 @@ def write_run_report(title: str, inputs: Inputs, plan: Plan, results: Results, s
     sections = [
         *_quality(results, shots, [*_figures(plan, results, shots, stages), *_compared(results.compared)]),
         shots_gallery(shots),
-        Gallery("Predictions", examples, prediction="student"),
+        Gallery("Predictions", evenly(examples, _SHOWN), prediction="student"),
         uncertain_gallery(examples),
         Mirror(plan.mirror),
         Curves({"student": read_journal(results.training / "journal.jsonl")}),
@@ -84,28 +85,27 @@ def _quality(results: Results, shots: Shots, figures: Sequence[Figure]) -> list[
     if expected is None:
         return [headline]
     bars = f"cross-validation, not corrected: {expected.share:.0%} of the training, fewer labels"
-    return [headline, PartBars({bars: expected.folds.per_part})]
+    return [headline, PartBars({bars: expected.folds.occurring})]
 
 
 def _examples(results: Results, paths: Sequence[Path], labeled: set[str]) -> list[Example]:
-    """Some unlabeled images, evenly spaced over the folder, with the masks of student and teacher."""
+    """Some unlabeled images, shrunk, evenly spaced over the folder, with the masks of student and teacher."""
     teacher = results.teacher
     # Fewer with a generator: it inverts each image.
     most = _SHOWN if teacher is not None and reads_generator(teacher) else 4 * _SHOWN
-    chosen = [path for path in paths[:: max(1, len(paths) // most)] if path.stem not in labeled][:most]
-    names, images = [], []
-    for path in chosen:
-        try:
-            images.append(read_image(path))
-        except BadImage:  # predict has reported it
-            continue
-        names.append(path.stem)
-    by_student = results.student.predict(images)
-    by_teacher = [None] * len(images) if teacher is None else [one.labels for one in teacher.predict(images)]
-    return [
-        Example(name, image, teacher=theirs, prediction=ours.labels, uncertainty=ours.uncertainty)
-        for name, image, ours, theirs in zip(names, images, by_student, by_teacher, strict=True)
-    ]
+    chosen = evenly([path for path in paths if path.stem not in labeled], most)
+    examples = []
+    # A few at a time: probabilities take far more memory than images.
+    for first in range(0, len(chosen), BATCH):
+        several = [one for one in map(read_small, chosen[first : first + BATCH]) if one is not None]
+        images = [image for _, image, _ in several]
+        by_student = results.student.predict(images)
+        by_teacher = [None] * len(images) if teacher is None else [one.labels for one in teacher.predict(images)]
+        examples += [
+            Example(path.stem, image, teacher=theirs, prediction=ours.labels, uncertainty=ours.uncertainty)
+            for (path, image, _), ours, theirs in zip(several, by_student, by_teacher, strict=True)
+        ]
+    return examples
 
 
 def _figures(plan: Plan, results: Results, shots: Shots, stages: Stages) -> list[Figure]:
@@ -116,17 +116,18 @@ def _figures(plan: Plan, results: Results, shots: Shots, stages: Stages) -> list
         Figure("student", plan.student, f"at {plan.distill.size} px; {plan.why}"),
     ]
     if results.teacher is not None:
-        role = _role(results.teacher, shots, plan)
+        role = _role(results.teacher, shots, plan.distill)
         figures.append(Figure("teacher", plan.representation, f"head {plan.head}; {role}"))
     if store is not None and store.found + store.extracted:
         figures.append(Figure("features from cache", f"{store.found:,}", f"{store.extracted:,} extracted"))
     return figures
 
 
-def _role(teacher: Segmenter, shots: Shots, plan: Plan) -> str:
+def _role(teacher: Segmenter, shots: Shots, recipe: Distill) -> str:
     if reads_generator(teacher):
         return f"labels {GENERATED} generated images"
-    return "its labels start the student" if is_teacher_used(teacher, shots, plan.distill) else "not used: too weak"
+    why = why_unused(teacher, shots, recipe)
+    return f"not used: {why}" if why else "its labels start the student"
 
 
 def _compared(compared: Compared | None) -> list[Figure]:

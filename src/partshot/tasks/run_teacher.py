@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from partshot.artifact import replacing_file, standing
+from partshot.artifact import replacing_file
 from partshot.data.shots import Shots
 from partshot.ops.precision import best_device
 from partshot.represent.cache import Store, cache_folder
@@ -20,7 +20,8 @@ from partshot.tasks.run_auto import LONG_TRAINED_BONUS, TRAINED, Candidate, choo
 from partshot.tasks.run_plan import Plan
 from partshot.tasks.run_stages import Stages
 from partshot.tasks.sample import latents_of
-from partshot.tasks.train_student import teacher_size
+from partshot.tasks.teacher_rules import teacher_size
+from partshot.tasks.trained import kept_segmenter
 from partshot.train.progress import print_status
 
 PRETEXTS = {"moco": "resnet", "simsiam": "resnet", "stylegan1": "stylegan1", "stylegan2": "stylegan2"}
@@ -133,13 +134,11 @@ def _fitted(plan: Plan, representation: Representation, shots: Shots, out: Path,
     generates = isinstance(representation, StyleGAN)
     size = representation.size if generates else teacher_size(plan.distill)
     teacher = Segmenter(representation, shots.parts, plan.head, size, plan.fit)
-    place = out / "segmenter"
-    if standing(place).exists():
-        earlier = Segmenter.load(place)
-        if earlier.fitted == teacher.fingerprint(shots):
-            # Of the same fingerprint, but it uses the cache.
-            earlier.representation = representation
-            return earlier
-    latents = latents_of(representation, shots) if generates else None
-    teacher.fit(shots, quiet, latents).save(place)
-    return teacher
+
+    def fit() -> Segmenter:
+        return teacher.fit(shots, quiet, latents_of(representation, shots) if generates else None)
+
+    found = kept_segmenter(out / "segmenter", shots, fit, teacher.fingerprint(shots))
+    # Of the same fingerprint as a loaded one's, but it uses the cache.
+    found.representation = representation
+    return found

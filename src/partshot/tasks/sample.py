@@ -30,7 +30,7 @@ def sample(
 ) -> Path:
     """Generates `count` images of the seeds seed, seed + 1, ...; returns out/images, beside which lie out/latents.
 
-    generator: the representation/ that `partshot pretrain stylegan2` (or stylegan1) wrote; None takes the embedded one.
+    generator: what `partshot pretrain stylegan2` (or stylegan1) wrote; None takes the embedded one.
     psi: truncation; below 1, images are more alike and look better. Raises BadArtifact when the folder holds no
     generator, or `out` other samples.
     """

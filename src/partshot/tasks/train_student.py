@@ -21,41 +21,35 @@ from partshot.data.shots import Shots
 from partshot.data.soft_labels import SoftLabels
 from partshot.data.symmetry import one_sided
 from partshot.errors import BadArtifact
-from partshot.metrics import score
 from partshot.nets.student import LIGHT, build_student, start_from
 from partshot.represent.choose import POSITION
-from partshot.represent.reduced import Reduced
 from partshot.represent.spec import fingerprint as weights_of
-from partshot.represent.stylegan import StyleGAN
 from partshot.represent.timm_encoder import read_weights
 from partshot.segmenter import DISCARD_SHARE, Segmenter
 from partshot.student import Student
 from partshot.tasks.export import export
 from partshot.tasks.fit import ENCODER_LEVELS, frozen_segmenter
+from partshot.tasks.teacher_rules import (
+    GENERATED,
+    MIN_CONFIDENCE,
+    generated_shots,
+    needs_frozen_segmenter,
+    reads_generator,
+    why_unused,
+)
+from partshot.tasks.trained import find_student, kept_segmenter
 from partshot.train.distill import Distillation, LabelSources
 from partshot.train.distill_recipe import Distill
 from partshot.train.loop import LoopRecipe, run_loop
 from partshot.train.progress import Ticker, print_status
-from partshot.train.student_choice import STUDENT, is_pretrained, pretrained_student
+from partshot.train.student_choice import STUDENT, pretrained_student
 
-MIN_TEACHER_MIOU = 0.8
-"""Mean IoU on its own shots that a few-shot teacher needs to be used. Measured (LOG.md, 2026-11-21): teachers of blood
-cells with about .7 on their shots cost the student .008 over twelve splits."""
-
-GENERATED = 2000
-"""Labeled images that a generator adds to the shots; ReGAN's auto-shot takes 5,000 of 512 px."""
-
-# Least probability of a label on a generated image; others are ignored.
-_MIN_CONFIDENCE = 0.6
-
-FEW = 2
-"""Labeled images up to which a frozen encoder labels the unlabeled ones, too (`Consistency.min_agreement`)."""
+MOST_IMAGES = 4000
+"""Unlabeled images of a folder that a student trains on; more would be seen fewer than six times in the default
+horizon."""
 
 MOST_FROZEN = 1000
-"""Unlabeled images that it labels at most."""
-
-# Generated images have seeds from here on; seeds below are for people to label.
-_FIRST_SEED = 1_000_000
+"""Unlabeled images that a head on the frozen encoder labels at most."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +71,9 @@ class Teachers:
 class Training:
     """Which network is trained, and how it begins.
 
-    student: see nets.student. start: weights to begin with (transfer learning): another student's folder, that of an
-    encoder of the same net, as `pretrain` wrote it, or a file of an encoder's weights. snapshots: how many times during
-    the training, at equal intervals, the student is exported to out/snapshots/001.onnx and so on.
+    student: see nets.student. start: weights to begin with (transfer learning): a student, as `distill` or `run` wrote
+    it, an encoder of the same net, as `pretrain` wrote it, or a file of an encoder's weights. snapshots: how many times
+    during the training, at equal intervals, the student is exported to out/snapshots/001.onnx and so on.
     """
 
     student: str = STUDENT
@@ -113,6 +107,9 @@ def train_student(
     source = student if training.start is None else str(training.start)
     sources = _labeled(shots, recipe.size)
     teacher = teachers.few_shot
+    # An unused teacher is as none, so that the frozen encoder labels in its place.
+    if teacher is not None and not reads_generator(teacher) and why_unused(teacher, shots, recipe):
+        teacher = None
     if teacher is not None and reads_generator(teacher):
         first = None
         if recipe.self_training:
@@ -120,10 +117,10 @@ def train_student(
             begin, source = first.net.state_dict(), str(out / "first")
         generated = _generated(teachers, training.seed, quiet, first, recipe.size)
         sources = replace(sources, generated=generated)
-    elif teacher is not None and images is not None and is_teacher_used(teacher, shots, recipe):
+    elif teacher is not None and images is not None:
         with Ticker("teacher labels images", len(images), 0, quiet) as ticker:
             sources = replace(sources, soft=teacher.soft_labels(images, ticker.tick))
-    elif teacher is None and images is not None and needs_frozen_segmenter(training.student, recipe, len(shots)):
+    elif images is not None and needs_frozen_segmenter(training.student, recipe, len(shots)):
         frozen, every = _frozen_labels(shots, recipe, out / "reader", images, training, teachers.frozen, quiet)
         sources = replace(sources, frozen=frozen, every=every)
     with torch.random.fork_rng(devices=[]):
@@ -183,29 +180,6 @@ def _current(
     return found.fit_offsets(images, objective.logit_adjustment.tolist(), recipe.decision_temperature)
 
 
-def reads_generator(teacher: Segmenter | Student) -> bool:
-    """Whether a teacher reads a generator's features, and so generates the images that it labels."""
-    if isinstance(teacher, Student):
-        return False
-    representation = teacher.representation
-    inner = representation.representation if isinstance(representation, Reduced) else representation
-    return isinstance(inner, StyleGAN)
-
-
-def generated_shots(
-    teacher: Segmenter, count: int, seed: int = 0, quiet: bool = False, second: Student | None = None
-) -> Shots:
-    """Images of a teacher's generator with the teacher's labels.
-
-    Labels of a probability below _MIN_CONFIDENCE are 255: most wrong ones are, where parts meet. Of an ensemble, the
-    share DISCARD_SHARE of the images, the most uncertain ones, is left out. second: a student whose labels must agree;
-    see Segmenter.generate.
-    """
-    first = _FIRST_SEED + seed * count
-    with Ticker("generate labeled images", count, 0, quiet) as ticker:
-        return teacher.generate(range(first, first + count), _MIN_CONFIDENCE, ticker.tick, second=second)
-
-
 def _generated(
     teachers: Teachers, seed: int, quiet: bool, second: Student | None, size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -229,34 +203,24 @@ def _frozen_labels(
     """
     every = -(-len(images) // MOST_FROZEN)
     some = images[::every]
-    if not _is_fitted(folder, shots):
-        if frozen is None:
-            print_status("fitting the few-shot head on the frozen encoder", quiet)
-            several, sided = partial(resize_images, some), not recipe.augment.flip
-            encoder = training.student.removeprefix(LIGHT) + ENCODER_LEVELS + POSITION
-            frozen = frozen_segmenter(shots, several, training.seed, sided, encoder)
-        frozen.save(folder)
+
+    def fit() -> Segmenter:
+        if frozen is not None:
+            return frozen
+        print_status("fitting the few-shot head on the frozen encoder", quiet)
+        several, sided = partial(resize_images, some), not recipe.augment.flip
+        return frozen_segmenter(shots, several, training.seed, sided, frozen_encoder(training.student))
+
+    kept_segmenter(folder, shots, fit)
     # Loaded from disk, so that a resumed run uses the same one.
-    frozen = Segmenter.load(folder)
+    kept = Segmenter.load(folder)
     with Ticker("frozen encoder labels images", len(some), 0, quiet) as ticker:
-        return frozen.soft_labels(some, ticker.tick), every
+        return kept.soft_labels(some, ticker.tick), every
 
 
-def needs_frozen_segmenter(student: str, recipe: Distill, shots: int) -> bool:
-    """Whether a head on the frozen encoder labels the unlabeled images, too.
-
-    It does with at most FEW shots, for students that start from a pretrained encoder.
-    """
-    wanted = recipe.consistency is not None and recipe.consistency.min_agreement > 0 and recipe.unlabeled > 0
-    return wanted and shots <= FEW and is_pretrained(student)
-
-
-def _is_fitted(folder: Path, shots: Shots) -> bool:
-    """Whether the folder holds a few-shot model of these shots."""
-    if not standing(folder).exists():
-        return False
-    found = Segmenter.load(folder)
-    return found.fitted == found.fingerprint(shots)
+def frozen_encoder(student: str) -> str:
+    """The representation that a head on the frozen encoder of a student reads, as `frozen_segmenter` takes it."""
+    return student.removeprefix(LIGHT) + ENCODER_LEVELS + POSITION
 
 
 def _self_training_round(
@@ -283,9 +247,10 @@ class _Snapshots:
 
     def __init__(self, out: Path, count: int, recipe: Distill, student: Callable[[], Student]):
         self.folder, self.count, self.recipe, self.student = out / "snapshots", count, recipe, student
-        self.written = 0
         if not standing(out / "checkpoint").exists():
             shutil.rmtree(self.folder, ignore_errors=True)
+        # Those from before a stop are kept.
+        self.written = max((int(path.stem) for path in self.folder.glob("[0-9]*.onnx")), default=0)
 
     def __call__(self, objective: Distillation, seen: int) -> None:
         number = min(self.count, int(seen * self.count // (self.recipe.kimg * 1000)))
@@ -299,32 +264,11 @@ def without_flips(recipe: Distill, images: np.ndarray) -> Distill:
     return recipe.one_sided() if one_sided(images) else recipe
 
 
-def teacher_size(recipe: Distill) -> int:
-    """Side in pixels of the images that a student's few-shot teacher is given: half, at a quarter of the cost.
-
-    The teacher's labels only start the student, and they are kept at half size anyway.
-    """
-    return max(32, recipe.size // 2)
-
-
-def is_teacher_used(teacher: Segmenter | Student, shots: Shots, recipe: Distill) -> bool:
-    """Whether a teacher's labels start the student.
-
-    With consistency, only those of a teacher with MIN_TEACHER_MIOU on its own shots do.
-    """
-    if recipe.consistency is None or not recipe.unlabeled:
-        return recipe.unlabeled > 0
-    if recipe.consistency.teacher == 0:
-        return False
-    own = [one.labels for one in teacher.predict(shots.images)]
-    return score(shots.labels, own, shots.parts, shots.names).miou_nan >= MIN_TEACHER_MIOU
-
-
 def _weights(start: Path, student: str) -> Mapping[str, torch.Tensor]:
     """Weights to begin with: another student's, a trained encoder's, or those of a file."""
     if not start.is_dir():
         return read_weights(start)
-    folder = inside(start, "student")
+    folder = find_student(start)
     stored = Artifact.load(inside(start, "representation") if folder == start else folder)
     if stored.kind not in ("student", "representation"):
         raise BadArtifact(
@@ -356,7 +300,7 @@ def _fingerprint(
         # Not its weights: fitted anew on another number of threads, they differ in the last digits.
         digest.update(teacher.fitted.encode())
         if reads_generator(teacher):
-            digest.update(f"{teachers.generated}/{_MIN_CONFIDENCE}".encode())
+            digest.update(f"{teachers.generated}/{MIN_CONFIDENCE}".encode())
             if teacher.head_name == "ensemble":
                 digest.update(f"/{DISCARD_SHARE}".encode())
     if begin is not None:
