@@ -140,7 +140,7 @@ def measure(pack: str, k: int, seed: int, rows: dict[str, Features], out: Path) 
     for name, features in rows.items():
         folder = folder_of(pack, name, features, out)
         journal = Journal(folder / "rows.jsonl")
-        journal.rewind(0)
+        journal.repair()
 
         def keep(row: Row, journal: Journal = journal) -> None:
             journal.write(row.to_dict())

@@ -46,7 +46,7 @@ def main() -> None:
     config = AutoShotConfig(PRESETS["auto-shot"].changed(kimg=12), fit, generated_shots=False)
     auto = AutoShot(out, generator, config)
     journal = Journal(out / "rows.jsonl")
-    journal.rewind(0)
+    journal.repair()
     committed = RESULTS / "rows" / f"generator-{args.pack}-{generator.weights}.jsonl"
     methods = {"auto-shot": auto.auto_shot, "few-shot head, by inversion": auto.few_shot}
     rows = []

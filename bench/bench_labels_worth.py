@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/work/labels_worth"))
     args = parser.parse_args()
     journal = Journal(args.out / f"{RECIPE.fingerprint}-{OUR_RECIPE.fingerprint}" / "rows.jsonl")
-    journal.rewind(0)
+    journal.repair()
     rows = read_journal(journal.path)
     wanted = [("unet", count, which) for count in COUNTS for which in AUGMENTATIONS]
     wanted += [("ours", count, str(run)) for run in range(args.runs) for count in OURS]

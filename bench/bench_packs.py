@@ -83,7 +83,7 @@ def measure(pack: str, k: int, split: int, row: str, out: Path) -> None:
     dataset = open_dataset(str(DATA / pack), out / "fields", quiet=True)
     folder = folder_of(pack, k, split, row, out)
     journal = Journal(folder / "rows.jsonl")
-    journal.rewind(0)
+    journal.repair()
 
     def keep(result: Row) -> None:
         journal.write(result.to_dict())

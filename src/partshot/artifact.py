@@ -195,9 +195,9 @@ def replacing_file(path: Path):
 
 
 def write_json(path: Path, values: dict) -> None:
-    """Writes JSON values atomically; raises DiskFull as `disk_errors` does."""
+    """Writes JSON values atomically, in UTF-8; raises DiskFull as `disk_errors` does."""
     with replacing_file(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 @contextmanager

@@ -153,7 +153,9 @@ def test_features_are_computed_once_for_other_labels_and_more_shots(encoder, tmp
     assert fit(shots)[0] == 1 + 8
     # Leave-one-out uses up to twelve views of each other shot.
     before = store.extracted
-    leave_one_out(lambda: Linear(cached_encoder.spec.channels, len(shots.parts)), cached_encoder, shots, recipe, 32)
+    leave_one_out(
+        lambda some: Segmenter(cached_encoder, shots.parts, "linear", 32, recipe).fit(some, quiet=True), shots
+    )
     assert store.extracted - before <= 12 - 8 + 3
 
 

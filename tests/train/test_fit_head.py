@@ -1,5 +1,7 @@
 """Fitting a head, on synthetic images that a linear head on pixels can segment."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from partshot.heads.cnn import Cnn
 from partshot.heads.linear import Linear
 from partshot.parts import IGNORE, PartSet
 from partshot.represent.pixels import Pixels
+from partshot.segmenter import Segmenter
 from partshot.train.fit_head import (
     PRESETS,
     SCHEDULES,
@@ -162,12 +165,16 @@ def test_a_nonfinite_loss_is_refused_with_a_hint():
         fit_head(linear(), Pixels(), disks(), QUICK.changed(lr=1e30), 24)
 
 
+def fit_linear(shots):
+    return Segmenter(Pixels(), PARTS, "linear", 24, QUICK).fit(shots, quiet=True)
+
+
 def test_leave_one_out_counts_every_pixel_of_every_shot_once():
     shots = disks(4)
-    pooled = leave_one_out(linear, Pixels(), shots, QUICK, 24)
+    pooled = leave_one_out(fit_linear, shots)
     assert pooled.sum() == 4 * 24 * 24
     assert np.trace(pooled) > 0.97 * pooled.sum()
-    assert leave_one_out(linear, Pixels(), shots, QUICK, 24, folds=2).sum() == pooled.sum()
+    assert leave_one_out(fit_linear, shots, folds=2).sum() == pooled.sum()
 
 
 def test_leave_one_out_never_fits_on_the_shot_it_predicts():
@@ -175,12 +182,28 @@ def test_leave_one_out_never_fits_on_the_shot_it_predicts():
     shots = disks(4)
     odd = np.ascontiguousarray(shots.images[3][..., ::-1])
     shots = Shots((*shots.images[:3], odd), shots.labels, shots.names, PARTS)
-    pooled = leave_one_out(linear, Pixels(), shots, QUICK, 24)
+    pooled = leave_one_out(fit_linear, shots)
     odd_disk = int((shots.labels[3] == 1).sum())
     assert pooled[1, 2] >= odd_disk - 2
     assert pooled[1, 1] >= pooled[1].sum() - odd_disk - 5
 
 
+def test_leave_one_out_scores_what_the_models_predict():
+    class Constant:
+        """Predicts part 2 everywhere; fitted to the names of the other shots."""
+
+        def __init__(self, shots):
+            seen.append(shots.names)
+
+        def predict(self, images):
+            return [SimpleNamespace(labels=np.full(image.shape[:2], 2, np.uint8)) for image in images]
+
+    seen, shots = [], disks(2)
+    pooled = leave_one_out(Constant, shots)
+    assert seen == [("disks-1",), ("disks-0",)]
+    assert pooled[:, 2].sum() == pooled.sum() == 2 * 24 * 24
+
+
 def test_leave_one_out_needs_two_shots():
     with pytest.raises(BadLabels, match="label another"):
-        leave_one_out(linear, Pixels(), disks(1), QUICK, 24)
+        leave_one_out(fit_linear, disks(1))

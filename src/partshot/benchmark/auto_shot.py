@@ -16,6 +16,7 @@ from partshot.benchmark.baselines import Predictor, folder_of_split, predictor
 from partshot.data.images import resize_images
 from partshot.data.shots import Shots
 from partshot.ops.images import as_tensors
+from partshot.progress import Ticker
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter
@@ -27,7 +28,6 @@ from partshot.tasks.train_student import Teachers, Training, train_student
 from partshot.train.distill_recipe import Distill
 from partshot.train.fit_ensemble import FitEnsemble
 from partshot.train.fit_head import FitHead
-from partshot.train.progress import Ticker
 from partshot.train.student_choice import STUDENT
 
 # Images that are inverted in one batch.

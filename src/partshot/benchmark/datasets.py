@@ -21,8 +21,8 @@ from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_shots
 from partshot.errors import BadLabels, BadRecipe, nearest
 from partshot.evenly import evenly
+from partshot.progress import Ticker
 from partshot.toy.dataset import toy_shots, writing_toy
-from partshot.train.progress import Ticker
 
 TOYS = {"toy-face": "faces", "toy-car": "cars", "toy-horse": "horses"}
 

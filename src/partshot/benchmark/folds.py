@@ -4,14 +4,13 @@ The candidates are the models of one training run. In each fold, the model with 
 images is selected and scored on the other images.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from partshot.artifact import replacing_file
+from partshot.artifact import write_json
 from partshot.data.shots import find_pairs, read_pair
 from partshot.errors import BadArtifact, BadLabels, BadParts
 from partshot.metrics import Score, Summary, confusions, pooled, summarize
@@ -85,8 +84,7 @@ def folds(
             for fold in several
         ],
     }
-    with replacing_file(out / "folds.json") as temporary:
-        temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_json(out / "folds.json", values)
     return result
 
 

@@ -19,6 +19,7 @@ from partshot.benchmark.datasets import TOYS, Dataset, toy_images
 from partshot.benchmark.kshot import Method
 from partshot.catalog import PRETEXTS, lookup
 from partshot.data.shots import Shots, load_shots
+from partshot.progress import print_status
 from partshot.recipe import Recipe
 from partshot.represent.cache import Store
 from partshot.represent.choose import cached, open_representation
@@ -39,7 +40,6 @@ from partshot.train.fit_head import PRESETS as FIT_PRESETS
 from partshot.train.fit_head import FitHead
 from partshot.train.fitting import Fit, fit_presets
 from partshot.train.forest import Forest
-from partshot.train.progress import print_status
 
 EMBEDDED_TOY = "toy-face"
 """The toy that the embedded generator was trained on."""

@@ -27,10 +27,10 @@ from partshot.benchmark.tables import PRETEXTS, TABLES, Table
 from partshot.errors import BadRecipe, nearest
 from partshot.machine import available_cores
 from partshot.ops.precision import best_device
+from partshot.progress import print_status
 from partshot.recipe import Recipe
 from partshot.tasks.pretrain import resolve
 from partshot.train.journal import Journal, read_journal
-from partshot.train.progress import print_status
 
 # For toys of 64 px, in minutes, and for real images of 128 px and more.
 PRESETS = {
@@ -147,7 +147,7 @@ def _measure(
     entry: Entry, journal: Journal, seed: int, recipe: BenchRecipe, dataset: Dataset, progress: _Progress
 ) -> list[Row]:
     """All rows of one entry on one split; new ones are saved as soon as they are measured."""
-    journal.rewind(0)
+    journal.repair()
     machine, new = _machine(), {}
 
     def keep(row: Row) -> None:

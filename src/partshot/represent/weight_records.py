@@ -11,7 +11,7 @@ import json
 import re
 from pathlib import Path
 
-from partshot.artifact import replacing_file
+from partshot.artifact import write_json
 from partshot.errors import BadArtifact, DiskFull
 from partshot.represent.cache_folder import cache_folder
 from partshot.represent.encoder_table import Encoder
@@ -80,7 +80,6 @@ def _write(records: dict[str, dict[str, str]]) -> None:
     if path is None:
         return
     try:
-        with replacing_file(path) as temporary:
-            temporary.write_text(json.dumps(records, indent=1), encoding="utf-8")
+        write_json(path, records)
     except (OSError, DiskFull):  # without a writable cache there is no record
         return

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from partshot.artifact import write_json
 from partshot.data.images import list_images
 from partshot.data.labels import read_labels
 from partshot.data.shots import Pair, find_classes_json, mask_files, read_pair
 from partshot.errors import BadLabels, BadParts
-from partshot.inference.predictions import write_json
 from partshot.metrics import Score, score
 from partshot.parts import IGNORE, PartSet
 from partshot.tasks.estimate import standard_error

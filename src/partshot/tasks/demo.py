@@ -12,11 +12,11 @@ import numpy as np
 from partshot.data.symmetry import one_sided
 from partshot.machine import available_cores
 from partshot.nets.student import STRIDE
+from partshot.progress import Ticker, print_status
 from partshot.tasks.demo_report import DemoReport
 from partshot.tasks.demo_routes import GENERATOR_KIND, KS, DemoRecipe, Routes
 from partshot.tasks.export import export
 from partshot.toy.dataset import draw, toy_shots, write_toy
-from partshot.train.progress import Ticker, print_status
 from partshot.train.student_choice import choose_student
 from partshot.workers import side_by_side
 

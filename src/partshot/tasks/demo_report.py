@@ -1,12 +1,11 @@
 """The report of the demo, after each phase."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from partshot.artifact import replacing_file
+from partshot.artifact import write_json
 from partshot.benchmark.kshot import Row, Table, table_to_dict, tabulate
 from partshot.data.shots import Shots
 from partshot.metrics import Score
@@ -63,8 +62,7 @@ class DemoReport:
         """Writes results.json, demo.png and report.html of the results so far; returns the last."""
         routes, test, most = self.routes, self.routes.test, max(KS)
         table = tabulate(sorted(self.rows, key=lambda row: ROWS.index(row.method)))
-        with replacing_file(routes.out / "results.json") as path:
-            path.write_text(json.dumps(table_to_dict(table), indent=1), encoding="utf-8")
+        write_json(routes.out / "results.json", table_to_dict(table))
         students = {name: by_k for name, by_k in self.shown.items() if name != "head"}
         _write_sheet(routes.out / "demo.png", test, students or self.shown)
 

@@ -207,6 +207,6 @@ class Routes:
     ) -> list[Row]:
         """Rows with k labels; new ones are saved as they come."""
         journal = Journal(self.out / "rows" / f"{name}-{self.choice.student}-{self.recipe.fingerprint}.jsonl")
-        journal.rewind(0)
+        journal.repair()
         done = [Row.from_dict(line) for line in read_journal(journal.path)]
         return kshot(methods, pool, test, [k], [self.seed], splits, lambda row: journal.write(row.to_dict()), done)

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from partshot.artifact import replacing_file
+from partshot.artifact import write_json
 from partshot.data.shots import Shots
 from partshot.metrics import Score, score
 from partshot.ops.overlap import confusion, mean_iou
+from partshot.progress import print_status
 from partshot.tasks.stage_folder import stage_folder
 from partshot.tasks.train_student import Training, train_student
 from partshot.train.distill_recipe import Distill
-from partshot.train.progress import print_status
 
 FOLDS = 3
 """More folds cost more trainings and estimate little better."""
@@ -102,8 +102,7 @@ def estimate(
     if corrected:
         error, miou = math.hypot(error, REMAINING_STD * (1 - miou)), expected(miou)
     result = Estimate(miou, error, found, SHARE, corrected)
-    with replacing_file(path) as temporary:
-        temporary.write_text(json.dumps({"state": state, **result.to_dict()}, indent=1), encoding="utf-8")
+    write_json(path, {"state": state, **result.to_dict()})
     for fold in range(len(folds)):
         shutil.rmtree(out / f"fold-{fold}", ignore_errors=True)
     return result

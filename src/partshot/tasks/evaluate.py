@@ -3,13 +3,12 @@
 Two kinds of models can be scored without torch: an exported network (ONNX) and a folder of predicted masks.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from partshot.artifact import replacing_file
+from partshot.artifact import write_json
 from partshot.data.labels import read_labels
 from partshot.data.shots import Pair, find_pairs, find_parts, read_pair
 from partshot.errors import BadArtifact, BadLabels, BadParts, nearest
@@ -118,8 +117,7 @@ def _read_prediction(folder: Path, stem: str, parts: PartSet) -> np.ndarray:
 
 def _write_results(path: Path, model: Path, parts: PartSet, result: Score) -> None:
     values = {"model": str(model), "parts": list(parts.names), "images": len(result.per_image), **result.to_dict()}
-    with replacing_file(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_json(path, values)
 
 
 def _figures(result: Score, images: int) -> list[Figure]:

@@ -1,13 +1,12 @@
 """fit: from a few labeled images and a representation to a few-shot teacher on disk, in seconds."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from partshot.artifact import replacing_file
+from partshot.artifact import write_json
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_pairs
 from partshot.data.symmetry import one_sided
@@ -15,6 +14,7 @@ from partshot.evenly import evenly
 from partshot.metrics import Score, score_confusion
 from partshot.ops.images import as_tensors
 from partshot.ops.precision import best_device
+from partshot.progress import print_status
 from partshot.recipe import Recipe
 from partshot.recipe import preset as row_of
 from partshot.represent.cache import open_store
@@ -29,8 +29,7 @@ from partshot.tasks.sample import latents_of
 from partshot.train.fit_ensemble import FitEnsemble
 from partshot.train.fit_head import FitHead, leave_one_out
 from partshot.train.fit_points import FitPoints
-from partshot.train.fitting import Fit, fit_presets, fitter
-from partshot.train.progress import print_status
+from partshot.train.fitting import Fit, fit_presets
 
 F = TypeVar("F", FitHead, FitPoints, FitEnsemble)
 
@@ -120,8 +119,7 @@ def _write_estimate(path: Path, estimate: Score | None, quiet: bool) -> None:
     path.unlink(missing_ok=True)
     if estimate is None:
         return
-    with replacing_file(path) as temporary:
-        temporary.write_text(json.dumps(estimate.to_dict(), indent=1), encoding="utf-8")
+    write_json(path, estimate.to_dict())
     print_status(f"cross-validation on the labeled images: mean IoU {estimate.miou_nan:.3f} ({path.name})", quiet)
 
 
@@ -191,8 +189,9 @@ def cross_validated_score(
     """Cross-validated score of a head: leave-one-out, or five folds of more shots; None with a single shot."""
     if len(shots) < 2:
         return None
-    maker = Segmenter(representation, shots.parts, head, size, recipe)
-    counts = leave_one_out(
-        maker.make_head, representation, shots, recipe, size, folds=_FOLDS, quiet=quiet, fit=fitter(recipe)
-    )
+
+    def fit_to(some: Shots) -> Segmenter:
+        return Segmenter(representation, shots.parts, head, size, recipe).fit(some, quiet=True)
+
+    counts = leave_one_out(fit_to, shots, folds=_FOLDS, quiet=quiet)
     return score_confusion(counts, shots.parts)

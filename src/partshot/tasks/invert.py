@@ -21,12 +21,12 @@ from partshot.data.images import Stack, list_images, read_stack
 from partshot.errors import BadArtifact, BadImage, BadRecipe
 from partshot.nets.perceptual import load_lpips
 from partshot.ops.images import as_tensors, as_uint8
+from partshot.progress import Ticker
 from partshot.recipe import preset as row_of
 from partshot.report import write_sheet
 from partshot.represent.invert import PRESETS, poorly_inverted
 from partshot.represent.spec import Latents
 from partshot.represent.stylegan import StyleGAN, load_stylegan
-from partshot.train.progress import Ticker
 
 # Images on the sheet.
 _SHOWN = 12

@@ -16,18 +16,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from partshot.artifact import replacing_file
+from partshot.artifact import replacing_file, write_json
 from partshot.data.images import image_size, list_images, pixel_limit, read_image, write_overlay
 from partshot.data.labels import write_labels
 from partshot.errors import BadImage, BadRecipe
 from partshot.inference.exported_model import ExportedModel
-from partshot.inference.predictions import MANIFEST, ModelInfo, OutputPaths, prepare_folder, write_json
+from partshot.inference.predictions import MANIFEST, ModelInfo, OutputPaths, prepare_folder
 from partshot.inference.refine import refine
 from partshot.inference.settings import InferenceOptions
 from partshot.inference.windows import sliding_window_predict
 from partshot.machine import available_cores
+from partshot.progress import Ticker
 from partshot.recipe import Recipe
-from partshot.train.progress import Ticker
 
 # Images that are predicted whole are shrunk to so many pixels, and their labels enlarged: the network works at a few
 # hundred pixels a side, and logits of larger images would fill the memory.
@@ -115,7 +115,7 @@ def predict(
 
     An image that cannot be read is skipped and listed in the summary. Resumes after a stop: masks of this model that
     are newer than their image are kept, unless `overwrite`. Another model's predictions are replaced, also those
-    corrected by hand; masks in a folder that holds no predictions are not.
+    corrected by hand; masks that predict did not write are not.
 
     Raises BadArtifact for a file that is no exported student; BadImage when there is no image, none can be read, or
     two share a stem; BadLabels when `out` holds masks that partshot did not predict; DiskFull.

@@ -23,12 +23,12 @@ from partshot.evenly import evenly
 from partshot.nets.resnet import ResNetTrunk
 from partshot.objective import Objective
 from partshot.pretext.stylegan2 import StyleGAN2, StyleGAN2Recipe
+from partshot.progress import Ticker
 from partshot.recipe import Recipe
 from partshot.recipe import preset as row_of
 from partshot.represent.resnet import ResNet
 from partshot.toy.dataset import draw
 from partshot.train.loop import LoopRecipe, run_loop
-from partshot.train.progress import Ticker
 
 DEFAULT = "small-folder"
 # MoCo's default on a GPU; hours without one.

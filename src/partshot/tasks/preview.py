@@ -21,11 +21,11 @@ from partshot.errors import BadImage
 from partshot.evenly import evenly
 from partshot.inference.predictions import MANIFEST, ModelInfo, OutputPaths, prepare_folder
 from partshot.inference.settings import InferenceOptions
+from partshot.progress import Ticker
 from partshot.report import Example, Gallery, Headline, shots_gallery, write_report
 from partshot.represent.encoders import default_encoder
 from partshot.segmenter import Segmenter
 from partshot.tasks.fit import frozen_segmenter
-from partshot.train.progress import Ticker
 
 EXPECTED_SECONDS = 50.0
 """Usual duration of a preview, for plans."""

@@ -16,6 +16,7 @@ from partshot.evenly import evenly
 from partshot.inference.predictions import MANIFEST
 from partshot.nets.student import build_student
 from partshot.pretext.stylegan2 import check_image_count
+from partshot.progress import print_status
 from partshot.recipe import Recipe
 from partshot.represent.cache import open_store
 from partshot.represent.choose import open_representation
@@ -36,7 +37,6 @@ from partshot.tasks.run_teacher import PRETEXTS, Folder, fit_teacher
 from partshot.tasks.stage_folder import stage_folder
 from partshot.tasks.teacher_rules import needs_frozen_segmenter, reads_generator, uses_no_teacher
 from partshot.tasks.train_student import MOST_IMAGES, Teachers, Training, frozen_encoder, train_student
-from partshot.train.progress import print_status
 from partshot.train.student_choice import AUTO, Choice, choose_student, pretrained_student, student_recipe
 
 # The stage that shows how long an image takes to read.

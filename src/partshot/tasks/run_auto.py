@@ -12,10 +12,10 @@ from functools import partial
 
 from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
+from partshot.progress import print_status
 from partshot.represent.spec import Representation
 from partshot.tasks.fit import HEAD, cross_validated_score
 from partshot.train.fit_head import FitHead
-from partshot.train.progress import print_status
 
 # Representations that need no training, and heads, in the order in which they are tried. Random initialization with
 # position channels is hard to beat with a handful of labels (LOG.md).

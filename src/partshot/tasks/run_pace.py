@@ -16,7 +16,7 @@ from statistics import fmean, median
 
 import numpy as np
 
-from partshot.artifact import replacing_file
+from partshot.artifact import write_json
 from partshot.data.shots import Shots
 from partshot.errors import BadRecipe
 from partshot.student import Student
@@ -93,8 +93,7 @@ def kept(path: Path, state: str, measure: Callable[[], float]) -> float:
         if before["state"] == state:
             return before["kimg"]
     kimg = measure()
-    with replacing_file(path) as temporary:
-        temporary.write_text(json.dumps({"state": state, "kimg": kimg}), encoding="utf-8")
+    write_json(path, {"state": state, "kimg": kimg})
     return kimg
 
 

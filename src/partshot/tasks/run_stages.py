@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from partshot.progress import print_status
 from partshot.report.notes import duration
 from partshot.represent.cache import Store
-from partshot.train.progress import print_status
 
 
 @dataclass

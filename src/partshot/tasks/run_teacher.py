@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from partshot.artifact import replacing_file
+from partshot.artifact import write_json
 from partshot.data.shots import Shots
 from partshot.ops.precision import best_device
+from partshot.progress import print_status
 from partshot.represent.cache import Store, cache_folder
 from partshot.represent.choose import POSITION, cached, open_representation
 from partshot.represent.spec import Representation
@@ -22,7 +23,6 @@ from partshot.tasks.run_stages import Stages
 from partshot.tasks.sample import latents_of
 from partshot.tasks.teacher_rules import teacher_size
 from partshot.tasks.trained import kept_segmenter
-from partshot.train.progress import print_status
 
 PRETEXTS = {"moco": "resnet", "simsiam": "resnet", "stylegan1": "stylegan1", "stylegan2": "stylegan2"}
 """Representations that a run trains on the folder, and the kind that each is opened as."""
@@ -112,8 +112,7 @@ def _chosen(plan: Plan, candidates: Sequence[Candidate], shots: Shots, folder: F
     )
     choice = choose(candidates, shots, plan.fit, teacher_size(plan.distill), 60 * plan.auto_minutes, quiet)
     taken = {"representation": choice.taken.name, "head": choice.taken.head}
-    with replacing_file(folder.choice) as path:
-        path.write_text(json.dumps({"state": state, **taken, "why": choice.why}, indent=1), encoding="utf-8")
+    write_json(folder.choice, {"state": state, **taken, "why": choice.why})
     return plan.changed(**taken)
 
 

@@ -16,9 +16,9 @@ from partshot.data.images import resize_images
 from partshot.data.shots import Shots, load_shots
 from partshot.errors import BadArtifact, BadRecipe
 from partshot.ops.images import as_tensors, as_uint8
+from partshot.progress import Ticker, print_status
 from partshot.represent.spec import Generator, Latents
 from partshot.represent.stylegan import EMBEDDED, load_stylegan
-from partshot.train.progress import Ticker, print_status
 
 _BATCH = 16
 # Largest difference in gray levels: PNGs are rounded, and other machines round differently.

@@ -5,12 +5,12 @@ train_student.py trains the student on those labels.
 
 from partshot.data.shots import Shots
 from partshot.metrics import score
+from partshot.progress import Ticker
 from partshot.represent.reduced import Reduced
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter
 from partshot.student import Student
 from partshot.train.distill_recipe import Distill
-from partshot.train.progress import Ticker
 from partshot.train.student_choice import is_pretrained
 
 MIN_TEACHER_MIOU = 0.8

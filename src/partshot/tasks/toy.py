@@ -5,8 +5,8 @@ The images are drawn by toy/.
 
 from pathlib import Path
 
+from partshot.progress import Ticker, print_status
 from partshot.toy.dataset import writing_toy
-from partshot.train.progress import Ticker, print_status
 
 
 def toy(kind: str, count: int, size: int, folder: Path | str, seed: int = 0) -> Path:

@@ -22,6 +22,7 @@ from partshot.data.soft_labels import SoftLabels
 from partshot.data.symmetry import one_sided
 from partshot.errors import BadArtifact
 from partshot.nets.student import LIGHT, build_student, start_from
+from partshot.progress import Ticker, print_status
 from partshot.represent.choose import POSITION
 from partshot.represent.spec import fingerprint as weights_of
 from partshot.represent.timm_encoder import read_weights
@@ -41,7 +42,6 @@ from partshot.tasks.trained import find_student, kept_segmenter
 from partshot.train.distill import Distillation, LabelSources
 from partshot.train.distill_recipe import Distill
 from partshot.train.loop import LoopRecipe, run_loop
-from partshot.train.progress import Ticker, print_status
 from partshot.train.student_choice import STUDENT, pretrained_student
 
 MOST_IMAGES = 4000

@@ -7,8 +7,8 @@ unbiased estimate from the shots alone. Works with any head, representation and 
 
 import hashlib
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -22,9 +22,7 @@ from partshot.data.augment import Augment, augment
 from partshot.data.shots import Shots
 from partshot.errors import BadLabels, BadRecipe
 from partshot.heads.linear import Linear
-from partshot.ops.hypercolumn import resize
 from partshot.ops.images import as_tensors
-from partshot.ops.letterbox import Box
 from partshot.ops.overlap import confusion
 from partshot.ops.precision import Precision, is_bf16
 from partshot.parts import IGNORE
@@ -170,21 +168,21 @@ def fit_head(
     return head.eval()
 
 
-def leave_one_out(
-    make_head: Callable[[], nn.Module],
-    representation: Representation,
-    shots: Shots,
-    recipe: Recipe,
-    size: int,
-    folds: int | None = None,
-    quiet: bool = True,
-    fit: Callable[..., nn.Module] = fit_head,
-) -> np.ndarray:
-    """Cross-validation: the confusion matrix of all shots, each predicted by a head fitted without it.
+class Fitted(Protocol):
+    """A fitted model, such as a Segmenter."""
 
-    Returns int64 [classes, classes], rows true, columns predicted, at the masks' original sizes. make_head: makes a
-    head, fitted or not. folds: number of folds; None leaves out one shot at a time. quiet: no progress. fit: takes the
-    same arguments as `fit_head`. Raises BadLabels with fewer than two shots.
+    def predict(self, images: Sequence[np.ndarray]) -> Sequence[Any]:
+        """For each image, uint8 [h, w, 3], an object with `labels`, uint8 [h, w]."""
+
+
+def leave_one_out(
+    fit: Callable[[Shots], Fitted], shots: Shots, folds: int | None = None, quiet: bool = True
+) -> np.ndarray:
+    """Cross-validation: the confusion matrix of all shots, each predicted by a model fitted without it.
+
+    Returns int64 [classes, classes], rows true, columns predicted, at the masks' original sizes. fit: fits a model to
+    shots. folds: number of folds; None leaves out one shot at a time. quiet: no progress. Raises BadLabels with fewer
+    than two shots.
     """
     if len(shots) < 2:
         raise BadLabels("leave-one-out needs at least 2 labeled images, there is 1; label another one")
@@ -192,16 +190,10 @@ def leave_one_out(
     total = np.zeros((len(shots.parts),) * 2, np.int64)
     with Ticker("leave-one-out", folds, 0, quiet) as ticker:
         for fold in range(folds):
-            train = shots.subset([i for i in range(len(shots)) if i % folds != fold])
+            model = fit(shots.subset([i for i in range(len(shots)) if i % folds != fold]))
             test = shots.subset([i for i in range(len(shots)) if i % folds == fold])
-            head = fit(make_head(), representation, train, recipe, size, quiet=True)
-            device = next(head.parameters()).device
-            for image, truth in zip(as_tensors(test.stack(size)[0]), test.labels, strict=True):
-                with torch.no_grad():
-                    logits = head(representation.features(image[None].to(device)))
-                box = Box.of(*truth.shape, size)
-                logits = resize(logits if box.whole else box.cut(resize(logits, (size, size))), truth.shape)
-                total += confusion(truth, logits[0].argmax(0).byte().cpu().numpy(), len(shots.parts))
+            for image, truth in zip(test.images, test.labels, strict=True):
+                total += confusion(truth, model.predict([image])[0].labels, len(shots.parts))
             ticker.tick(fold + 1)
     return total
 
