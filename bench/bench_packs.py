@@ -53,6 +53,11 @@ _FAST_UNET_KIMG = {"wbc": 9, "ants": 18, "carparts": 18}
 EQUAL_TIME_K, EQUAL_TIME_SPLIT = 5, 0
 # Tables of earlier versions: day -> file.
 EARLIER = {"2026-11-21": RESULTS / "packs-2026-11-21.json"}
+_TITLES = {
+    "linear": "linear head",
+    "random": "head on a randomly initialized network",
+    "forest": "random forest on filters",
+}
 # Rows of `partshot bench representations`: the default student, and a U-Net with a MoCo encoder, trained on a GPU.
 TABLES, TABLES_DAY = RESULTS / "tables", "2026-11-26"
 _OF_TABLES = {"mean teacher, unet-resnet18 of moco": "MoCo student, U-Net, GPU", "mean teacher": "mean teacher, GPU"}
@@ -211,11 +216,15 @@ def _earlier(pack: str) -> dict:
     found = {}
     for day, path in EARLIER.items():
         table = json.loads(path.read_text())["tables"].get(pack, {})
-        found |= {f"{method} ({day})": by_k for method, by_k in table.items() if method not in ("head", "student")}
+        found |= {
+            f"{_TITLES.get(method, method)} ({day})": by_k
+            for method, by_k in table.items()
+            if method not in ("head", "student")
+        }
     table = json.loads((TABLES / f"representations-{pack}.json").read_text())["table"]
     found |= {f"{name} ({TABLES_DAY})": table[method] for method, name in _OF_TABLES.items() if method in table}
     if pack == "carparts":
-        found[f"forest ({TABLES_DAY})"] = table["forest"]
+        found[f"{_TITLES['forest']} ({TABLES_DAY})"] = table["forest"]
     return found
 
 
