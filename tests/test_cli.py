@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -229,7 +230,9 @@ def test_an_out_that_is_a_file_is_refused_before_any_work(verb, monkeypatch, tmp
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     line = partshot_command("toy", "faces", str(tmp_path / "toy"), "--count", "100000")
-    running = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell's background job ignores SIGINT, and its children would, too.
+    restore = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    running = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=restore)
     try:
         deadline = time.monotonic() + 60
         while not list((tmp_path / "toy").glob("images/*.png")) and time.monotonic() < deadline:
