@@ -24,6 +24,12 @@ def test_a_log_has_a_line_every_30_seconds_and_at_the_end(capsys, monkeypatch):
     ]
 
 
+def test_long_lines_of_a_log_are_not_wrapped(capsys):
+    path = "/a/path" * 40
+    progress.print_status(path, quiet=False)
+    assert capsys.readouterr().err == f"{path}\n"
+
+
 def test_quiet_prints_nothing(capsys):
     tick_through(Ticker("faces", total=100, done=0, quiet=True))
     captured = capsys.readouterr()

@@ -19,7 +19,7 @@ EVERY = 30.0
 def print_status(line: str, quiet: bool) -> None:
     """Prints a line to stderr, unless quiet."""
     if not quiet:
-        Console(stderr=True).print(line, highlight=False, markup=False)
+        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class Ticker:
@@ -70,7 +70,7 @@ class Ticker:
             self.bar.update(self.task, completed=images, figures=self.figures)
         elif not self.quiet and (time.monotonic() - self.printed > EVERY or images >= self.total):
             self.printed = time.monotonic()
-            self.console.print(self._line(images), highlight=False)
+            self.console.print(self._line(images), highlight=False, soft_wrap=True)
 
     def _show(self) -> None:
         self.shown = True
