@@ -48,7 +48,7 @@ class Preview:
 
     def __str__(self) -> str:
         rest = "" if self.written == self.images else f" of {self.images}"
-        return f"first masks of {self.written}{rest} images; the student's replace them"
+        return f"first masks of {self.written}{rest} images, which the student's masks will replace"
 
 
 def is_due(out: Path) -> bool:
