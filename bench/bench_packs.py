@@ -6,6 +6,7 @@ saved as soon as it is measured: run it again to resume. The page also lists row
 the same protocol, with their date.
 
     python bench/bench_packs.py [--packs wbc,ants] [--ks 1,5,10] [--splits 0,1,2] [--rows ROW,ROW] [--jobs 2]
+    python bench/bench_packs.py --equal-time
 """
 
 import argparse
@@ -31,7 +32,7 @@ from partshot.tasks.train_student import Training, train_student, without_flips
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_points import PRESETS as POINTS
 from partshot.train.forest import Forest
-from partshot.train.journal import Journal
+from partshot.train.journal import Journal, read_journal
 from partshot.train.student_choice import student_recipe
 from partshot.workers import workers
 
@@ -51,6 +52,7 @@ _NATIVE = {"wbc": 128, "ants": 256, "carparts": 256}
 _FAST_UNET_KIMG = {"wbc": 9, "ants": 18, "carparts": 18}
 # The split of the table of equal time.
 EQUAL_TIME_K, EQUAL_TIME_SPLIT = 5, 0
+EQUAL_TIME = RESULTS / "rows" / "equal_time.json"
 # Tables of earlier versions: day -> file.
 EARLIER = {"2026-11-21": RESULTS / "packs-2026-11-21.json"}
 _TITLES = {
@@ -71,15 +73,26 @@ def main() -> None:
     parser.add_argument("--splits", type=numbers, default=SPLITS)
     parser.add_argument("--rows", type=names, default=("pretrained student", "pretrained frozen", "random student"))
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes, of one thread each")
+    parser.add_argument("--equal-time", action="store_true", help="measure all rows of the second table, in one run")
     parser.add_argument("--out", type=Path, default=Path("bench/work/packs"))
     args = parser.parse_args()
-    # One split after the other, so that a stopped run has complete splits to show.
-    order = [(row, split) for row in args.rows for split in args.splits]
-    todo = [(pack, k, split, row, args.out) for row, split in order for pack in args.packs for k in args.ks]
-    with workers(args.jobs) as pool:
-        for done in [pool.submit(measure, *one) for one in todo]:
-            done.result()
+    if args.equal_time:
+        out = args.out / "equal-time"
+        measure_all([(pack, EQUAL_TIME_K, EQUAL_TIME_SPLIT, row) for row in ROWS for pack in PACKS], out, args.jobs)
+        commit_equal_time(out)
+    else:
+        # One split after the other, so that a stopped run has complete splits to show.
+        order = [(row, split) for row in args.rows for split in args.splits]
+        todo = [(pack, k, split, row) for row, split in order for pack in args.packs for k in args.ks]
+        measure_all(todo, args.out, args.jobs)
     report(args.out)
+
+
+def measure_all(todo: list[tuple[str, int, int, str]], out: Path, jobs: int) -> None:
+    """Measures (pack, k, split, row), as many at a time as there are jobs."""
+    with workers(jobs) as pool:
+        for done in [pool.submit(measure, *one, out) for one in todo]:
+            done.result()
 
 
 def measure(pack: str, k: int, split: int, row: str, out: Path) -> None:
@@ -96,7 +109,8 @@ def measure(pack: str, k: int, split: int, row: str, out: Path) -> None:
         print(f"{pack} k={k} split={split} {line}", flush=True)
 
     method = {row: ROWS[row](dataset, pack, folder, split)}
-    kshot(method, dataset.pool, dataset.test, [k], [split], dataset.splits, keep, rows_of(folder))
+    done = _own_rows(folder) if out.name == "equal-time" else rows_of(folder)
+    kshot(method, dataset.pool, dataset.test, [k], [split], dataset.splits, keep, done)
 
 
 def _student(name: str, recipe_of: Callable[[str], Distill], with_images: bool = True) -> Callable:
@@ -164,6 +178,10 @@ def rows_of(folder: Path) -> list[Row]:
     return [row for row in read_rows(folder, committed_rows(folder)) if (row.k, row.seed) == (k, split)]
 
 
+def _own_rows(folder: Path) -> list[Row]:
+    return [Row.from_dict(line) for line in read_journal(folder / "rows.jsonl")]
+
+
 def committed_rows(folder: Path) -> Path:
     """The committed file of all rows of one method, pack and recipe."""
     return RESULTS / "rows" / f"{folder.parent.name}.jsonl"
@@ -183,7 +201,7 @@ def report(out: Path) -> None:
             continue
         table = {method: _cells(by_k, rows, method) for method, by_k in table_to_dict(tabulate(rows)).items()}
         tables[pack] = table | _earlier(pack)
-        text += [f"## {pack}", "", _markdown(tables[pack]), "", *_equal_time(rows)]
+        text += [f"## {pack}", "", _markdown(tables[pack]), "", *_equal_time(pack)]
     print("\n".join(text))
     RESULTS.mkdir(exist_ok=True)
     card = {"torch": torch.__version__, "day": time.strftime("%Y-%m-%d"), "recipe": PRESETS["pretrained"].model_dump()}
@@ -201,14 +219,23 @@ def _cells(by_k: dict, rows: list[Row], method: str) -> dict:
     }
 
 
-def _equal_time(rows: list[Row]) -> list[str]:
-    """A table of the rows of one split whose trainings are set to take as long as the pretrained student's."""
-    found = [row for row in rows if (row.k, row.seed) == (EQUAL_TIME_K, EQUAL_TIME_SPLIT)]
-    if len(found) < 2:
+def commit_equal_time(out: Path) -> None:
+    """Writes the rows of the second table: pack -> method -> mIoU and seconds."""
+    found = {}
+    for pack in PACKS:
+        rows = [row for name in ROWS for row in _own_rows(folder_of(pack, EQUAL_TIME_K, EQUAL_TIME_SPLIT, name, out))]
+        found[pack] = {row.method: {"miou": row.score.miou, "seconds": row.fit_seconds} for row in rows}
+    EQUAL_TIME.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def _equal_time(pack: str) -> list[str]:
+    """The second table of a pack: one split, all methods in one run, with trainings of about the same time."""
+    found = json.loads(EQUAL_TIME.read_text()).get(pack) if EQUAL_TIME.exists() else None
+    if not found:
         return []
-    lines = [f"| {row.method} | {row.score.miou:.3f} | {row.fit_seconds:.0f} |" for row in found]
-    title = f"Equal training time, k = {EQUAL_TIME_K}, split {EQUAL_TIME_SPLIT} (frozen encoder and forest need less):"
-    return [title, "", "| | mIoU | seconds |", "|---|---|---|", *lines, ""]
+    title = f"Students trained for about the same time, k = {EQUAL_TIME_K}, split {EQUAL_TIME_SPLIT}:"
+    rows = [f"| {method} | {cell['miou']:.3f} | {cell['seconds']:.0f} |" for method, cell in found.items()]
+    return [title, "", "| | mIoU | seconds of a fit |", "|---|---|---|", *rows, ""]
 
 
 def _earlier(pack: str) -> dict:
