@@ -147,7 +147,7 @@ def test_loading_other_artifacts_raises(fitted, student, tmp_path):
     student.save(tmp_path / "student")
     with pytest.raises(BadArtifact, match="is an artifact of kind student, not segmenter"):
         Segmenter.load(tmp_path / "student")
-    with pytest.raises(BadArtifact, match="another recipe"):
+    with pytest.raises(BadArtifact, match="other settings or other data"):
         Student.load(tmp_path / "student", fingerprint="g")
     with pytest.raises(BadArtifact, match="no such folder"):
         Student.load(tmp_path / "nowhere")

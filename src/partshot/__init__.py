@@ -23,6 +23,7 @@ _MODULES = {
     "read_image": "partshot.data.images",
     "read_labels": "partshot.data.labels",
     "write_labels": "partshot.data.labels",
+    "open_representation": "partshot.represent.choose",
     "Segmenter": "partshot.segmenter",
     "Student": "partshot.student",
     "run": "partshot.tasks.run",

@@ -75,8 +75,8 @@ class Artifact:
             raise BadArtifact(f"{folder}: is an artifact of kind {card['kind']}, not {kind}")
         if fingerprint is not None and card.get("fingerprint") != fingerprint:
             raise BadArtifact(
-                f"{folder}: was made with another recipe ({card.get('fingerprint')}, now {fingerprint}); "
-                "use the settings it was made with, or delete it, or choose another --out"
+                f"{folder}: was made with other settings or other data; use those again, or delete it, or choose "
+                "another --out"
             )
         path = folder / "tensors.safetensors"
         try:

@@ -90,7 +90,7 @@ def demo(
     """Run the whole method on toy images.
 
     Makes the images, takes the labels of one and of ten, and ends with a report: first results within two minutes, all
-    of it in about seven minutes on two cores, without a network.
+    of it in about seven minutes on two cores, without internet access.
     """
     show(task_of("demo")(out=out, kind=kind, size=size, seed=seed, jobs=jobs))
 
@@ -239,7 +239,7 @@ def distill(
     kimg: Kimg = None,
     generated: Annotated[
         int,
-        typer.Option(min=1, metavar="INT", help="Labeled images that a teacher generates, if it reads a generator."),
+        typer.Option(min=1, metavar="INT", help="Labeled images that a teacher with a generator generates."),
     ] = 2000,
     older: Annotated[int | None, typer.Option("--drawn", hidden=True, help="--generated in partshot 0.1.")] = None,
     start: Annotated[
@@ -270,7 +270,9 @@ def predict(
     images: Annotated[Path, typer.Argument(help="Folder of images, or one image.")],
     out: Out,
     overlays: Annotated[bool, typer.Option("--overlays", help="Also write images with the parts in color.")] = False,
-    confidence: Annotated[bool, typer.Option("--confidence", help="Also write the probability of each label.")] = False,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Also write the probability of each pixel's label.")
+    ] = False,
     batch: Annotated[int, typer.Option(help="Images of one size that are predicted together.")] = 8,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict images again that already have a mask.")
@@ -309,8 +311,8 @@ def predict(
         max_megapixels=max_megapixels,
         refined=refine,
     )
-    for path, reason in summary.skipped[:_LISTED]:
-        typer.echo(f"warning: {path.name} skipped: {reason}", err=True)
+    for _, reason in summary.skipped[:_LISTED]:
+        typer.echo(f"warning: skipped: {reason}", err=True)
     if len(summary.skipped) > _LISTED:
         typer.echo(f"warning: {len(summary.skipped) - _LISTED} more skipped, see predictions.json", err=True)
     show(summary)
@@ -365,8 +367,8 @@ def run(
     representation: Annotated[
         str,
         typer.Option(
-            help="Of a few-shot teacher beside the student: none, auto, random, pixels, moco, simsiam, stylegan1, "
-            "stylegan2, a pretrained encoder (see `partshot encoders`), timm:NAME[@WEIGHTS]."
+            help="Representation of an additional few-shot teacher: none, auto, random, pixels, moco, simsiam, "
+            "stylegan1, stylegan2, a pretrained encoder (see `partshot encoders`), timm:NAME[@WEIGHTS]."
         ),
     ] = "none",
     size: Size = None,

@@ -16,9 +16,14 @@ Images = Annotated[Path, typer.Option("--images", "-i", help="Folder of images."
 Labels = Annotated[
     Path, typer.Option("--labels", "-l", help="Folder of masks, NAME.png for NAME.jpg; only some images need one.")
 ]
-Size = Annotated[int | None, typer.Option(help="Side in pixels that images are processed at; default: the preset's.")]
+Size = Annotated[
+    int | None, typer.Option(help="Side in pixels to which images are resized for training; default: the preset's.")
+]
 Kimg = Annotated[
-    float | None, typer.Option(help="Thousands of images (distill: of labeled ones) to see; default: the preset's.")
+    float | None,
+    typer.Option(
+        help="Training length in thousands of image views (distill: of labeled images); default: the preset's."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, metavar="INT", help="Seed of all random numbers.")]
 RgbMasks = Annotated[

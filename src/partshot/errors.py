@@ -56,12 +56,12 @@ def size_text(shape: Sequence[int]) -> str:
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """A question with the nearest known name; empty if none is near."""
-    close = difflib.get_close_matches(given, sorted(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(given, sorted(known), n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else ""
 
 
 def nearest(given: str, known: Iterable[str]) -> str:
-    """End of an error message about an unknown name: the nearest known name, and up to 20 known names."""
+    """End of an error message about an unknown name: the nearest known name, and up to 30 known names."""
     known = sorted(known)
-    rest = f" and {len(known) - 20} more" if len(known) > 20 else ""
-    return f"{did_you_mean(given, known)} known: {', '.join(known[:20])}{rest}".strip()
+    rest = f" and {len(known) - 30} more" if len(known) > 30 else ""
+    return f"{did_you_mean(given, known)} known: {', '.join(known[:30])}{rest}".strip()

@@ -208,10 +208,12 @@ def test_a_truncated_checkpoint_is_not_gone_on_from(student, drawn, tmp_path):
 def test_a_run_of_another_recipe_is_not_gone_on_from(student, drawn, tmp_path):
     shutil.copytree(student, tmp_path / "out")
     before = read_card(tmp_path / "out" / "student")
-    refused(DISTILL + " --seed 1", "another recipe", "choose another --out", toy=drawn, out=tmp_path / "out")
+    refused(
+        DISTILL + " --seed 1", "other settings or other data", "choose another --out", toy=drawn, out=tmp_path / "out"
+    )
     assert read_card(tmp_path / "out" / "student") == before
     shutil.rmtree(tmp_path / "out" / "student")
-    refused(DISTILL + " --seed 1", "checkpoint", "another recipe", toy=drawn, out=tmp_path / "out")
+    refused(DISTILL + " --seed 1", "checkpoint", "other settings or other data", toy=drawn, out=tmp_path / "out")
 
 
 def test_an_artifact_of_another_kind_is_refused(student, drawn, tmp_path):

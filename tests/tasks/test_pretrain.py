@@ -59,10 +59,10 @@ def test_a_folder_of_images_becomes_a_representation(folder, tmp_path):
     written = (made / "card.json").stat().st_mtime_ns
     assert train(folder, tmp_path / "out") == made
     assert (made / "card.json").stat().st_mtime_ns == written
-    with pytest.raises(BadArtifact, match="another recipe"):
+    with pytest.raises(BadArtifact, match="other settings or other data"):
         train(folder, tmp_path / "out", seed=1)
     (folder / "torn.png").unlink()
-    with pytest.raises(BadArtifact, match="another recipe"):
+    with pytest.raises(BadArtifact, match="other settings or other data"):
         train(folder, tmp_path / "out")
 
 
@@ -180,7 +180,7 @@ def test_a_trained_generator_is_gone_on_with(tmp_path):
     card = read_card(made)
     assert (card["started_from"], card["grow"], card["lr"]) == ("stylegan2 small", [], PRESETS["further"].lr)
     # What was made from another start is another run.
-    with pytest.raises(BadArtifact, match="another recipe"):
+    with pytest.raises(BadArtifact, match="other settings or other data"):
         pretrain("stylegan2", images, tmp_path / "second", start=made, **given)
     with pytest.raises(BadRecipe, match="first/representation: generates 32 px, which differs from --size 64"):
         pretrain("stylegan2", images, tmp_path / "third", start=first, **{**given, "size": 64})

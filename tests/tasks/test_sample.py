@@ -110,5 +110,5 @@ def test_from_samples_to_a_student_that_was_drawn_its_images(generator, labeled,
 
     options = {"size": 32, "kimg": 0.032, "drawn": 6, "quiet": True}
     assert distill(images, masks, tmp_path / "student", teacher=tmp_path / "teacher", **options).is_dir()
-    with pytest.raises(BadArtifact, match="other settings|another recipe"):
+    with pytest.raises(BadArtifact, match="other settings|other settings or other data"):
         distill(images, masks, tmp_path / "student", teacher=tmp_path / "teacher", **{**options, "drawn": 5})

@@ -154,9 +154,9 @@ def test_ctrl_c_finishes_the_step_and_saves_it(whole, tmp_path):
 
 
 def test_another_recipe_is_refused(whole, tmp_path):
-    with pytest.raises(BadArtifact, match="another recipe"):
+    with pytest.raises(BadArtifact, match="other settings or other data"):
         train(whole[0], fingerprint="other")
-    with pytest.raises(BadArtifact, match="another recipe"):
+    with pytest.raises(BadArtifact, match="other settings or other data"):
         train(whole[0], recipe=RECIPE.changed(batch=8))
     # The interval between checkpoints has no effect on the result, so a resumed run may have another one.
     train(whole[0], recipe=RECIPE.changed(checkpoint_seconds=5))

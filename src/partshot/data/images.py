@@ -54,9 +54,9 @@ class Stack:
     def warn_of_skipped(self) -> None:
         """Warns of skipped files with their number and the reason for the first."""
         if self.skipped:
-            path, reason = self.skipped[0]
+            _, reason = self.skipped[0]
             count = "1 image is" if len(self.skipped) == 1 else f"{len(self.skipped)} images are"
-            warnings.warn(f"{count} left out; first: {path.name}: {reason}", stacklevel=3)
+            warnings.warn(f"{count} left out; first: {reason}", stacklevel=3)
 
 
 def list_images(folder: Path | str, leave_out: Iterable[Path] = ()) -> list[Path]:
@@ -168,7 +168,7 @@ def read_stack(paths: Sequence[Path], size: int, skip_corrupt: bool = False) -> 
         return frames, ""
 
     outcomes: list[tuple[bool, str]] = []
-    ticker = Ticker("reading images", len(paths), 0, not sys.stderr.isatty(), SHOW_AFTER)
+    ticker = Ticker("read images", len(paths), 0, not sys.stderr.isatty(), SHOW_AFTER)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, ticker:
         for outcome in pool.map(fill, range(len(paths))):
             outcomes.append(outcome)
@@ -283,7 +283,7 @@ def _refuse_bomb(path: Path, pixels: int) -> None:
     if limit is None or pixels <= limit:
         return
     raise BadImage(
-        f"{path}: {pixels / 1e6:.0f} megapixels, the limit against decompression bombs is {limit / 1e6:.0f}; "
+        f"{path}: {pixels / 1e6:.3g} megapixels, over the limit of {limit / 1e6:.3g} against decompression bombs; "
         "scale it down, or if you trust it, raise the limit: predict --max-megapixels, PIL.Image.MAX_IMAGE_PIXELS"
     )
 

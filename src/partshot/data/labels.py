@@ -165,7 +165,7 @@ def _from_colors(path: Path, colors: np.ndarray, parts: PartSet | None, rgb: boo
         )
     known = np.isin(_pack(colors), list(_ids_by_color(parts)))
     if known.all():
-        raise BadLabels(f"mask {path} is RGB, not one channel of ids, in the colors of the parts; add --rgb-masks")
+        raise BadLabels(f"mask {path} is RGB; its colors are those of classes.json: add --rgb-masks")
     unknown = tuple(int(c) for c in colors[~known][0])
     raise BadLabels(
         f"mask {path} is RGB, not one channel of ids; {_EXPORT}, or give its colors, such as {unknown}, to the "

@@ -178,6 +178,8 @@ def find_pairs(
     for name in names or ():
         if name not in masks:
             raise BadLabels(f"'{name}' has no mask in {mask_folder}; {_closest(name, masks)}add {name}.png")
+    if not set(masks) & set(found) and mask_folder.resolve() == image_folder.resolve():
+        raise BadLabels(f"{mask_folder}: contains no mask beside an image: each PNG counts as a mask; give --labels")
     for name in names or masks:
         if name not in found:
             raise BadLabels(

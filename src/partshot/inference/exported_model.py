@@ -75,7 +75,9 @@ class ExportedModel:
 
 def _read(path: Path) -> bytes:
     if path.is_dir():
-        raise BadArtifact(f"{path}: is a folder; give an ONNX file, or create one with: partshot export")
+        inside = next(iter(sorted(path.glob("*.onnx"), key=lambda file: file.name != "student.onnx")), None)
+        cure = f"give {inside}" if inside else f"create an ONNX file with: partshot export {path} student.onnx"
+        raise BadArtifact(f"{path}: is a folder; {cure}")
     try:
         return path.read_bytes()
     except OSError as error:

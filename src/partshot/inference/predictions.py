@@ -66,7 +66,8 @@ def prepare_folder(
     "since" in the manifest: files written before this time (ns, in the clock of the file system) belong to another
     model or other options. "masks": names of the masks that partshot writes there, those of `images` included. Raises
     BadImage if the folder is a file or contains the images. Raises BadLabels, unless `overwrite`, for a mask of one of
-    the images that partshot did not predict, and for a classes.json of other parts in a folder without a manifest.
+    the images that partshot did not predict; and in a folder without a manifest for any mask, among which predictions
+    would be taken for labels, and for a classes.json of other parts.
     """
     out = paths.out
     if out.exists() and not out.is_dir():
@@ -78,6 +79,7 @@ def prepare_folder(
     if not overwrite:
         _refuse_foreign_masks([paths.labels(image) for image in images], predicted)
         if manifest is None:
+            _refuse_foreign_masks(sorted(out.glob("*.png")), predicted)
             _refuse_other_parts(out / "classes.json", model.parts)
     settings = {"sha256": model.sha256, "reading": options.to_dict()}
     masks = sorted(predicted | {paths.labels(image).name for image in images})

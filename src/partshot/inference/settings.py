@@ -4,6 +4,7 @@ Parses the options `--window`, `--scale` and `--refine`, and decides the windows
 windows are implemented in windows.py, edge refinement in refine.py.
 """
 
+import math
 from dataclasses import dataclass
 
 from partshot.errors import BadRecipe
@@ -36,14 +37,14 @@ class InferenceOptions:
         names = {"auto": None, "off": 0}
         try:
             side = names[window] if window in names else int(window)
+        except ValueError:
+            side = -1
+        if window not in names and not _MIN_WINDOW <= side <= _MAX_WINDOW:
+            raise BadRecipe(f"--window {window}: must be {_MIN_WINDOW} to {_MAX_WINDOW} pixels, or auto, or off")
+        try:
             scales = tuple(float(part) for part in str(scale).split(","))
         except ValueError:
-            raise BadRecipe(
-                f"window '{window}', scale '{scale}' given; a window is auto, off or a side in pixels, and a scale is "
-                "a number, or several as in 0.5,1,2"
-            ) from None
-        if window not in names and not _MIN_WINDOW <= side <= _MAX_WINDOW:
-            raise BadRecipe(f"--window {side}: must be {_MIN_WINDOW} to {_MAX_WINDOW} pixels, or auto, or off")
+            scales = (math.nan,)
         if not all(0.05 <= one <= 20 for one in scales):
             raise BadRecipe(f"--scale {scale}: must be numbers from 0.05 to 20, separated by commas")
         if side == 0 and scales != (1.0,):

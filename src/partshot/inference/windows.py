@@ -1,8 +1,8 @@
 """Sliding-window inference: a large image is predicted in overlapping windows at the scale of the training images.
 
 Windows overlap by half, and their votes are weighted by a smooth function that is highest at the window's center.
-Windows are predicted row by row, and only the votes of rows that later windows still cover are kept, so memory grows
-with the image's width, not with its height. The votes of several scales are averaged.
+Windows are predicted row by row, and only the votes of rows that later windows still cover are kept, so memory, beside
+that for image and mask, grows with the image's width only. The votes of several scales are averaged.
 """
 
 from collections.abc import Callable, Iterator, Sequence

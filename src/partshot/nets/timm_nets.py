@@ -54,4 +54,4 @@ def load_without_classifier(net: nn.Module, tensors: Mapping[str, torch.Tensor],
 
 def _nearest_models(name: str) -> str:
     found = timm.list_models(f"*{name.partition('_')[0]}*")
-    return did_you_mean(name, found) or "see timm.list_models()"
+    return did_you_mean(name, found) or "see partshot encoders, or timm.list_models()"

@@ -79,8 +79,8 @@ def estimate_in_words(expected: Expected | None, shots: int) -> str:
             f"Mean IoU in cross-validation: {expected.miou:.2f} ± {expected.error:.2f} (standard error). For each "
             f"fold, a student was trained without some of the {shots} labeled images, for {expected.share:.0%} of the "
             "schedule, and tested on those images. The final student, trained on all of them and for longer, is "
-            "usually better. The schedule was shortened (--minutes), so the usual correction does not apply. A "
-            "longer run gives better masks."
+            "usually better. This score is not corrected for that, because --minutes shortened the schedule. A longer "
+            "run gives better masks."
         )
     return (
         f"Expected mean IoU of the final student: {expected.miou:.2f} ± {expected.error:.2f} (standard error), "

@@ -44,7 +44,7 @@ def demo(
     out, began, cores = Path(out), time.monotonic(), available_cores()
     jobs = min(len(KS), cores if jobs is None else jobs)
     work = max(recipe.least, (size + STRIDE - 1) // STRIDE * STRIDE)
-    with Ticker("draw", recipe.images, 0, quiet) as ticker:
+    with Ticker("generate images", recipe.images, 0, quiet) as ticker:
         unlabeled = _unlabeled(kind, size, recipe.images, ticker)
     pool = toy_shots(kind, size, max(KS), seed=_LABELED + 10 * seed)
     test = toy_shots(kind, size, recipe.held_out, seed=_TEST)

@@ -26,7 +26,7 @@ class DistillOptions(Recipe):
 
     student: see nets.student, or "auto" (train/student_choice.py). preset: a row of distill_recipe.PRESETS; None takes
     the student's own. size: side of the images in pixels, a multiple of 32; kimg: horizon in thousands of labeled
-    images seen; each replaces the preset's. generated: images that a teacher which reads a generator generates and
+    images seen; each replaces the preset's. generated: images that a teacher with a generator generates and
     labels. start, snapshots: see `train_student.Training`. rgb_masks: labels are RGB images in the parts' colors.
     """
 
@@ -58,9 +58,9 @@ def distill(
     """Trains a student on the images in `images` and the masks in `labels`; returns out/student.
 
     teacher: the --out of `fit` or its segmenter/, whose soft labels of the unlabeled images start the student. A
-    teacher that reads a generator adds generated images with its labels instead (auto-shot). A student's folder is a
-    teacher, too, for a more compact student. None trains on the labels alone. changes: options by name, as in
-    `distill(..., kimg=3)`. Resumes a stopped training of the same settings.
+    teacher with a generator as its representation adds generated images with its labels instead (auto-shot). A
+    student's folder is a teacher, too, for a more compact student. None trains on the labels alone. changes: options by
+    name, as in `distill(..., kimg=3)`. Resumes a stopped training of the same settings.
 
     Warns when the teacher is not used, when the preset needs a generator, and when there are no unlabeled images.
     """
@@ -77,7 +77,7 @@ def distill(
     if few_shot is not None and not generates and (why := why_unused(few_shot, shots, recipe)):
         warnings.warn(f"the teacher in {teacher} is not used: {why}", stacklevel=1)
     if recipe.generated == 1 and not generates:
-        why = "is for a --teacher that reads a generator; the student is trained on the labeled images alone"
+        why = "is for a --teacher with a generator; the student is trained on the labeled images alone"
         warnings.warn(f"preset '{choice.preset}' {why}", stacklevel=1)
     if recipe.consistency is not None and len(unlabeled) <= len(shots):
         why = "contains only labeled images, so consistency adds nothing; add unlabeled images"

@@ -112,7 +112,7 @@ def doctor() -> Checkup:
         f"{platform.platform()}, {platform.machine()}",
         f"{available_cores()} cores, {_gigabytes(available_memory())} of memory",
         f"devices for training: {', '.join(['cpu', *devices]) if training else 'none, torch is not installed'}",
-        "predicting, serving:",
+        "prediction:",
         *(_line(findings[name], project) for name, project in CORE.items()),
         "training:" if training else f"training: not installed; to add it: {TRAIN_LINE}",
         *(_line(findings[name], project) for name, project in TRAIN.items() if training),

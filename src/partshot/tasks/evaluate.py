@@ -11,7 +11,7 @@ import numpy as np
 from partshot.artifact import write_json
 from partshot.data.labels import read_labels
 from partshot.data.shots import Pair, find_pairs, find_parts, read_pair
-from partshot.errors import BadArtifact, BadLabels, BadParts, nearest
+from partshot.errors import BadArtifact, BadLabels, BadParts
 from partshot.inference.exported_model import ExportedModel
 from partshot.metrics import Score, score
 from partshot.parts import PartSet
@@ -109,9 +109,9 @@ def _agreed(ours: PartSet | None, theirs: PartSet | None, model: Path, masks: Pa
 def _read_prediction(folder: Path, stem: str, parts: PartSet) -> np.ndarray:
     path = folder / f"{stem}.png"
     if not path.is_file():
-        there = sorted(p.name for p in folder.glob("*.png"))
-        hint = nearest(path.name, there[:20]) if there else "the folder holds no mask (*.png)"
-        raise BadLabels(f"{path}: no prediction for image '{stem}'; {hint}")
+        raise BadLabels(
+            f"{path}: no predicted mask for image '{stem}'; predict it: partshot predict MODEL IMAGES --out {folder}"
+        )
     return read_labels(path, parts)
 
 

@@ -10,6 +10,7 @@ from partshot.artifact import write_json
 from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Shots, find_pairs, load_pairs
 from partshot.data.symmetry import one_sided
+from partshot.errors import BadRecipe
 from partshot.evenly import evenly
 from partshot.metrics import Score, score_confusion
 from partshot.ops.images import as_tensors
@@ -97,6 +98,8 @@ def fit(
     store, size = open_store(options.cache), options.size
     found = cached(open_representation(representation), store)
     generates, latents = isinstance(found, StyleGAN), None
+    if size is not None and size < 1:
+        raise BadRecipe(f"--size {size}: must be 1 or more")
     if generates:
         # Each image is inverted once; augmented images would have to be inverted again in every step.
         recipe = recipe.changed(augment=None) if isinstance(recipe, FitHead) else recipe

@@ -131,7 +131,7 @@ def predict(
     manifest = prepare_folder(places, author, paths, options.overwrite, reading)
 
     todo = [path for path in paths if not places.done(path, manifest["since"])]
-    with pixel_limit(options.max_megapixels), Ticker("predicting", total=len(todo), done=0, quiet=quiet) as ticker:
+    with pixel_limit(options.max_megapixels), Ticker("predict masks", total=len(todo), done=0, quiet=quiet) as ticker:
         alone = _alone(network, todo, reading)
         together = [path for path in todo if path not in alone]
         skipped = _predict_together(network, together, places, reading, options.batch, ticker)

@@ -166,7 +166,7 @@ def _read(paths: Sequence[Path], size: int) -> np.ndarray:
 def _toy_images(preset: str, size: int, quiet: bool) -> np.ndarray:
     kind, count, seed = TOY_PRESETS[preset]
     images = np.empty((count, size, size, 3), np.uint8)
-    with Ticker(f"draw {kind}", count, 0, quiet) as ticker:
+    with Ticker(f"generate {kind}", count, 0, quiet) as ticker:
         for i in range(count):
             images[i] = draw(kind, size, seed, i)[0]
             ticker.tick(i + 1)

@@ -117,7 +117,9 @@ def run(
         kimg = stages.run("measure the training speed", lambda: kept(found.out / "pace.json", state, measure))
         plan = plan.lasting(kimg)
     results = _train_and_predict(found, plan, teacher, frozen, options, stages)
-    return write_run_report(title, found, plan, results, stages)
+    report = write_run_report(title, found, plan, results, stages)
+    print_status(f"masks: {found.out / 'masks'}; network: {found.out / 'student.onnx'}; {results.miou}", quiet)
+    return report
 
 
 def _folder_name(images: Path) -> str:
@@ -180,7 +182,7 @@ def _preview(found: Inputs, title: str, options: RunOptions, quiet: bool, stages
     if not options.preview or not is_due(found.out):
         return None
     first = stages.run("preview", lambda: preview(found.shots, found.paths, found.out, title, options.seed, quiet))
-    print_status(f"preview: {first}: {found.out / 'report.html'}", quiet)
+    print_status(f"{first}; first report: {found.out / 'report.html'}", quiet)
     return first.segmenter if _is_students(found.wishes.student.student) else None
 
 

@@ -75,9 +75,9 @@ def horizon(shots: Shots, recipe: Distill, images: np.ndarray, student: str, sec
         # The folds of an estimate train, too.
         folds = "its cross-validation, " if work.trainings > 1 else ""
         warnings.warn(
-            f"{max(left, 0) / 60:.1f} minutes are left; the shortest training, {folds}export and prediction take about "
-            f"{whole:.1f} on this machine and are run anyway. The masks will be poor, perhaps worse than the first "
-            "ones; give more --minutes",
+            f"--minutes is too short: the shortest training, {folds}export and prediction take about {whole:.1f} "
+            "minutes on this machine and are not shortened further. The masks will be poor, perhaps worse than those "
+            "of the preview; give more --minutes",
             stacklevel=2,
         )
     return max(LEAST_KIMG, round(kimg, 2))

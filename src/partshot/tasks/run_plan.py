@@ -103,7 +103,7 @@ def make_plan(inputs: Inputs) -> Plan:
     name = "random" if wishes.representation == "auto" else wishes.representation
     fit = facing_fit(FIT_PRESETS["fast"].changed(seed=wishes.seed), faces_one_way)
     return Plan(
-        images=len(inputs.paths),
+        images=len(inputs.paths) - len(inputs.stack.skipped),
         shots=len(shots),
         parts=shots.parts.names,
         mirror_pairs=tuple(f"{shots.parts.names[a]} / {shots.parts.names[b]}" for a, b in shots.parts.mirror),

@@ -56,6 +56,16 @@ class Results:
     checked: Checked | None = None
     expected: Estimate | None = None
 
+    @property
+    def miou(self) -> str:
+        """The student's mean IoU in a few words."""
+        if self.checked is not None:
+            return f"mean IoU on held-out masks {self.checked.miou:.2f} ± {self.checked.error:.2f}"
+        if self.expected is None:
+            return "mean IoU unknown"
+        how = "expected mean IoU" if self.expected.corrected else "mean IoU in cross-validation"
+        return f"{how} {self.expected.miou:.2f} ± {self.expected.error:.2f}"
+
 
 def write_run_report(title: str, inputs: Inputs, plan: Plan, results: Results, stages: Stages) -> Path:
     """Writes report.html and returns its path."""
@@ -84,7 +94,7 @@ def _quality(results: Results, shots: Shots, figures: Sequence[Figure]) -> list[
     headline = Headline(estimate_in_words(expected, len(shots)), figures)
     if expected is None:
         return [headline]
-    bars = f"cross-validation, not corrected: {expected.share:.0%} of the training, fewer labels"
+    bars = f"students of the cross-validation: {expected.share:.0%} of the training, fewer labels"
     return [headline, PartBars({bars: expected.folds.occurring})]
 
 

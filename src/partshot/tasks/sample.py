@@ -51,7 +51,7 @@ def sample(
             )
         if all((out / "images" / f"{name}.png").exists() for name in names):
             return out / "images"
-    with Ticker("sample", count, 0, quiet) as ticker:
+    with Ticker("generate samples", count, 0, quiet) as ticker:
         for first in range(0, count, _BATCH):
             latents = found.sample(seeds[first : first + _BATCH])
             with torch.no_grad():
@@ -74,7 +74,7 @@ def latents_of(generator: Generator, shots: Shots, images: Path | None = None, q
     folder = None if images is None else Path(images).parent / "latents"
     if folder is None or not folder.is_dir():
         print_status(
-            "no latents/ beside the images, as `partshot sample` writes: the images are inverted (seconds each)", quiet
+            "no latents/ of `partshot sample` beside the images, so they are inverted first (seconds per image)", quiet
         )
         return generator.latents(as_tensors(resize_images(shots.images, generator.size)))
     latents, known = Latents.load(folder), {name: i for i, name in enumerate(read_card(folder)["names"])}

@@ -15,7 +15,7 @@ def toy(kind: str, count: int, size: int, folder: Path | str, seed: int = 0) -> 
     Resumes after a stop; with a larger count, it adds the missing ones. See
     `partshot.toy.dataset.write_toy` for the layout and the errors.
     """
-    with Ticker(f"drawing {kind}", total=count, done=0, quiet=False) as ticker:
+    with Ticker(f"generate {kind}", total=count, done=0, quiet=False) as ticker:
         for done, _ in enumerate(writing_toy(kind, count, size, folder, seed), start=1):
             ticker.tick(done)
     extra = len(list((Path(folder) / "images").glob("*.png"))) - count

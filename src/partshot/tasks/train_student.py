@@ -157,7 +157,7 @@ def _labeled(shots: Shots, size: int) -> LabelSources:
 
 
 def _title(shots: Shots, sources: LabelSources) -> str:
-    title = f"training the student ({len(shots)} labeled image{'s' if len(shots) > 1 else ''})"
+    title = f"train the student ({len(shots)} labeled image{'s' if len(shots) > 1 else ''})"
     return title if sources.generated is None else f"{title} and {len(sources.generated[0])} generated images"
 
 

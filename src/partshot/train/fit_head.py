@@ -188,7 +188,7 @@ def leave_one_out(
         raise BadLabels("leave-one-out needs at least 2 labeled images, there is 1; label another one")
     folds = min(folds or len(shots), len(shots))
     total = np.zeros((len(shots.parts),) * 2, np.int64)
-    with Ticker("leave-one-out", folds, 0, quiet) as ticker:
+    with Ticker("cross-validate", folds, 0, quiet) as ticker:
         for fold in range(folds):
             model = fit(shots.subset([i for i in range(len(shots)) if i % folds != fold]))
             test = shots.subset([i for i in range(len(shots)) if i % folds == fold])

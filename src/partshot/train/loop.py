@@ -80,11 +80,11 @@ def run_loop(
     becomes NaN or infinite (the last good checkpoint stays), KeyboardInterrupt after Ctrl-C, once a checkpoint of that
     step is saved.
     """
-    if min(recipe.batch, recipe.devices) < 1 or recipe.kimg <= 0 or recipe.batch % recipe.devices:
-        raise BadRecipe(
-            f"{title}: batch {recipe.batch}, kimg {recipe.kimg}, devices {recipe.devices}: "
-            "all must be above 0, and batch a multiple of devices"
-        )
+    for setting in ("batch", "kimg", "devices"):
+        if getattr(recipe, setting) <= 0:
+            raise BadRecipe(f"{title}: {setting} {getattr(recipe, setting)}: must be above 0")
+    if recipe.batch % recipe.devices:
+        raise BadRecipe(f"{title}: batch {recipe.batch}: must be a multiple of devices ({recipe.devices})")
     run = _Run(
         title=title,
         folder=Path(out),
@@ -204,7 +204,7 @@ def _train(fabric: Fabric, objective: Objective, recipe: LoopRecipe, run: _Run, 
     # Process 0 alone writes files and shows progress.
     first = fabric.global_rank == 0
     if run.step:
-        seen = f"{run.step * recipe.batch:,} of {recipe.steps * recipe.batch:,} images"
+        seen = f"{run.step * recipe.batch:,} of {recipe.steps * recipe.batch:,} image views"
         print_status(f"{run.title}: resuming from the checkpoint at {seen}", run.quiet or not first)
     journal = Journal(run.folder / "journal.jsonl") if first else None
     if journal is not None:
