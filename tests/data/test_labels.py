@@ -85,7 +85,7 @@ def test_the_error_of_an_unknown_id_names_the_id_and_the_file(tmp_path):
 
 def test_rgb_masks_in_the_parts_colors_are_converted_on_request(tmp_path):
     path = save(tmp_path / "a.png", colored(IDS))
-    with pytest.raises(BadLabels, match=r"a\.png is RGB.*the colors of the parts; add --rgb-masks"):
+    with pytest.raises(BadLabels, match=r"a\.png is RGB; its colors are those of classes.json: add --rgb-masks"):
         read_labels(path, PARTS)
     np.testing.assert_array_equal(read_labels(path, PARTS, rgb=True), IDS)
     np.testing.assert_array_equal(read_labels(save(tmp_path / "b.png", colored(IDS), "RGBA"), PARTS, rgb=True), IDS)

@@ -34,8 +34,13 @@ def write_mask(out, image):
 def test_a_mask_drawn_by_hand_is_refused_also_beside_predictions(images, tmp_path):
     out = tmp_path / "masks"
     write_mask(out, images[2])
+    # Alone it is refused, too: with other masks beside it, they would be taken for labels.
+    with pytest.raises(BadLabels, match=r"hand\.png: was not predicted by partshot; .*--overwrite"):
+        prepare(out, images[1:2])
+    (out / "hand.png").unlink()
     prepare(out, images[1:2])
     write_mask(out, images[1])
+    write_mask(out, images[2])
     for model in (MODEL, ModelInfo("other", "0.1", PARTS)):
         with pytest.raises(BadLabels, match=r"hand\.png: was not predicted by partshot; .*--overwrite"):
             prepare(out, images, model)

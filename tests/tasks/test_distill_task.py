@@ -250,7 +250,7 @@ def test_only_some_images_are_read_and_broken_ones_are_told(toy, tmp_path, monke
 
 
 def test_what_a_preset_needs_and_has_not_is_told(toy, tmp_path):
-    with pytest.warns(UserWarning, match="for a --teacher that reads a generator"):
+    with pytest.warns(UserWarning, match="for a --teacher with a generator"):
         distilled(toy, tmp_path / "alone", preset="auto-shot", kimg=0.016)
     few = tmp_path / "few"
     few.mkdir()

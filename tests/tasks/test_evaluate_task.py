@@ -113,7 +113,7 @@ def test_results_are_those_of_the_scores_themselves(pack):
 
 def test_a_missing_prediction_is_named(pack):
     (pack / "predicted" / "b.png").rename(pack / "predicted" / "bb.png")
-    with pytest.raises(BadLabels, match=r"predicted/b.png: no prediction for image 'b'; did you mean 'bb.png'"):
+    with pytest.raises(BadLabels, match=r"predicted/b.png: no predicted mask for image 'b'; predict it"):
         evaluate(pack / "predicted", pack / "images", pack / "masks", pack / "out")
     assert not (pack / "out").exists()
 

@@ -59,7 +59,7 @@ def test_heads_on_the_frozen_encoder_are_allowed_for_and_not_fitted_to_measure(s
 
 def test_too_little_time_is_warned_of_with_what_it_takes(shots, images, monkeypatch):
     monkeypatch.setattr(pace, "_measured", lambda *_: (0.1, 0.03))
-    with pytest.warns(UserWarning, match=r"0\.2 minutes are left; .* take about \d\.\d on this machine"):
+    with pytest.warns(UserWarning, match=r"--minutes is too short: .* take about \d\.\d minutes on this machine"):
         assert horizon(shots, images, 10) == pace.LEAST_KIMG
 
 

@@ -197,9 +197,17 @@ def test_a_nonfinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_p
     assert [line["step"] for line in read_journal(tmp_path / "journal.jsonl")] == [5]
 
 
-@pytest.mark.parametrize("wrong", [{"devices": 3}, {"devices": 0}, {"batch": 0}, {"kimg": 0.0}])
-def test_invalid_settings_are_refused(tmp_path, wrong):
-    with pytest.raises(BadRecipe, match="multiple of devices"):
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"devices": 3}, r"must be a multiple of devices \(3\)"),
+        ({"devices": 0}, "devices 0: must be above 0"),
+        ({"batch": 0}, "batch 0: must be above 0"),
+        ({"kimg": 0.0}, "kimg 0.0: must be above 0"),
+    ],
+)
+def test_invalid_settings_are_refused(tmp_path, wrong, reason):
+    with pytest.raises(BadRecipe, match=reason):
         train(tmp_path, recipe=RECIPE.changed(**wrong))
 
 
