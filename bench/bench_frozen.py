@@ -147,7 +147,7 @@ def measure(pack: str, k: int, seed: int, rows: dict[str, Features], out: Path) 
             line = f"{row.method:16s} {row.score.miou:.3f} fit {row.fit_seconds:4.0f} s"
             print(f"{pack} k={row.k} seed={row.seed} {line} {time.strftime('%H:%M')}", flush=True)
 
-        done = rows_of(pack, name, features, out)
+        done = rows_of(pack, folder)
         kshot({name: method(pack, features, seed)}, pool, test, [k], [seed], splits, keep, done)
 
 
@@ -240,9 +240,8 @@ def folder_of(pack: str, name: str, features: Features, out: Path) -> Path:
     return out / pack / f"{name.replace(' ', '-')}-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
 
 
-def rows_of(pack: str, name: str, features: Features, out: Path) -> list[Row]:
+def rows_of(pack: str, folder: Path) -> list[Row]:
     """The rows measured so far, here or in an earlier run that committed them."""
-    folder = folder_of(pack, name, features, out)
     return read_rows(folder, committed_rows(pack, folder))
 
 
@@ -257,9 +256,10 @@ def report(out: Path, rows: dict[str, Features]) -> None:
     for pack in PACKS:
         found = []
         for name, features in rows.items():
-            measured = rows_of(pack, name, features, out)
+            folder = folder_of(pack, name, features, out)
+            measured = rows_of(pack, folder)
             if measured:
-                commit_rows(measured, committed_rows(pack, folder_of(pack, name, features, out)))
+                commit_rows(measured, committed_rows(pack, folder))
             found += measured
         whole = whole and len(found) >= len(ROWS) * len(KS) * len(SEEDS)
         if not found:

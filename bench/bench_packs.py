@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench_rows import DATA, RESULTS, commit_rows, names, numbers, read_rows
+from bench_rows import DATA, RESULTS, commit_rows, names, numbers, own_rows, read_rows
 from partshot.benchmark.baselines import predictor
 from partshot.benchmark.datasets import Dataset, open_dataset
 from partshot.benchmark.kshot import Row, kshot, table_to_dict, tabulate
@@ -32,7 +32,7 @@ from partshot.tasks.train_student import Training, train_student, without_flips
 from partshot.train.distill_recipe import PRESETS, Distill
 from partshot.train.fit_points import PRESETS as POINTS
 from partshot.train.forest import Forest
-from partshot.train.journal import Journal, read_journal
+from partshot.train.journal import Journal
 from partshot.train.student_choice import student_recipe
 from partshot.workers import workers
 
@@ -78,25 +78,29 @@ def main() -> None:
     args = parser.parse_args()
     if args.equal_time:
         out = args.out / "equal-time"
-        measure_all([(pack, EQUAL_TIME_K, EQUAL_TIME_SPLIT, row) for row in ROWS for pack in PACKS], out, args.jobs)
+        todo = [(pack, EQUAL_TIME_K, EQUAL_TIME_SPLIT, row) for row in ROWS for pack in PACKS]
+        # Earlier rows were timed under another load.
+        measure_all(todo, out, args.jobs, own_rows)
         commit_equal_time(out)
     else:
         # One split after the other, so that a stopped run has complete splits to show.
         order = [(row, split) for row in args.rows for split in args.splits]
         todo = [(pack, k, split, row) for row, split in order for pack in args.packs for k in args.ks]
-        measure_all(todo, args.out, args.jobs)
+        measure_all(todo, args.out, args.jobs, rows_of)
     report(args.out)
 
 
-def measure_all(todo: list[tuple[str, int, int, str]], out: Path, jobs: int) -> None:
-    """Measures (pack, k, split, row), as many at a time as there are jobs."""
+def measure_all(
+    todo: list[tuple[str, int, int, str]], out: Path, jobs: int, known: Callable[[Path], list[Row]]
+) -> None:
+    """Measures (pack, k, split, row), as many at a time as there are jobs. known: the rows of a folder."""
     with workers(jobs) as pool:
-        for done in [pool.submit(measure, *one, out) for one in todo]:
+        for done in [pool.submit(measure, *one, out, known(folder_of(*one, out))) for one in todo]:
             done.result()
 
 
-def measure(pack: str, k: int, split: int, row: str, out: Path) -> None:
-    """Measures one method on one split of a pack."""
+def measure(pack: str, k: int, split: int, row: str, out: Path, known: list[Row]) -> None:
+    """Measures one method on one split of a pack, unless its row is known."""
     torch.set_num_threads(1)
     dataset = open_dataset(str(DATA / pack), out / "fields", quiet=True)
     folder = folder_of(pack, k, split, row, out)
@@ -109,8 +113,7 @@ def measure(pack: str, k: int, split: int, row: str, out: Path) -> None:
         print(f"{pack} k={k} split={split} {line}", flush=True)
 
     method = {row: ROWS[row](dataset, pack, folder, split)}
-    done = _own_rows(folder) if out.name == "equal-time" else rows_of(folder)
-    kshot(method, dataset.pool, dataset.test, [k], [split], dataset.splits, keep, done)
+    kshot(method, dataset.pool, dataset.test, [k], [split], dataset.splits, keep, known)
 
 
 def _student(name: str, recipe_of: Callable[[str], Distill], with_images: bool = True) -> Callable:
@@ -178,10 +181,6 @@ def rows_of(folder: Path) -> list[Row]:
     return [row for row in read_rows(folder, committed_rows(folder)) if (row.k, row.seed) == (k, split)]
 
 
-def _own_rows(folder: Path) -> list[Row]:
-    return [Row.from_dict(line) for line in read_journal(folder / "rows.jsonl")]
-
-
 def committed_rows(folder: Path) -> Path:
     """The committed file of all rows of one method, pack and recipe."""
     return RESULTS / "rows" / f"{folder.parent.name}.jsonl"
@@ -223,7 +222,7 @@ def commit_equal_time(out: Path) -> None:
     """Writes the rows of the second table: pack -> method -> mIoU and seconds."""
     found = {}
     for pack in PACKS:
-        rows = [row for name in ROWS for row in _own_rows(folder_of(pack, EQUAL_TIME_K, EQUAL_TIME_SPLIT, name, out))]
+        rows = [row for name in ROWS for row in own_rows(folder_of(pack, EQUAL_TIME_K, EQUAL_TIME_SPLIT, name, out))]
         found[pack] = {row.method: {"miou": row.score.miou, "seconds": row.fit_seconds} for row in rows}
     EQUAL_TIME.write_text(json.dumps(found, indent=1), encoding="utf-8")
 

@@ -23,9 +23,14 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
+def own_rows(folder: Path) -> list[Row]:
+    """The rows in folder/rows.jsonl."""
+    return [Row.from_dict(line) for line in read_journal(folder / "rows.jsonl")]
+
+
 def read_rows(folder: Path, committed: Path) -> list[Row]:
     """The rows in folder/rows.jsonl, and those of the committed file that are not among them."""
-    own = [Row.from_dict(line) for line in read_journal(folder / "rows.jsonl")]
+    own = own_rows(folder)
     known = {(row.method, row.k, row.seed) for row in own}
     earlier = (Row.from_dict(line) for line in read_journal(committed))
     return own + [row for row in earlier if (row.method, row.k, row.seed) not in known]

@@ -8,6 +8,7 @@ from partshot.data.images import resize_image
 from partshot.errors import BadArtifact
 from partshot.export import ExportWrapper, check_batches, export_onnx
 from partshot.inference.exported_model import FORMAT, ExportedModel
+from partshot.nets.student import Offset
 from partshot.parts import PartSet
 
 PARTS = PartSet.of("background", "left wing", "right wing")
@@ -152,3 +153,20 @@ def test_newer_foreign_and_damaged_files_raise(exported, tmp_path):
         ExportedModel(tmp_path / "missing.onnx")
     with pytest.raises(BadArtifact, match="folder"):
         ExportedModel(tmp_path)
+
+
+def test_the_same_network_is_exported_once(net, tmp_path, monkeypatch):
+    path = export_onnx(net, PARTS, SIZE, tmp_path / "student.onnx")
+    with monkeypatch.context() as patch:
+        patch.setattr("partshot.export._to_onnx", lambda *_: pytest.fail("exported again"))
+        assert export_onnx(net, PARTS, SIZE, path) == path
+        for other in (
+            {"net": Offset(net, [0.0, 0.0, 1.0]).eval()},
+            {"parts": PartSet.of("a", "b", "c")},
+            {"native": 9},
+        ):
+            with pytest.raises(pytest.fail.Exception, match="exported again"):
+                export_onnx(**{"net": net, "parts": PARTS, "size": SIZE, "path": path, **other})
+    # A truncated file is written again.
+    path.write_bytes(path.read_bytes()[:100])
+    assert ExportedModel(export_onnx(net, PARTS, SIZE, path)).source

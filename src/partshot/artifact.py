@@ -93,9 +93,7 @@ class Artifact:
 
 def _refuse_other_files(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    others = sorted(names - _REPLACEABLE)
-    if names and "card.json" not in names:
-        others = sorted(names)
+    others = sorted(names - _REPLACEABLE if "card.json" in names else names)
     if others:
         raise BadArtifact(
             f"{folder}: contains other files, which would be lost, such as {others[0]}; choose another folder"

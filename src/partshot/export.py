@@ -6,10 +6,11 @@ of the graph, so that all programs that use the file do them in the same way.
 
 import contextlib
 import copy
+import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ import partshot
 from partshot.artifact import replacing_file
 from partshot.data.images import resize_images
 from partshot.errors import BadArtifact, MissingExtra
-from partshot.inference.exported_model import INPUT, OUTPUTS, ExportedModel, model_metadata
+from partshot.inference.exported_model import INPUT, OUTPUTS, SOURCE, ExportedModel, model_metadata
 from partshot.nets.student import STRIDE
 from partshot.parts import PartSet
 
@@ -80,7 +81,7 @@ def export_onnx(
     squashed: bool = True,
     native: int | None = None,
 ) -> Path:
-    """Writes a network as one ONNX file, atomically.
+    """Writes a network as one ONNX file, atomically, unless the file is an export of the same network already.
 
     net: float [b, 3, h', w'] in [-1, 1] -> logits [b, len(parts), ., .] at any size; it is not modified. Its input is a
     square of `size` if `squashed`, otherwise of the size that letterbox.input_size returns for a long side of `size`.
@@ -96,11 +97,31 @@ def export_onnx(
     """
     path = Path(path)
     wrapped = ExportWrapper(copy.deepcopy(net).cpu().float().to(memory_format=torch.contiguous_format), size, squashed)
-    blob = _to_onnx(wrapped.eval(), model_metadata(parts, size, partshot.__version__, squashed, native), path)
+    metadata = model_metadata(parts, size, partshot.__version__, squashed, native)
+    metadata[SOURCE] = _fingerprint(wrapped, metadata)
+    if _is_exported(path, metadata[SOURCE]):
+        return path
+    blob = _to_onnx(wrapped.eval(), metadata, path)
     with replacing_file(path) as temporary:
         temporary.write_bytes(blob)
         _compare(wrapped, ExportedModel(temporary), check_batches(sample, size), path)
     return path
+
+
+def _fingerprint(wrapped: ExportWrapper, metadata: Mapping[str, str]) -> str:
+    """Hex digits, equal for the same layers, weights and metadata."""
+    digest = hashlib.sha256(f"{wrapped}/{sorted(metadata.items())}".encode())
+    # With buffers that a state dict leaves out, such as class offsets.
+    for name, tensor in (*wrapped.named_parameters(), *wrapped.named_buffers()):
+        digest.update(name.encode() + tensor.detach().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_exported(path: Path, fingerprint: str) -> bool:
+    try:
+        return path.is_file() and ExportedModel(path).source == fingerprint
+    except BadArtifact:
+        return False
 
 
 def check_batches(sample: Sequence[np.ndarray], size: int) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Segmenter: the few-shot model, a head on a frozen representation, fitted to a few labeled images in seconds.
+"""Segmenter: the few-shot model, a head on a frozen representation, fitted to a few labeled images.
 
 It follows scikit-learn's conventions: `predict` before `fit` raises NotFitted, and a second `fit` starts from scratch.
 A saved segmenter predicts the same after loading, bit for bit. The distilled network is student.py's `Student`.

@@ -310,3 +310,10 @@ def test_find_pairs_returns_names_and_paths(tmp_path):
     pack = write_pack(tmp_path)
     pairs = find_pairs(pack / "masks", pack / "images", names=["dog"])
     assert pairs == [("dog", pack / "images" / "dog.png", pack / "masks" / "dog.png")]
+
+
+def test_every_shot_is_left_out_by_one_fold(ten):
+    two, five = ten.subset([0, 1]), ten.subset(range(5))
+    assert ten.subset([0]).folds(3) == [] and two.folds(3) == [[0], [1]]
+    assert five.folds(3) == [[0, 3], [1, 4], [2]]
+    assert five.without([0, 3]).names == tuple(five.names[i] for i in (1, 2, 4))

@@ -27,7 +27,7 @@ from partshot.represent.resnet import random_resnet
 from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter
 from partshot.toy.dataset import toy_shots
-from partshot.train.fit_head import FitHead, fit_head, leave_one_out
+from partshot.train.fit_head import FitHead, cross_validate, fit_head
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_features_are_computed_once_for_other_labels_and_more_shots(encoder, tmp
     assert fit(shots)[0] == 1 + 8
     # Leave-one-out uses up to twelve views of each other shot.
     before = store.extracted
-    leave_one_out(
+    cross_validate(
         lambda some: Segmenter(cached_encoder, shots.parts, "linear", 32, recipe).fit(some, quiet=True), shots
     )
     assert store.extracted - before <= 12 - 8 + 3

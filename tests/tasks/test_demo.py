@@ -104,7 +104,15 @@ def test_another_size_in_the_same_folder_is_refused(made, monkeypatch):
         demo(made, size=64, quiet=True, recipe=FEW)
 
 
-def test_other_kinds_have_the_encoder_route_only_without_an_encoder_from_random_initialization(tmp_path, monkeypatch):
+@pytest.fixture
+def quick_export(monkeypatch, pixel_model):
+    """An export in no time: fixture `made` has a real one."""
+    monkeypatch.setattr("partshot.tasks.demo.export", lambda student, onnx, _: pixel_model(onnx, parts=student.parts))
+
+
+def test_other_kinds_have_the_encoder_route_only_without_an_encoder_from_random_initialization(
+    tmp_path, monkeypatch, quick_export
+):
     small(monkeypatch)
     monkeypatch.setattr("partshot.train.student_choice.default_encoder", lambda: None)
     demo(tmp_path, kind="cars", size=32, quiet=True, recipe=FEW)
@@ -115,7 +123,7 @@ def test_other_kinds_have_the_encoder_route_only_without_an_encoder_from_random_
     assert "no pretrained encoder is on this machine" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_both_numbers_of_labels_may_be_trained_in_parallel(tmp_path, monkeypatch):
+def test_both_numbers_of_labels_may_be_trained_in_parallel(tmp_path, monkeypatch, quick_export):
     # Not in this process: others do not have this patch.
     monkeypatch.setattr("partshot.tasks.train_student.run_loop", lambda *_, **__: pytest.fail("trained here"))
     demo(tmp_path, kind="horses", size=32, quiet=True, recipe=FEW, jobs=2)

@@ -177,7 +177,7 @@ def test_a_teacher_is_asked_only_when_it_will_be_heard(toy, teacher, tmp_path, m
 )
 def test_an_unused_teacher_is_reported(toy, teacher, tmp_path, monkeypatch, preset, least, why):
     monkeypatch.setattr(teacher_rules, "MIN_TEACHER_MIOU", least)
-    with pytest.warns(UserWarning, match=f"the teacher in .* is not used: .*{why}"):
+    with pytest.warns(UserWarning, match=f"the few-shot teacher is not used: .*{why}"):
         distilled(toy, tmp_path, teacher=teacher, preset=preset)
 
 

@@ -6,7 +6,7 @@ import pytest
 from partshot.student import Prediction
 from partshot.tasks import estimate as task
 from partshot.tasks import train_student as train_student_module
-from partshot.tasks.estimate import FOLDS, SHARE, estimate, expected, folds_of
+from partshot.tasks.estimate import FOLDS, SHARE, estimate, expected
 from partshot.tasks.train_student import Training, train_student
 from partshot.toy.dataset import toy_shots
 from partshot.train.distill_recipe import PRESETS
@@ -109,8 +109,3 @@ def test_folds_of_other_labels_are_trained_again(images, tmp_path, monkeypatch):
     other = toy_shots("faces", 32, 2, seed=5)
     assert estimate(other, RECIPE.changed(kimg=0.016), tmp_path, images, Training(), quiet=True) is not None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["estimate.json", "labels.txt"]
-
-
-def test_every_shot_is_left_out_by_one_fold():
-    assert folds_of(1) == [] and folds_of(2) == [[0], [1]]
-    assert folds_of(5) == [[0, 3], [1, 4], [2]]

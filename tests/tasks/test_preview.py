@@ -84,9 +84,10 @@ def test_a_run_previews_trains_from_the_encoder_and_replaces_all(toy, tmp_path, 
         return found
 
     monkeypatch.setattr("partshot.tasks.run.preview", looked)
-    # tests/tasks/test_compact.py exports a real one.
-    compact = "partshot.tasks.compact.export"
-    monkeypatch.setattr(compact, lambda student, onnx, _: pixel_model(onnx, parts=student.parts))
+    # tests/tasks/test_compact.py exports real ones.
+    for module in ("run", "compact"):
+        name = f"partshot.tasks.{module}.export"
+        monkeypatch.setattr(name, lambda student, onnx, _: pixel_model(onnx, parts=student.parts))
     run(toy / "images", toy / "masks", tmp_path, quiet=True, compacted=True)
     manifest = json.loads((tmp_path / "masks" / MANIFEST).read_text())
     assert len(seen) == 1 and len(seen[0]) == 10 and not manifest["sha256"].startswith("preview")

@@ -21,8 +21,8 @@ from partshot.train.fit_head import (
     FitHead,
     as_tensors,
     class_weights,
+    cross_validate,
     fit_head,
-    leave_one_out,
     pixel_loss,
 )
 
@@ -171,10 +171,10 @@ def fit_linear(shots):
 
 def test_leave_one_out_counts_every_pixel_of_every_shot_once():
     shots = disks(4)
-    pooled = leave_one_out(fit_linear, shots)
+    pooled = cross_validate(fit_linear, shots)
     assert pooled.sum() == 4 * 24 * 24
     assert np.trace(pooled) > 0.97 * pooled.sum()
-    assert leave_one_out(fit_linear, shots, folds=2).sum() == pooled.sum()
+    assert cross_validate(fit_linear, shots, folds=2).sum() == pooled.sum()
 
 
 def test_leave_one_out_never_fits_on_the_shot_it_predicts():
@@ -182,7 +182,7 @@ def test_leave_one_out_never_fits_on_the_shot_it_predicts():
     shots = disks(4)
     odd = np.ascontiguousarray(shots.images[3][..., ::-1])
     shots = Shots((*shots.images[:3], odd), shots.labels, shots.names, PARTS)
-    pooled = leave_one_out(fit_linear, shots)
+    pooled = cross_validate(fit_linear, shots)
     odd_disk = int((shots.labels[3] == 1).sum())
     assert pooled[1, 2] >= odd_disk - 2
     assert pooled[1, 1] >= pooled[1].sum() - odd_disk - 5
@@ -199,11 +199,11 @@ def test_leave_one_out_scores_what_the_models_predict():
             return [SimpleNamespace(labels=np.full(image.shape[:2], 2, np.uint8)) for image in images]
 
     seen, shots = [], disks(2)
-    pooled = leave_one_out(Constant, shots)
+    pooled = cross_validate(Constant, shots)
     assert seen == [("disks-1",), ("disks-0",)]
     assert pooled[:, 2].sum() == pooled.sum() == 2 * 24 * 24
 
 
 def test_leave_one_out_needs_two_shots():
     with pytest.raises(BadLabels, match="label another"):
-        leave_one_out(fit_linear, disks(1))
+        cross_validate(fit_linear, disks(1))

@@ -87,6 +87,15 @@ class Shots:
         """The median long side of the images, in pixels."""
         return int(np.median([max(image.shape[:2]) for image in self.images]))
 
+    def folds(self, most: int) -> list[list[int]]:
+        """The indices that each of at most `most` folds of a cross-validation leaves out; no folds of one shot."""
+        count = min(most, len(self)) if len(self) > 1 else 0
+        return [list(range(fold, len(self), count)) for fold in range(count)]
+
+    def without(self, indices: Sequence[int]) -> "Shots":
+        """The shots that are not at these indices."""
+        return self.subset([i for i in range(len(self)) if i not in indices])
+
     def sample(self, k: int, seed: int) -> "Shots":
         """The first k shots of a random permutation by the seed, so samples of the same seed are nested.
 

@@ -18,6 +18,8 @@ from partshot.parts import PartSet
 
 INPUT = "images"
 OUTPUTS = ("labels", "confidence")
+SOURCE = "partshot.source"
+"""Metadata key: fingerprint of the network that was exported."""
 FORMAT = 1
 """Version of the file format; increased when older versions of partshot cannot run new files."""
 
@@ -45,7 +47,7 @@ class ExportedModel:
     parts: the PartSet of its labels. size: long side of the network's input in pixels. squashed: whether the input is
     always a square, as in files of older versions; otherwise the aspect ratio is kept. native: typical long side of the
     original training images in pixels, None if the file does not have it. sha256: of the file, hex. version: of the
-    partshot that exported it.
+    partshot that exported it. source: fingerprint of the network that was exported, "" if the file does not have it.
 
     Raises BadArtifact if the file is missing, truncated, not ONNX, or not exported by partshot.
     """
@@ -58,6 +60,7 @@ class ExportedModel:
         meta = self._session.get_modelmeta().custom_metadata_map
         self.parts, self.size, self.version, self.native = _read_metadata(path, meta)
         self.squashed = meta.get("partshot.aspect") != "kept"
+        self.source = meta.get(SOURCE, "")
         self.path = path
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ The manifest lets an interrupted prediction continue, and protects masks made by
 
 import json
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,9 +77,8 @@ def prepare_folder(
     manifest = _read_manifest(out / MANIFEST)
     predicted = _predicted_masks(out, manifest)
     if not overwrite:
-        _refuse_foreign_masks([paths.labels(image) for image in images], predicted)
+        refuse_foreign_masks(paths, images)
         if manifest is None:
-            _refuse_foreign_masks(sorted(out.glob("*.png")), predicted)
             _refuse_other_parts(out / "classes.json", model.parts)
     settings = {"sha256": model.sha256, "reading": options.to_dict()}
     masks = sorted(predicted | {paths.labels(image).name for image in images})
@@ -119,8 +118,14 @@ def _predicted_masks(out: Path, manifest: dict | None) -> set[str]:
     return set(manifest.get("masks", (path.name for path in out.glob("*.png"))))
 
 
-def _refuse_foreign_masks(masks: Sequence[Path], predicted: Set[str]) -> None:
-    # Never overwrite masks made by hand: they cannot be regenerated.
+def refuse_foreign_masks(paths: OutputPaths, images: Sequence[Path]) -> None:
+    """Raises BadLabels for a mask of one of the images that partshot did not predict: it cannot be regenerated.
+
+    In a folder without a manifest, for any mask: predictions beside it would be taken for labels.
+    """
+    manifest = _read_manifest(paths.out / MANIFEST)
+    predicted = _predicted_masks(paths.out, manifest)
+    masks = sorted(paths.out.glob("*.png")) if manifest is None else [paths.labels(image) for image in images]
     for mask in masks:
         if mask.name not in predicted and mask.exists():
             raise BadLabels(

@@ -64,7 +64,7 @@ class Checked:
 def check_pairs(
     folder: Path | str, images: Path | str, labeled: Sequence[Pair], parts: PartSet, rgb_masks: bool = False
 ) -> list[Pair]:
-    """The check masks and their images, each read once to check that it can be scored.
+    """The held-out masks and their images, each read once to check that it can be scored.
 
     folder: the held-out masks, NAME.png; may be the images' own folder. labeled, parts: of the labels that the student
     learns from.

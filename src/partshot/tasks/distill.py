@@ -15,7 +15,7 @@ from partshot.evenly import evenly
 from partshot.recipe import Recipe
 from partshot.segmenter import Segmenter
 from partshot.student import Student
-from partshot.tasks.teacher_rules import GENERATED, reads_generator, why_unused
+from partshot.tasks.teacher_rules import GENERATED, reads_generator
 from partshot.tasks.train_student import MOST_IMAGES, Teachers, Training, train_student, without_flips
 from partshot.tasks.trained import find_student
 from partshot.train.student_choice import AUTO, choose_student, student_recipe
@@ -74,8 +74,6 @@ def distill(
     recipe = without_flips(recipe, unlabeled)
     few_shot = None if teacher is None else _load_teacher(Path(teacher))
     generates = few_shot is not None and reads_generator(few_shot)
-    if few_shot is not None and not generates and (why := why_unused(few_shot, shots, recipe)):
-        warnings.warn(f"the teacher in {teacher} is not used: {why}", stacklevel=1)
     if recipe.generated == 1 and not generates:
         why = "is for a --teacher with a generator; the student is trained on the labeled images alone"
         warnings.warn(f"preset '{choice.preset}' {why}", stacklevel=1)

@@ -90,11 +90,10 @@ def estimate(
     # Before the first fold, so that folds of other labels, left by a stop, are not taken for a training to resume.
     stage_folder(out, state)
     short = recipe.changed(kimg=recipe.kimg * SHARE)
-    folds, labels = folds_of(len(shots)), [np.empty(0)] * len(shots)
+    folds, labels = shots.folds(FOLDS), [np.empty(0)] * len(shots)
     for fold, held in enumerate(folds):
-        kept = shots.subset([i for i in range(len(shots)) if i not in held])
         print_status(f"estimate: fold {fold + 1} of {len(folds)}", quiet)
-        trained = train_student(kept, short, out / f"fold-{fold}", images, training, quiet=quiet)
+        trained = train_student(shots.without(held), short, out / f"fold-{fold}", images, training, quiet=quiet)
         for i, found in zip(held, trained.predict([shots.images[i] for i in held]), strict=True):
             labels[i] = found.labels
     found = score(shots.labels, labels, shots.parts, shots.names)
@@ -106,12 +105,6 @@ def estimate(
     for fold in range(len(folds)):
         shutil.rmtree(out / f"fold-{fold}", ignore_errors=True)
     return result
-
-
-def folds_of(shots: int) -> list[list[int]]:
-    """The indices that each fold leaves out; none with one shot, which cannot be cross-validated."""
-    count = min(FOLDS, shots) if shots > 1 else 0
-    return [list(range(fold, shots, count)) for fold in range(count)]
 
 
 def expected(folds: float, remaining: float = REMAINING) -> float:

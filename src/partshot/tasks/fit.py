@@ -1,4 +1,4 @@
-"""fit: from a few labeled images and a representation to a few-shot teacher on disk, in seconds."""
+"""fit: from a few labeled images and a representation to a few-shot teacher on disk."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter
 from partshot.tasks.sample import latents_of
 from partshot.train.fit_ensemble import FitEnsemble
-from partshot.train.fit_head import FitHead, leave_one_out
+from partshot.train.fit_head import FitHead, cross_validate
 from partshot.train.fit_points import FitPoints
 from partshot.train.fitting import Fit, fit_presets
 
@@ -196,5 +196,5 @@ def cross_validated_score(
     def fit_to(some: Shots) -> Segmenter:
         return Segmenter(representation, shots.parts, head, size, recipe).fit(some, quiet=True)
 
-    counts = leave_one_out(fit_to, shots, folds=_FOLDS, quiet=quiet)
+    counts = cross_validate(fit_to, shots, folds=_FOLDS, quiet=quiet)
     return score_confusion(counts, shots.parts)

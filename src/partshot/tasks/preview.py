@@ -1,6 +1,6 @@
 """preview: first masks of a folder within a minute, by a frozen pretrained encoder, before the student is trained.
 
-A small head is fitted to the labeled images in seconds and predicts the folder, evenly spaced images first, until the
+A small head is fitted to the labeled images and predicts the folder, evenly spaced images first, until the
 time is up. The student's masks and report replace these.
 """
 

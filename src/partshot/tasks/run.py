@@ -13,7 +13,7 @@ from partshot.data.images import list_images, read_stack
 from partshot.data.shots import Pair, Shots, find_pairs, load_pairs, mask_files
 from partshot.errors import BadLabels, BadRecipe
 from partshot.evenly import evenly
-from partshot.inference.predictions import MANIFEST
+from partshot.inference.predictions import OutputPaths, refuse_foreign_masks
 from partshot.nets.student import build_student
 from partshot.pretext.stylegan2 import check_image_count
 from partshot.progress import print_status
@@ -24,7 +24,7 @@ from partshot.represent.stylegan import StyleGAN
 from partshot.segmenter import Segmenter
 from partshot.tasks.check import check, check_pairs
 from partshot.tasks.compact import compact
-from partshot.tasks.estimate import SHARE, estimate, folds_of
+from partshot.tasks.estimate import FOLDS, SHARE, estimate
 from partshot.tasks.export import export
 from partshot.tasks.fit import teacher_names
 from partshot.tasks.predict import predict
@@ -141,7 +141,8 @@ def _inputs(images: Path, labels: Path, out: Path, representation: str, options:
     recipe = student_recipe(options.size, choice.preset, shots.native)
     masks = [pair.mask for pair in (*pairs, *checks)]
     paths = list_images(images, leave_out=masks)
-    _refuse_to_overwrite(out / "masks", masks, paths)
+    _refuse_labels_in(out / "masks", masks)
+    refuse_foreign_masks(OutputPaths(out / "masks", False, False), paths)
     generates = _refuse_unknown(representation, choice, shots, len(paths))
     some = evenly(paths, MOST_IMAGES)
     stack = stages.run(_READ, lambda: read_stack(some, recipe.size, skip_corrupt=True))
@@ -150,15 +151,11 @@ def _inputs(images: Path, labels: Path, out: Path, representation: str, options:
     return Inputs(images, out, shots, checks, masks, paths, stack, wishes)
 
 
-def _refuse_to_overwrite(folder: Path, masks: Sequence[Path], images: Sequence[Path]) -> None:
-    """Raises BadLabels where predictions, which go to `folder`, would replace labels or other masks made by hand."""
+def _refuse_labels_in(folder: Path, masks: Sequence[Path]) -> None:
+    """Raises BadLabels where labels lie in the folder of the predictions."""
     own = next((mask for mask in masks if mask.parent.resolve() == folder.resolve()), None)
     if own is not None:
         raise BadLabels(f"{own}: the predicted masks are written to this folder; choose another --out")
-    if not (folder / MANIFEST).exists():
-        foreign = next((mask for image in images if (mask := folder / f"{image.stem}.png").exists()), None)
-        if foreign is not None:
-            raise BadLabels(f"{foreign}: was not predicted by partshot; choose another --out")
 
 
 def _refuse_unknown(representation: str, choice: Choice, shots: Shots, images: int) -> bool:
@@ -236,7 +233,7 @@ def _horizon(
     """
     shots, images = found.shots, found.stack.images
     # The folds of an estimate train, too, each without some of the shots.
-    folds = [] if found.wishes.generates or found.checks else folds_of(len(shots))
+    folds = [] if found.wishes.generates or found.checks else shots.folds(FOLDS)
     heads = sum(needs_frozen_segmenter(plan.student, plan.distill, len(shots) - len(held)) for held in folds)
     # Where a teacher labels the images, no head on the frozen encoder does.
     taught = plan.has_teacher and (found.wishes.generates or not uses_no_teacher(plan.distill))

@@ -81,7 +81,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Inputs:
-    """images: the folder. out: the run's folder. shots: the labeled images. checks: check masks and their images.
+    """images: the folder. out: the run's folder. shots: the labeled images. checks: held-out masks and their images.
     masks: all mask files. paths: of all images. stack: those that are trained on, read."""
 
     images: Path

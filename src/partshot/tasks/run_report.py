@@ -1,5 +1,6 @@
 """The report of a run: what it trained, how good the student is, and what it predicts."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,9 @@ class Results:
     def miou(self) -> str:
         """The student's mean IoU in a few words."""
         if self.checked is not None:
-            return f"mean IoU on held-out masks {self.checked.miou:.2f} ± {self.checked.error:.2f}"
+            # One image gives no standard error.
+            error = "" if math.isnan(self.checked.error) else f" ± {self.checked.error:.2f}"
+            return f"mean IoU on held-out masks {self.checked.miou:.2f}{error}"
         if self.expected is None:
             return "mean IoU unknown"
         how = "expected mean IoU" if self.expected.corrected else "mean IoU in cross-validation"
@@ -74,7 +77,7 @@ def write_run_report(title: str, inputs: Inputs, plan: Plan, results: Results, s
     sections = [
         *_quality(results, shots, [*_figures(plan, results, shots, stages), *_compared(results.compared)]),
         shots_gallery(shots),
-        Gallery("Predictions", evenly(examples, _SHOWN), prediction="student"),
+        Gallery("Predictions", evenly(examples, _SHOWN)),
         uncertain_gallery(examples),
         Mirror(plan.mirror),
         Curves({"student": read_journal(results.training / "journal.jsonl")}),

@@ -96,7 +96,8 @@ def train_student(
     shots: the labeled images, in every batch. recipe: where objects face one way (see data.symmetry), pass
     `recipe.one_sided()`. out: the run's folder. images: uint8 [n, s, s, 3] at the recipe's size, unlabeled; None trains
     on the shots alone. A recipe with self-training first trains a student in out/first, which helps the teacher to
-    label generated images. BadArtifact when `out` holds a run of other settings, or `training.start` other weights.
+    label generated images. Warns when the few-shot teacher is not used. BadArtifact when `out` holds a run of other
+    settings, or `training.start` other weights.
     """
     student, pretrained = pretrained_student(training.student)
     begin = pretrained if training.start is None else _weights(training.start, student)
@@ -107,8 +108,9 @@ def train_student(
     source = student if training.start is None else str(training.start)
     sources = _labeled(shots, recipe.size)
     teacher = teachers.few_shot
-    # An unused teacher is as none, so that the frozen encoder labels in its place.
-    if teacher is not None and not reads_generator(teacher) and why_unused(teacher, shots, recipe):
+    if teacher is not None and not reads_generator(teacher) and (why := why_unused(teacher, shots, recipe)):
+        warnings.warn(f"the few-shot teacher is not used: {why}", stacklevel=2)
+        # So that the frozen encoder labels in its place.
         teacher = None
     if teacher is not None and reads_generator(teacher):
         first = None
@@ -211,9 +213,7 @@ def _frozen_labels(
         several, sided = partial(resize_images, some), not recipe.augment.flip
         return frozen_segmenter(shots, several, training.seed, sided, frozen_encoder(training.student))
 
-    kept_segmenter(folder, shots, fit)
-    # Loaded from disk, so that a resumed run uses the same one.
-    kept = Segmenter.load(folder)
+    kept = kept_segmenter(folder, shots, fit)
     with Ticker("frozen encoder labels images", len(some), 0, quiet) as ticker:
         return kept.soft_labels(some, ticker.tick), every
 

@@ -19,12 +19,12 @@ def kept_segmenter(
 ) -> Segmenter:
     """The few-shot model in the folder if it was fitted to these shots; else what `fit` returns, which is saved there.
 
-    fingerprint: that of its training (`Segmenter.fingerprint`); None accepts any settings.
+    Always as loaded from the folder, so that a resumed run uses the same one. fingerprint: that of its training
+    (`Segmenter.fingerprint`); None accepts any settings.
     """
     if standing(folder).exists():
         earlier = Segmenter.load(folder)
         if earlier.fitted == (fingerprint or earlier.fingerprint(shots)):
             return earlier
-    fitted = fit()
-    fitted.save(folder)
-    return fitted
+    fit().save(folder)
+    return Segmenter.load(folder)

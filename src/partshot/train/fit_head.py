@@ -175,7 +175,7 @@ class Fitted(Protocol):
         """For each image, uint8 [h, w, 3], an object with `labels`, uint8 [h, w]."""
 
 
-def leave_one_out(
+def cross_validate(
     fit: Callable[[Shots], Fitted], shots: Shots, folds: int | None = None, quiet: bool = True
 ) -> np.ndarray:
     """Cross-validation: the confusion matrix of all shots, each predicted by a model fitted without it.
@@ -185,13 +185,12 @@ def leave_one_out(
     than two shots.
     """
     if len(shots) < 2:
-        raise BadLabels("leave-one-out needs at least 2 labeled images, there is 1; label another one")
-    folds = min(folds or len(shots), len(shots))
+        raise BadLabels("cross-validation needs at least 2 labeled images, there is 1; label another one")
+    left_out = shots.folds(folds or len(shots))
     total = np.zeros((len(shots.parts),) * 2, np.int64)
-    with Ticker("cross-validate", folds, 0, quiet) as ticker:
-        for fold in range(folds):
-            model = fit(shots.subset([i for i in range(len(shots)) if i % folds != fold]))
-            test = shots.subset([i for i in range(len(shots)) if i % folds == fold])
+    with Ticker("cross-validate", len(left_out), 0, quiet) as ticker:
+        for fold, held in enumerate(left_out):
+            model, test = fit(shots.without(held)), shots.subset(held)
             for image, truth in zip(test.images, test.labels, strict=True):
                 total += confusion(truth, model.predict([image])[0].labels, len(shots.parts))
             ticker.tick(fold + 1)
