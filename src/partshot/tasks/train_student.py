@@ -159,8 +159,9 @@ def _labeled(shots: Shots, size: int) -> LabelSources:
 
 
 def _title(shots: Shots, sources: LabelSources) -> str:
-    title = f"train the student ({len(shots)} labeled image{'s' if len(shots) > 1 else ''})"
-    return title if sources.generated is None else f"{title} and {len(sources.generated[0])} generated images"
+    if sources.generated is not None:
+        return f"train the student ({len(shots)} labeled, {len(sources.generated[0]):,} generated images)"
+    return f"train the student ({len(shots)} labeled image{'s' if len(shots) > 1 else ''})"
 
 
 def _current(
